@@ -1,0 +1,1 @@
+"""AC/DC and all that sparse-training methods share: masks, schedules, FLOPs, the training loop."""

@@ -1,0 +1,196 @@
+"""AC/DC: training that alternates compressed (sparse) and decompressed (dense) phases.
+
+Peste, Iofinova, Vladu and Alistarh, NeurIPS 2021, Algorithm 1 and Section 3.2; order of operations
+after the released code (IST-DASLab/ACDC: policies/pruners.py, recyclers.py, manager.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from acdc.errors import ConfigError
+from acdc.masks import (
+    Masks,
+    count_nonzeros,
+    global_magnitude_masks,
+    layer_magnitude_masks,
+    mask_change,
+    released_acdc_masks,
+)
+from acdc.method import (
+    Context,
+    Densities,
+    Deviation,
+    MethodSettings,
+    Product,
+    SparseMethod,
+    apply_masks,
+)
+from acdc.schedules import PUBLISHED_SCHEDULES, Phase, PhaseKind, Step, check_phases, rescale
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+
+class Settings(MethodSettings):
+    """When AC/DC prunes and restores, what it ranks, and what happens to the momentum."""
+
+    schedule: str | None = "imagenet-100"
+    """A published schedule, its phases scaled to the run's epochs; null with explicit phases."""
+    phases: tuple[tuple[PhaseKind, int, int], ...] = ()
+    """Explicit phases, each (dense or sparse, first epoch, epoch after the last)."""
+    distribution: Literal["global", "uniform"] = "global"
+    """Rank the weights of all layers together, or give every layer the same sparsity."""
+    dense_layers: tuple[str, ...] = Field(default=())
+    """Prunable layers that stay dense; the sparsity then counts over the others."""
+    reset_momentum: bool = True
+    """Set all momentum buffers to zero when a dense phase begins after a sparse one."""
+    selection: Literal["exact", "released"] = "exact"
+    """Keep the exact number of weights, or one fewer and no ties as the released code does."""
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Settings:
+        if self.schedule is not None and self.schedule not in PUBLISHED_SCHEDULES:
+            known = ", ".join(PUBLISHED_SCHEDULES)
+            raise ConfigError(
+                f"settings.schedule: {self.schedule!r} is unknown; {known}, "
+                "or null with settings.phases, are accepted"
+            )
+        if (self.schedule is None) == (not self.phases):
+            raise ConfigError(
+                "settings.phases: give either a schedule or phases (with schedule: null), not "
+                + ("both" if self.phases else "neither")
+            )
+        if self.selection == "released" and self.distribution != "global":
+            raise ConfigError(
+                "settings.selection: 'released' is accepted only with distribution 'global'"
+            )
+        return self
+
+    def variant(self) -> str:
+        parts = [] if self.schedule in (None, "imagenet-100") else [str(self.schedule)]
+        if self.distribution == "uniform":
+            parts.append("uniform")
+        return "-".join(parts)
+
+    def resolve(self, epochs: int) -> tuple[Phase, ...]:
+        """Return the phases of a run of ``epochs`` epochs.
+
+        Raises:
+            ConfigError: the phases leave gaps, overlap, do not end sparse or would vanish.
+        """
+        if self.schedule is not None:
+            return rescale(PUBLISHED_SCHEDULES[self.schedule].phases(), epochs)
+        phases = tuple(Phase(*phase) for phase in self.phases)
+        check_phases(phases, epochs)
+        return phases
+
+
+class ACDC(SparseMethod):
+    """Alternates training of the k largest weights with training of all; yields two models.
+
+    The sparse model is that of the last sparse phase, the dense one that of the last dense phase.
+    """
+
+    name = "acdc"
+    label = "AC/DC"
+    source = (
+        "Peste, Iofinova, Vladu, Alistarh: AC/DC: Alternating Compressed/DeCompressed Training of "
+        "Deep Neural Networks. NeurIPS 2021. Code: IST-DASLab/ACDC at ac53210."
+    )
+    deviations = (
+        Deviation(
+            original="keeps the weights strictly above the k-th largest: k - 1, and no ties",
+            ours="keeps exactly k, ties to the lower index (selection: released restores theirs)",
+            why="the requested sparsity is then the sparsity of the model, whatever the ties",
+        ),
+        Deviation(
+            original="the momentum reset skips parameters without gradient, so that under "
+            "torch 2 and later it does nothing",
+            ours="resets every momentum buffer before the first step of a dense phase",
+            why="it is what the paper describes and what its runs, under torch 1.7, did",
+        ),
+    )
+    Settings = Settings
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        settings.resolve(config.epochs)
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.phases = self.settings.resolve(context.config.epochs)
+        unknown = set(self.settings.dense_layers) - set(context.weights)
+        if unknown:
+            raise ConfigError(
+                f"settings.dense_layers: {', '.join(sorted(unknown))} are not prunable layers of "
+                f"this model; {', '.join(context.weights)} are accepted"
+            )
+        self.ranked = {
+            name: weight
+            for name, weight in context.weights.items()
+            if name not in self.settings.dense_layers
+        }
+        self.previous: Masks = {}
+
+    def epoch_start(self, step: Step) -> None:
+        for index, phase in enumerate(self.phases):
+            if phase.start == step.epoch:
+                if phase.kind == "sparse":
+                    self._compress(step)
+                elif index > 0 and self.phases[index - 1].kind == "sparse":
+                    self._decompress(step)
+
+    def _compress(self, step: Step) -> None:
+        self.masks = self._select()
+        apply_masks(self.weights, self.masks)
+        change = mask_change(self.previous, self.masks) if self.previous else None
+        self.events.add(
+            "prune", epoch=step.epoch, nonzeros=count_nonzeros(self.masks), mask_change=change
+        )
+        self.previous = self.masks
+
+    def _select(self) -> Masks:
+        if self.settings.distribution == "uniform":
+            return layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, self.sparsity))
+        if self.settings.selection == "released":
+            return released_acdc_masks(self.ranked, self.sparsity)
+        return global_magnitude_masks(self.ranked, self.sparsity)
+
+    def _decompress(self, step: Step) -> None:
+        # The pruned weights are zero already; lifting the masks lets them learn from there.
+        self.masks = {}
+        if self.settings.reset_momentum:
+            optimizer = self.context.optimizer
+            for state in optimizer.state.values():
+                if state.get("momentum_buffer") is not None:
+                    state["momentum_buffer"].zero_()
+        self.events.add("restore", epoch=step.epoch, momentum_reset=self.settings.reset_momentum)
+
+    def densities(self) -> Densities:
+        """Return actual non-zeros forward; in a dense phase every weight receives a gradient.
+
+        Paper, Appendix C.2: a dense phase does not begin dense, since weights restored at zero or
+        belonging to dead filters stay there.
+        """
+        nonzeros = count_nonzeros({name: w.detach() for name, w in self.weights.items()})
+        forward = {name: nonzeros[name] / w.numel() for name, w in self.weights.items()}
+        if not self.masks:
+            return Densities(forward, dict.fromkeys(forward, 1.0))
+        gradient = {name: forward[name] if name in self.masks else 1.0 for name in forward}
+        return Densities(forward, gradient)
+
+    def product(self, step: Step) -> Product | None:
+        return "sparse" if self.masks else "dense"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": self.masks, "previous": self.previous}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.previous = dict(state["previous"])

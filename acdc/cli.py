@@ -1,0 +1,287 @@
+"""The command line: train one run, list the methods, run the theory's experiments."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from acdc.errors import ConfigError, SuiteError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Lazy(click.Group):
+    """A group whose subcommands are imported when they are called, so that each starts fast."""
+
+    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy or {}
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *self.lazy])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.lazy:
+            import importlib
+
+            module, attribute = self.lazy[name].split(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        return super().get_command(context, name)
+
+
+@click.group(context_settings=CONTEXT)
+def cli() -> None:
+    """Sparse training of neural networks: AC/DC and its baselines."""
+
+
+@cli.command()
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="YAML description of the run; the options below override it.",
+)
+@click.option("--model", help="Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]")
+@click.option("--dataset", help="digits, fashion_mnist_10k, fashion_mnist.  [default: digits]")
+@click.option("--method", help="dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]")
+@click.option(
+    "--sparsity", type=float, help="Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]"
+)
+@click.option("--epochs", type=int, help="Passes over the training images.  [default: 20]")
+@click.option("--seed", type=int, help="Seed of weights, data order and masks.  [default: 1]")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other key, such as recipe.lr=0.05 or settings.schedule=cifar-20; repeatable.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results/runs"),
+    show_default=True,
+    help="Folder of the run directories.",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where there is one]")
+@click.option(
+    "--checkpoint-interval",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Least seconds between checkpoints.",
+)
+@click.option("--json", "text", hidden=True, help="The whole description as JSON.")
+def train(
+    file: Path | None,
+    assignments: tuple[str, ...],
+    runs: Path,
+    threads: int | None,
+    device: str | None,
+    checkpoint_interval: float,
+    text: str | None,
+    **options: Any,
+) -> None:
+    """Train one run, or go on with it where it was interrupted.
+
+    A run is fixed by its configuration. Its directory is named after it and holds the journal, the
+    weights and, once it has finished, result.json. A finished run is not trained again.
+
+    \b
+    Examples:
+      acdc train --method acdc --sparsity 0.9 --dataset digits
+      acdc train --method rigl --set settings.distribution=erk --sparsity 0.95
+      acdc methods        # what can be trained, and each method's settings
+    """
+    if threads is not None:
+        # Read by OpenMP when torch is imported, which happens below.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from acdc.config import parse_run
+
+    config = parse_run(describe(file, text, options, assignments))
+
+    import torch
+
+    from acdc.training import Options, run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = pick_device(device)
+    reporter = Terminal() if sys.stderr.isatty() else Lines()
+    result = run(config, Options(runs, where, checkpoint_interval), reporter)
+    for line in summary(result, runs):
+        click.echo(line)
+
+
+def describe(
+    file: Path | None, text: str | None, options: dict[str, Any], assignments: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the run's description, from defaults, a file, options and assignments, in this order."""
+    data: dict[str, Any] = {}
+    if text is not None:
+        data = yaml.safe_load(text)
+    elif file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config: {file} is not YAML: {error}") from None
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"--config: {file} holds no mapping of keys to values")
+        data = loaded
+    else:
+        data = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
+    data |= {key: value for key, value in options.items() if value is not None}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: {assignment!r} has no '='; KEY=VALUE is accepted")
+        target = data
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set: {key}: {parent} is not a group of keys")
+        target[last] = yaml.safe_load(value)
+    if "sparsity" not in data:
+        data["sparsity"] = 0.0 if data.get("method") == "dense" else 0.9
+    return data
+
+
+def pick_device(name: str | None) -> str:
+    """Return a device that is there, the first CUDA device by default.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ConfigError(
+            f"--device: {name!r} is not available; {', '.join(there)} are accepted"
+        ) from None
+    return name
+
+
+def summary(result: dict[str, Any], runs: Path) -> list[str]:
+    """Return what a person wants to know of a finished run, a few lines."""
+    lines = [f"{runs / result['run']}: {result['status']}"]
+    for name, product in result["products"].items():
+        last = product["last"]
+        certificate = last["certificate"]
+        lines.append(
+            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %"
+            f"  test accuracy {100 * last['test_accuracy']:.2f} %"
+            f"  (validation {100 * last['val_accuracy']:.2f} %)"
+            f"  inference {last['inference_flops'] / result['flops']['dense_inference']:.3f}"
+            f"  training {result['flops']['training'] / result['flops']['dense_training']:.3f}"
+            "  of dense FLOPs"
+        )
+    return lines
+
+
+class Terminal:
+    """A progress bar, for a person at a terminal."""
+
+    def start(self, config: Any, first_epoch: int, batches: int) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=config.epochs * batches,
+            initial=first_epoch * batches,
+            desc=config.slug,
+            unit="step",
+            dynamic_ncols=True,
+        )
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.bar.set_postfix_str(
+            f"epoch {record['epoch']}, {record['phase']}, "
+            f"validation {100 * record['val_accuracy']:.1f} %"
+        )
+        if self.bar.n >= self.bar.total:
+            self.bar.close()
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class Lines:
+    """Plain lines, one an epoch, for a log."""
+
+    def start(self, config: Any, first_epoch: int, batches: int) -> None:
+        self.epochs = config.epochs
+        self.first_epoch = first_epoch
+        self.started = time.monotonic()
+        self.say(f"{config.run_name}: epochs {first_epoch} to {config.epochs}")
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        done = record["epoch"] + 1 - self.first_epoch
+        left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
+        self.say(
+            f"epoch {record['epoch']:3d}  {record['phase']:6}  sparsity {record['sparsity']:.4f}"
+            f"  loss {record['train_loss']:.4f}  validation {100 * record['val_accuracy']:.2f} %"
+            f"  {record['train_s']:.1f} s, {left:.0f} s left"
+        )
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+def methods(names: tuple[str, ...]) -> None:
+    """List the methods with their sources, settings and deviations from the originals."""
+    from acdc.method import get_method, method_names
+
+    for name in names or method_names():
+        method = get_method(name)
+        click.echo(f"{name}  ({method.label})\n  {method.source}")
+        for key, field in method.Settings.model_fields.items():
+            click.echo(f"  settings.{key} = {field.default!r}\n      {field.description}")
+        for deviation in method.deviations:
+            click.echo(f"  differs: {deviation.original}\n      here: {deviation.ours}")
+            click.echo(f"      since {deviation.why}")
+        click.echo()
+
+
+@cli.group(cls=Lazy, lazy={"iht": "acdc.theory.experiment:iht_command"})
+def theory() -> None:
+    """Check the paper's theorems on problems whose constants are known."""
+
+
+def main(command: Callable[..., Any] = cli) -> None:
+    """Run a command; a mistake of the user ends as one sentence and its exit status."""
+    try:
+        command(standalone_mode=False)
+    except SuiteError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,45 @@
+"""The journal of a run: one JSON line per epoch and one per event, the truth that others mirror."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from acdc.files import finite
+
+
+class Journal:
+    """Appends lines to ``journal.jsonl``; a resumed run first cuts it back to its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def length(self) -> int:
+        """Size in bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, length: int) -> None:
+        """Drop what was written after the checkpoint that is being resumed from."""
+        with self.path.open("ab") as file:
+            file.truncate(length)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line, stamped with the time, and hand it to the operating system."""
+        line = json.dumps(finite({**record, "time": round(time.time(), 3)}), allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a journal; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

@@ -1,0 +1,267 @@
+"""The contract between the training loop and a sparse-training method, and how methods are found.
+
+A method is one class in one file. The loop knows nothing of any method: it calls the hooks below,
+and the parameters of the model always hold the *effective* weights, those that the forward pass
+uses. A method whose stored weights differ from the effective ones (Top-KAST, GMP with surviving
+weights) parks the difference in its own state and puts it back for the optimizer's step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from acdc import seeds
+from acdc.errors import ConfigError
+from acdc.masks import Masks
+from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+Product = Literal["sparse", "dense"]
+
+# AC/DC is the library's own; every other method is a module of this package, so that a new file
+# there is a new method, with nothing to register.
+BASELINES = "baselines"
+
+
+class MethodSettings(BaseModel):
+    """The settings of a method beside the sparsity; a method without any uses this class as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def variant(self) -> str:
+        """Return a short name for these settings in run names and tables, empty for the default."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is given: the weights it may prune, the optimizer, and the plan of the run."""
+
+    weights: dict[str, torch.nn.Parameter]
+    """The prunable weights (conv and linear, never biases or normalisation), in forward order."""
+    optimizer: torch.optim.Optimizer
+    config: RunConfig
+    batches_per_epoch: int
+
+    @property
+    def iterations(self) -> int:
+        """Batches in the whole run."""
+        return self.config.epochs * self.batches_per_epoch
+
+    def generator(self, *position: int) -> torch.Generator:
+        """Return the generator of the masks' randomness at a position, a CPU generator."""
+        return seeds.generator(self.config.seed, "masks", *position)
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Per layer, the fraction of weights in the forward pass and of weights that get a gradient.
+
+    The error is back-propagated through the forward weights, so a step costs
+    2 f(forward) + f(gradient) FLOPs (paper, Appendix C.2; RigL, Appendix H).
+    """
+
+    forward: dict[str, float]
+    gradient: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that another run starts from: its description, which of its products, at what epoch."""
+
+    config: RunConfig
+    product: Product
+    which: Literal["best", "last"]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A deliberate difference from the original: what it does, what we do, and why."""
+
+    original: str
+    ours: str
+    why: str
+
+
+@dataclass
+class Events:
+    """What a method did since the loop last asked, for the journal."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, kind: str, **values: object) -> None:
+        self.records.append({"event": kind, **values})
+
+    def drain(self) -> list[dict[str, Any]]:
+        records, self.records = self.records, []
+        return records
+
+
+class SparseMethod:
+    """Decides which weights are active in the forward pass, which get gradient, and when.
+
+    The hooks in the order in which the loop calls them: ``setup`` once; ``epoch_start`` before the
+    first batch of each epoch; for each batch ``before_step`` when the gradients are complete and
+    ``after_step`` when the optimizer has stepped. A subclass overrides what it needs.
+    """
+
+    name: ClassVar[str]
+    """What it is called in configurations; the name of its module."""
+    label: ClassVar[str]
+    """What it is called in tables and figures."""
+    source: ClassVar[str]
+    """The paper, and the original code where there is one."""
+    deviations: ClassVar[tuple[Deviation, ...]] = ()
+    primary: ClassVar[Product] = "sparse"
+    """The product that tables show by default."""
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+
+    def __init__(self, settings: MethodSettings, sparsity: float) -> None:
+        self.settings: Any = settings
+        self.sparsity = sparsity
+        self.masks: Masks = {}
+        """The weights in the forward pass; empty while all are."""
+        self.events = Events()
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Refuse, with a ConfigError, a configuration that this method cannot carry out."""
+
+    @classmethod
+    def starts_from(cls, config: RunConfig) -> Start | None:
+        """Return the run whose weights this one starts from, or none: from initial weights."""
+        return None
+
+    def setup(self, context: Context) -> None:
+        """Take hold of the weights and make the first masks."""
+        self.context = context
+        self.weights = context.weights
+
+    def epoch_start(self, step: Step) -> None:
+        """Act before the first batch of an epoch."""
+
+    def before_step(self, step: Step) -> bool:
+        """Act on the complete gradients; return whether the optimizer shall step."""
+        mask_gradients(self.weights, self.masks)
+        return True
+
+    def after_step(self, step: Step) -> None:
+        """Act after the optimizer's step, or after the batch whose step was replaced."""
+        apply_masks(self.weights, self.masks)
+
+    def densities(self) -> Densities:
+        """Return the densities of the current masks; by default gradients are as sparse."""
+        density = {
+            name: float(self.masks[name].float().mean()) if name in self.masks else 1.0
+            for name in self.weights
+        }
+        return Densities(forward=density, gradient=density)
+
+    def product(self, step: Step) -> Product | None:
+        """Return which product the current weights are a candidate for, or none (on the way)."""
+        return "sparse"
+
+    def phase(self, step: Step) -> str:
+        """Return the name of the phase that an epoch belongs to, for the journal and figures."""
+        return "sparse" if self.masks else "dense"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that resuming needs beside weights and optimizer: tensors and numbers."""
+        return {"masks": self.masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state saved by ``state_dict``, after ``setup``."""
+        self.masks = dict(state["masks"])
+
+
+class StoredWeights:
+    """Keeps the stored values of weights that a mask takes out of the forward pass.
+
+    Between ``park`` and ``restore`` the parameters hold mask * w and this holds the rest; the two
+    add up to the stored weights exactly, since of each pair one is zero.
+    """
+
+    def __init__(self) -> None:
+        self.parked: dict[str, Tensor] = {}
+
+    def park(self, weights: Mapping[str, torch.nn.Parameter], masks: Masks) -> None:
+        """Take the values outside the masks out of the parameters."""
+        if not masks:
+            return
+        with torch.no_grad():
+            effective = [weights[name] for name in masks]
+            stored = [weight.detach().clone() for weight in effective]
+            torch._foreach_mul_(effective, list(masks.values()))
+            torch._foreach_sub_(stored, effective)
+        self.parked = dict(zip(masks, stored, strict=True))
+
+    def restore(self, weights: Mapping[str, torch.nn.Parameter]) -> None:
+        """Put the parked values back into the parameters."""
+        if self.parked:
+            with torch.no_grad():
+                stored = [weights[name] for name in self.parked]
+                torch._foreach_add_(stored, list(self.parked.values()))
+            self.parked = {}
+
+
+def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
+    """Set the weights outside the masks to zero, in place, in one call over all layers."""
+    if masks:
+        with torch.no_grad():
+            torch._foreach_mul_([weights[name] for name in masks], list(masks.values()))
+
+
+def mask_gradients(weights: Mapping[str, torch.nn.Parameter], masks: Masks) -> None:
+    """Set the gradients outside the masks to zero, in place, in one call over all layers."""
+    if masks:
+        gradients = [weights[name].grad for name in masks]
+        torch._foreach_mul_([g for g in gradients if g is not None], list(masks.values()))
+
+
+def momentum_buffers(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, Tensor]:
+    """Return the optimizer's momentum buffer of each parameter that already has one."""
+    return {
+        name: buffer
+        for name, parameter in parameters.items()
+        if (buffer := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+    }
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods that can be found, in alphabetical order."""
+    package = importlib.util.find_spec(BASELINES)
+    folders = package.submodule_search_locations if package else None
+    return tuple(sorted({"acdc", *(module.name for module in pkgutil.iter_modules(folders or []))}))
+
+
+def get_method(name: str) -> type[SparseMethod]:
+    """Return the method class of a name: the SparseMethod of that name in the module of that name.
+
+    Raises:
+        ConfigError: no such method; lists those that there are.
+    """
+    if name not in method_names():
+        raise ConfigError(f"method: {name!r} is unknown; {', '.join(method_names())} are accepted")
+    module = importlib.import_module("acdc.acdc" if name == "acdc" else f"{BASELINES}.{name}")
+    for value in vars(module).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, SparseMethod)
+            and getattr(value, "name", None) == name
+        ):
+            return value
+    raise ConfigError(f"method: {module.__file__} defines no SparseMethod whose name is {name!r}")

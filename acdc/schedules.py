@@ -1,0 +1,185 @@
+"""When things happen: steps, phases, sparsity ramps, drop fractions and learning rates.
+
+Everything here is a pure function of the position in training. Epochs and iterations count from 0
+and every interval is half-open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from acdc.errors import ConfigError
+
+PhaseKind = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """A position in training: the batch about to be, or just being, processed."""
+
+    epoch: int
+    batch: int
+    batches_per_epoch: int
+
+    @property
+    def iteration(self) -> int:
+        """Batches consumed before this one since the start of training."""
+        return self.epoch * self.batches_per_epoch + self.batch
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs ``start`` to ``end`` (half-open) during which all or only some weights are active."""
+
+    kind: PhaseKind
+    start: int
+    end: int
+
+    def __contains__(self, epoch: object) -> bool:
+        return isinstance(epoch, int) and self.start <= epoch < self.end
+
+
+@dataclass(frozen=True)
+class AlternatingSchedule:
+    """A published AC/DC schedule: a dense warm-up, sparse and dense phases in turn, a sparse end.
+
+    Lengths are in epochs. The paper's last dense phase and last sparse phase are longer than those
+    before them, and ``epochs`` must leave a whole number of cycles in between (Section 4).
+    """
+
+    epochs: int
+    warmup: int
+    sparse: int
+    dense: int
+    last_dense: int
+    last_sparse: int
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases in order, covering every epoch exactly once."""
+        cycles, rest = divmod(
+            self.epochs - self.warmup - self.sparse - self.last_dense - self.last_sparse,
+            self.sparse + self.dense,
+        )
+        if rest or cycles < 0:
+            raise ValueError(f"{self} does not leave a whole number of cycles")
+        lengths: list[tuple[PhaseKind, int]] = [("dense", self.warmup)]
+        lengths += [("sparse", self.sparse), ("dense", self.dense)] * cycles
+        lengths += [
+            ("sparse", self.sparse),
+            ("dense", self.last_dense),
+            ("sparse", self.last_sparse),
+        ]
+        bounds = [0]
+        for _, length in lengths:
+            bounds.append(bounds[-1] + length)
+        return tuple(
+            Phase(kind, start, end)
+            for (kind, _), start, end in zip(lengths, bounds, bounds[1:], strict=False)
+        )
+
+
+# The schedules of the released configurations (IST-DASLab/ACDC, configs/neurips).
+PUBLISHED_SCHEDULES: dict[str, AlternatingSchedule] = {
+    "imagenet-100": AlternatingSchedule(100, 10, 5, 5, 10, 15),
+    "imagenet-150": AlternatingSchedule(150, 10, 5, 5, 10, 15),
+    "imagenet-200": AlternatingSchedule(200, 10, 5, 5, 10, 15),
+    "cifar-20": AlternatingSchedule(200, 10, 20, 20, 20, 30),
+    # The paper calls it AC/DC-14; its released configuration has dense phases of 13 epochs.
+    "cifar-14": AlternatingSchedule(225, 10, 20, 13, 13, 50),
+}
+
+
+def rescale(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
+    """Stretch or shrink phases to ``epochs`` epochs in total, keeping their proportions.
+
+    Boundaries are rounded to whole epochs, halves to the even neighbour.
+
+    Raises:
+        ConfigError: a phase would vanish.
+    """
+    total = phases[-1].end
+    bounds = [round(phase.start * epochs / total) for phase in phases] + [epochs]
+    scaled = tuple(
+        Phase(phase.kind, start, end)
+        for phase, start, end in zip(phases, bounds, bounds[1:], strict=False)
+    )
+    for before, after in zip(phases, scaled, strict=True):
+        if after.end <= after.start:
+            shortest = min(phase.end - phase.start for phase in phases)
+            raise ConfigError(
+                f"epochs: {epochs} is too short for this schedule: its {before.kind} phase over "
+                f"epochs {before.start} to {before.end} of {total} would vanish; "
+                f"at least {math.ceil(total / shortest)} epochs are accepted"
+            )
+    return scaled
+
+
+def check_phases(phases: Sequence[Phase], epochs: int) -> None:
+    """Refuse phases that leave gaps, overlap, go past the end or do not end sparse.
+
+    Raises:
+        ConfigError: names the offending phase and what would be accepted.
+    """
+    if not phases:
+        raise ConfigError("phases: the list is empty; at least one sparse phase is accepted")
+    expected = 0
+    for number, phase in enumerate(phases):
+        if phase.end <= phase.start:
+            raise ConfigError(
+                f"phases[{number}]: epochs {phase.start} to {phase.end} are empty; "
+                "the end must come after the start"
+            )
+        if phase.start != expected:
+            raise ConfigError(
+                f"phases[{number}]: starts at epoch {phase.start}; it must start at {expected}, "
+                "where the phase before it ends"
+            )
+        expected = phase.end
+    if expected != epochs:
+        raise ConfigError(
+            f"phases: they end at epoch {expected}; they must end at epoch {epochs}, "
+            "where training ends"
+        )
+    if phases[-1].kind != "sparse":
+        raise ConfigError(
+            "phases: the last phase is dense; a final sparse phase is needed, "
+            "or the run would yield no sparse model"
+        )
+
+
+def cubic_sparsity(progress: float, initial: float, final: float) -> float:
+    """Return the sparsity of gradual magnitude pruning at ``progress`` in [0, 1].
+
+    Zhu and Gupta 2017, equation 1: steep at first, flat towards the end. Progress outside the
+    interval is clipped, so that the value at 1 is ``final`` exactly.
+    """
+    remaining = 1.0 - min(max(progress, 0.0), 1.0)
+    return final + (initial - final) * remaining**3
+
+
+def cosine_drop_fraction(iteration: int, initial: float, end: int) -> float:
+    """Return RigL's drop fraction, annealed by a half cosine from ``initial`` to 0 at ``end``.
+
+    Evci et al. 2020, Section 3 (3); rigl/sparse_optimizers_base.py, get_drop_fraction.
+    """
+    return 0.5 * initial * (1.0 + math.cos(math.pi * min(iteration, end) / end))
+
+
+def warmup_cosine(epoch: int, epochs: int, warmup: int) -> float:
+    """Return the factor on the base learning rate in ``epoch``, constant within the epoch.
+
+    Linear warm-up ends at 1 in epoch ``warmup - 1`` (with 5 epochs: 0.2, 0.4, ... 1); then a cosine
+    reaches towards 0 at ``epochs``. This is the schedule of the released AC/DC ImageNet
+    configurations (optimization/lr_schedulers.py).
+    """
+    if epoch < warmup:
+        return (epoch + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def step_decay(epoch: int, milestones: Sequence[int], gamma: float) -> float:
+    """Return the factor on the base learning rate after one decay by ``gamma`` per milestone."""
+    return gamma ** sum(epoch >= milestone for milestone in milestones)

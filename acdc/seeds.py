@@ -1,0 +1,31 @@
+"""Random generators derived from named axes, so that comparisons between methods are paired.
+
+Every random draw of a run belongs to an axis (initial weights, data order, augmentation, mask
+randomness) and a position (usually the epoch or the iteration). A generator is a function of the
+run's seed, the axis and the position alone, never of history: two methods at the same seed start
+from the same weights and see the same batches, and a resumed run draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+Axis = Literal["initial_weights", "data_order", "augmentation", "masks"]
+
+# The order is part of every run's identity: append, never reorder.
+_AXES: tuple[str, ...] = get_args(Axis)
+
+
+def derive(seed: int, axis: Axis, *position: int) -> int:
+    """Return a 63-bit seed for one axis at one position, statistically independent of all others."""
+    entropy = [seed, _AXES.index(axis), *position]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def generator(seed: int, axis: Axis, *position: int) -> torch.Generator:
+    """Return a CPU generator for one axis at one position (CPU, so that devices draw alike)."""
+    return torch.Generator().manual_seed(derive(seed, axis, *position))

@@ -1,0 +1,452 @@
+"""The one training loop: every method, data set and model goes through it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from acdc import flops, schedules, seeds
+from acdc.checkpoints import Checkpoints
+from acdc.config import Recipe, RunConfig
+from acdc.data import DATASETS
+from acdc.data.images import Images, ImageSet, augment
+from acdc.errors import RunDirectoryError
+from acdc.files import write_json, write_text
+from acdc.journal import Journal
+from acdc.masks import count_nonzeros
+from acdc.method import Context, Product, SparseMethod
+from acdc.models import MODELS
+from acdc.provenance import provenance
+from acdc.results import RESULT, SCHEMA, read_result
+from acdc.schedules import Step
+
+_EVALUATION_BATCH = 1000
+
+
+class Reporter(Protocol):
+    """What the loop tells the person who watches."""
+
+    def start(self, config: RunConfig, first_epoch: int, batches: int) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, record: dict[str, Any]) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; nothing here changes its result."""
+
+    runs: Path
+    """The folder that holds the run directories."""
+    device: str = "cpu"
+    checkpoint_interval_s: float = 2.0
+    """Least time between checkpoints; they are written at the ends of epochs."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy as a fraction, loss as mean cross entropy, over one split."""
+
+    accuracy: float
+    loss: float
+
+
+def build_model(config: RunConfig) -> nn.Module:
+    """Return the network with the initial weights of the run's seed, the same for every method."""
+    spec = DATASETS[config.dataset]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, "initial_weights"))
+        model = MODELS[config.model](spec.channels, spec.classes)
+    return model.to(memory_format=torch.channels_last)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Return SGD with two groups of parameters, ``prunable`` and ``other``."""
+    prunable = {id(weight) for weight in flops.prunable_weights(model).values()}
+    groups = [
+        {"name": "prunable", "params": [p for p in model.parameters() if id(p) in prunable]},
+        {"name": "other", "params": [p for p in model.parameters() if id(p) not in prunable]},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch."""
+    if recipe.lr_schedule == "cosine":
+        factor = schedules.warmup_cosine(epoch, epochs, round(recipe.warmup * epochs))
+    elif recipe.lr_schedule == "step":
+        milestones = [round(m * epochs) for m in recipe.milestones]
+        factor = schedules.step_decay(epoch, milestones, recipe.gamma)
+    else:
+        factor = 1.0
+    return recipe.lr * factor
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: ImageSet, images: Images) -> Score:
+    """Return the score of a model over a split, in evaluation mode and single precision."""
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=images.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=images.labels.device)
+    for start in range(0, len(images), _EVALUATION_BATCH):
+        labels = images.labels[start : start + _EVALUATION_BATCH]
+        outputs = model(data.normalise(images.pixels[start : start + _EVALUATION_BATCH]))
+        loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
+        correct += (outputs.argmax(dim=1) == labels).sum()
+    return Score(int(correct) / len(images), float(loss) / len(images))
+
+
+class Run:
+    """One run in its directory, from the first batch or from where it was interrupted."""
+
+    def __init__(self, config: RunConfig, options: Options, reporter: Reporter) -> None:
+        self.config = config
+        self.options = options
+        self.reporter = reporter
+        self.folder = options.runs / config.run_name
+        self.device = torch.device(options.device)
+        self.journal = Journal(self.folder / "journal.jsonl")
+        self.checkpoints = Checkpoints(self.folder / "checkpoint", config.fingerprint)
+
+    def prepare(self) -> None:
+        """Load the data and build model, optimizer and method."""
+        spec = DATASETS[self.config.dataset]
+        self.data = spec.load().to(self.device)
+        self.model = build_model(self.config).to(self.device)
+        self.costs = flops.layer_costs(self.model, (spec.channels, spec.size, spec.size))
+        self.dense_flops = flops.dense_flops(self.costs)
+        self.weights = flops.prunable_weights(self.model)
+        self.optimizer = build_optimizer(self.model, self.config.recipe)
+        self.batches = len(self.data.training) // self.config.recipe.batch_size
+        self.images_per_epoch = self.batches * self.config.recipe.batch_size
+        self.progress: dict[str, Any] = {
+            "train_flops": 0.0,
+            "train_flops_released": 0.0,
+            "train_s": 0.0,
+            "attempts": 0,
+            "best": {},
+            "last": {},
+        }
+        self.first_epoch = 0
+        self.method = self.config.method_class(self.config.settings, self.config.sparsity)
+        start = self.config.starts_from
+        if start is not None:
+            self._take_up(start.config, start.product, start.which)
+            self.first_epoch = start.epoch
+        self.method.setup(Context(self.weights, self.optimizer, self.config, self.batches))
+
+    def _take_up(self, parent: RunConfig, product: Product, which: str) -> None:
+        """Start from the weights, and the cost, of another run, which is trained if need be."""
+        folder = self.options.runs / parent.run_name
+        result = run(parent, self.options, self.reporter)
+        if result["status"] != "finished":
+            raise RunDirectoryError(
+                f"run {self.config.run_name} cannot start from {parent.run_name}, "
+                "which has diverged; another seed or recipe is needed"
+            )
+        state = load_file(folder / weights_name(product, which), device=str(self.device))
+        self.model.load_state_dict(state)
+        self.progress["train_flops"] = result["flops"]["training"]
+        self.progress["train_flops_released"] = result["flops"]["training_released"]
+
+    def write_events(self, epoch: int) -> None:
+        """Write to the journal what the method did."""
+        for event in self.method.events.drain():
+            self.journal.append({"at_epoch": epoch, **event})
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Return all that going on after ``epoch`` epochs needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "progress": self.progress,
+            "journal_length": self.journal.length,
+        }
+
+    def resume(self) -> None:
+        """Go back to the newest checkpoint, or to the very start where there is none."""
+        state = self.checkpoints.load(self.device, self.reporter.say)
+        if state is None:
+            self.journal.cut(0)
+            self.write_events(self.first_epoch)
+            return
+        self.method.events.drain()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        self.progress = state["progress"]
+        self.first_epoch = state["epoch"]
+        self.journal.cut(state["journal_length"])
+        self.journal.append({"event": "resume", "epoch": self.first_epoch})
+        self.reporter.say(f"resumed after epoch {self.first_epoch} of {self.config.epochs}")
+
+    def train(self) -> None:
+        """Run the remaining epochs."""
+        self.progress["attempts"] += 1
+        self.reporter.start(self.config, self.first_epoch, self.batches)
+        last_checkpoint = time.monotonic()
+        for epoch in range(self.first_epoch, self.config.epochs):
+            record = self.train_epoch(epoch)
+            self.journal.append(record)
+            self.reporter.epoch(record)
+            due = time.monotonic() - last_checkpoint >= self.options.checkpoint_interval_s
+            if due and epoch + 1 < self.config.epochs:
+                self.checkpoints.save(epoch + 1, self.state(epoch + 1))
+                last_checkpoint = time.monotonic()
+
+    def train_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch and return its record for the journal.
+
+        Raises:
+            Diverged: the training loss is not finite.
+        """
+        started = time.perf_counter()
+        config, recipe, data = self.config, self.config.recipe, self.data
+        rate = learning_rate(recipe, epoch, config.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self.method.epoch_start(Step(epoch, 0, self.batches))
+        self.write_events(epoch)
+        order = torch.randperm(
+            len(data.training), generator=seeds.generator(config.seed, "data_order", epoch)
+        ).to(self.device)
+        draws = seeds.generator(config.seed, "augmentation", epoch)
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in range(self.batches):
+            step = Step(epoch, batch, self.batches)
+            chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+            labels = data.training.labels[chosen]
+            pixels = augment(data.training.pixels[chosen], recipe.augmentation, draws)
+            outputs = self.model(data.normalise(pixels))
+            loss = nn.functional.cross_entropy(
+                outputs, labels, label_smoothing=recipe.label_smoothing
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.method.before_step(step):
+                self.optimizer.step()
+            self.method.after_step(step)
+            self.reporter.step()
+            total_loss += loss.detach()
+            correct += (outputs.detach().argmax(dim=1) == labels).sum()
+        step = Step(epoch, self.batches - 1, self.batches)
+        self.write_events(epoch)
+        train_loss = float(total_loss) / self.batches
+        train_s = time.perf_counter() - started
+        if not torch.isfinite(total_loss):
+            raise Diverged(epoch, train_loss)
+        self.progress["train_s"] += train_s
+        return self.epoch_record(step, rate, train_loss, int(correct), train_s)
+
+    def epoch_record(
+        self, step: Step, rate: float, train_loss: float, correct: int, train_s: float
+    ) -> dict[str, Any]:
+        """Evaluate after an epoch, keep its weights where they are the best, and describe it."""
+        validation = evaluate(self.model, self.data, self.data.validation)
+        densities = self.method.densities()
+        nonzeros = count_nonzeros(self.weights)
+        actual = {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
+        forward = flops.forward_flops(self.costs, actual)
+        spent = flops.step_flops(self.costs, densities.forward, densities.gradient)
+        self.progress["train_flops"] += spent * self.images_per_epoch
+        self.progress["train_flops_released"] += 3 * forward * self.images_per_epoch
+        product = self.method.product(step)
+        if product is not None:
+            self.keep(product, step.epoch, validation)
+        total = sum(cost.weights for cost in self.costs)
+        return {
+            "epoch": step.epoch,
+            "phase": self.method.phase(step),
+            "product": product,
+            "learning_rate": rate,
+            "sparsity": 1 - sum(nonzeros.values()) / total,
+            "train_loss": train_loss,
+            "train_accuracy": correct / self.images_per_epoch,
+            "val_loss": validation.loss,
+            "val_accuracy": validation.accuracy,
+            "forward_flops": forward,
+            "train_flops": self.progress["train_flops"],
+            "train_flops_released": self.progress["train_flops_released"],
+            "nonzeros": nonzeros,
+            "dead_filters": dead_filters(self.weights),
+            "train_s": round(train_s, 3),
+        }
+
+    def keep(self, product: Product, epoch: int, validation: Score) -> None:
+        """Save the weights as the product's last and, on better validation accuracy, as its best."""
+        record = {"epoch": epoch, **asdict(validation)}
+        best = self.progress["best"].get(product)
+        self.progress["last"][product] = record
+        save_weights(self.model, self.folder / weights_name(product, "last"))
+        # Of equal accuracies the later epoch wins: it has trained longer.
+        if best is None or validation.accuracy >= best["accuracy"]:
+            self.progress["best"][product] = record
+            save_weights(self.model, self.folder / weights_name(product, "best"))
+
+    def finish(self, started: float) -> dict[str, Any]:
+        """Evaluate the products on the test images and write the final record."""
+        if self.first_epoch == self.config.epochs and not self.progress["last"]:
+            # Nothing to train: the method's work was done in its setup.
+            step = Step(self.config.epochs - 1, self.batches - 1, self.batches)
+            validation = evaluate(self.model, self.data, self.data.validation)
+            self.keep(self.method.product(step) or "sparse", step.epoch, validation)
+        products: dict[str, Any] = {}
+        evaluation_started = time.perf_counter()
+        for product in self.progress["last"]:
+            products[product] = {}
+            for which in ("last", "best"):
+                kept = self.progress[which][product]
+                same = which == "best" and kept["epoch"] == products[product]["last"]["epoch"]
+                if same:
+                    products[product][which] = products[product]["last"]
+                    continue
+                self.model.load_state_dict(
+                    load_file(self.folder / weights_name(product, which), device=str(self.device))
+                )
+                test = evaluate(self.model, self.data, self.data.test)
+                nonzeros = count_nonzeros(self.weights)
+                actual = {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
+                products[product][which] = {
+                    "epoch": kept["epoch"],
+                    "val_accuracy": kept["accuracy"],
+                    "val_loss": kept["loss"],
+                    "test_accuracy": test.accuracy,
+                    "test_loss": test.loss,
+                    "inference_flops": flops.forward_flops(self.costs, actual),
+                    "certificate": self.certificate(nonzeros),
+                }
+        result = self.record("finished", started)
+        result["products"] = products
+        result["timings"]["test_s"] = round(time.perf_counter() - evaluation_started, 3)
+        return result
+
+    def certificate(self, nonzeros: dict[str, int]) -> dict[str, Any]:
+        """Return requested and achieved sparsity of the weights as they were evaluated."""
+        total = sum(cost.weights for cost in self.costs)
+        return {
+            "requested": self.config.sparsity,
+            "achieved": 1 - sum(nonzeros.values()) / total,
+            "layers": [
+                {"name": c.name, "weights": c.weights, "nonzeros": nonzeros[c.name]}
+                for c in self.costs
+            ],
+        }
+
+    def record(self, status: str, started: float) -> dict[str, Any]:
+        """Return the parts of the final record that do not depend on how the run ended."""
+        method = self.config.method_class
+        dense_training = 3 * self.dense_flops * self.images_per_epoch * self.config.epochs
+        return {
+            "schema": SCHEMA,
+            "status": status,
+            "run": self.config.run_name,
+            "fingerprint": self.config.fingerprint,
+            "config": self.config.model_dump(mode="json"),
+            "label": method.label,
+            "variant": self.config.settings.variant(),
+            "primary": method.primary,
+            "flops": {
+                "dense_inference": self.dense_flops,
+                "dense_training": dense_training,
+                "training": self.progress["train_flops"],
+                "training_released": self.progress["train_flops_released"],
+            },
+            "prunable_weights": sum(cost.weights for cost in self.costs),
+            "timings": {
+                "wall_s": round(time.time() - started, 3),
+                "train_s": round(self.progress["train_s"], 3),
+                "attempts": self.progress["attempts"],
+            },
+        }
+
+
+class Diverged(Exception):
+    """The training loss became NaN or infinite; the run ends as diverged, not as an error."""
+
+    def __init__(self, epoch: int, loss: float) -> None:
+        super().__init__(f"the training loss is {loss} in epoch {epoch}")
+        self.epoch = epoch
+
+
+def weights_name(product: str, which: str) -> str:
+    """Return the file name of a product's weights, such as ``sparse_best.safetensors``."""
+    return f"{product}_{which}.safetensors"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write parameters and buffers atomically as safetensors."""
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(state, temporary)
+    temporary.replace(path)
+
+
+def dead_filters(weights: dict[str, nn.Parameter]) -> int:
+    """Return how many output filters or neurons have no weight left."""
+    alive = [weight.detach().flatten(1).ne(0).any(dim=1) for weight in weights.values()]
+    return int(torch.stack([(~layer).sum() for layer in alive]).sum())
+
+
+def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Train one run to its end, or return its result if it already has one.
+
+    Raises:
+        RunDirectoryError: the directory cannot be written.
+        DataError: the data set is missing or damaged.
+    """
+    folder = options.runs / config.run_name
+    done = read_result(folder)
+    if done is not None:
+        reporter.say(f"{config.run_name} has finished already")
+        return done
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            reporter.say(f"{config.run_name} is being trained by another process; waiting for it")
+            lock.acquire()
+        with lock:
+            lock.release()  # the acquisition above; the context holds its own
+            return read_result(folder) or _train(config, options, reporter, folder)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run directory {folder} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _train(config: RunConfig, options: Options, reporter: Reporter, folder: Path) -> dict[str, Any]:
+    started = time.time()
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
+    this = Run(config, options, reporter)
+    this.prepare()
+    this.resume()
+    write_json(folder / "provenance.json", provenance(this.device))
+    try:
+        this.train()
+        result = this.finish(started)
+    except Diverged as error:
+        reporter.say(f"{config.run_name} diverged: {error}")
+        result = {**this.record("diverged", started), "products": {}, "diverged_at": error.epoch}
+    write_json(folder / RESULT, result)
+    return result

@@ -1,0 +1,31 @@
+"""Dense training, the baseline of every table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acdc.errors import ConfigError
+from acdc.method import Product, SparseMethod
+from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+
+class Dense(SparseMethod):
+    """Trains every weight; yields a dense model."""
+
+    name = "dense"
+    label = "Dense"
+    source = "Ordinary SGD."
+    primary = "dense"
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        if config.sparsity != 0:
+            raise ConfigError(
+                f"sparsity: {config.sparsity} does not go with method dense; 0 is accepted"
+            )
+
+    def product(self, step: Step) -> Product | None:
+        return "dense"
