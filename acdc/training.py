@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from acdc import flops, schedules, seeds
+from acdc import flops, seeds
 from acdc.checkpoints import Checkpoints
-from acdc.config import Recipe, RunConfig
+from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.data.images import Images, ImageSet, augment
 from acdc.errors import RunDirectoryError
@@ -25,6 +25,7 @@ from acdc.journal import Journal
 from acdc.masks import count_nonzeros
 from acdc.method import Context, Product, SparseMethod
 from acdc.models import MODELS
+from acdc.optimizers import build_optimizer, learning_rate
 from acdc.provenance import provenance
 from acdc.results import RESULT, SCHEMA, read_result
 from acdc.schedules import Step
@@ -67,35 +68,6 @@ def build_model(config: RunConfig) -> nn.Module:
         torch.manual_seed(seeds.derive(config.seed, "initial_weights"))
         model = MODELS[config.model](spec.channels, spec.classes)
     return model.to(memory_format=torch.channels_last)
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with two groups of parameters, ``prunable`` and ``other``."""
-    prunable = {id(weight) for weight in flops.prunable_weights(model).values()}
-    groups = [
-        {"name": "prunable", "params": [p for p in model.parameters() if id(p) in prunable]},
-        {"name": "other", "params": [p for p in model.parameters() if id(p) not in prunable]},
-    ]
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        foreach=True,
-    )
-
-
-def learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch."""
-    if recipe.lr_schedule == "cosine":
-        factor = schedules.warmup_cosine(epoch, epochs, round(recipe.warmup * epochs))
-    elif recipe.lr_schedule == "step":
-        milestones = [round(m * epochs) for m in recipe.milestones]
-        factor = schedules.step_decay(epoch, milestones, recipe.gamma)
-    else:
-        factor = 1.0
-    return recipe.lr * factor
 
 
 @torch.inference_mode()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from acdc.data.images import ImageSet, as_images, split
 from acdc.errors import DataError
 
+_SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
 _TEST_IMAGES = 360
 _SHUFFLE_SEED = 1797
 
@@ -14,20 +20,30 @@ _SHUFFLE_SEED = 1797
 def load() -> ImageSet:
     """Return the digits, the last 360 of a fixed shuffle as test images.
 
+    Reads the file of scikit-learn without importing it, which would take longer than a short
+    training run.
+
     Raises:
         DataError: scikit-learn's file is missing or is not the one known.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    if bunch.images.shape != (1797, 8, 8):
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("dataset: digits comes with scikit-learn, which is not installed")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise DataError(f"data file {path} cannot be read ({error}); reinstall scikit-learn") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _SHA256:
         raise DataError(
-            f"digits: scikit-learn holds images of shape {bunch.images.shape}; "
-            "(1797, 8, 8) is accepted"
+            f"data file {path} is not the one known: the sha256 of its content is {digest}, "
+            f"{_SHA256} is expected; reinstall scikit-learn"
         )
-    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(bunch.target))
+    table = np.array([line.split(",") for line in content.decode().splitlines()], dtype=np.float32)
+    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(table))
     # Sixteen grey levels, spread over the range of a byte.
-    pixels = (bunch.images[order, None] * (255 / 16)).round().astype(np.uint8)
-    labels = bunch.target[order]
+    pixels = (table[order, :-1] * (255 / 16)).round().astype(np.uint8).reshape(-1, 1, 8, 8)
+    labels = table[order, -1]
     test = as_images(pixels[-_TEST_IMAGES:], labels[-_TEST_IMAGES:])
     return split(pixels[:-_TEST_IMAGES], labels[:-_TEST_IMAGES], test)

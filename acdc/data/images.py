@@ -81,7 +81,7 @@ def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
 def as_images(pixels: np.ndarray, labels: np.ndarray) -> Images:
     """Return arrays as tensors."""
     return Images(
-        torch.from_numpy(np.ascontiguousarray(pixels)),
+        torch.from_numpy(np.array(pixels)),  # a copy: files are read into read-only memory
         torch.from_numpy(labels.astype(np.int64)),
     )
 

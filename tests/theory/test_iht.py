@@ -325,6 +325,7 @@ def test_the_rate_by_hand() -> None:
     assert scaled.factor == pytest.approx(theorem.factor)
     assert scaled.distance2_floor == pytest.approx(theorem.distance2_floor / 16.0)
     assert scaled.gap_floor == pytest.approx(theorem.gap_floor / 4.0)
+    assert scaled.distance2_bound(0.5, 1) == pytest.approx([8.0 / 16.0, 12.5 / 16.0])
 
 
 def test_a_factor_of_one_or_more_is_vacuous() -> None:
@@ -398,8 +399,9 @@ def test_the_theorem_refuses_constants_that_it_does_not_speak_of(
 
 
 def test_rows_cover_every_run_and_leave_the_bound_empty_where_there_is_none() -> None:
-    # A larger kappa, so that k/k* = 1 and 8 are vacuous and 100 is not.
-    curves, summary = run(replace(SMALL, kappa=3.0))
+    # A larger kappa, so that k/k* = 1 and 8 are vacuous and 100 is not; a batch of all rows has no
+    # noise, but its oracle promises no sigma either.
+    curves, summary = run(replace(SMALL, kappa=3.0, batch_sizes=(120,)))
     assert len(summary) == 2 * 3 * 3
     assert len(curves) == len(summary) * 31
     for row in summary:
@@ -407,6 +409,8 @@ def test_rows_cover_every_run_and_leave_the_bound_empty_where_there_is_none() ->
         bounded = row.k_ratio == 100 and row.oracle != "minibatch"
         assert (row.holds is None) == (not bounded)
         assert (row.predicted_floor_distance2 is None) == (not bounded)
+        assert (row.predicted_floor_gap is None) == (not bounded)
+        assert bounded or row.predicted_iterations is None
         assert (row.predicted_factor >= 1.0) == row.bound_is_vacuous
         assert row.stated_floor_gap is None
     for point in curves:
@@ -445,8 +449,8 @@ def test_theorem_2_holds_in_the_experiment() -> None:
     assert all(1.0 <= distance <= 4.0 for distance in start)
 
 
-def verdict(oracle: GradientOracle, gap: Array, distance: Array) -> bool | None:
-    """What the experiment says of a run with the given curves."""
+def compare(oracle: GradientOracle, gap: Array, distance: Array) -> experiment.SummaryRow:
+    """What the experiment says of a run with the given curves, at kappa = 1.25 and k/k* = 100."""
     template = run(replace(SMALL, seeds=(0,), k_ratios=(100,)))[0][0]
     identity = experiment.Run(
         **{field.name: getattr(template, field.name) for field in fields(experiment.Run)}
@@ -454,20 +458,39 @@ def verdict(oracle: GradientOracle, gap: Array, distance: Array) -> bool | None:
     variance = oracle.variance(np.zeros((len(gap) - 1, 100)))
     theorem = Theorem2(0.8, 1.0, 1, 100, math.sqrt(variance[0]))
     chosen = replace(SMALL, iterations=len(gap) - 1, floor_iterations=2)
-    return experiment._compare(chosen, identity, theorem, gap, distance, variance).holds
+    return experiment._compare(chosen, identity, theorem, gap, distance, variance)
 
 
 def test_a_run_against_the_theorem_is_reported() -> None:
     instance = random_least_squares(100, 100, 1, 1.25, np.random.default_rng(0))
     full = FullGradient(instance)
     noisy = GaussianNoise(instance, 0.5, np.random.default_rng(0))
-    fast, slow = 4.0 * 0.1 ** np.arange(40.0), 4.0 * 0.5 ** np.arange(40.0)
-    assert verdict(full, 0.5 * fast, fast) is True
-    assert verdict(full, 0.5 * slow, slow) is False  # every step breaks the bound
-    assert verdict(full, np.full(40, 2.0), fast) is False  # the tolerance is not met
-    assert verdict(noisy, np.full(40, 0.05), np.full(40, 0.1)) is True
-    assert verdict(noisy, np.full(40, 0.05), np.full(40, 0.7)) is False
-    assert verdict(noisy, np.full(40, 0.7), np.full(40, 0.1)) is False
+    # The factor is 1.1^2 * 0.2 = 0.242.
+    fast, slow = 4.0 * 0.1 ** np.arange(40.0), 4.0 * 0.25 ** np.arange(40.0)
+    assert compare(full, 0.5 * fast, fast).holds is True
+    assert compare(full, 0.5 * slow, slow).holds is False  # every step breaks the bound
+    late = compare(full, np.full(40, 2.0), fast)  # the tolerance is not met
+    assert (late.holds, late.iterations_to_tolerance, late.violations) == (False, None, 0)
+    assert compare(noisy, np.full(40, 0.05), np.full(40, 0.1)).holds is True
+    assert compare(noisy, np.full(40, 0.05), np.full(40, 0.7)).holds is False
+    assert compare(noisy, np.full(40, 0.7), np.full(40, 0.1)).holds is False
+
+
+def test_a_summary_by_hand() -> None:
+    instance = random_least_squares(100, 100, 1, 1.25, np.random.default_rng(0))
+    distance = np.array([4.0, 0.4, 0.12, 0.001, 1e-9, 1e-9, 3e-9])
+    row = compare(FullGradient(instance), 0.5 * distance, distance)
+    assert row.violations == 3  # ratios 0.3, 1 and 3; the others are below 0.242
+    assert row.worst_ratio == pytest.approx(0.3)  # the last two steps start at the floor
+    assert row.iterations_to_tolerance == 4
+    assert row.predicted_iterations == math.ceil(math.log(0.5e8 * 4.0) / -math.log(0.242))
+    assert row.floor_distance2 == pytest.approx(2e-9)
+    assert row.floor_gap == pytest.approx(1e-9)
+    assert row.final_gap == pytest.approx(1.5e-9)
+    # Noise of variance 0.25 allows 1.21 * 0.25 more in each step.
+    noisy = GaussianNoise(instance, 0.5, np.random.default_rng(0))
+    distance = np.array([4.0, 1.2, 0.6, 0.44])
+    assert compare(noisy, distance, distance).violations == 1
 
 
 def test_runs_are_paired() -> None:

@@ -1,0 +1,55 @@
+"""The optimizer of every run, and its learning rate by epoch."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+from acdc import schedules
+from acdc.config import Recipe
+from acdc.flops import prunable_weights
+
+
+class EagerSGD(torch.optim.SGD):
+    """torch's SGD without the hooks that import torch's compiler, about two seconds a process.
+
+    The arithmetic is torch's own; only the wrappers that tell the compiler to stay away are taken
+    off, since nothing is compiled. In a torch without such wrappers this changes nothing.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Return SGD with two groups of parameters, ``prunable`` and ``other``."""
+    prunable = {id(weight) for weight in prunable_weights(model).values()}
+    groups = [
+        {"name": "prunable", "params": [p for p in model.parameters() if id(p) in prunable]},
+        {"name": "other", "params": [p for p in model.parameters() if id(p) not in prunable]},
+    ]
+    return EagerSGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch."""
+    if recipe.lr_schedule == "cosine":
+        factor = schedules.warmup_cosine(epoch, epochs, round(recipe.warmup * epochs))
+    elif recipe.lr_schedule == "step":
+        milestones = [round(m * epochs) for m in recipe.milestones]
+        factor = schedules.step_decay(epoch, milestones, recipe.gamma)
+    else:
+        factor = 1.0
+    return recipe.lr * factor
