@@ -142,17 +142,15 @@ class ACDC(SparseMethod):
         for index, phase in enumerate(self.phases):
             if phase.start == step.epoch:
                 if phase.kind == "sparse":
-                    self._compress(step)
+                    self._compress()
                 elif index > 0 and self.phases[index - 1].kind == "sparse":
-                    self._decompress(step)
+                    self._decompress()
 
-    def _compress(self, step: Step) -> None:
+    def _compress(self) -> None:
         self.masks = self._select()
         apply_masks(self.weights, self.masks)
         change = mask_change(self.previous, self.masks) if self.previous else None
-        self.events.add(
-            "prune", epoch=step.epoch, nonzeros=count_nonzeros(self.masks), mask_change=change
-        )
+        self.events.add("prune", nonzeros=count_nonzeros(self.masks), mask_change=change)
         self.previous = self.masks
 
     def _select(self) -> Masks:
@@ -162,7 +160,7 @@ class ACDC(SparseMethod):
             return released_acdc_masks(self.ranked, self.sparsity)
         return global_magnitude_masks(self.ranked, self.sparsity)
 
-    def _decompress(self, step: Step) -> None:
+    def _decompress(self) -> None:
         # The pruned weights are zero already; lifting the masks lets them learn from there.
         self.masks = {}
         if self.settings.reset_momentum:
@@ -170,7 +168,7 @@ class ACDC(SparseMethod):
             for state in optimizer.state.values():
                 if state.get("momentum_buffer") is not None:
                     state["momentum_buffer"].zero_()
-        self.events.add("restore", epoch=step.epoch, momentum_reset=self.settings.reset_momentum)
+        self.events.add("restore", momentum_reset=self.settings.reset_momentum)
 
     def densities(self) -> Densities:
         """Return actual non-zeros forward; in a dense phase every weight receives a gradient.

@@ -37,7 +37,9 @@ class Lazy(click.Group):
         return super().get_command(context, name)
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(
+    cls=Lazy, lazy={"track": "acdc.tracking:track_command"}, context_settings=CONTEXT
+)
 def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
@@ -265,6 +267,43 @@ def methods(names: tuple[str, ...]) -> None:
             click.echo(f"  differs: {deviation.original}\n      here: {deviation.ours}")
             click.echo(f"      since {deviation.why}")
         click.echo()
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option(
+    "--manifest",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what was found as JSON.",
+)
+def data(names: tuple[str, ...], manifest: Path | None) -> None:
+    """Verify data sets against their checksums, by default all."""
+    from acdc.data import DATASETS
+    from acdc.errors import DataError
+    from acdc.files import write_json
+
+    unknown = [name for name in names if name not in DATASETS]
+    if unknown:
+        raise ConfigError(f"dataset: {unknown[0]!r} is unknown; {', '.join(DATASETS)} are accepted")
+    found = {}
+    for name in names or DATASETS:
+        try:
+            images = DATASETS[name].load()
+        except DataError as error:
+            if names:
+                raise
+            click.echo(f"{name}: {error}")
+            continue
+        splits = {
+            "training": len(images.training),
+            "validation": len(images.validation),
+            "test": len(images.test),
+        }
+        found[name] = {"title": DATASETS[name].title, "images": splits}
+        counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+        click.echo(f"{name}: {DATASETS[name].title}: {counts} images, checksums agree")
+    if manifest is not None:
+        write_json(manifest, found)
 
 
 @cli.group(cls=Lazy, lazy={"iht": "acdc.theory.experiment:iht_command"})

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from acdc.errors import ConfigError
-
 Masks = dict[str, Tensor]
 
 # Integer type of the same width as each floating type: the bits of non-negative floats, read as
@@ -44,7 +42,7 @@ def kth_largest(scores: Sequence[Tensor], k: int) -> tuple[float, int]:
     concatenated or sorted.
 
     Args:
-        scores: non-negative tensors of one floating dtype and device; no NaN.
+        scores: non-negative tensors (-0.0 counts as 0) of one floating dtype and device; no NaN.
         k: 1 to the total number of scores.
     """
     total = sum(score.numel() for score in scores)
@@ -53,14 +51,16 @@ def kth_largest(scores: Sequence[Tensor], k: int) -> tuple[float, int]:
     integer, width = _BITS[scores[0].dtype]
     bits = [score.detach().reshape(-1).view(integer) for score in scores]
     digit_mask = (1 << _DIGIT_BITS) - 1
+    magnitude_mask = (1 << (width - 1)) - 1  # all but the sign, which only -0.0 has
     prefix = 0
     remaining = k
     for shift in range(width - _DIGIT_BITS, -1, -_DIGIT_BITS):
         histogram = torch.zeros(digit_mask + 1, dtype=torch.int64, device=bits[0].device)
         for values in bits:
             if shift + _DIGIT_BITS < width:
-                values = values[(values >> (shift + _DIGIT_BITS)) == prefix]
-            digits = ((values >> shift) & digit_mask).to(torch.int64)
+                above = shift + _DIGIT_BITS
+                values = values[((values >> above) & (magnitude_mask >> above)) == prefix]
+            digits = ((values >> shift) & (magnitude_mask >> shift & digit_mask)).to(torch.int64)
             histogram += torch.bincount(digits, minlength=digit_mask + 1)
         # Scores at or above each digit; the digit of the k-th largest is the last that still
         # has k scores at or above it.
@@ -183,9 +183,6 @@ def erk_sparsities(
             dimensions are taken as output and input, PyTorch's order.
         sparsity: wanted fraction of zeros over all layers that are not in ``custom``.
         custom: layers whose sparsity is given; they are left out of the budget.
-
-    Raises:
-        ConfigError: every layer would have to be dense.
     """
     custom = dict(custom or {})
     free = [name for name in shapes if name not in custom]
@@ -195,23 +192,11 @@ def erk_sparsities(
         dims = list(shapes[name]) if include_kernel else list(shapes[name])[:2]
         raw[name] = (sum(dims) / math.prod(dims)) ** power
     dense: set[str] = set()
-    while True:
-        budget = 0
-        divisor = 0.0
-        for name in free:
-            zeros = count_zeros(sparsity, sizes[name])
-            if name in dense:
-                budget -= zeros
-            else:
-                budget += sizes[name] - zeros
-                divisor += raw[name] * sizes[name]
-        if divisor == 0:
-            raise ConfigError(
-                f"sparsity: {sparsity} cannot be spread by ERK, every layer would be dense; "
-                "a higher sparsity or the uniform distribution is accepted"
-            )
-        epsilon = budget / divisor
-        open_layers = [name for name in free if name not in dense]
+    epsilon = 0.0
+    while open_layers := [name for name in free if name not in dense]:
+        budget = sum(sizes[name] for name in open_layers)
+        budget -= sum(count_zeros(sparsity, sizes[name]) for name in free)
+        epsilon = budget / sum(raw[name] * sizes[name] for name in open_layers)
         largest = max(raw[name] for name in open_layers)
         if largest * epsilon <= 1:
             break

@@ -165,7 +165,8 @@ def cosine_drop_fraction(iteration: int, initial: float, end: int) -> float:
 
     Evci et al. 2020, Section 3 (3); rigl/sparse_optimizers_base.py, get_drop_fraction.
     """
-    return 0.5 * initial * (1.0 + math.cos(math.pi * min(iteration, end) / end))
+    progress = min(iteration, end) / end if end else 1.0
+    return 0.5 * initial * (1.0 + math.cos(math.pi * progress))
 
 
 def warmup_cosine(epoch: int, epochs: int, warmup: int) -> float:

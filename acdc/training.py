@@ -140,7 +140,7 @@ class Run:
     def write_events(self, epoch: int) -> None:
         """Write to the journal what the method did."""
         for event in self.method.events.drain():
-            self.journal.append({"at_epoch": epoch, **event})
+            self.journal.append({"epoch": epoch, **event})
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Return all that going on after ``epoch`` epochs needs."""

@@ -42,6 +42,12 @@ def _fashion_mnist_10k() -> ImageSet:
     return load_embedded()
 
 
+def _fashion_mnist_5k() -> ImageSet:
+    from acdc.data.fashion_mnist import load_embedded
+
+    return load_embedded(training_images=5_000)
+
+
 def _fashion_mnist() -> ImageSet:
     from acdc.data.fashion_mnist import load_full
 
@@ -49,9 +55,12 @@ def _fashion_mnist() -> ImageSet:
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "digits": DatasetSpec("Digits (8 x 8)", 1, 8, 10, 1_293, False, _digits),
+    "digits": DatasetSpec("Digits (8 x 8)", 1, 8, 10, 1_294, False, _digits),
+    "fashion_mnist_5k": DatasetSpec(
+        "Fashion-MNIST, 5,000 training images", 1, 28, 10, 5_000, True, _fashion_mnist_5k
+    ),
     "fashion_mnist_10k": DatasetSpec(
-        "Fashion-MNIST, first 10,000 training images", 1, 28, 10, 9_000, True, _fashion_mnist_10k
+        "Fashion-MNIST, 9,000 training images", 1, 28, 10, 9_000, True, _fashion_mnist_10k
     ),
     "fashion_mnist": DatasetSpec("Fashion-MNIST", 1, 28, 10, 54_000, True, _fashion_mnist),
 }

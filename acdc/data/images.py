@@ -26,6 +26,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int | None) -> Images:
+        """Return the first ``count`` images, or all."""
+        return Images(self.pixels[:count], self.labels[:count])
+
     def to(self, device: torch.device) -> Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
@@ -97,15 +101,14 @@ def augment(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Te
     """
     if how == "none":
         return pixels
-    count, channels, height, width = pixels.shape
+    count, _, height, width = pixels.shape
     reach = max(height // 8, 1)
-    shift = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
-    rows = shift[0, :, None] + torch.arange(height)
-    columns = shift[1, :, None] + torch.arange(width)
-    if how == "shift_flip":
-        flip = torch.randint(0, 2, (count, 1), generator=generator).bool()
-        columns = torch.where(flip, columns.flip(1), columns)
+    rows, columns = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
     padded = torch.nn.functional.pad(pixels, (reach, reach, reach, reach))
-    index = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    index = index.to(pixels.device).view(count, 1, -1).expand(-1, channels, -1)
-    return padded.view(count, channels, -1).gather(2, index).view(pixels.shape)
+    # Every shifted copy is a view of the padded image; indexing copies one view per image.
+    views = padded.unfold(2, height, 1).unfold(3, width, 1)
+    shifted = views[torch.arange(count), :, rows, columns]
+    if how == "shift":
+        return shifted
+    flip = torch.randint(0, 2, (count, 1, 1, 1), generator=generator).bool().to(pixels.device)
+    return torch.where(flip, shifted.flip(3), shifted)

@@ -35,13 +35,21 @@ class ResNet(nn.Module):
         classes: number of outputs.
         width: channels of the first stage.
         stem_stride: stride of the first convolution; 2 makes the network four times cheaper.
+        first_stride: stride of the first stage.
 
     Raises:
         ValueError: the depth is not 6 n + 2.
     """
 
     def __init__(
-        self, depth: int, channels: int, classes: int, *, width: int = 16, stem_stride: int = 1
+        self,
+        depth: int,
+        channels: int,
+        classes: int,
+        *,
+        width: int = 16,
+        stem_stride: int = 1,
+        first_stride: int = 1,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
@@ -54,7 +62,8 @@ class ResNet(nn.Module):
             outputs = width * 2**stage
             layers = []
             for block in range(blocks):
-                layers.append(Block(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
+                stride = (2 if stage > 0 else first_stride) if block == 0 else 1
+                layers.append(Block(inputs, outputs, stride))
                 inputs = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.fc = nn.Linear(inputs, classes)

@@ -1,0 +1,363 @@
+"""``make reproduce``: run the workflow, show how far it is, and go on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import psutil
+from filelock import FileLock, Timeout
+
+from acdc.errors import RunDirectoryError, SuiteError
+from acdc.files import write_json
+from acdc.journal import read_journal
+from acdc.results import RESULT
+from workflow.study import Study, load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_POLL_S = 1.0
+_LINE_EVERY_S = 15.0
+# How long to wait for a suite that is just being stopped before saying that the folder is in use.
+_LOCK_WAIT_S = 5.0
+# What follows the training (tables, figures, report), as a fraction of it, for the time left.
+_REST = 0.06
+
+
+class WorkflowError(SuiteError):
+    """The workflow ended with failed jobs."""
+
+
+@click.command()
+@click.argument("scale", default="smoke")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of all results.",
+)
+@click.option("--cores", type=click.IntRange(1), help="Runs side by side.  [default: all cores]")
+@click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
+def reproduce(
+    scale: str, results: Path, cores: int | None, snakemake_arguments: tuple[str, ...]
+) -> None:
+    """Make the study of SCALE (smoke, quick, small), from data to report.
+
+    Goes on where it was interrupted, and does nothing where everything is made. Arguments after --
+    are passed to Snakemake.
+    """
+    study = load(scale)
+    folder = results / study.scale.name
+    with sole_user(results):
+        logs = folder / "logs"
+        writable(logs)
+        cleared_of_killed_suites(results)
+        click.echo(f"{study.scale.title}: {len(study.runs)} runs; log in {logs / 'suite.log'}")
+        command = [
+            *(sys.executable, "-m", "snakemake"),
+            *("--snakefile", str(ROOT / "Snakefile")),
+            *("--cores", str(cores or os.cpu_count() or 1)),
+            *("--config", f"scale={scale}", f"results={results}"),
+            # Reruns follow inputs and configurations, never the dates or text of source code.
+            *("--rerun-triggers", "mtime", "params", "input"),
+            *("--rerun-incomplete", "--keep-going", "--nocolor"),
+            *snakemake_arguments,
+        ]
+        status, nothing = _watched(command, study, folder, logs / "suite.log", results)
+    if status:
+        raise WorkflowError(_failures(logs / "suite.log", folder))
+    if nothing:
+        click.echo("Nothing to do: everything is made already.")
+    for line in _made(study, folder):
+        click.echo(line)
+
+
+def writable(folder: Path) -> None:
+    """Make a folder and a file in it.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"results folder {folder} cannot be written: {error.strerror}; "
+            "give another with RESULTS=FOLDER (make) or --results FOLDER"
+        ) from None
+
+
+@contextmanager
+def sole_user(results: Path) -> Iterator[None]:
+    """Hold the results folder for one suite.
+
+    Raises:
+        RunDirectoryError: another suite is at work in it, or it cannot be written.
+    """
+    writable(results)
+    lock = FileLock(results / ".lock")
+    try:
+        lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=0.2)
+    except Timeout:
+        owner = _owner(results)
+        raise RunDirectoryError(
+            f"results folder {results} is in use by another suite "
+            f"(process {owner.get('suite', 'unknown')}); wait for it to end, "
+            "or give another folder with RESULTS=FOLDER (make) or --results FOLDER"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _owner(results: Path) -> dict[str, Any]:
+    try:
+        owner: dict[str, Any] = json.loads((results / ".owner.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return owner
+
+
+def cleared_of_killed_suites(results: Path) -> None:
+    """End the processes that a killed suite left behind, and free its Snakemake lock.
+
+    Called while holding the results folder: whoever wrote the owner's file is no longer alive, but
+    its Snakemake may be. Nothing is lost, since runs resume from their checkpoints.
+    """
+    owner = _owner(results)
+    if not owner:
+        return
+    try:
+        left_over = psutil.Process(owner["snakemake"])
+        if abs(left_over.create_time() - owner["started"]) < 1:
+            end_tree(left_over)
+    except (psutil.NoSuchProcess, KeyError):
+        pass
+    for path in (Path(".snakemake") / "locks").glob("*.lock"):
+        # Only this suite's own locks: they list files below its results folder.
+        try:
+            files = path.read_text().splitlines()
+        except OSError:
+            continue
+        if all(file.startswith(f"{results}/") for file in files):
+            path.unlink(missing_ok=True)
+    (results / ".owner.json").unlink(missing_ok=True)
+
+
+def end_tree(process: psutil.Process) -> None:
+    """Kill a process and everything that it started."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=5)
+
+
+@dataclass
+class Progress:
+    """How much of a study is done, measured in training images passed over."""
+
+    study: Study
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.images = self.study.images
+        self.total = sum(self.images.values()) or 1
+        self.finished: set[str] = set()
+
+    def measure(self) -> tuple[float, int, int]:
+        """Return the fraction of training that is done, the runs finished and those at work."""
+        done = 0.0
+        at_work = 0
+        for name, images in self.images.items():
+            run = self.folder / "runs" / name
+            if name in self.finished or (run / RESULT).exists():
+                self.finished.add(name)
+                done += images
+            elif (run / "journal.jsonl").exists():
+                epochs = sum("event" not in r for r in read_journal(run / "journal.jsonl"))
+                done += images * epochs / self.study.runs[name].epochs
+                at_work += 1
+        return done / self.total, len(self.finished), at_work
+
+
+def _watched(
+    command: list[str], study: Study, folder: Path, log: Path, results: Path
+) -> tuple[int, bool]:
+    """Run Snakemake to its end, showing progress; return its status and whether it had work."""
+    progress = Progress(study, folder)
+    display = Bar() if sys.stderr.isatty() else Lines()
+    before, _, _ = progress.measure()
+    started = time.monotonic()
+    # Snakemake gets a session of its own: it is stopped here, whoever is interrupted.
+    with log.open("w") as output:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        snakemake = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+        )
+    process = psutil.Process(snakemake.pid)
+    write_json(
+        results / ".owner.json",
+        {
+            "suite": os.getpid(),
+            "snakemake": snakemake.pid,
+            "started": process.create_time(),
+        },
+    )
+    parent = os.getppid()
+    old = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        while snakemake.poll() is None:
+            done, finished, at_work = progress.measure()
+            left = _time_left(before, done, time.monotonic() - started)
+            display.show(done, finished, len(study.runs), at_work, left, _stage(log))
+            time.sleep(_POLL_S)
+            if "MAKELEVEL" in os.environ and os.getppid() != parent:
+                raise KeyboardInterrupt  # make was killed: stop as it did
+    except KeyboardInterrupt:
+        display.close()
+        end_tree(process)
+        cleared_of_killed_suites(results)
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    display.close()
+    (results / ".owner.json").unlink(missing_ok=True)
+    nothing = "Nothing to be done" in log.read_text(errors="replace")
+    return snakemake.returncode, nothing
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _time_left(before: float, done: float, elapsed_s: float) -> float | None:
+    """Return the seconds left at the speed so far, or none while nothing is known."""
+    gained = done - before
+    if gained <= 0 or elapsed_s < 5:
+        return None
+    return (1 - done + _REST) * elapsed_s / gained
+
+
+def _stage(log: Path) -> str:
+    """Return the name of the rule that was started last."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return ""
+    rules = re.findall(r"^(?:local)?rule (\w+):", text, flags=re.MULTILINE)
+    return rules[-1] if rules else "starting"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Lines:
+    """A plain line every so often, for a log."""
+
+    def __init__(self) -> None:
+        self.last = -_LINE_EVERY_S
+        self.text = ""
+
+    def show(
+        self, done: float, finished: int, runs: int, at_work: int, left: float | None, stage: str
+    ) -> None:
+        text = f"{finished} of {runs} runs done, {at_work} at work, {stage}"
+        if time.monotonic() - self.last < _LINE_EVERY_S:
+            return
+        self.last = time.monotonic()
+        remaining = f", about {clock(left)} left" if left is not None else ""
+        click.echo(f"{100 * done:3.0f} %  {text}{remaining}", err=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A progress bar, for a person at a terminal."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=100, bar_format="{percentage:3.0f} % |{bar}| {postfix}")
+
+    def show(
+        self, done: float, finished: int, runs: int, at_work: int, left: float | None, stage: str
+    ) -> None:
+        self.bar.n = 100 * done
+        remaining = f"about {clock(left)} left" if left is not None else "estimating the time"
+        self.bar.set_postfix_str(
+            f"{finished} of {runs} runs, {at_work} at work, {stage}; {remaining}"
+        )
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _failures(log: Path, folder: Path) -> str:
+    """Return what went wrong: the last line of each failed job's log."""
+    text = log.read_text(errors="replace")
+    lines = []
+    for name in dict.fromkeys(re.findall(r"^ +log: (\S+) \(check log", text, flags=re.MULTILINE)):
+        try:
+            content = [line for line in Path(name).read_text().splitlines() if line.strip()]
+        except OSError:
+            content = []
+        reason = next((x for x in reversed(content) if x.startswith("error:")), None)
+        reason = reason or (content[-1] if content else "ended without a word")
+        lines.append(f"{Path(name).relative_to(folder / 'logs')}: {reason}")
+    if not lines:
+        tail = [line for line in text.splitlines() if line.strip()][-5:]
+        lines = tail or ["Snakemake ended without a word"]
+    shown = "\n  ".join(lines[:5])
+    more = f"\n  and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return (
+        f"not everything could be made; what was computed is kept, and the same command goes on.\n"
+        f"  {shown}{more}\n  all of it: {log}"
+    )
+
+
+def _made(study: Study, folder: Path) -> Iterator[str]:
+    """Yield the paths of what a study makes, those that are there."""
+    paths = [("report", folder / "report.html")]
+    paths += [("table", folder / "tables" / f"{i}.tex") for i in study.ids("accuracy_table")]
+    figures = study.ids("flops_accuracy", "schedule_curve", "iht")
+    paths += [("figure", folder / "figures" / f"{i}.pdf") for i in figures]
+    paths += [("data", folder / "tables" / "runs.csv"), ("runs", folder / "runs")]
+    paths += [("MLflow", folder / "mlflow.db")]
+    for what, path in paths:
+        if path.exists():
+            yield f"  {what:7} {path}"

@@ -1,0 +1,104 @@
+# From results to tidy tables, from these to tables, figures and the report; and the mirror in MLflow.
+
+
+rule plan:
+    """Write down what the study consists of, for the reports."""
+    output:
+        f"{FOLDER}/plan.json",
+    params:
+        digest=STUDY.digest,
+        scale=config.get("scale", "smoke"),
+    log:
+        f"{FOLDER}/logs/plan.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m workflow plan {params.scale:q} --out {output} > {log} 2>&1"
+
+
+rule aggregate:
+    """Gather every run's result and journal into tidy tables."""
+    input:
+        f"{FOLDER}/plan.json",
+        RESULTS,
+        sources("aggregate.py"),
+    output:
+        multiext(f"{FOLDER}/tables/runs", ".parquet", ".csv"),
+        multiext(f"{FOLDER}/tables/epochs", ".parquet", ".csv"),
+    log:
+        f"{FOLDER}/logs/aggregate.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m reports aggregate --results {FOLDER} > {log} 2>&1"
+
+
+rule table:
+    """One table of the paper, as LaTeX and as data."""
+    input:
+        f"{FOLDER}/tables/runs.parquet",
+        sources("statistics.py", "tables.py", "templates/*.tex.j2", "paper/*.csv"),
+    output:
+        multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
+    log:
+        f"{FOLDER}/logs/tables/{{table}}.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m reports table {wildcards.table} --results {FOLDER} > {log} 2>&1"
+
+
+rule figure:
+    """One figure of the paper."""
+    input:
+        f"{FOLDER}/tables/runs.parquet",
+        f"{FOLDER}/tables/epochs.parquet",
+        rules.iht.output,
+        sources("statistics.py", "figures/*.py", "figure*.py"),
+    output:
+        multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
+    log:
+        f"{FOLDER}/logs/figures/{{figure}}.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m reports figure {wildcards.figure} --results {FOLDER} > {log} 2>&1"
+
+
+rule report:
+    """One self-contained page with all of it."""
+    input:
+        TABLES,
+        FIGURES,
+        rules.iht.output,
+        sources("*.py", "templates/*.html.j2"),
+    output:
+        f"{FOLDER}/report.html",
+    log:
+        f"{FOLDER}/logs/report.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m reports report --results {FOLDER} > {log} 2>&1"
+
+
+rule track:
+    """Mirror every run's journal into MLflow."""
+    input:
+        RESULTS,
+    output:
+        f"{FOLDER}/tracking.json",
+    params:
+        scale=STUDY.scale.name,
+    log:
+        f"{FOLDER}/logs/track.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m acdc track {FOLDER}/runs --scale {params.scale} --summary {output} > {log} 2>&1"

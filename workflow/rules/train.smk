@@ -1,0 +1,40 @@
+# One job a run. A run resumes from its checkpoints, which are therefore no declared outputs:
+# Snakemake deletes the outputs of a job that it starts again.
+
+
+rule data:
+    """Verify a data set's files against their checksums."""
+    output:
+        f"{FOLDER}/data/{{dataset}}.json",
+    log:
+        f"{FOLDER}/logs/data/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
+    localrule: True
+    shell:
+        "{PYTHON} -m acdc data {wildcards.dataset} --manifest {output} > {log} 2>&1"
+
+
+rule train:
+    """Train one run, or go on with it. Its name holds the fingerprint of its configuration."""
+    input:
+        # Only that the data are sound matters, not when that was found.
+        data=lambda wildcards: ancient(
+            f"{FOLDER}/data/{STUDY.runs[wildcards.run].dataset}.json"
+        ),
+        parent=result_of_parent,
+    output:
+        f"{FOLDER}/runs/{{run}}/result.json",
+    params:
+        configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
+    log:
+        f"{FOLDER}/logs/train/{{run}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "{PYTHON} -m acdc train --json {params.configuration:q} --runs {FOLDER}/runs"
+        " --threads {threads} > {log} 2>&1"
