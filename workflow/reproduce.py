@@ -77,6 +77,10 @@ def reproduce(
             *snakemake_arguments,
         ]
         status, nothing = _watched(command, study, folder, logs / "suite.log", results)
+        # A Snakemake that finds a half-written file of a killed one has been seen to make only
+        # that file and end content.
+        if status == 0 and not snakemake_arguments and not (folder / "report.html").exists():
+            status, nothing = _watched(command, study, folder, logs / "suite.log", results)
     if status:
         raise WorkflowError(_failures(logs / "suite.log", folder))
     if nothing:
@@ -196,7 +200,7 @@ class Progress:
             if name in self.finished or (run / RESULT).exists():
                 self.finished.add(name)
                 done += images
-            elif (run / "journal.jsonl").exists():
+            elif run.exists():
                 epochs = sum("event" not in r for r in read_journal(run / "journal.jsonl"))
                 done += images * epochs / self.study.runs[name].epochs
                 at_work += 1

@@ -6,7 +6,9 @@ from pathlib import Path
 from acdc.errors import ConfigError
 from workflow import study as studies
 
-PYTHON = sys.executable
+# With --sdm conda a job runs the Python of environment.yml, otherwise the one that runs Snakemake.
+USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
+PYTHON = "python" if USES_CONDA else sys.executable
 
 try:
     STUDY = studies.load(config.get("scale", "smoke"))

@@ -1,0 +1,78 @@
+# make reproduce     the smoke scale: data, training, theory, tables, figures, report (minutes)
+# make quick         the same on the digits (three minutes)
+# make test          the tests
+# make check         ruff, mypy, snakefmt, snakemake --lint
+# make ui            MLflow's interface on the results of SCALE
+#
+# Variables: SCALE=smoke|quick|small, RESULTS=folder, CORES=number, PYTHON=python3.11 or newer,
+# TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
+
+PYTHON ?= python3
+SCALE ?= smoke
+RESULTS ?= results
+CORES ?=
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+
+# Which build of torch: with wheels of one's own (PIP_FIND_LINKS) those; otherwise what fits the
+# machine's driver, so that a machine without a GPU is spared several GB of CUDA packages.
+TORCH ?= $(if $(PIP_FIND_LINKS),,auto)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
+	--constraint constraints.txt
+
+.PHONY: reproduce quick test check format ui bench clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+reproduce: $(VENV)/suite
+	@$(BIN)/python -m workflow reproduce $(SCALE) --results "$(RESULTS)" $(if $(CORES),--cores $(CORES))
+
+quick: $(VENV)/suite
+	@$(BIN)/python -m workflow reproduce quick --results "$(RESULTS)" $(if $(CORES),--cores $(CORES))
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+ui: $(VENV)/ui
+	@echo "MLflow on the results of scale $(SCALE); open the address below, stop with Ctrl-C"
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(RESULTS)/$(SCALE)/mlflow.db"
+
+clean:
+	rm -rf $(VENV) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one with make PYTHON=python3.11 ...")'
+	@echo "making the environment in $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/suite: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "installing torch, Snakemake and what the suite needs"
+	@$(INSTALL) --editable '.[suite,slurm]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "installing what the tests need"
+	@$(INSTALL) --editable '.[suite,slurm,dev]'
+	@touch $@ $(VENV)/suite
+
+$(VENV)/ui: $(VENV)/suite
+	@echo "installing MLflow's interface"
+	@$(INSTALL) --editable '.[suite,slurm,ui]'
+	@touch $@
