@@ -19,16 +19,16 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         f"{FOLDER}/report.html",
         f"{FOLDER}/tracking.json",
         TABLES,
         FIGURES,
+    localrule: True
 
 
+# Only the runs, without anything made from them.
 rule trained:
-    """Only the runs, without anything made from them."""
     localrule: True
     input:
         RESULTS,

@@ -37,9 +37,7 @@ class Lazy(click.Group):
         return super().get_command(context, name)
 
 
-@click.group(
-    cls=Lazy, lazy={"track": "acdc.tracking:track_command"}, context_settings=CONTEXT
-)
+@click.group(cls=Lazy, lazy={"track": "acdc.tracking:track_command"}, context_settings=CONTEXT)
 def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
@@ -93,7 +91,7 @@ def train(
     text: str | None,
     **options: Any,
 ) -> None:
-    """Train one run, or go on with it where it was interrupted.
+    r"""Train one run, or go on with it where it was interrupted.
 
     A run is fixed by its configuration. Its directory is named after it and holds the journal, the
     weights and, once it has finished, result.json. A finished run is not trained again.
@@ -128,7 +126,7 @@ def train(
 def describe(
     file: Path | None, text: str | None, options: dict[str, Any], assignments: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the run's description, from defaults, a file, options and assignments, in this order."""
+    """Return the run's description: defaults or a file, then options, then assignments."""
     data: dict[str, Any] = {}
     if text is not None:
         data = yaml.safe_load(text)
@@ -204,6 +202,7 @@ class Terminal:
     def start(self, config: Any, first_epoch: int, batches: int) -> None:
         from tqdm import tqdm
 
+        self.done, self.epochs = first_epoch, config.epochs
         self.bar = tqdm(
             total=config.epochs * batches,
             initial=first_epoch * batches,
@@ -216,11 +215,12 @@ class Terminal:
         self.bar.update()
 
     def epoch(self, record: dict[str, Any]) -> None:
+        self.done += 1
         self.bar.set_postfix_str(
             f"epoch {record['epoch']}, {record['phase']}, "
             f"validation {100 * record['val_accuracy']:.1f} %"
         )
-        if self.bar.n >= self.bar.total:
+        if self.done == self.epochs:
             self.bar.close()
 
     def say(self, text: str) -> None:

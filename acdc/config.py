@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from typing import Any, Literal, Self, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,14 +20,16 @@ from pydantic import (
 
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.method import MethodSettings, SparseMethod, Start, get_method
+from acdc.method import MethodSettings, SparseMethod, Start, get_method, method_names
 from acdc.models import MODELS
 
 
 class Frozen(BaseModel):
     """A validated value: unknown keys are refused, and nothing changes after construction."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 Augmentation = Literal["none", "shift", "shift_flip"]
@@ -49,7 +52,7 @@ class Recipe(Frozen):
     """How the learning rate changes from epoch to epoch."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Fraction of the epochs over which the learning rate rises linearly (cosine schedule)."""
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Fractions of the epochs at which the learning rate is multiplied by gamma (step schedule)."""
     gamma: float = Field(default=0.1, gt=0, le=1)
     """Factor at each milestone."""
@@ -57,6 +60,14 @@ class Recipe(Frozen):
     """Label smoothing of the cross entropy."""
     augmentation: Augmentation = "none"
     """Random shifts by up to an eighth of the image, alone or with horizontal flips."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError(
+                "recipe.nesterov: true goes only with a recipe.momentum above 0; false is accepted"
+            )
+        return self
 
 
 class RunConfig(Frozen):
@@ -85,14 +96,14 @@ class RunConfig(Frozen):
     @classmethod
     def _known_model(cls, value: str) -> str:
         if value not in MODELS:
-            raise ValueError(f"is unknown; {', '.join(sorted(MODELS))} are accepted")
+            raise ValueError(f"is unknown; {accepted(value, MODELS)}")
         return value
 
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, value: str) -> str:
         if value not in DATASETS:
-            raise ValueError(f"is unknown; {', '.join(sorted(DATASETS))} are accepted")
+            raise ValueError(f"is unknown; {accepted(value, DATASETS)}")
         return value
 
     @model_validator(mode="before")
@@ -104,6 +115,9 @@ class RunConfig(Frozen):
         settings = data.get("settings") or {}
         if isinstance(settings, MethodSettings):
             settings = settings.model_dump()
+        if data["method"] not in method_names():
+            hint = accepted(data["method"], method_names())
+            raise ConfigError(f"method: {data['method']!r} is unknown; {hint}")
         schema = get_method(data["method"]).Settings
         try:
             return {**data, "settings": schema.model_validate(settings)}
@@ -111,7 +125,13 @@ class RunConfig(Frozen):
             raise ConfigError(explain(error, schema, prefix="settings.")) from None
 
     @model_validator(mode="after")
-    def _method_agrees(self) -> Self:
+    def _can_be_carried_out(self) -> Self:
+        images = DATASETS[self.dataset].training_images
+        if self.recipe.batch_size > images:
+            raise ConfigError(
+                f"recipe.batch_size: {self.recipe.batch_size} is more than the {images} training "
+                f"images of {self.dataset}; 1 to {images} is accepted"
+            )
         self.method_class.check(self)
         return self
 
@@ -135,9 +155,7 @@ class RunConfig(Frozen):
         """A name for people, such as ``resnet20_cifar10_acdc_s90_seed1``."""
         variant = self.settings.variant()
         method = f"{self.method}-{variant}" if variant else self.method
-        return (
-            f"{self.model}_{self.dataset}_{method}_s{100 * self.sparsity:g}_seed{self.seed}"
-        )
+        return f"{self.model}_{self.dataset}_{method}_s{100 * self.sparsity:g}_seed{self.seed}"
 
     @property
     def run_name(self) -> str:
@@ -161,7 +179,16 @@ def parse_run(data: Any) -> RunConfig:
         raise ConfigError(explain(error, RunConfig)) from None
 
 
+def accepted(value: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence: the names there are, first the one that was perhaps meant."""
+    names = sorted(names)
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}{', '.join(names) or 'no keys'} are accepted"
+
+
 _MESSAGES = {
+    "finite_number": "a finite number is accepted",
     "greater_than": "more than {gt} is accepted",
     "greater_than_equal": "{ge} or more is accepted",
     "less_than": "less than {lt} is accepted",
@@ -177,13 +204,10 @@ def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -
 
 def _explain_one(item: dict[str, Any], schema: type[BaseModel], prefix: str) -> str:
     location = [str(part) for part in item["loc"]]
-    key = prefix + ".".join(location)
+    key = (prefix + ".".join(location)).removesuffix(".") or "the description"
     kind = item["type"]
     if kind == "extra_forbidden":
-        accepted = _keys_at(schema, location[:-1])
-        close = difflib.get_close_matches(location[-1], accepted, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}: unknown key; {hint}{', '.join(accepted) or 'no keys'} are accepted"
+        return f"{key}: unknown key; {accepted(location[-1], _keys_at(schema, location[:-1]))}"
     if kind == "missing":
         return f"{key}: missing; a value is needed"
     value = repr(item["input"])
@@ -194,7 +218,9 @@ def _explain_one(item: dict[str, Any], schema: type[BaseModel], prefix: str) -> 
     if kind in _MESSAGES:
         return f"{key}: got {value}; {_MESSAGES[kind].format(**context)}"
     if kind == "value_error":
-        return f"{key}: {value} {context['error']}" if key else str(context["error"])
+        return f"{key}: {value} {context['error']}" if location else str(context["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: got {value}; a mapping of keys to values is accepted"
     return f"{key}: got {value}; {item['msg'][:1].lower()}{item['msg'][1:]}"
 
 

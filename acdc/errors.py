@@ -10,7 +10,7 @@ class SuiteError(Exception):
 
 
 class ConfigError(SuiteError):
-    """The description of a run or a study is wrong: names the key, the value and what is accepted."""
+    """The description of a run or a study is wrong: the key, the value, what is accepted."""
 
     exit_status = 2
 

@@ -27,7 +27,7 @@ class LayerCost:
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that count for sparsity: of convolutions and linear layers, no biases."""
     return {
-        f"{name}.weight" if name else "weight": module.weight
+        f"{name}.weight" if name else "weight": module.get_parameter("weight")
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
@@ -50,9 +50,7 @@ def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCo
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            channels = (
-                module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
-            )
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
             handles.append(
                 module.register_forward_hook(
                     lambda _module, _inputs, outputs, name=name, channels=channels: count(

@@ -1,8 +1,8 @@
 """Masks as values: how many weights each layer keeps, which ones, and how a mask is applied.
 
 A mask is a boolean tensor of its weight's shape, true where the weight is active. Every selection
-here keeps an exact count and breaks ties by position: of equal scores, the one in the earlier layer,
-then at the lower flat index, is kept. Selections return the same masks on every device.
+here keeps an exact count and breaks ties by position: of equal scores, the one in the earlier
+layer, then at the lower flat index, is kept. Selections return the same masks on every device.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Ma
     return top_k_masks(scores, total - count_zeros(sparsity, total))
 
 
-def layer_magnitude_masks(
-    weights: Mapping[str, Tensor], sparsities: Mapping[str, float]
-) -> Masks:
+def layer_magnitude_masks(weights: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> Masks:
     """Return masks that keep the largest magnitudes of each layer at its own sparsity."""
     return {
         name: top_k_mask(
@@ -183,6 +181,8 @@ def erk_sparsities(
             dimensions are taken as output and input, PyTorch's order.
         sparsity: wanted fraction of zeros over all layers that are not in ``custom``.
         custom: layers whose sparsity is given; they are left out of the budget.
+        power: exponent of the raw density (``erk_power_scale`` of the original).
+        include_kernel: count the kernel's dimensions too; false is plain Erdos-Renyi.
     """
     custom = dict(custom or {})
     free = [name for name in shapes if name not in custom]

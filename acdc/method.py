@@ -35,7 +35,7 @@ BASELINES = "baselines"
 
 
 class MethodSettings(BaseModel):
-    """The settings of a method beside the sparsity; a method without any uses this class as it is."""
+    """The settings of a method beside the sparsity; methods without any use this class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -178,7 +178,7 @@ class SparseMethod:
         return "sparse" if self.masks else "dense"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that resuming needs beside weights and optimizer: tensors and numbers."""
+        """Return what resuming needs beside weights and optimizer: tensors and numbers."""
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -201,9 +201,9 @@ class StoredWeights:
         if not masks:
             return
         with torch.no_grad():
-            effective = [weights[name] for name in masks]
+            effective: list[Tensor] = [weights[name] for name in masks]
             stored = [weight.detach().clone() for weight in effective]
-            torch._foreach_mul_(effective, list(masks.values()))
+            multiply_by_masks(effective, masks)
             torch._foreach_sub_(stored, effective)
         self.parked = dict(zip(masks, stored, strict=True))
 
@@ -211,23 +211,27 @@ class StoredWeights:
         """Put the parked values back into the parameters."""
         if self.parked:
             with torch.no_grad():
-                stored = [weights[name] for name in self.parked]
+                stored: list[Tensor] = [weights[name] for name in self.parked]
                 torch._foreach_add_(stored, list(self.parked.values()))
             self.parked = {}
 
 
 def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
     """Set the weights outside the masks to zero, in place, in one call over all layers."""
-    if masks:
-        with torch.no_grad():
-            torch._foreach_mul_([weights[name] for name in masks], list(masks.values()))
+    with torch.no_grad():
+        multiply_by_masks([weights[name] for name in masks], masks)
 
 
 def mask_gradients(weights: Mapping[str, torch.nn.Parameter], masks: Masks) -> None:
     """Set the gradients outside the masks to zero, in place, in one call over all layers."""
-    if masks:
-        gradients = [weights[name].grad for name in masks]
-        torch._foreach_mul_([g for g in gradients if g is not None], list(masks.values()))
+    gradients = [weights[name].grad for name in masks]
+    multiply_by_masks([gradient for gradient in gradients if gradient is not None], masks)
+
+
+def multiply_by_masks(tensors: list[Tensor], masks: Masks) -> None:
+    """Multiply tensors by their masks, in place, in one call over all layers."""
+    if tensors:
+        torch._foreach_mul_(tensors, list(masks.values()))
 
 
 def momentum_buffers(

@@ -20,7 +20,7 @@ _AXES: tuple[str, ...] = get_args(Axis)
 
 
 def derive(seed: int, axis: Axis, *position: int) -> int:
-    """Return a 63-bit seed for one axis at one position, statistically independent of all others."""
+    """Return a 63-bit seed for one axis at one position, independent of all others."""
     entropy = [seed, _AXES.index(axis), *position]
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

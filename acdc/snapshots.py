@@ -175,7 +175,7 @@ class Snapshot:
 
     def tags(self) -> dict[str, str]:
         """Return what runs are searched and grouped by."""
-        config, result, git = self.config, self.result or {}, self.provenance.get("git") or {}
+        config, result, git = (self.config, self.result or {}, self.provenance.get("git") or {})
         # Of an unfinished run only the name of its directory tells the variant.
         variant = re.sub(r"_s[^_]*_seed\d+$", "", self.slug).partition(f"_{config['method']}-")[2]
         tags = {key: config[key] for key in ("method", "sparsity", "seed", "model", "dataset")}

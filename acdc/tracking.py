@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from acdc.errors import ConfigError, SuiteError
 from acdc.snapshots import DamagedRunError, Snapshot, digest
@@ -55,6 +55,12 @@ def tracking_uri(option: str | None, folder: Path) -> str:
     return uri
 
 
+def without_password(text: str, uri: str) -> str:
+    """Return a text that can be shown although it may name a store with its password."""
+    password = urlsplit(uri).password
+    return text.replace(password, "***") if password else text
+
+
 def load_mlflow() -> None:
     """Import MLflow so that it reaches no host but its server and says nothing.
 
@@ -65,6 +71,7 @@ def load_mlflow() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # That a server is away is told after seconds, not minutes: the command can be run again.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -124,7 +131,6 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
     file = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:") else None
     shared = f"acdc-{os.getuid()}-{digest(uri.encode())}.lock"
     lock = file.with_name(f"{file.name}.lock") if file else Path(tempfile.gettempdir(), shared)
-    password = urlsplit(uri).password
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=MIRROR_WAIT_S):
@@ -132,14 +138,16 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
                 prepare_store(file)
             artifacts = file.with_name("mlartifacts").as_uri() if file else None
             yield Mirror(MlflowClient(uri, uri), artifacts, weights)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, Timeout) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         reason = " ".join(str(error).split())
         if "database is locked" in reason:
             reason = "it is locked by another program"
         elif "Max retries exceeded" in reason:
             reason = "no server answers there"
-        text = f"tracking store {uri}: {reason[:300]}; nothing is lost, run the command again later"
-        raise TrackingError(text.replace(password, "***") if password else text) from error
+        raise TrackingError(
+            without_password(f"tracking store {uri}: {reason[:300]}", uri)
+            + "; nothing is lost: run the command again once that is mended"
+        ) from error
 
 
 def scale_of(run: Path) -> str:
@@ -188,6 +196,6 @@ def track_command(
             name = experiment or (f"acdc-{at}" if at else "acdc")
             outcomes[mirror.send(run, name)] += 1
     counts = ", ".join(f"{outcomes[key]} {key}" for key in ("new", "updated", "unchanged"))
-    click.echo(f"{outcomes.total()} runs mirrored to {uri}: {counts}")
+    click.echo(without_password(f"{outcomes.total()} runs mirrored to {uri}: {counts}", uri))
     if damaged:
         raise DamagedRunError(f"{len(damaged)} runs cannot be read: {'; '.join(damaged)}")

@@ -23,7 +23,7 @@ from acdc.errors import RunDirectoryError
 from acdc.files import write_json, write_text
 from acdc.journal import Journal
 from acdc.masks import count_nonzeros
-from acdc.method import Context, Product, SparseMethod
+from acdc.method import Context, Product
 from acdc.models import MODELS
 from acdc.optimizers import build_optimizer, learning_rate
 from acdc.provenance import provenance
@@ -67,7 +67,8 @@ def build_model(config: RunConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(config.seed, "initial_weights"))
         model = MODELS[config.model](spec.channels, spec.classes)
-    return model.to(memory_format=torch.channels_last)
+    # torch's annotations of Module.to leave the memory format out.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
 @torch.inference_mode()
@@ -179,7 +180,8 @@ class Run:
             self.journal.append(record)
             self.reporter.epoch(record)
             due = time.monotonic() - last_checkpoint >= self.options.checkpoint_interval_s
-            if due and epoch + 1 < self.config.epochs:
+            # The last one lets a run whose result was removed finish again without training.
+            if due or epoch + 1 == self.config.epochs:
                 self.checkpoints.save(epoch + 1, self.state(epoch + 1))
                 last_checkpoint = time.monotonic()
 
@@ -213,7 +215,7 @@ class Run:
                 outputs, labels, label_smoothing=recipe.label_smoothing
             )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.method.before_step(step):
                 self.optimizer.step()
             self.method.after_step(step)
@@ -264,7 +266,7 @@ class Run:
         }
 
     def keep(self, product: Product, epoch: int, validation: Score) -> None:
-        """Save the weights as the product's last and, on better validation accuracy, as its best."""
+        """Save the weights as the product's last and, if validated better, as its best."""
         record = {"epoch": epoch, **asdict(validation)}
         best = self.progress["best"].get(product)
         self.progress["last"][product] = record

@@ -1,1 +1,1 @@
-"""The methods that AC/DC is compared with, one file each, each a SparseMethod of the file's name."""
+"""The methods that AC/DC is compared with, one file each, named after its SparseMethod."""

@@ -90,7 +90,7 @@ class GMP(SparseMethod):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        first = round(self.settings.begin * context.iterations)
+        first = min(round(self.settings.begin * context.iterations), context.iterations - 1)
         last = max(round(self.settings.end * context.iterations), first + 1)
         self.ramp = (first, last)
         count = min(self.settings.updates, last - first)
@@ -116,9 +116,7 @@ class GMP(SparseMethod):
         if self.settings.distribution == "global":
             self.masks = global_magnitude_masks(self.weights, sparsity)
         else:
-            self.masks = layer_magnitude_masks(
-                self.weights, dict.fromkeys(self.weights, sparsity)
-            )
+            self.masks = layer_magnitude_masks(self.weights, dict.fromkeys(self.weights, sparsity))
         self.events.add(
             "prune", iteration=steps_taken, sparsity=sparsity, nonzeros=count_nonzeros(self.masks)
         )

@@ -1,6 +1,6 @@
 """RigL: drop the smallest weights, grow those with the largest gradients.
 
-Evci, Gale, Menick, Castro, Elsen, ICML 2020; rigl/sparse_optimizers_base.py of google-research/rigl.
+Evci, Gale, Menick, Castro, Elsen, ICML 2020; google-research/rigl, rigl/sparse_optimizers_base.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Settings(MethodSettings):
 
 
 def updated_mask(
-    weight: Tensor, mask: Tensor, gradient: Tensor, drop_fraction: float, noise: Tensor | None = None
+    weight: Tensor,
+    mask: Tensor,
+    gradient: Tensor,
+    drop_fraction: float,
+    noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return one layer's mask after a RigL update, and which of its weights are newly grown.
 
@@ -58,7 +62,9 @@ def updated_mask(
     then not new. Ties go to the lowest index (sparse_optimizers_base.py, generic_mask_update).
 
     Args:
-        weight, mask, gradient: of one shape; the gradient is that of the masked weight, dense.
+        weight: the stored weight.
+        mask: which weights are active, of the same shape.
+        gradient: with respect to the masked weight, dense, of the same shape.
         drop_fraction: of the active weights, in [0, 1).
         noise: added to the drop scores |mask * w|, which are clipped at zero.
     """
@@ -129,7 +135,9 @@ class RigL(SparseMethod):
     @classmethod
     def check(cls, config: RunConfig) -> None:
         if config.sparsity == 0:
-            raise ConfigError("sparsity: 0 leaves RigL nothing to move; a value above 0 is accepted")
+            raise ConfigError(
+                "sparsity: 0 leaves RigL nothing to move; a value above 0 is accepted"
+            )
 
     def before_step(self, step: Step) -> bool:
         due = self.last_update + self.settings.update_interval <= self.steps_taken <= self.end
@@ -159,12 +167,10 @@ class RigL(SparseMethod):
                 weight.masked_fill_(new, 0)
                 if name in buffers:
                     buffers[name].masked_fill_(new, 0)
-        self.events.add(
-            "update", iteration=step.iteration, drop_fraction=fraction, grown=changed
-        )
+        self.events.add("update", iteration=step.iteration, drop_fraction=fraction, grown=changed)
 
     def densities(self) -> Densities:
-        """Count a dense gradient once in every ``update_interval`` + 1 batches (RigL, Appendix H)."""
+        """Count one dense gradient in every ``update_interval`` + 1 batches (RigL, Appendix H)."""
         forward = super().densities().forward
         interval = self.settings.update_interval
         gradient = {name: (interval * d + 1) / (interval + 1) for name, d in forward.items()}

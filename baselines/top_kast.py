@@ -1,7 +1,7 @@
 """Top-KAST: the largest weights in the forward pass, a larger set in the backward pass.
 
-Jayakumar, Pascanu, Rae, Osindero, Elsen, NeurIPS 2020. No code was released for it; this follows the
-definition.
+Jayakumar, Pascanu, Rae, Osindero, Elsen, NeurIPS 2020. No code was released for it; this follows
+the definition.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Settings(MethodSettings):
         """Return the backward sparsity that goes with a forward sparsity."""
         if self.backward_sparsity is not None:
             return self.backward_sparsity
-        return max(0.0, 1 - 2 * (1 - sparsity))
+        # Rounded, so that 0.95 gives 0.9 and not the number below it, whose count is another.
+        return max(0.0, round(1 - 2 * (1 - sparsity), 12))
 
 
 def regulariser_gradient(

@@ -77,10 +77,6 @@ def reproduce(
             *snakemake_arguments,
         ]
         status, nothing = _watched(command, study, folder, logs / "suite.log", results)
-        # A Snakemake that finds a half-written file of a killed one has been seen to make only
-        # that file and end content.
-        if status == 0 and not snakemake_arguments and not (folder / "report.html").exists():
-            status, nothing = _watched(command, study, folder, logs / "suite.log", results)
     if status:
         raise WorkflowError(_failures(logs / "suite.log", folder))
     if nothing:

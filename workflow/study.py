@@ -141,9 +141,7 @@ class Study:
     def images(self) -> dict[str, int]:
         """Training images that each run passes over, the measure of its cost."""
         return {
-            name: 0
-            if run.starts_from
-            else run.epochs * DATASETS[run.dataset].training_images
+            name: 0 if run.starts_from else run.epochs * DATASETS[run.dataset].training_images
             for name, run in self.runs.items()
         }
 
@@ -194,9 +192,7 @@ def load(scale_name: str) -> Study:
     resolved = []
     for name in chosen:
         if name not in files:
-            raise ConfigError(
-                f"experiments: {name!r} is unknown; {', '.join(files)} are accepted"
-            )
+            raise ConfigError(f"experiments: {name!r} is unknown; {', '.join(files)} are accepted")
         resolved.append(_resolve(read(files[name], Experiment), scale, files[name], runs))
     return Study(scale, tuple(resolved), runs)
 

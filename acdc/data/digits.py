@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,10 @@ def load() -> ImageSet:
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise DataError(f"data file {path} cannot be read ({error}); reinstall scikit-learn") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"data file {path} cannot be read ({error}); reinstall scikit-learn"
+        ) from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
         raise DataError(

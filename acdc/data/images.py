@@ -67,6 +67,7 @@ def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
     Args:
         pixels: uint8, (N, C, H, W).
         labels: (N,).
+        test: the test images, as they are.
     """
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
     held_out = len(labels) // 10
@@ -98,6 +99,8 @@ def augment(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Te
 
     Args:
         pixels: (N, C, H, W).
+        how: which of the operations.
+        generator: of the draws, on the CPU.
     """
     if how == "none":
         return pixels

@@ -75,4 +75,5 @@ class ResNet(nn.Module):
         x = torch.relu(self.bn1(self.conv1(x)))
         for stage in range(3):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        return self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits

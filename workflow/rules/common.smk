@@ -6,9 +6,9 @@ from pathlib import Path
 from acdc.errors import ConfigError
 from workflow import study as studies
 
-# With --sdm conda a job runs the Python of environment.yml, otherwise the one that runs Snakemake.
-USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
-PYTHON = "python" if USES_CONDA else sys.executable
+# Jobs say "python": the one that runs Snakemake, or that of environment.yml with --sdm conda.
+if not workflow.deployment_settings.deployment_method:
+    shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
 
 try:
     STUDY = studies.load(config.get("scale", "smoke"))
@@ -23,6 +23,11 @@ FIGURE_IDS = STUDY.ids("flops_accuracy", "schedule_curve", "iht")
 FIGURES = [f"{FOLDER}/figures/{figure}.pdf" for figure in FIGURE_IDS]
 
 
+def study_folder(wildcards, output):
+    """Return the folder of the study that a file belongs to."""
+    return str(Path(*Path(output[0]).parts[: len(Path(FOLDER).parts)]))
+
+
 def result_of_parent(wildcards):
     """Return the result of the run that a run starts from, if it does not start afresh."""
     parent = STUDY.parent(wildcards.run)
@@ -31,7 +36,9 @@ def result_of_parent(wildcards):
 
 def sources(*patterns):
     """Return files of reports/ by pattern: what is made from results follows its makers."""
-    return sorted(str(path) for pattern in patterns for path in Path("reports").glob(pattern))
+    return sorted(
+        str(path) for pattern in patterns for path in Path("reports").glob(pattern)
+    )
 
 
 wildcard_constraints:

@@ -5,16 +5,16 @@ rule plan:
     """Write down what the study consists of, for the reports."""
     output:
         f"{FOLDER}/plan.json",
+    log:
+        f"{FOLDER}/logs/plan.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
     params:
         digest=STUDY.digest,
         scale=config.get("scale", "smoke"),
-    log:
-        f"{FOLDER}/logs/plan.log",
-    conda:
-        "../../environment.yml"
-    localrule: True
     shell:
-        "{PYTHON} -m workflow plan {params.scale:q} --out {output} > {log} 2>&1"
+        "python -m workflow plan {params.scale:q} --out {output} > {log} 2>&1"
 
 
 rule aggregate:
@@ -28,11 +28,13 @@ rule aggregate:
         multiext(f"{FOLDER}/tables/epochs", ".parquet", ".csv"),
     log:
         f"{FOLDER}/logs/aggregate.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    params:
+        folder=study_folder,
     shell:
-        "{PYTHON} -m reports aggregate --results {FOLDER} > {log} 2>&1"
+        "python -m reports aggregate --results {params.folder} > {log} 2>&1"
 
 
 rule table:
@@ -44,11 +46,13 @@ rule table:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/{{table}}.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    params:
+        folder=study_folder,
     shell:
-        "{PYTHON} -m reports table {wildcards.table} --results {FOLDER} > {log} 2>&1"
+        "python -m reports table {wildcards.table} --results {params.folder} > {log} 2>&1"
 
 
 rule figure:
@@ -62,11 +66,13 @@ rule figure:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
         f"{FOLDER}/logs/figures/{{figure}}.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    params:
+        folder=study_folder,
     shell:
-        "{PYTHON} -m reports figure {wildcards.figure} --results {FOLDER} > {log} 2>&1"
+        "python -m reports figure {wildcards.figure} --results {params.folder} > {log} 2>&1"
 
 
 rule report:
@@ -80,11 +86,13 @@ rule report:
         f"{FOLDER}/report.html",
     log:
         f"{FOLDER}/logs/report.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    params:
+        folder=study_folder,
     shell:
-        "{PYTHON} -m reports report --results {FOLDER} > {log} 2>&1"
+        "python -m reports report --results {params.folder} > {log} 2>&1"
 
 
 rule track:
@@ -93,12 +101,13 @@ rule track:
         RESULTS,
     output:
         f"{FOLDER}/tracking.json",
-    params:
-        scale=STUDY.scale.name,
     log:
         f"{FOLDER}/logs/track.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    params:
+        folder=study_folder,
+        scale=STUDY.scale.name,
     shell:
-        "{PYTHON} -m acdc track {FOLDER}/runs --scale {params.scale} --summary {output} > {log} 2>&1"
+        "python -m acdc track {params.folder}/runs --scale {params.scale} --summary {output} > {log} 2>&1"

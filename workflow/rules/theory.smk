@@ -4,8 +4,8 @@
 rule iht:
     """Stochastic iterative hard thresholding on sparse least squares."""
     output:
-        f"{FOLDER}/theory/iht_curves.csv",
-        f"{FOLDER}/theory/iht_summary.csv",
+        curves=f"{FOLDER}/theory/iht_curves.csv",
+        summary=f"{FOLDER}/theory/iht_summary.csv",
     log:
         f"{FOLDER}/logs/theory/iht.log",
     conda:
@@ -16,4 +16,4 @@ rule iht:
         runtime=30,
     shell:
         "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
-        " {PYTHON} -m acdc theory iht --out $(dirname {output[0]}) > {log} 2>&1"
+        " python -m acdc theory iht --out $(dirname {output.curves}) > {log} 2>&1"

@@ -8,25 +8,22 @@ rule data:
         f"{FOLDER}/data/{{dataset}}.json",
     log:
         f"{FOLDER}/logs/data/{{dataset}}.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
     shell:
-        "{PYTHON} -m acdc data {wildcards.dataset} --manifest {output} > {log} 2>&1"
+        "python -m acdc data {wildcards.dataset} --manifest {output} > {log} 2>&1"
 
 
 rule train:
     """Train one run, or go on with it. Its name holds the fingerprint of its configuration."""
     input:
-        # Only that the data are sound matters, not when that was found.
-        data=lambda wildcards: ancient(
-            f"{FOLDER}/data/{STUDY.runs[wildcards.run].dataset}.json"
-        ),
+        # Not as ancient(): where the producer of an ancient file runs again, Snakemake 9.27 leaves
+        # out every job below it, also those whose outputs are missing.
+        data=lambda wildcards: f"{FOLDER}/data/{STUDY.runs[wildcards.run].dataset}.json",
         parent=result_of_parent,
     output:
         f"{FOLDER}/runs/{{run}}/result.json",
-    params:
-        configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     log:
         f"{FOLDER}/logs/train/{{run}}.log",
     conda:
@@ -35,6 +32,9 @@ rule train:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        folder=study_folder,
+        configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     shell:
-        "{PYTHON} -m acdc train --json {params.configuration:q} --runs {FOLDER}/runs"
+        "python -m acdc train --json {params.configuration:q} --runs {params.folder}/runs"
         " --threads {threads} > {log} 2>&1"
