@@ -1,0 +1,167 @@
+"""The whole DAG: what a study makes, that it makes it once, and how failures read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import ROOT, TINY, Workplace
+
+
+def test_make_quick_makes_everything_and_a_second_one_nothing(tmp_path: Path) -> None:
+    def make_quick() -> subprocess.CompletedProcess[str]:
+        outside = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        environment = {key: value for key, value in os.environ.items() if key not in outside}
+        return subprocess.run(
+            ["make", "quick", f"RESULTS={tmp_path}"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
+    first = make_quick()
+    assert first.returncode == 0, first.stderr + first.stdout
+    study = tmp_path / "quick"
+    for path in (
+        "report.html",
+        "tables/table1.tex",
+        "tables/table5.tex",
+        "tables/runs.parquet",
+        "tables/epochs.csv",
+        "figures/figure3.pdf",
+        "figures/figure2a.png",
+        "figures/theory_iht.pdf",
+        "mlflow.db",
+        "plan.json",
+    ):
+        assert (study / path).stat().st_size > 0, path
+    assert f"{study}/report.html" in first.stdout
+    assert "left" in first.stderr
+    times = {path: path.stat().st_mtime_ns for path in study.rglob("result.json")}
+    assert len(times) == len(json.loads((study / "plan.json").read_text())["runs"])
+
+    second = make_quick()
+    assert second.returncode == 0, second.stderr
+    assert "Nothing to do" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in study.rglob("result.json")} == times
+
+
+def jobs(dry_run: str) -> dict[str, int]:
+    """Return how many jobs of each rule a dry run lists."""
+    lines = dry_run.split("Job stats:")[-1].splitlines() if "Job stats:" in dry_run else []
+    pairs = [line.split() for line in lines if len(line.split()) == 2]
+    return {name: int(count) for name, count in pairs if count.isdigit() and name != "total"}
+
+
+def dry(workplace: Workplace, scale: Path) -> dict[str, int]:
+    triggers = ("--rerun-triggers", "mtime", "params", "input")
+    done = workplace.snakemake("-n", *triggers, "--config", f"scale={scale}")
+    assert done.returncode == 0, done.stderr
+    return jobs(done.stdout + done.stderr)
+
+
+def test_editing_code_or_touching_it_reruns_no_training(finished: Workplace) -> None:
+    assert dry(finished, TINY) == {}
+    source = ROOT / "acdc" / "training.py"
+    status = source.stat()
+    os.utime(source)
+    try:
+        assert dry(finished, TINY) == {}
+    finally:
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_another_title_reruns_what_prints_it_and_no_training(
+    finished: Workplace, tmp_path: Path
+) -> None:
+    scale = tmp_path / "retitled.yaml"
+    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"title": "Another"}))
+    rerun = dry(finished, scale)
+    assert {"plan", "aggregate", "table", "figure", "report"} <= set(rerun)
+    assert not {"train", "data", "iht", "track"} & set(rerun)
+
+
+def test_one_more_seed_trains_only_that_seed(finished: Workplace, tmp_path: Path) -> None:
+    scale = tmp_path / "more.yaml"
+    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"seeds": [1, 2]}))
+    plan = json.loads((finished.study / "plan.json").read_text())
+    assert dry(finished, scale)["train"] == len(plan["runs"])
+
+
+def test_a_removed_result_is_finished_again_without_training(
+    workplace: Workplace, finished: Workplace
+) -> None:
+    run = next(finished.study.glob("runs/*acdc*"))
+    (workplace.folder / "runs").mkdir()
+    copy = workplace.folder / "runs" / run.name
+    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
+    original = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").unlink()
+    subprocess.run(
+        [sys.executable, "-m", "acdc", "train", "--config", str(copy / "config.yaml")]
+        + ["--runs", str(copy.parent)],
+        check=True,
+        capture_output=True,
+    )
+    again = json.loads((copy / "result.json").read_text())
+    assert again["timings"]["train_s"] == original["timings"]["train_s"]
+    for result in (original, again):
+        result.pop("timings")
+    assert again == original
+
+
+def test_the_cluster_profile_plans_every_run_with_its_requests() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    blocks = (done.stdout + done.stderr).split("rule train:")[1:]
+    assert blocks
+    for block in blocks:
+        resources = next(line for line in block.splitlines() if "resources:" in line)
+        for request in ("gpu=1", "mem_mb=16000", "runtime=240", "slurm_partition=gpu"):
+            assert request in resources
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_sentence(workplace: Workplace) -> None:
+    (workplace.folder / "results").write_text("a file where the folder should be")
+    done = workplace.reproduce()
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: results folder results cannot be written: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("scale", ["huge", "missing.yaml"])
+def test_an_unknown_scale_is_one_sentence(workplace: Workplace, scale: str) -> None:
+    done = workplace.reproduce(scale)
+    assert done.returncode == 2
+    assert f"error: scale: '{scale}' is unknown; quick, small, smoke" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_damaged_data_file_stops_the_study_and_names_the_checksum(
+    workplace: Workplace, finished: Workplace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte").write_bytes(b"not images")
+    task = {"model": "resnet8_s2", "dataset": "fashion_mnist", "epochs": 20}
+    scale = tmp_path / "damaged.yaml"
+    changed = {"tasks": {"imagenet-resnet50": task, "cifar100-wrn28-10": task}}
+    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | changed))
+    done = workplace.reproduce(scale, ACDC_DATA=str(folder))
+    assert done.returncode == 1
+    assert f"{folder}/train-images-idx3-ubyte is damaged" in done.stderr
+    assert "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888" in done.stderr
