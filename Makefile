@@ -4,13 +4,15 @@
 # make check         ruff, mypy, snakefmt, snakemake --lint
 # make ui            MLflow's interface on the results of SCALE
 #
-# Variables: SCALE=smoke|quick|small, RESULTS=folder, CORES=number, PYTHON=python3.11 or newer,
+# Variables: SCALE=smoke|quick|small, RESULTS=folder, CORES=number, PORT=number,
+# PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 
 PYTHON ?= python3
 SCALE ?= smoke
 RESULTS ?= results
 CORES ?=
+PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
@@ -22,7 +24,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
-.PHONY: reproduce quick test check format ui bench clean help
+.PHONY: reproduce quick test check format ui clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -50,8 +52,10 @@ format: $(VENV)/dev
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 ui: $(VENV)/ui
-	@echo "MLflow on the results of scale $(SCALE); open the address below, stop with Ctrl-C"
-	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(RESULTS)/$(SCALE)/mlflow.db"
+	@echo "MLflow on the results of scale $(SCALE): http://127.0.0.1:$(PORT), Ctrl-C ends it"
+	@MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) \
+		--workers 1 --backend-store-uri "sqlite:///$(abspath $(RESULTS)/$(SCALE)/mlflow.db)" \
+		--default-artifact-root "$(abspath $(RESULTS)/$(SCALE)/mlartifacts)"
 
 clean:
 	rm -rf $(VENV) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -21,7 +21,7 @@ rule all:
     default_target: True
     input:
         f"{FOLDER}/report.html",
-        f"{FOLDER}/tracking.json",
+        f"{FOLDER}/tracking.txt",
         TABLES,
         FIGURES,
     localrule: True

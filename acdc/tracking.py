@@ -151,7 +151,7 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
 
 
 def scale_of(run: Path) -> str:
-    """Return the scale that a run belongs to, as in ``results/<scale>/runs/<run>``, else nothing."""
+    """Return the scale of a run, as in ``results/<scale>/runs/<run>``, else nothing."""
     runs = run.parent
     return runs.parent.name if runs.name == "runs" and runs.parent.name != "results" else ""
 

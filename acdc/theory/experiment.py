@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from acdc.files import write_text
 from acdc.theory.iht import iht
 from acdc.theory.oracles import FullGradient, GaussianNoise, GradientOracle, MiniBatch
 from acdc.theory.problems import Array, LeastSquares, random_least_squares
@@ -337,15 +338,11 @@ def write(settings: Settings, out_dir: Path) -> tuple[Path, Path]:
 
 def _write_rows(path: Path, row_type: type[Run], rows: Sequence[Run]) -> None:
     columns = [field.name for field in fields(row_type)]
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows([_cell(getattr(row, name)) for name in columns] for row in rows)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(getattr(row, name)) for name in columns] for row in rows)
+    write_text(path, buffer.getvalue())
 
 
 def _cell(value: object) -> object:

@@ -328,6 +328,7 @@ def test_the_rate_by_hand() -> None:
     assert scaled.distance2_bound(0.5, 1) == pytest.approx([8.0 / 16.0, 12.5 / 16.0])
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_factor_of_one_or_more_is_vacuous() -> None:
     # (1 + sqrt(1/k))^2 / 2 < 1 iff k > 1 / (sqrt(2) - 1)^2 = 5.83.
     assert [Theorem2(0.5, 1.0, 1, k).is_vacuous for k in (1, 5, 6, 100)] == [True, True] + [
@@ -336,6 +337,7 @@ def test_a_factor_of_one_or_more_is_vacuous() -> None:
     vacuous = Theorem2(0.5, 1.0, 1, 4)
     assert vacuous.factor == pytest.approx(1.125)
     assert vacuous.distance2_floor == math.inf
+    assert vacuous.gap_bound(1.0, 10_000)[-1] == math.inf
     assert vacuous.iterations_to_gap(1.0, 1e-8) is None
 
 

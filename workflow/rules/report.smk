@@ -100,7 +100,7 @@ rule track:
     input:
         RESULTS,
     output:
-        f"{FOLDER}/tracking.json",
+        f"{FOLDER}/tracking.txt",
     log:
         f"{FOLDER}/logs/track.log",
     localrule: True
@@ -110,4 +110,4 @@ rule track:
         folder=study_folder,
         scale=STUDY.scale.name,
     shell:
-        "python -m acdc track {params.folder}/runs --scale {params.scale} --summary {output} > {log} 2>&1"
+        "python -m acdc track {params.folder}/runs --scale {params.scale} > {output} 2> {log}"
