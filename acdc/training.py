@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -18,8 +19,9 @@ from acdc import flops, seeds
 from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
-from acdc.data.images import Images, ImageSet, augment
+from acdc.data.images import augment
 from acdc.errors import RunDirectoryError
+from acdc.evaluation import Score, certificate, dead_filters, evaluate
 from acdc.files import write_json, write_text
 from acdc.journal import Journal
 from acdc.masks import count_nonzeros
@@ -29,8 +31,6 @@ from acdc.optimizers import build_optimizer, learning_rate
 from acdc.provenance import provenance
 from acdc.results import RESULT, SCHEMA, read_result
 from acdc.schedules import Step
-
-_EVALUATION_BATCH = 1000
 
 
 class Reporter(Protocol):
@@ -53,14 +53,6 @@ class Options:
     """Least time between checkpoints; they are written at the ends of epochs."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """Accuracy as a fraction, loss as mean cross entropy, over one split."""
-
-    accuracy: float
-    loss: float
-
-
 def build_model(config: RunConfig) -> nn.Module:
     """Return the network with the initial weights of the run's seed, the same for every method."""
     spec = DATASETS[config.dataset]
@@ -69,20 +61,6 @@ def build_model(config: RunConfig) -> nn.Module:
         model = MODELS[config.model](spec.channels, spec.classes)
     # torch's annotations of Module.to leave the memory format out.
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, data: ImageSet, images: Images) -> Score:
-    """Return the score of a model over a split, in evaluation mode and single precision."""
-    model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=images.labels.device)
-    loss = torch.zeros((), dtype=torch.float64, device=images.labels.device)
-    for start in range(0, len(images), _EVALUATION_BATCH):
-        labels = images.labels[start : start + _EVALUATION_BATCH]
-        outputs = model(data.normalise(images.pixels[start : start + _EVALUATION_BATCH]))
-        loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
-        correct += (outputs.argmax(dim=1) == labels).sum()
-    return Score(int(correct) / len(images), float(loss) / len(images))
 
 
 class Run:
@@ -189,7 +167,7 @@ class Run:
         """Train one epoch and return its record for the journal.
 
         Raises:
-            Diverged: the training loss is not finite.
+            Diverged: the loss is not finite.
         """
         started = time.perf_counter()
         config, recipe, data = self.config, self.config.recipe, self.data
@@ -236,6 +214,9 @@ class Run:
     ) -> dict[str, Any]:
         """Evaluate after an epoch, keep its weights where they are the best, and describe it."""
         validation = evaluate(self.model, self.data, self.data.validation)
+        # The training loss is measured before each step: the last one shows only here.
+        if not math.isfinite(validation.loss):
+            raise Diverged(step.epoch, validation.loss)
         densities = self.method.densities()
         nonzeros = count_nonzeros(self.weights)
         actual = {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
@@ -306,24 +287,12 @@ class Run:
                     "test_accuracy": test.accuracy,
                     "test_loss": test.loss,
                     "inference_flops": flops.forward_flops(self.costs, actual),
-                    "certificate": self.certificate(nonzeros),
+                    "certificate": certificate(self.config.sparsity, self.costs, nonzeros),
                 }
         result = self.record("finished", started)
         result["products"] = products
         result["timings"]["test_s"] = round(time.perf_counter() - evaluation_started, 3)
         return result
-
-    def certificate(self, nonzeros: dict[str, int]) -> dict[str, Any]:
-        """Return requested and achieved sparsity of the weights as they were evaluated."""
-        total = sum(cost.weights for cost in self.costs)
-        return {
-            "requested": self.config.sparsity,
-            "achieved": 1 - sum(nonzeros.values()) / total,
-            "layers": [
-                {"name": c.name, "weights": c.weights, "nonzeros": nonzeros[c.name]}
-                for c in self.costs
-            ],
-        }
 
     def record(self, status: str, started: float) -> dict[str, Any]:
         """Return the parts of the final record that do not depend on how the run ended."""
@@ -354,10 +323,10 @@ class Run:
 
 
 class Diverged(Exception):
-    """The training loss became NaN or infinite; the run ends as diverged, not as an error."""
+    """The loss became NaN or infinite; the run ends as diverged, not as an error."""
 
     def __init__(self, epoch: int, loss: float) -> None:
-        super().__init__(f"the training loss is {loss} in epoch {epoch}")
+        super().__init__(f"the loss is {loss} in epoch {epoch}")
         self.epoch = epoch
 
 
@@ -372,12 +341,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file(state, temporary)
     temporary.replace(path)
-
-
-def dead_filters(weights: dict[str, nn.Parameter]) -> int:
-    """Return how many output filters or neurons have no weight left."""
-    alive = [weight.detach().flatten(1).ne(0).any(dim=1) for weight in weights.values()]
-    return int(torch.stack([(~layer).sum() for layer in alive]).sum())
 
 
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
@@ -400,9 +363,10 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         except Timeout:
             reporter.say(f"{config.run_name} is being trained by another process; waiting for it")
             lock.acquire()
-        with lock:
-            lock.release()  # the acquisition above; the context holds its own
+        try:
             return read_result(folder) or _train(config, options, reporter, folder)
+        finally:
+            lock.release()
     except OSError as error:
         raise RunDirectoryError(
             f"run directory {folder} cannot be written: {error.strerror or error}"
