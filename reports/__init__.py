@@ -1,0 +1,1 @@
+"""From the runs of a study to tables, figures and one report, by pure functions."""

@@ -1,0 +1,7 @@
+"""Run the reports' command line: ``python -m reports``."""
+
+from acdc.cli import main
+from reports.cli import cli
+
+if __name__ == "__main__":
+    main(cli)

@@ -1,0 +1,232 @@
+"""From the runs of a study to tidy tables: runs, epochs and events."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from acdc.files import write_atomically
+from acdc.journal import read_journal
+from acdc.results import RESULT, SCHEMA, read_result
+from reports.plan import Plan, ReportError
+
+RUN_COLUMNS: dict[str, str] = {
+    "run": "str",
+    "fingerprint": "str",
+    "status": "str",
+    "model": "str",
+    "dataset": "str",
+    "method": "str",
+    "variant": "str",
+    "label": "str",
+    "sparsity_requested": "float64",
+    "seed": "int64",
+    "epochs": "int64",
+    "product": "str",
+    "which": "str",
+    "epoch": "Int64",
+    "diverged_at": "Int64",
+    "sparsity_achieved": "float64",
+    "val_accuracy": "float64",
+    "val_loss": "float64",
+    "test_accuracy": "float64",
+    "test_loss": "float64",
+    "inference_flops": "float64",
+    "dense_inference_flops": "float64",
+    "inference_ratio": "float64",
+    "training_flops": "float64",
+    "training_flops_released": "float64",
+    "dense_training_flops": "float64",
+    "training_ratio": "float64",
+    "prunable_weights": "int64",
+    "train_s": "float64",
+    "wall_s": "float64",
+    "attempts": "int64",
+    "git_revision": "str",
+    "git_clean": "boolean",
+    "source_digest": "str",
+    "processor": "str",
+    "cores": "Int64",
+    "device": "str",
+    "torch": "str",
+}
+"""Columns of the table of runs. Accuracies are fractions; FLOPs are those of one image (inference)
+or of the whole run (training), ratios those to dense training of the same model for as many epochs.
+"""
+
+_FIRST_EPOCH_COLUMNS = ("run", "seed", "epoch")
+_NESTED = "nonzeros"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tidy tables of a study.
+
+    - ``runs``: one row a run, product and which (last, best); a diverged run has one row, without
+      product and metrics.
+    - ``epochs``: one row a run and epoch, the numbers of the journal.
+    - ``events``: one row a run and event (prune, restore, update, resume).
+    """
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    events: pd.DataFrame
+
+
+def aggregate(study: Path, plan: Plan) -> Tables:
+    """Read the results and journals of the runs that the plan names, and of no others.
+
+    Raises:
+        ReportError: a run has no result yet, or its result is not the run's.
+    """
+    folders = {run: study / "runs" / run for run in plan.runs}
+    results = {run: read_result(folder) for run, folder in folders.items()}
+    missing = [run for run, result in results.items() if result is None]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ReportError(
+            f"{len(missing)} of {len(results)} runs in {study / 'runs'} have no {RESULT}: "
+            f"{', '.join(missing[:3])}{more}; train them first"
+        )
+    found = {run: result for run, result in results.items() if result is not None}
+    for run, result in found.items():
+        if result["run"] != run or result["schema"] != SCHEMA:
+            raise ReportError(
+                f"{folders[run] / RESULT} describes run {result['run']} in schema "
+                f"{result['schema']}; run {run} in schema {SCHEMA} is accepted"
+            )
+    run_rows = [
+        row for run, result in found.items() for row in _run_rows(result, _origin(folders[run]))
+    ]
+    epochs: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    for run, result in found.items():
+        identity = {"run": run, "seed": result["config"]["seed"]}
+        for record in read_journal(folders[run] / "journal.jsonl"):
+            target = events if "event" in record else epochs
+            target.append(identity | _flat(record))
+    return Tables(
+        runs=pd.DataFrame(run_rows, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS),
+        epochs=_leading(pd.DataFrame(epochs), _FIRST_EPOCH_COLUMNS),
+        events=_leading(pd.DataFrame(events), (*_FIRST_EPOCH_COLUMNS, "event")),
+    )
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """Return where a run was made, as far as it was recorded."""
+    try:
+        data = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except OSError:
+        data = {}
+    git, hardware = data.get("git", {}), data.get("hardware", {})
+    return {
+        "git_revision": git.get("revision"),
+        "git_clean": git.get("clean"),
+        "source_digest": data.get("source_digest"),
+        "processor": hardware.get("processor"),
+        "cores": hardware.get("cores"),
+        "device": hardware.get("device"),
+        "torch": data.get("packages", {}).get("torch"),
+    }
+
+
+def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    config, flops, timings = result["config"], result["flops"], result["timings"]
+    common = {
+        **{key: result[key] for key in ("run", "fingerprint", "status", "variant", "label")},
+        **{key: config[key] for key in ("model", "dataset", "method", "seed", "epochs")},
+        "sparsity_requested": config["sparsity"],
+        "diverged_at": result.get("diverged_at"),
+        "dense_inference_flops": flops["dense_inference"],
+        "training_flops": flops["training"],
+        "training_flops_released": flops["training_released"],
+        "dense_training_flops": flops["dense_training"],
+        "training_ratio": flops["training"] / flops["dense_training"],
+        "prunable_weights": result["prunable_weights"],
+        **{key: timings[key] for key in ("train_s", "wall_s", "attempts")},
+        **origin,
+    }
+    if result["status"] != "finished":
+        # What it spent until it broke off is the cost of no model.
+        unspent = ("training_flops", "training_flops_released", "training_ratio")
+        yield {**common, **dict.fromkeys(unspent)}
+        return
+    for product, records in result["products"].items():
+        for which, record in records.items():
+            yield {
+                **common,
+                "product": product,
+                "which": which,
+                "sparsity_achieved": record["certificate"]["achieved"],
+                "inference_ratio": record["inference_flops"] / flops["dense_inference"],
+                **{
+                    key: record[key]
+                    for key in (
+                        "epoch",
+                        "val_accuracy",
+                        "val_loss",
+                        "test_accuracy",
+                        "test_loss",
+                        "inference_flops",
+                    )
+                },
+            }
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a journal record with one level: per-layer counts summed, other groups spelled out."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if key == _NESTED and isinstance(value, dict):
+            flat[key] = sum(value.values())
+        elif isinstance(value, dict):
+            flat |= {f"{key}_{inner}": item for inner, item in value.items()}
+        elif not isinstance(value, list):
+            flat[key] = value
+    return flat
+
+
+def _leading(table: pd.DataFrame, first: tuple[str, ...]) -> pd.DataFrame:
+    """Return a table with some columns first; those that no record had are added, empty."""
+    # A column without any value has no type of its own, and parquet would call it null.
+    empty = [name for name in table.columns if table[name].isna().all()]
+    table = table.astype(dict.fromkeys(empty, "float64"))
+    return table.reindex(columns=[*first, *(name for name in table.columns if name not in first)])
+
+
+def write_tables(study: Path, tables: Tables) -> list[Path]:
+    """Write each table as parquet and CSV into the study's tables folder; return the paths."""
+    folder = study / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in ("runs", "epochs", "events"):
+        table: pd.DataFrame = getattr(tables, name)
+        csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
+        text = table.to_csv(index=False, lineterminator="\n").encode()
+        write_atomically(csv, lambda file, text=text: file.write(text))  # type: ignore[misc]
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        content = buffer.getvalue()
+        write_atomically(parquet, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        written += [parquet, csv]
+    return written
+
+
+def read_tables(study: Path) -> Tables:
+    """Return the tables that ``aggregate`` wrote.
+
+    Raises:
+        ReportError: they are not there yet.
+    """
+    folder = study / "tables"
+    paths = [folder / f"{name}.parquet" for name in ("runs", "epochs", "events")]
+    for path in paths:
+        if not path.exists():
+            raise ReportError(f"{path} is missing; run 'aggregate' first")
+    return Tables(*(pd.read_parquet(path) for path in paths))

@@ -1,0 +1,87 @@
+"""The command line of the reports; each command is one step of the workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acdc.cli import CONTEXT
+
+if TYPE_CHECKING:
+    from reports.outputs import Source
+
+_results = click.option(
+    "--results",
+    "study",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the study, such as results/smoke.",
+)
+
+
+@click.group(context_settings=CONTEXT)
+def cli() -> None:
+    """Turn the runs of a study into tables, figures and one report.
+
+    Run `aggregate` first; the other commands read the tables that it writes.
+    """
+
+
+@cli.command("aggregate")
+@_results
+def aggregate_command(study: Path) -> None:
+    """Gather every run's result and journal into tables/runs, epochs and events."""
+    from reports.aggregate import aggregate, write_tables
+    from reports.plan import read_plan
+
+    tables = aggregate(study, read_plan(study))
+    _say(write_tables(study, tables))
+
+
+@cli.command("table")
+@click.argument("name", metavar="ID")
+@_results
+def table_command(name: str, study: Path) -> None:
+    """Write one table as LaTeX, CSV and JSON."""
+    from reports.outputs import write_table
+
+    source = _source(study)
+    _say(write_table(source, source.plan.experiment(name)))
+
+
+@cli.command("figure")
+@click.argument("name", metavar="ID")
+@_results
+def figure_command(name: str, study: Path) -> None:
+    """Draw one figure as PDF, PNG and SVG."""
+    from reports.outputs import write_figure
+
+    source = _source(study)
+    _say(write_figure(source, source.plan.experiment(name)))
+
+
+@cli.command("report")
+@_results
+def report_command(study: Path) -> None:
+    """Write the whole study as one self-contained page, report.html."""
+    from acdc.files import write_text
+    from reports.html import report
+
+    path = study / "report.html"
+    write_text(path, report(_source(study)))
+    _say([path])
+
+
+def _source(study: Path) -> Source:
+    from reports.aggregate import read_tables
+    from reports.outputs import Source
+    from reports.plan import read_plan
+
+    return Source(study, read_plan(study), read_tables(study))
+
+
+def _say(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(path)

@@ -1,0 +1,148 @@
+"""What each kind of experiment becomes: the one place to add a table or a figure to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from acdc.files import finite, write_atomically, write_text
+from reports.aggregate import Tables
+from reports.plan import Experiment, Plan, ReportError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reports.cells import Table
+
+FORMATS = ("pdf", "png", "svg")
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a table or figure may be made from."""
+
+    study: Path
+    plan: Plan
+    tables: Tables
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A kind of experiment that is a table."""
+
+    build: Callable[[Source, Experiment], Table]
+    shape: Literal["table"] = "table"
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A kind of experiment that is a figure."""
+
+    draw: Callable[[Source, Experiment], Figure]
+    shape: Literal["figure"] = "figure"
+
+
+# Imported when drawn: matplotlib takes longer to start than a table to make.
+def _accuracy_table(source: Source, experiment: Experiment) -> Table:
+    from reports.cells import accuracy_table
+
+    return accuracy_table(experiment, source.plan.scale, source.tables.runs)
+
+
+def _flops_accuracy(source: Source, experiment: Experiment) -> Figure:
+    from reports.figures import flops_accuracy
+
+    return flops_accuracy.draw(_accuracy_table(source, experiment))
+
+
+def _schedule_curve(source: Source, experiment: Experiment) -> Figure:
+    from reports.figures import schedule_curve
+
+    return schedule_curve.draw(experiment, source.tables.epochs)
+
+
+def _iht(source: Source, experiment: Experiment) -> Figure:
+    from reports.figures import iht
+    from reports.theory import read_curves, read_summary
+
+    return iht.draw(read_curves(source.study), read_summary(source.study))
+
+
+KINDS: dict[str, TableKind | FigureKind] = {
+    "accuracy_table": TableKind(_accuracy_table),
+    "flops_accuracy": FigureKind(_flops_accuracy),
+    "schedule_curve": FigureKind(_schedule_curve),
+    "iht": FigureKind(_iht),
+}
+
+
+def kind_of(experiment: Experiment) -> TableKind | FigureKind:
+    """Return what an experiment becomes.
+
+    Raises:
+        ReportError: its kind is unknown; lists those that there are.
+    """
+    if experiment.kind not in KINDS:
+        raise ReportError(
+            f"experiment {experiment.id}: kind {experiment.kind!r} is unknown; "
+            f"{', '.join(KINDS)} are accepted"
+        )
+    return KINDS[experiment.kind]
+
+
+def build_table(source: Source, experiment: Experiment) -> Table:
+    """Return an experiment's cells.
+
+    Raises:
+        ReportError: the experiment is not a table.
+    """
+    kind = kind_of(experiment)
+    if not isinstance(kind, TableKind):
+        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is not a table")
+    return kind.build(source, experiment)
+
+
+def draw_figure(source: Source, experiment: Experiment) -> Figure:
+    """Return an experiment's figure.
+
+    Raises:
+        ReportError: the experiment is not a figure.
+    """
+    kind = kind_of(experiment)
+    if not isinstance(kind, FigureKind):
+        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is not a figure")
+    return kind.draw(source, experiment)
+
+
+def write_table(source: Source, experiment: Experiment) -> list[Path]:
+    """Write a table as .tex, .csv and .json into the study's tables folder; return the paths."""
+    from reports import tables
+
+    table = build_table(source, experiment)
+    folder = source.study / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = json.dumps(finite(tables.to_json(table)), indent=1, ensure_ascii=False) + "\n"
+    texts = {"tex": tables.to_latex(table), "csv": tables.to_csv(table), "json": data}
+    for form, content in texts.items():
+        write_text(folder / f"{experiment.id}.{form}", content)
+    return [folder / f"{experiment.id}.{form}" for form in texts]
+
+
+def write_figure(source: Source, experiment: Experiment) -> list[Path]:
+    """Write a figure as .pdf, .png and .svg into the study's figures folder; return the paths."""
+    from reports.figures.style import close, to_bytes
+
+    figure = draw_figure(source, experiment)
+    folder = source.study / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for form in FORMATS:
+        content = to_bytes(figure, form, salt=experiment.id)
+        path = folder / f"{experiment.id}.{form}"
+        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        paths.append(path)
+    close(figure)
+    return paths

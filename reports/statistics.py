@@ -1,0 +1,68 @@
+"""Mean, spread and confidence interval over seeds; paired differences between methods."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cell: runs that finished are averaged, runs that diverged are only counted."""
+
+    mean: float | None
+    """None where no run finished."""
+    std: float | None
+    """Sample standard deviation (n - 1); None for fewer than two runs."""
+    n: int
+    """Runs that finished."""
+    diverged: int = 0
+
+    @property
+    def runs(self) -> int:
+        """All runs, finished or not."""
+        return self.n + self.diverged
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % confidence interval of the mean, by Student's t; None for n < 2."""
+        if self.std is None:
+            return None
+        return float(stdtrit(self.n - 1, 0.5 + CONFIDENCE / 2)) * self.std / math.sqrt(self.n)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean."""
+        if self.mean is None or self.half_width is None:
+            return None
+        return self.mean - self.half_width, self.mean + self.half_width
+
+
+def summarise(values: Sequence[float], diverged: int = 0) -> Summary:
+    """Return the summary of the values of runs that finished.
+
+    Raises:
+        ValueError: a value is not finite; only a diverged run has one, and it must not come here.
+    """
+    for value in values:
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot be averaged")
+    mean = statistics.fmean(values) if values else None
+    # Two-pass and exact in rational arithmetic, so that equal values have a spread of exactly 0.
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(mean, std, len(values), diverged)
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary:
+    """Return the summary of ours minus theirs over the seeds that both have.
+
+    Runs of one seed share initial weights and data order, so that their difference is less
+    noisy than the difference of two means.
+    """
+    return summarise([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])

@@ -1,0 +1,71 @@
+"""Numbers as text, the same in LaTeX, HTML and figures."""
+
+from __future__ import annotations
+
+from reports.paper import PaperValue
+from reports.statistics import Summary
+
+UNKNOWN = "unknown"
+NO_ROW = "\N{EN DASH}"
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a positive number with three digits and an SI prefix, such as ``8.18 GFLOPs``."""
+    scaled, prefix = engineering(value)
+    return f"{scaled} {prefix}{unit}"
+
+
+def engineering(value: float) -> tuple[str, str]:
+    """Return a number's three leading digits and its SI prefix."""
+    index = 0
+    while index + 1 < len(_PREFIXES) and float(f"{abs(value):.3g}") >= 1000:
+        value /= 1000
+        index += 1
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f}", _PREFIXES[index]
+
+
+def mean_and_std(summary: Summary, digits: int = 2) -> str:
+    """Return ``mean ± std``, the mean alone for one run, or how many diverged where all did."""
+    if summary.mean is None:
+        return diverged(summary)
+    if summary.std is None:
+        return f"{summary.mean:.{digits}f}"
+    return f"{summary.mean:.{digits}f} ± {summary.std:.{digits}f}"
+
+
+def diverged(summary: Summary) -> str:
+    """Return how many runs of a cell diverged, such as ``diverged 1 of 3``, or nothing."""
+    return f"diverged {summary.diverged} of {summary.runs}" if summary.diverged else ""
+
+
+def paper_text(value: PaperValue | None, digits: int = 2) -> str:
+    """Return the paper's number, ``unknown``, or a dash where the paper has none."""
+    if value is None:
+        return NO_ROW
+    if value.value is None:
+        return NO_ROW if value.is_dash else UNKNOWN
+    spread = f" ± {value.std:.{digits}f}" if value.std is not None else ""
+    return f"{value.value:.{digits}f}{spread}{'†' if value.is_marked else ''}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign, a true minus; zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words of at most two units, such as ``2 h 5 min``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as per cent without needless digits, such as ``90 %``."""
+    return f"{100 * fraction:.6g} %"

@@ -1,0 +1,42 @@
+"""Fixtures of all tests: one thread, so that results and times do not depend on the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+
+from acdc.config import RunConfig
+from tests.support import Silent, Uninterrupted, train
+
+# No deadlines: the time of an example depends on what else the machine does.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def silent() -> Silent:
+    """A reporter that keeps what it is told."""
+    return Silent()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Uninterrupted:
+    """Return the folder and the result of a run that nothing has disturbed, trained once."""
+    runs = tmp_path_factory.mktemp("uninterrupted")
+
+    def get(config: RunConfig) -> tuple[Path, dict[str, Any]]:
+        result = train(config, runs)
+        return runs / config.run_name, result
+
+    return get

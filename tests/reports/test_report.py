@@ -1,0 +1,155 @@
+"""The page is whole, self-contained, and every number on it can be traced to its runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reports.cli import cli
+from reports.outputs import Source, build_table
+from reports.plan import ReportError
+from reports.text import mean_and_std
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Collects ids, links and sources, and checks that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href", "srcset", "data") and value:
+                self.references.append(value)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def text(outputs: Path) -> str:
+    return (outputs / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    parser = Page()
+    parser.feed(text)
+    return parser
+
+
+def test_elements_are_closed_and_ids_are_unique(page: Page) -> None:
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_nothing_is_fetched(text: str, page: Page) -> None:
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_link_leads_somewhere(page: Page) -> None:
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+
+
+def test_every_run_is_listed(text: str, source: Source) -> None:
+    runs = source.tables.runs
+    for name, fingerprint in zip(runs["run"], runs["fingerprint"], strict=True):
+        assert f">{name}<" in text
+        assert f'id="run-{fingerprint}"' in text
+
+
+def test_every_cell_is_shown(text: str, source: Source) -> None:
+    for cells in build_table(source, source.plan.experiment("table1")).rows:
+        assert f">{mean_and_std(cells.top1)}<" in text
+    assert "diverged 1 of 3" in text
+
+
+def test_scale_is_in_the_title_and_escaped(text: str) -> None:
+    assert "<h1>Tiny scale &lt;digits&gt;</h1>" in text
+    assert "Not the paper's scale" in text or "Not the paper&#39;s scale" in text
+
+
+def test_methods_and_deviations_are_listed(text: str) -> None:
+    from markupsafe import escape
+
+    from acdc.method import get_method
+
+    for name in ("acdc", "rigl"):
+        method = get_method(name)
+        assert str(escape(method.source)) in text
+        for deviation in method.deviations:
+            assert str(escape(deviation.ours)) in text
+
+
+def test_everything_is_made_again_byte_for_byte(outputs: Path) -> None:
+    def digests() -> dict[str, str]:
+        paths = [*outputs.glob("tables/*"), *outputs.glob("figures/*"), outputs / "report.html"]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    before = digests()
+    assert len(before) == 6 + 2 * 3 + 3 * 3 + 1
+    for command in (["aggregate"], ["table", "table1"], ["report"]):
+        CliRunner().invoke(cli, [*command, "--results", str(outputs)], catch_exceptions=False)
+    assert digests() == before
+
+
+def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reports", "aggregate", "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ReportError.exit_status
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "plan.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["table", "nothing"], "figure3"),
+        (["table", "figure3"], "not a table"),
+        (["figure", "table1"], "not a figure"),
+    ],
+)
+def test_a_wrong_name_is_refused(outputs: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(ReportError, match=said):
+        CliRunner().invoke(cli, [*arguments, "--results", str(outputs)], catch_exceptions=False)
+
+
+def test_tables_and_figures_start_without_torch(outputs: Path) -> None:
+    code = (
+        "import sys; from reports.cli import cli; "
+        f"cli(['table', 'table1', '--results', {str(outputs)!r}], standalone_mode=False); "
+        f"cli(['figure', 'figure2a', '--results', {str(outputs)!r}], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

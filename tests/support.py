@@ -1,0 +1,200 @@
+"""What several test modules share: golden vectors, a tiny network, and a training loop to drive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acdc.config import RunConfig, parse_run
+from acdc.flops import prunable_weights
+from acdc.journal import read_journal
+from acdc.method import Context, SparseMethod
+from acdc.optimizers import build_optimizer
+from acdc.schedules import Step
+from acdc.training import Options, run
+
+GOLDEN = Path(__file__).parent / "golden"
+
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "acdc": {"schedule": None, "phases": [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3],
+                                          ["sparse", 3, 4]]},
+    "dense": {},
+    "gmp": {"begin": 0.25, "end": 0.75, "updates": 4},
+    "one_shot": {},
+    "rigl": {"update_interval": 3},
+    "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 2},
+}  # fmt: skip
+"""Settings with which each method does all that it can do within four epochs of few batches."""
+
+METHODS = tuple(METHOD_SETTINGS)
+
+
+def golden(name: str) -> Any:
+    """Return a file of golden vectors."""
+    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def hashval(shape: Sequence[int], salt: int) -> Tensor:
+    """Return the golden vectors' deterministic tensor in [-0.5, 0.5), float32."""
+    count = torch.Size(shape).numel()
+    index = range(1, count + 1)
+    values = [((i * 2654435761 + salt * 40503) % 2**32) / 2**32 - 0.5 for i in index]
+    return torch.tensor(values, dtype=torch.float64).float().reshape(tuple(shape))
+
+
+def tiny_config(method: str, **changes: Any) -> RunConfig:
+    """Return a four-epoch run on the digits; ``changes`` override its keys, ``recipe`` in part."""
+    recipe = {"batch_size": 256, "lr": 0.2, "augmentation": "shift"} | changes.pop("recipe", {})
+    base = {
+        "model": "resnet8_s2",
+        "dataset": "digits",
+        "method": method,
+        "settings": METHOD_SETTINGS[method],
+        "sparsity": 0.0 if method == "dense" else 0.75,
+        "epochs": 4,
+        "recipe": recipe,
+    }
+    return parse_run(base | changes)
+
+
+class TinyNet(nn.Module):
+    """A convolution with bias, normalisation and two linear layers: 90 prunable weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+        self.hidden = nn.Linear(8, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).flatten(1)
+        return self.out(torch.tanh(self.hidden(x)))
+
+
+class Drive:
+    """Calls a method's hooks on a tiny network in the order in which the training loop does."""
+
+    def __init__(self, config: RunConfig, batches: int = 5, model: nn.Module | None = None) -> None:
+        torch.manual_seed(config.seed)
+        self.model = model if model is not None else TinyNet()
+        self.config = config
+        self.batches = batches
+        self.weights = prunable_weights(self.model)
+        self.optimizer = build_optimizer(self.model, config.recipe)
+        self.method: SparseMethod = config.method_class(config.settings, config.sparsity)
+        self.method.setup(Context(self.weights, self.optimizer, config, batches))
+        self.stepped: list[bool] = []
+        self.losses: list[float] = []
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of an iteration."""
+        labels = torch.tensor([(7 * i + iteration) % 4 for i in range(8)])
+        return hashval((8, 1, 2, 2), 500 + iteration), labels
+
+    def loss(self, iteration: int) -> Tensor:
+        """Return the training loss of a batch at the current, effective weights."""
+        inputs, labels = self.batch(iteration)
+        return nn.functional.cross_entropy(self.model(inputs), labels)
+
+    def effective(self) -> dict[str, Tensor]:
+        """Return copies of the weights that the forward pass uses."""
+        return {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return copies of the momentum buffers of the prunable weights."""
+        return {
+            name: self.optimizer.state[weight]["momentum_buffer"].detach().clone()
+            for name, weight in self.weights.items()
+        }
+
+    def run(
+        self,
+        after_step: Callable[[Step], None] = lambda step: None,
+        *,
+        before_step: Callable[[Step], None] = lambda step: None,
+        at_epoch: Callable[[Step], None] = lambda step: None,
+    ) -> Drive:
+        """Train all epochs; the callbacks look on after the hooks (``before_step``: before it)."""
+        for epoch in range(self.config.epochs):
+            self.method.epoch_start(Step(epoch, 0, self.batches))
+            at_epoch(Step(epoch, 0, self.batches))
+            for batch in range(self.batches):
+                step = Step(epoch, batch, self.batches)
+                loss = self.loss(step.iteration)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                before_step(step)
+                stepped = self.method.before_step(step)
+                if stepped:
+                    self.optimizer.step()
+                self.method.after_step(step)
+                self.stepped.append(stepped)
+                self.losses.append(loss.item())
+                after_step(step)
+        return self
+
+
+def nonzeros(tensors: Mapping[str, Tensor]) -> int:
+    """Return the number of non-zero entries over all tensors."""
+    return sum(int((tensor != 0).sum()) for tensor in tensors.values())
+
+
+class Silent:
+    """A Reporter that keeps what it is told and shows nothing."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.epochs: list[int] = []
+
+    def start(self, config: RunConfig, first_epoch: int, batches: int) -> None:
+        self.first_epoch = first_epoch
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.epochs.append(record["epoch"])
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def without_timings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result or a journal record less what an interruption may change."""
+    return {k: v for k, v in result.items() if k not in ("timings", "time", "train_s")}
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """Return a run's journal less times and resume events."""
+    records = map(without_timings, read_journal(folder / "journal.jsonl"))
+    return [record for record in records if record.get("event") != "resume"]
+
+
+def weight_files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of all weights that a run wrote."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def train(config: RunConfig, runs: Path, reporter: Silent | None = None) -> dict[str, Any]:
+    """Train with a checkpoint after every epoch."""
+    return run(config, Options(runs, checkpoint_interval_s=0), reporter or Silent())
+
+
+Uninterrupted = Callable[[RunConfig], tuple[Path, dict[str, Any]]]
+"""The type of the fixture of that name."""
+
+
+def assert_same_run(folder: Path, result: dict[str, Any], expected: Path, whole: Any) -> None:
+    """Compare everything that two runs wrote, less times."""
+    assert without_timings(result) == without_timings(whole)
+    assert without_timings(json.loads((folder / "result.json").read_text())) == without_timings(
+        json.loads((expected / "result.json").read_text())
+    )
+    assert journal(folder) == journal(expected)
+    assert weight_files(folder) == weight_files(expected)

@@ -1,0 +1,322 @@
+"""The data are what their checksums say, split once for all, and augmented within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import shutil
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from acdc.config import Augmentation
+from acdc.data import DATASETS, digits, fashion_mnist
+from acdc.data.images import as_images, augment, split
+from acdc.errors import DataError
+
+EMBEDDED = fashion_mnist._EMBEDDED
+NAMES = list(EMBEDDED)
+HERE = [name for name in DATASETS if name != "fashion_mnist"]  # those that come with the suite
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the embedded files that the suite takes for them."""
+    folder = tmp_path / "fashion"
+    shutil.copytree(fashion_mnist.embedded_folder(), folder)
+    monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embedded_files_are_those_of_the_checksums(name: str) -> None:
+    content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
+    assert hashlib.sha256(content).hexdigest() == EMBEDDED[name]
+
+
+def test_embedded_images_are_the_beginning_of_fashion_mnist() -> None:
+    def labels(name: str) -> list[int]:
+        content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
+        return list(content[8:])
+
+    training, test = labels("train-labels-idx1-ubyte.gz"), labels("t10k-labels-idx1-ubyte.gz")
+    assert (len(training), len(test)) == (10_000, 10_000)
+    assert training[:10] == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
+    assert test[:10] == [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]
+    assert [test.count(label) for label in range(10)] == [1000] * 10
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_data_sets_are_as_they_are_described(name: str) -> None:
+    spec = DATASETS[name]
+    data = spec.load()
+    assert len(data.training) == spec.training_images
+    for images in (data.training, data.validation, data.test):
+        assert images.pixels.dtype == torch.uint8
+        assert images.labels.dtype == torch.int64
+        assert images.pixels.shape == (len(images), spec.channels, spec.size, spec.size)
+        assert sorted(images.labels.unique().tolist()) == list(range(spec.classes))
+
+
+def test_sizes_of_the_splits() -> None:
+    def sizes(name: str) -> list[int]:
+        data = DATASETS[name].load()
+        return [len(images) for images in (data.training, data.validation, data.test)]
+
+    assert sizes("digits") == [1294, 143, 360]
+    assert sizes("fashion_mnist_10k") == [9_000, 1_000, 10_000]
+    assert sizes("fashion_mnist_5k") == [5_000, 1_000, 10_000]
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    data = digits.load()
+    parts = (data.training, data.validation, data.test)
+    pixels = torch.cat([part.pixels for part in parts]).reshape(-1, 64).double() * 16 / 255
+    labels = torch.cat([part.labels for part in parts])
+    ours = torch.cat([pixels.round(), labels[:, None]], dim=1).numpy()
+    theirs = np.loadtxt(digits_file(), delimiter=",")
+    assert sorted(map(tuple, ours)) == sorted(map(tuple, theirs))
+
+
+@given(st.integers(10, 400))
+def test_the_split_parts_the_images_by_a_fixed_draw(count: int) -> None:
+    # Each image spells its own index.
+    index = np.arange(count)
+    pixels = np.stack([index // 256, index % 256], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
+
+    def indices(images: Tensor) -> list[int]:
+        flat = images.reshape(-1, 2).long()
+        return (flat[:, 0] * 256 + flat[:, 1]).tolist()
+
+    def parts() -> tuple[list[int], list[int], list[int]]:
+        data = split(pixels, index, as_images(pixels[:1], index[:1]))
+        assert data.training.labels.tolist() == indices(data.training.pixels)
+        assert data.validation.labels.tolist() == indices(data.validation.pixels)
+        return indices(data.training.pixels), indices(data.validation.pixels), [count]
+
+    training, validation, _ = first = parts()
+    assert sorted(training + validation) == list(range(count))  # disjoint, and nothing is lost
+    assert len(validation) == count // 10
+    np.random.seed(count)
+    torch.manual_seed(count)
+    assert parts() == first
+
+
+def test_a_smaller_training_set_keeps_validation_test_and_normalisation() -> None:
+    small, large = (DATASETS[f"fashion_mnist_{size}"].load() for size in ("5k", "10k"))
+    assert torch.equal(small.training.pixels, large.training.pixels[:5_000])
+    assert torch.equal(small.validation.pixels, large.validation.pixels)
+    assert torch.equal(small.mean, large.mean)
+    assert torch.equal(small.std, large.std)
+
+
+def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
+    data = DATASETS["fashion_mnist_10k"].load()
+    normal = data.normalise(data.training.pixels).double()
+    assert float(normal.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(normal.std()) == pytest.approx(1, abs=1e-5)
+    assert normal.shape == data.training.pixels.shape
+
+
+def damage(path: Path, how: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(raw[: len(raw) // 2])
+    elif how == "bit flipped":
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    elif how == "other content":
+        content = bytearray(gzip.decompress(bytes(raw)))
+        content[-1] ^= 1
+        path.write_bytes(gzip.compress(bytes(content), 1))
+    else:
+        path.write_bytes(b"no gzip at all")
+
+
+HOWS = ["missing", "truncated", "bit flipped", "other content", "not gzip"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("name", NAMES[1:3])
+def test_a_damaged_file_is_named_with_its_checksum(how: str, name: str, copied: Path) -> None:
+    fashion_mnist.load_embedded()  # the copy is sound
+    damage(copied / name, how)
+    with pytest.raises(DataError) as caught:
+        fashion_mnist.load_embedded()
+    text = str(caught.value)
+    assert str(copied / name) in text
+    assert EMBEDDED[name] in text
+    assert "\n" not in text
+    assert "git checkout -- acdc/data" in text
+
+
+def digits_file() -> Path:
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+@pytest.fixture
+def copied_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the file of the digits that the suite takes for it."""
+    path = tmp_path / "datasets" / "data" / "digits.csv.gz"
+    path.parent.mkdir(parents=True)
+    shutil.copy(digits_file(), path)
+    moved = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: moved)
+    return path
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_damaged_file_of_the_digits_is_named(how: str, copied_digits: Path) -> None:
+    digits.load()  # the copy is sound
+    damage(copied_digits, how)
+    with pytest.raises(DataError) as caught:
+        digits.load()
+    text = str(caught.value)
+    assert str(copied_digits) in text
+    assert "reinstall scikit-learn" in text
+    assert "\n" not in text
+
+
+def test_a_bit_flipped_anywhere_in_the_digits_is_a_data_error(copied_digits: Path) -> None:
+    sound = copied_digits.read_bytes()
+    for at in range(30, len(sound), len(sound) // 40):  # after the header, which holds a name
+        raw = bytearray(sound)
+        raw[at] ^= 0x10
+        copied_digits.write_bytes(raw)
+        with pytest.raises(DataError, match="digits"):
+            digits.load()
+
+
+def test_without_scikit_learn_the_digits_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="comes with scikit-learn, which is not installed"):
+        digits.load()
+
+
+@pytest.mark.parametrize("layout", ["folder", "torchvision", "uncompressed"])
+def test_the_full_set_is_found_in_every_layout(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The embedded files stand in for the full ones, which cannot come with the suite.
+    monkeypatch.setattr(fashion_mnist, "_FULL", EMBEDDED)
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+    folder = tmp_path / "FashionMNIST" / "raw" if layout == "torchvision" else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        raw = (fashion_mnist.embedded_folder() / name).read_bytes()
+        if layout == "uncompressed":
+            (folder / name.removesuffix(".gz")).write_bytes(gzip.decompress(raw))
+        else:
+            (folder / name).write_bytes(raw)
+    full, embedded = fashion_mnist.load_full(), fashion_mnist.load_embedded()
+    assert torch.equal(full.training.pixels, embedded.training.pixels)
+    assert torch.equal(full.test.labels, embedded.test.labels)
+
+
+def test_a_full_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(DataError) as caught:
+        fashion_mnist.load_full()
+    text = str(caught.value)
+    for part in (str(tmp_path / "a"), str(tmp_path / "b"), "ACDC_DATA", "fashion_mnist_10k"):
+        assert part in text
+
+
+def test_embedding_gives_the_embedded_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = fashion_mnist.embedded_folder(), tmp_path / "made"
+    labels = NAMES[1::2]
+    monkeypatch.setattr(fashion_mnist, "_FULL", {name: EMBEDDED[name] for name in labels})
+    monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: target)
+    fashion_mnist.embed(source)
+    for name in labels:
+        made, known = ((folder / name).read_bytes() for folder in (target, source))
+        assert gzip.decompress(made) == gzip.decompress(known)
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """Return an image (C, H, W) moved by whole pixels, zeros coming in, pixel by pixel."""
+    _, height, width = image.shape
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+def numbered_images(count: int, channels: int, size: int) -> Tensor:
+    """Return images without any symmetry: all their pixels differ."""
+    pixels = torch.arange(channels * size * size).remainder(251).add(1).to(torch.uint8)
+    return pixels.reshape(1, channels, size, size).repeat(count, 1, 1, 1)
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(["shift", "shift_flip"]),
+    st.integers(1, 2),
+    st.sampled_from([4, 8, 16]),
+    st.integers(0, 2**32),
+)
+def test_every_augmented_image_is_its_original_moved_within_reach(
+    how: Augmentation, channels: int, size: int, seed: int
+) -> None:
+    images = numbered_images(6, channels, size)
+    images[1::2] = images[1::2].flip(2)
+    out = augment(images, how, torch.Generator().manual_seed(seed))
+    reach = max(size // 8, 1)
+    flips = (False, True) if how == "shift_flip" else (False,)
+    for image, moved in zip(images, out, strict=True):
+        candidates = (
+            shifted(image.flip(2) if flip else image, down, right)
+            for flip in flips
+            for down in range(-reach, reach + 1)
+            for right in range(-reach, reach + 1)
+        )
+        assert any(torch.equal(moved, candidate) for candidate in candidates)
+
+
+def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
+    images = numbered_images(1800, 1, 8)
+    out = augment(images, "shift_flip", torch.Generator().manual_seed(0))
+    counts: dict[bytes, int] = {}
+    for image in out:
+        counts[image.numpy().tobytes()] = counts.get(image.numpy().tobytes(), 0) + 1
+    # 9 shifts, 2 orientations: 100 each on average, standard deviation 10; six of those either way.
+    assert len(counts) == 18
+    assert min(counts.values()) > 40
+    assert max(counts.values()) < 160
+
+
+def test_augmentation_follows_its_generator_and_leaves_its_input_alone() -> None:
+    images = numbered_images(8, 1, 8)
+    before = images.clone()
+    first, again, other = (
+        augment(images, "shift", torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(images, before)
+
+
+def test_without_augmentation_nothing_changes_and_nothing_is_drawn() -> None:
+    generator = torch.Generator().manual_seed(1)
+    state = generator.get_state()
+    images = numbered_images(3, 1, 8)
+    assert torch.equal(augment(images, "none", generator), images)
+    assert torch.equal(generator.get_state(), state)

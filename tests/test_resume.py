@@ -1,0 +1,215 @@
+"""A run that is interrupted, killed, damaged or started twice ends as if it had not been."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from acdc.config import RunConfig
+from acdc.errors import CheckpointError
+from acdc.journal import read_journal
+from tests.support import (
+    METHOD_SETTINGS,
+    METHODS,
+    Silent,
+    Uninterrupted,
+    assert_same_run,
+    journal,
+    tiny_config,
+    train,
+)
+
+
+class Interrupter(Silent):
+    """Interrupts, once each, at the ends of the given epochs."""
+
+    def __init__(self, *epochs: int) -> None:
+        super().__init__()
+        self.left = list(epochs)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        super().epoch(record)
+        if record["epoch"] in self.left:
+            self.left.remove(record["epoch"])
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_interrupted_after_every_epoch_ends_as_if_it_had_not_been(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    reporter = Interrupter(0, 1, 2, 3)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path, reporter)
+        assert not (tmp_path / config.run_name / "result.json").exists()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+    trained = config if method != "one_shot" else tiny_config("dense")
+    events = read_journal(tmp_path / trained.run_name / "journal.jsonl")
+    assert [e["epoch"] for e in events if e.get("event") == "resume"] == [1, 2, 3]
+    record = json.loads((tmp_path / trained.run_name / "result.json").read_text())
+    # Of five attempts, the first left no checkpoint and is not counted.
+    assert record["timings"]["attempts"] == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_resumed_from_its_second_to_last_checkpoint_is_the_same(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    trained = config if method != "one_shot" else tiny_config("dense")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    checkpoints = sorted((tmp_path / trained.run_name / "checkpoint").glob("*.pt"))
+    assert [path.name for path in checkpoints] == ["epoch-000002.pt", "epoch-000003.pt"]
+    checkpoints[-1].unlink()
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "one bit flipped":
+        content[len(content) // 2] ^= 1
+    elif how == "cut short":
+        del content[len(content) // 2 :]
+    else:
+        content.clear()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["one bit flipped", "cut short", "emptied"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
+    how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    newest = tmp_path / config.run_name / "checkpoint" / "epoch-000003.pt"
+    damage(newest, how)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert f"checkpoint {newest} is damaged; going back to the one before it" in reporter.said
+    assert reporter.epochs == [2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_with_all_checkpoints_damaged_a_run_starts_anew(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("gmp")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    paths = sorted((tmp_path / config.run_name / "checkpoint").glob("*.pt"))
+    for path in paths:
+        damage(path, "cut short")
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert sum("is damaged" in line for line in reporter.said) == len(paths) == 2
+    assert reporter.epochs == [0, 1, 2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
+    for config in (ours, other):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path, Interrupter(1))
+    folder = tmp_path / ours.run_name / "checkpoint"
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder)
+    with pytest.raises(CheckpointError) as caught:
+        train(ours, tmp_path)
+    text = str(caught.value)
+    assert other.fingerprint in text
+    assert ours.fingerprint in text
+    assert "\n" not in text
+
+
+def spawn(config: RunConfig, runs: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start ``acdc train`` in its own process, with a checkpoint after every epoch."""
+    file = runs / f"{config.run_name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "acdc", "train", "--config", str(file), "--runs", str(runs)]
+    command += ["--threads", "1", "--device", "cpu", "--checkpoint-interval", "0"]
+    return subprocess.Popen(command, text=True, **options)
+
+
+def wait_for_epochs(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
+    """Return as soon as a process has written that many epochs to its journal."""
+    while process.poll() is None:
+        records = read_journal(folder / "journal.jsonl")
+        if sum("train_loss" in record for record in records) >= epochs:
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"the process ended by itself, with status {process.returncode}")
+
+
+@pytest.mark.parametrize("method", ["acdc", "gmp"])
+def test_a_run_killed_at_a_random_moment_and_resumed_is_the_same_run(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    bounds = (0, 2, 4, 6, 8, 9, 12)
+    phases = [
+        ("dense" if number % 2 == 0 else "sparse", start, end)
+        for number, (start, end) in enumerate(itertools.pairwise(bounds))
+    ]
+    settings = {"acdc": {"schedule": None, "phases": phases}}.get(method, METHOD_SETTINGS[method])
+    config = tiny_config(method, epochs=12, settings=settings)
+    folder = tmp_path / config.run_name
+    moment = random.randint(1, 5), random.uniform(0, 0.05)
+    process = spawn(config, tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for_epochs(process, folder, moment[0])
+    time.sleep(moment[1])
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, moment
+    assert not (folder / "result.json").exists(), moment
+    result = train(config, tmp_path)
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+def test_a_second_process_waits_for_the_first_and_neither_trains_twice(tmp_path: Path) -> None:
+    config = tiny_config("dense", epochs=12)
+    folder = tmp_path / config.run_name
+    process = spawn(config, tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    class Waiting(Silent):
+        """Lets the first process, which is halted, go on once the second says that it waits."""
+
+        def say(self, text: str) -> None:
+            super().say(text)
+            os.kill(process.pid, signal.SIGCONT)
+
+    wait_for_epochs(process, folder, 1)
+    os.kill(process.pid, signal.SIGSTOP)
+    reporter = Waiting()
+    result = train(config, tmp_path, reporter)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert reporter.said == [
+        f"{config.run_name} is being trained by another process; waiting for it"
+    ]
+    assert reporter.epochs == []
+    assert result["status"] == "finished"
+    assert "finished" in output
+    epochs = [record["epoch"] for record in journal(folder) if "event" not in record]
+    assert epochs == list(range(12))
+    assert result["timings"]["attempts"] == 1
