@@ -268,7 +268,7 @@ def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(
     tmp_path: Path, silent: Silent
 ) -> None:
     config = tiny_config("dense")
-    this = training.Run(config, Options(tmp_path), silent)
+    this = training.Run(config, training.Options(tmp_path), silent)
     this.folder.mkdir()
     this.prepare()
     for epoch, accuracy in enumerate([0.25, 0.5, 0.5, 0.4]):

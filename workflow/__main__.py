@@ -8,6 +8,7 @@ import click
 
 from acdc.cli import CONTEXT, main
 from acdc.files import write_json
+from workflow.reference import reference
 from workflow.reproduce import reproduce
 from workflow.study import load
 
@@ -18,6 +19,7 @@ def cli() -> None:
 
 
 cli.add_command(reproduce)
+cli.add_command(reference)
 
 
 @cli.command()

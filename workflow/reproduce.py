@@ -232,7 +232,8 @@ def _watched(
         },
     )
     parent = os.getppid()
-    old = signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts a command in the background has it ignored.
+    old = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         while snakemake.poll() is None:
             done, finished, at_work = progress.measure()
@@ -248,7 +249,8 @@ def _watched(
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
     display.close()
     (results / ".owner.json").unlink(missing_ok=True)
     nothing = "Nothing to be done" in log.read_text(errors="replace")

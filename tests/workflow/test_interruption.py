@@ -41,9 +41,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
 
 
 def journals(study: Path) -> int:
-    return sum(
-        path.read_text().count("\n") for path in (study / "runs").glob("*/journal.jsonl")
-    )
+    return sum(path.read_text().count("\n") for path in (study / "runs").glob("*/journal.jsonl"))
 
 
 def test_killed_again_and_again_it_goes_on_and_ends_the_same(

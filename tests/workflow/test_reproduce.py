@@ -106,8 +106,10 @@ def test_a_removed_result_is_finished_again_without_training(
     original = json.loads((copy / "result.json").read_text())
     (copy / "result.json").unlink()
     subprocess.run(
-        [sys.executable, "-m", "acdc", "train", "--config", str(copy / "config.yaml")]
-        + ["--runs", str(copy.parent)],
+        [
+            *(sys.executable, "-m", "acdc", "train"),
+            *("--config", str(copy / "config.yaml"), "--runs", str(copy.parent)),
+        ],
         check=True,
         capture_output=True,
     )

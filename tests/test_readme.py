@@ -1,0 +1,98 @@
+"""What the README promises: its example works, its commands exist, its numbers are real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import baselines
+from acdc.config import parse_run
+from acdc.method import get_method, method_names
+from tests.support import Silent, tiny_config, train
+from workflow.study import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "results" / "reference" / "smoke"
+
+
+def block(language: str) -> str:
+    match = re.search(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    assert match, f"the README has no {language} block"
+    return match.group(1)
+
+
+@pytest.fixture
+def at_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put the README's method where a user would, and return its name."""
+    source = block("python")
+    path = re.match(r"# baselines/(\w+)\.py\n", source)
+    assert path, "the example names its file in its first line"
+    assert len(source.splitlines()) <= 40
+    (tmp_path / f"{path.group(1)}.py").write_text(source)
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    monkeypatch.setattr(baselines.__spec__, "submodule_search_locations", [*baselines.__path__])
+    return path.group(1)
+
+
+def test_the_example_is_found_trains_and_reaches_its_sparsity(at_init: str, tmp_path: Path) -> None:
+    assert at_init in method_names()
+    assert get_method(at_init).label == "At init"
+    like = tiny_config("one_shot", sparsity=0.8).model_dump()
+    config = parse_run({**like, "method": at_init, "settings": {}})
+    result = train(config, tmp_path / "runs", Silent())
+    last = result["products"]["sparse"]["last"]
+    assert last["certificate"]["achieved"] >= 0.8 - 1e-4
+    assert last["test_accuracy"] > 0.3
+    assert result["flops"]["training"] < 0.5 * result["flops"]["dense_training"]
+
+
+def test_the_line_of_yaml_is_a_row(at_init: str) -> None:
+    (row,) = yaml.safe_load(block("yaml"))
+    assert Row.model_validate(row).method == at_init
+
+
+def test_every_make_target_and_file_that_it_names_exists() -> None:
+    targets = set(re.findall(r"\bmake (?:SCALE=\w+ )?([a-z]+)\b", README)) - {"it"}
+    listed = subprocess.run(
+        ["make", "-pRrq", "-C", str(ROOT), "help"], capture_output=True, text=True
+    ).stdout
+    known = set(re.findall(r"^([a-z]+):", listed, flags=re.MULTILINE))
+    assert {"reproduce", "test", "quick"} <= targets
+    assert targets <= known
+    for link in re.findall(r"\]\(((?!https?:)[^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_its_table_is_that_of_the_committed_run() -> None:
+    with (REFERENCE / "tables" / "table1.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    printed = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in README.splitlines()
+        if re.match(r"\| (Dense|One-shot|GMP|RigL|Top-KAST|AC/DC)", line)
+    ]
+    assert len(printed) == len({row["label"] for row in rows})
+    for method, *cells in printed:
+        ours = [row for row in rows if row["label"] == method]
+        for cell in cells:
+            for value in re.findall(r"\d+\.\d+ ± \d+\.\d+", cell):
+                mean, std = (float(number) for number in value.split(" ± "))
+                assert any(
+                    round(float(row["top1_pct_mean"]), 1) == mean
+                    and round(float(row["top1_pct_std"]), 1) == std
+                    for row in ours
+                ), f"{method}: {value}"
+
+
+def test_the_committed_run_names_its_revision_and_hardware() -> None:
+    about = json.loads((REFERENCE / "provenance.json").read_text())
+    assert re.fullmatch(r"[0-9a-f]{40}", about["git"]["revision"])
+    assert about["git"]["clean"] is True
+    assert about["hardware"]["processor"] in README

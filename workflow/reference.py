@@ -1,0 +1,77 @@
+"""Summaries of a finished study, small enough to be committed under results/reference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from acdc.errors import SuiteError
+from acdc.files import write_json
+from workflow.study import load
+
+KEPT = (
+    "plan.json",
+    "tables/*.csv",
+    "tables/*.tex",
+    "figures/*.png",
+    "theory/iht_summary.csv",
+)
+TOO_LARGE = {"epochs.csv", "events.csv"}
+
+
+class NotReproducible(SuiteError):
+    """The results do not come from one committed state of the source."""
+
+
+@click.command()
+@click.argument("scale")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/reference"))
+def reference(scale: str, results: Path, out: Path) -> None:
+    """Copy the summaries of SCALE, made by one committed state of the source, to results/reference.
+
+    Refused where runs come from different revisions or from edited files.
+    """
+    study = load(scale)
+    source = results / study.scale.name
+    about = one_provenance([source / "runs" / run for run in study.runs])
+    target = out / study.scale.name
+    shutil.rmtree(target, ignore_errors=True)
+    for pattern in KEPT:
+        for path in sorted(source.glob(pattern)):
+            if path.name not in TOO_LARGE:
+                copy = target / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+    write_json(target / "provenance.json", about)
+    click.echo(f"{target}: made by {about['git']['revision']} on {about['hardware']['processor']}")
+
+
+def one_provenance(runs: list[Path]) -> dict[str, Any]:
+    """Return what all runs have in common: revision, versions, hardware.
+
+    Raises:
+        NotReproducible: a run is missing, or they do not come from one committed state.
+    """
+    found = []
+    for run in runs:
+        try:
+            found.append(json.loads((run / "provenance.json").read_text()))
+        except OSError:
+            raise NotReproducible(f"run {run.name} is missing; make the study first") from None
+    first = {key: found[0][key] for key in ("git", "python", "packages", "hardware")}
+    for run, about in zip(runs, found, strict=True):
+        if not about["git"]["clean"]:
+            raise NotReproducible(
+                f"run {run.name} was made with edited files; commit them and make the study anew"
+            )
+        if {key: about[key] for key in first} != first:
+            raise NotReproducible(
+                f"runs {runs[0].name} and {run.name} come from different revisions, versions or "
+                "machines; make the study anew on one"
+            )
+    return first
