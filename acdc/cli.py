@@ -129,17 +129,12 @@ def describe(
     """Return the run's description: defaults or a file, then options, then assignments."""
     data: dict[str, Any] = {}
     if text is not None:
-        data = yaml.safe_load(text)
+        data = mapping(text, "--json")
     elif file is not None:
         try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = mapping(file.read_bytes(), f"--config: {file}")
         except OSError as error:
             raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config: {file} is not YAML: {error}") from None
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"--config: {file} holds no mapping of keys to values")
-        data = loaded
     else:
         data = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
     data |= {key: value for key, value in options.items() if value is not None}
@@ -153,10 +148,34 @@ def describe(
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set: {key}: {parent} is not a group of keys")
-        target[last] = yaml.safe_load(value)
+        target[last] = parsed(value, f"--set: {key}: {value!r}")
     if "sparsity" not in data:
         data["sparsity"] = 0.0 if data.get("method") == "dense" else 0.9
     return data
+
+
+def parsed(text: str | bytes, what: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ConfigError: it is not YAML; says so of ``what``.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def mapping(text: str | bytes, what: str) -> dict[str, Any]:
+    """Return a YAML text that holds keys and values.
+
+    Raises:
+        ConfigError: it does not; says so of ``what``.
+    """
+    value = parsed(text, what)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{what} holds no mapping of keys to values")
+    return value
 
 
 def pick_device(name: str | None) -> str:

@@ -25,7 +25,9 @@ class Journal:
     def cut(self, length: int) -> None:
         """Drop what was written after the checkpoint that is being resumed from."""
         with self.path.open("ab") as file:
-            file.truncate(length)
+            # A journal can be shorter than its checkpoint says, after a power failure; truncate
+            # would fill it up with zero bytes.
+            file.truncate(min(length, file.tell()))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line, stamped with the time, and hand it to the operating system."""

@@ -37,7 +37,9 @@ BASELINES = "baselines"
 class MethodSettings(BaseModel):
     """The settings of a method beside the sparsity; methods without any use this class."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def variant(self) -> str:
         """Return a short name for these settings in run names and tables, empty for the default."""

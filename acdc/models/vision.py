@@ -29,7 +29,8 @@ def torchvision_models() -> ModuleType:
         if not mismatch or torch.version.cuda is not None:
             raise
     # Kept for good: the declarations go with the object.
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    _LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for name in ("nms", "qnms"):
-        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARY.define(name + arguments)  # type: ignore[no-untyped-call]
     return importlib.import_module("torchvision.models")
