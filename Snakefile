@@ -29,6 +29,6 @@ rule all:
 
 # Only the runs, without anything made from them.
 rule trained:
-    localrule: True
     input:
         RESULTS,
+    localrule: True

@@ -59,6 +59,8 @@ class Experiment(Frozen):
     """What to see."""
     paper_table: str | None = None
     """Number of the paper's table whose values stand beside ours."""
+    paper_tables: dict[float, str] = {}
+    """The same at single sparsities, where the paper prints them in another table."""
     task: str = ""
     """Model and data set, by the paper's names; a scale says what stands in for them."""
     sparsities: tuple[float, ...] = ()
@@ -252,7 +254,9 @@ def _resolve(
                 "sparsity": sparsity,
                 "product": row.product or configs[0].method_class.primary,
                 "runs": [config.run_name for config in configs],
-                "paper": row.paper.model_dump() if row.paper else None,
+                "paper": {**row.paper.model_dump(), "table": experiment.paper_tables.get(sparsity)}
+                if row.paper
+                else None,
             }
         )
     return plain

@@ -22,10 +22,11 @@ rule aggregate:
     input:
         f"{FOLDER}/plan.json",
         RESULTS,
-        sources("aggregate.py"),
+        sources("aggregate.py", "plan.py"),
     output:
         multiext(f"{FOLDER}/tables/runs", ".parquet", ".csv"),
         multiext(f"{FOLDER}/tables/epochs", ".parquet", ".csv"),
+        multiext(f"{FOLDER}/tables/events", ".parquet", ".csv"),
     log:
         f"{FOLDER}/logs/aggregate.log",
     localrule: True
@@ -41,7 +42,10 @@ rule table:
     """One table of the paper, as LaTeX and as data."""
     input:
         f"{FOLDER}/tables/runs.parquet",
-        sources("statistics.py", "tables.py", "templates/*.tex.j2", "paper/*.csv"),
+        sources(
+            *("statistics.py", "cells.py", "tables.py", "latex.py", "text.py"),
+            *("templates/*.tex.j2", "paper/*.csv", "paper/*.py"),
+        ),
     output:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
@@ -61,7 +65,7 @@ rule figure:
         f"{FOLDER}/tables/runs.parquet",
         f"{FOLDER}/tables/epochs.parquet",
         rules.iht.output,
-        sources("statistics.py", "figures/*.py", "figure*.py"),
+        sources("statistics.py", "cells.py", "text.py", "theory.py", "figures/*.py"),
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
@@ -81,7 +85,7 @@ rule report:
         TABLES,
         FIGURES,
         rules.iht.output,
-        sources("*.py", "templates/*.html.j2"),
+        sources("*.py", "templates/*.html.j2", "templates/*.css"),
     output:
         f"{FOLDER}/report.html",
     log:
