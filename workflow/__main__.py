@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+
+# Imports take seconds, and an interrupt in the middle of one can get lost in it. Nothing has been
+# started yet, so leaving at once is right; reproduce takes the signal over when something has.
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import click
 

@@ -252,6 +252,8 @@ def _watched(
         for number, handler in old.items():
             signal.signal(number, handler)
     display.close()
+    if snakemake.returncode < 0:
+        cleared_of_killed_suites(results)  # Snakemake itself was killed, and left its lock
     (results / ".owner.json").unlink(missing_ok=True)
     nothing = "Nothing to be done" in log.read_text(errors="replace")
     return snakemake.returncode, nothing

@@ -44,6 +44,13 @@ def journals(study: Path) -> int:
     return sum(path.read_text().count("\n") for path in (study / "runs").glob("*/journal.jsonl"))
 
 
+def owner(workplace: Workplace) -> int | None:
+    """Return the process of the suite that has started its Snakemake."""
+    path = workplace.folder / "results" / ".owner.json"
+    suite: int | None = json.loads(path.read_text())["suite"] if path.exists() else None
+    return suite
+
+
 def test_killed_again_and_again_it_goes_on_and_ends_the_same(
     workplace: Workplace, finished: Workplace
 ) -> None:
@@ -61,8 +68,9 @@ def test_killed_again_and_again_it_goes_on_and_ends_the_same(
         lambda process: [c.kill() for c in process.children()],  # type: ignore[func-returns-value]
     ]
     for number, kill in enumerate(kills):
-        before = journals(workplace.study)
         suite = workplace.start()
+        wait_for(lambda pid=suite.pid: owner(workplace) == pid, "Snakemake")  # type: ignore[misc]
+        before = journals(workplace.study)
         wait_for(
             lambda before=before, number=number: (  # type: ignore[misc]
                 journals(workplace.study) > before + 3 + 2 * number

@@ -85,7 +85,7 @@ def test_one_more_seed_adds_runs_and_keeps_the_others(edited: Callable[..., str]
         ({"seedz": [1]}, r"seedz: unknown key; did you mean seeds\?"),
         ({"experiments": ["table9"]}, r"experiments: 'table9' is unknown; .*table1.* are accepted"),
         ({"tasks": {}}, r"task: scale tiny has nothing for 'cifar100-wrn28-10'"),
-        ({"sparsities": {"table5": [1.0]}}, r"row '[^']+': sparsity: 1.0 .*\[0.0, 1.0\)"),
+        ({"sparsities": {"table5": [1.0]}}, r"row '[^']+': sparsity: 1.0 .*\[0, 1\) is accepted"),
     ],
 )
 def test_a_wrong_scale_is_one_sentence(
@@ -101,7 +101,7 @@ def test_an_unknown_model_in_a_scale_names_the_row_and_what_is_accepted(
 ) -> None:
     task = {"model": "resnet9", "dataset": "digits", "epochs": 20}
     path = edited(tasks={"imagenet-resnet50": task, "cifar100-wrn28-10": task})
-    with pytest.raises(ConfigError, match=r"row 'Dense': model: 'resnet9' is unknown; resnet20"):
+    with pytest.raises(ConfigError, match=r"row 'Dense': model: 'resnet9' is unknown; .*resnet20"):
         load(path)
 
 
