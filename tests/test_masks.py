@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from acdc import masks
 from acdc.masks import (
     count_nonzeros,
     count_zeros,
@@ -66,18 +68,30 @@ def layers(draw: st.DrawFn, values: st.SearchStrategy[float] = TIED_VALUES) -> d
     return result
 
 
-@given(layers(), st.data())
-def test_kth_largest_is_the_kth_of_a_full_sort(scores: dict[str, Tensor], data: Any) -> None:
+# Up to how many scores are partitioned; none: every selection is by radix.
+SELECTIONS = pytest.mark.parametrize("few", [0, 1 << 22], ids=["radix", "partition"])
+
+
+@SELECTIONS
+@given(scores=layers(), data=st.data())
+def test_kth_largest_is_the_kth_of_a_full_sort(
+    few: int, scores: dict[str, Tensor], data: Any
+) -> None:
     everything = torch.cat([score.double().reshape(-1) for score in scores.values()])
     k = data.draw(st.integers(1, len(everything)))
-    value, above = kth_largest(list(scores.values()), k)
+    with mock.patch.object(masks, "_FEW", few):
+        value, above = kth_largest(list(scores.values()), k)
     ordered = sorted(everything.tolist(), reverse=True)
     assert value == ordered[k - 1]
     assert above == sum(other > ordered[k - 1] for other in ordered)
 
 
+@SELECTIONS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kth_largest_of_spread_magnitudes_at_every_k(dtype: torch.dtype) -> None:
+def test_kth_largest_of_spread_magnitudes_at_every_k(
+    few: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "_FEW", few)
     numbers = torch.randn(150, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     values = (numbers.abs() * 10.0 ** torch.linspace(-9, 3, 150, dtype=torch.float64)).to(dtype)
     ordered = sorted(values.double().tolist(), reverse=True)

@@ -42,10 +42,10 @@ def _fashion_mnist_10k() -> ImageSet:
     return load_embedded()
 
 
-def _fashion_mnist_5k() -> ImageSet:
+def _fashion_mnist_4k() -> ImageSet:
     from acdc.data.fashion_mnist import load_embedded
 
-    return load_embedded(training_images=5_000)
+    return load_embedded(training_images=4_000)
 
 
 def _fashion_mnist() -> ImageSet:
@@ -56,8 +56,8 @@ def _fashion_mnist() -> ImageSet:
 
 DATASETS: dict[str, DatasetSpec] = {
     "digits": DatasetSpec("Digits (8 x 8)", 1, 8, 10, 1_294, False, _digits),
-    "fashion_mnist_5k": DatasetSpec(
-        "Fashion-MNIST, 5,000 training images", 1, 28, 10, 5_000, True, _fashion_mnist_5k
+    "fashion_mnist_4k": DatasetSpec(
+        "Fashion-MNIST, 4,000 training images", 1, 28, 10, 4_000, True, _fashion_mnist_4k
     ),
     "fashion_mnist_10k": DatasetSpec(
         "Fashion-MNIST, 9,000 training images", 1, 28, 10, 9_000, True, _fashion_mnist_10k

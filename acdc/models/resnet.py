@@ -35,7 +35,7 @@ class ResNet(nn.Module):
         classes: number of outputs.
         width: channels of the first stage.
         stem_stride: stride of the first convolution; 2 makes the network four times cheaper.
-        first_stride: stride of the first stage.
+        stem_kernel: its size, odd.
 
     Raises:
         ValueError: the depth is not 6 n + 2.
@@ -49,20 +49,21 @@ class ResNet(nn.Module):
         *,
         width: int = 16,
         stem_stride: int = 1,
-        first_stride: int = 1,
+        stem_kernel: int = 3,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth {depth} is not 6 n + 2")
-        self.conv1 = nn.Conv2d(channels, width, 3, stem_stride, padding=1, bias=False)
+        padding = stem_kernel // 2
+        self.conv1 = nn.Conv2d(channels, width, stem_kernel, stem_stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         inputs = width
         for stage in range(3):
             outputs = width * 2**stage
             layers = []
             for block in range(blocks):
-                stride = (2 if stage > 0 else first_stride) if block == 0 else 1
+                stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(Block(inputs, outputs, stride))
                 inputs = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
