@@ -50,7 +50,10 @@ def cli() -> None:
     help="YAML description of the run; the options below override it.",
 )
 @click.option("--model", help="Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]")
-@click.option("--dataset", help="digits, fashion_mnist_10k, fashion_mnist.  [default: digits]")
+@click.option(
+    "--dataset",
+    help="digits, fashion_mnist_10k, fashion_mnist, ...  [default: digits]",
+)
 @click.option("--method", help="dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]")
 @click.option(
     "--sparsity", type=float, help="Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]"

@@ -132,6 +132,11 @@ class RunConfig(Frozen):
                 f"recipe.batch_size: {self.recipe.batch_size} is more than the {images} training "
                 f"images of {self.dataset}; 1 to {images} is accepted"
             )
+        if self.recipe.augmentation == "shift_flip" and not DATASETS[self.dataset].flippable:
+            raise ConfigError(
+                f"recipe.augmentation: shift_flip would make other images of {self.dataset}, a "
+                "mirrored one is no longer of its class; none and shift are accepted"
+            )
         self.method_class.check(self)
         return self
 

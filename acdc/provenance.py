@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+# What results are made by, as paths from the root of the repository; new files count too.
+SCIENCE = (":/acdc", ":/baselines", ":/workflow")
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "safetensors")
 
 
@@ -29,29 +29,24 @@ def _git(*arguments: str) -> str | None:
 
 
 def git_revision() -> dict[str, Any]:
-    """Return the revision of the source and whether tracked files differ from it."""
+    """Return the revision of the source, and whether what makes results is as it was there."""
     revision = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no") if revision else None
+    status = _git("status", "--porcelain", "--", *SCIENCE) if revision else None
     return {"revision": revision, "clean": status == "" if status is not None else None}
 
 
-@functools.cache
-def _digest_of(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def source_digest() -> str:
-    """Return one digest of the suite's own modules that are loaded in this process.
+    """Return one digest of the modules that results depend on.
 
     Results whose science has changed since can be told by it; moving or touching files does not
     change it.
     """
+    root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for name in sorted(sys.modules):
-        if name.split(".")[0] in ("acdc", "baselines") and not name.startswith("acdc.cli"):
-            path = getattr(sys.modules[name], "__file__", None)
-            if path:
-                digest.update(f"{name} {_digest_of(path)}\n".encode())
+    for path in sorted(
+        path for name in ("acdc", "baselines") for path in root.glob(f"{name}/**/*.py")
+    ):
+        digest.update(f"{path.relative_to(root)} ".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -124,28 +124,30 @@ def check_phases(phases: Sequence[Phase], epochs: int) -> None:
         ConfigError: names the offending phase and what would be accepted.
     """
     if not phases:
-        raise ConfigError("phases: the list is empty; at least one sparse phase is accepted")
+        raise ConfigError(
+            "settings.phases: the list is empty; at least one sparse phase is accepted"
+        )
     expected = 0
     for number, phase in enumerate(phases):
         if phase.end <= phase.start:
             raise ConfigError(
-                f"phases[{number}]: epochs {phase.start} to {phase.end} are empty; "
+                f"settings.phases[{number}]: epochs {phase.start} to {phase.end} are empty; "
                 "the end must come after the start"
             )
         if phase.start != expected:
             raise ConfigError(
-                f"phases[{number}]: starts at epoch {phase.start}; it must start at {expected}, "
-                "where the phase before it ends"
+                f"settings.phases[{number}]: starts at epoch {phase.start}; it must start at "
+                f"{expected}, where the phase before it ends"
             )
         expected = phase.end
     if expected != epochs:
         raise ConfigError(
-            f"phases: they end at epoch {expected}; they must end at epoch {epochs}, "
+            f"settings.phases: they end at epoch {expected}; they must end at epoch {epochs}, "
             "where training ends"
         )
     if phases[-1].kind != "sparse":
         raise ConfigError(
-            "phases: the last phase is dense; a final sparse phase is needed, "
+            "settings.phases: the last phase is dense; a final sparse phase is needed, "
             "or the run would yield no sparse model"
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from acdc import flops, seeds
@@ -22,7 +22,7 @@ from acdc.data import DATASETS
 from acdc.data.images import augment
 from acdc.errors import RunDirectoryError
 from acdc.evaluation import Score, certificate, dead_filters, evaluate
-from acdc.files import write_json, write_text
+from acdc.files import write_atomically, write_json, write_text
 from acdc.journal import Journal
 from acdc.masks import count_nonzeros
 from acdc.method import Context, Product
@@ -44,7 +44,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out; nothing here changes its result."""
+    """How a run is carried out; nothing here changes its result but for rounding."""
 
     runs: Path
     """The folder that holds the run directories."""
@@ -70,6 +70,7 @@ class Run:
         self.config = config
         self.options = options
         self.reporter = reporter
+        self.started = time.monotonic()
         self.folder = options.runs / config.run_name
         self.device = torch.device(options.device)
         self.journal = Journal(self.folder / "journal.jsonl")
@@ -90,6 +91,7 @@ class Run:
             "train_flops": 0.0,
             "train_flops_released": 0.0,
             "train_s": 0.0,
+            "wall_s": 0.0,
             "attempts": 0,
             "best": {},
             "last": {},
@@ -107,10 +109,7 @@ class Run:
         folder = self.options.runs / parent.run_name
         result = run(parent, self.options, self.reporter)
         if result["status"] != "finished":
-            raise RunDirectoryError(
-                f"run {self.config.run_name} cannot start from {parent.run_name}, "
-                "which has diverged; another seed or recipe is needed"
-            )
+            raise Diverged(result["diverged_at"], math.nan)
         state = load_file(folder / weights_name(product, which), device=str(self.device))
         self.model.load_state_dict(state)
         self.progress["train_flops"] = result["flops"]["training"]
@@ -127,7 +126,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
-            "progress": self.progress,
+            "progress": {**self.progress, "wall_s": self.wall_s()},
             "journal_length": self.journal.length,
         }
 
@@ -257,7 +256,7 @@ class Run:
             self.progress["best"][product] = record
             save_weights(self.model, self.folder / weights_name(product, "best"))
 
-    def finish(self, started: float) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Evaluate the products on the test images and write the final record."""
         if self.first_epoch == self.config.epochs and not self.progress["last"]:
             # Nothing to train: the method's work was done in its setup.
@@ -289,12 +288,16 @@ class Run:
                     "inference_flops": flops.forward_flops(self.costs, actual),
                     "certificate": certificate(self.config.sparsity, self.costs, nonzeros),
                 }
-        result = self.record("finished", started)
+        result = self.record("finished")
         result["products"] = products
         result["timings"]["test_s"] = round(time.perf_counter() - evaluation_started, 3)
         return result
 
-    def record(self, status: str, started: float) -> dict[str, Any]:
+    def wall_s(self) -> float:
+        """Return the seconds that the run has taken, earlier attempts up to their checkpoints."""
+        return float(self.progress["wall_s"]) + time.monotonic() - self.started
+
+    def record(self, status: str) -> dict[str, Any]:
         """Return the parts of the final record that do not depend on how the run ended."""
         method = self.config.method_class
         dense_training = 3 * self.dense_flops * self.images_per_epoch * self.config.epochs
@@ -315,11 +318,21 @@ class Run:
             },
             "prunable_weights": sum(cost.weights for cost in self.costs),
             "timings": {
-                "wall_s": round(time.time() - started, 3),
+                "wall_s": round(self.wall_s(), 3),
                 "train_s": round(self.progress["train_s"], 3),
                 "attempts": self.progress["attempts"],
             },
         }
+
+
+def record_provenance(folder: Path, device: torch.device) -> None:
+    """Write down what a run is made by; a resumed run adds to what it was begun by."""
+    path = folder / "provenance.json"
+    now = provenance(device)
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        now = {**begun, "resumed": [*begun.get("resumed", []), now]}
+    write_json(path, now)
 
 
 class Diverged(Exception):
@@ -338,9 +351,7 @@ def weights_name(product: str, which: str) -> str:
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write parameters and buffers atomically as safetensors."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(state, temporary)
-    temporary.replace(path)
+    write_atomically(path, lambda file: file.write(save(state)))
 
 
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
@@ -374,17 +385,16 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
 
 
 def _train(config: RunConfig, options: Options, reporter: Reporter, folder: Path) -> dict[str, Any]:
-    started = time.time()
     write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
     this = Run(config, options, reporter)
-    this.prepare()
-    this.resume()
-    write_json(folder / "provenance.json", provenance(this.device))
     try:
+        this.prepare()
+        this.resume()
+        record_provenance(folder, this.device)
         this.train()
-        result = this.finish(started)
+        result = this.finish()
     except Diverged as error:
         reporter.say(f"{config.run_name} diverged: {error}")
-        result = {**this.record("diverged", started), "products": {}, "diverged_at": error.epoch}
+        result = {**this.record("diverged"), "products": {}, "diverged_at": error.epoch}
     write_json(folder / RESULT, result)
     return result

@@ -15,6 +15,7 @@ from acdc.errors import ConfigError
 from acdc.masks import count_nonzeros, global_magnitude_masks, layer_magnitude_masks
 from acdc.method import (
     Context,
+    Densities,
     Deviation,
     MethodSettings,
     Product,
@@ -96,8 +97,19 @@ class GMP(SparseMethod):
         count = min(self.settings.updates, last - first)
         self.update_at = {first + round(i * (last - first) / count) for i in range(count + 1)}
         self.stored = StoredWeights()
+        self.used: list[dict[str, float]] = []
+        self.current: dict[str, float] = {}
+        self.changed = True
+
+    def epoch_start(self, step: Step) -> None:
+        # Masks change within an epoch: its cost is that of the mean density of its steps.
+        self.used = []
 
     def before_step(self, step: Step) -> bool:
+        if not self.used or self.changed:
+            self.current = super().densities().forward
+            self.changed = False
+        self.used.append(self.current)
         mask_gradients(self.weights, self.masks)
         self.stored.restore(self.weights)
         return True
@@ -117,9 +129,20 @@ class GMP(SparseMethod):
             self.masks = global_magnitude_masks(self.weights, sparsity)
         else:
             self.masks = layer_magnitude_masks(self.weights, dict.fromkeys(self.weights, sparsity))
+        self.changed = True
         self.events.add(
             "prune", iteration=steps_taken, sparsity=sparsity, nonzeros=count_nonzeros(self.masks)
         )
+
+    def densities(self) -> Densities:
+        """Return the mean densities of the epoch's steps; gradients are as sparse."""
+        if not self.used:
+            return super().densities()
+        mean = {
+            name: sum(density[name] for density in self.used) / len(self.used)
+            for name in self.weights
+        }
+        return Densities(forward=mean, gradient=mean)
 
     def product(self, step: Step) -> Product | None:
         return "sparse" if step.iteration + 1 >= self.ramp[1] else None

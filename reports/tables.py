@@ -42,7 +42,9 @@ def scale_note(scale: Scale) -> str:
 
 def paper_note(table: Table) -> str:
     """Return what the paper's columns hold and what their marks mean."""
-    note = f"Paper: the values of the paper's Table {table.experiment.paper_table}"
+    others = {r.row.paper.table for r in table.rows if r.row.paper and r.row.paper.table}
+    numbers = " and ".join(sorted({str(table.experiment.paper_table), *others}))
+    note = f"Paper: the values of the paper's Table {numbers}"
     note += f", {table.paper_setting}"
     if not table.scale.is_paper:
         note += "; another network and data set, so not comparable with the columns beside them"
@@ -52,7 +54,10 @@ def paper_note(table: Table) -> str:
         for cells in table.rows
         for value in (cells.paper_value(metric) for metric in _PAPER_METRICS)
     ):
-        note += " † counted, or from the compared method's own publication."
+        note += (
+            " † counted, inferred from the paper's text, or from the compared method's own"
+            " publication."
+        )
     return note
 
 

@@ -64,7 +64,9 @@ def one_provenance(runs: list[Path]) -> dict[str, Any]:
         except OSError:
             raise NotReproducible(f"run {run.name} is missing; make the study first") from None
     first = {key: found[0][key] for key in ("git", "python", "packages", "hardware")}
-    for run, about in zip(runs, found, strict=True):
+    attempts = [(run, part) for run, about in zip(runs, found, strict=True)
+                for part in (about, *about.get("resumed", []))]  # fmt: skip
+    for run, about in attempts:
         if not about["git"]["clean"]:
             raise NotReproducible(
                 f"run {run.name} was made with edited files; commit them and make the study anew"

@@ -144,35 +144,34 @@ def cleared_of_killed_suites(results: Path) -> None:
     owner = _owner(results)
     if not owner:
         return
-    try:
-        left_over = psutil.Process(owner["snakemake"])
-        if abs(left_over.create_time() - owner["started"]) < 1:
-            end_tree(left_over)
-    except (psutil.NoSuchProcess, KeyError):
-        pass
+    end_session(owner["snakemake"], owner["started"])
     for path in (Path(".snakemake") / "locks").glob("*.lock"):
-        # Only this suite's own locks: they list files below its results folder.
+        # Only this suite's own locks: they list files below its results folder, and others.
         try:
             files = path.read_text().splitlines()
         except OSError:
             continue
-        if all(file.startswith(f"{results}/") for file in files):
+        if any(file.startswith(f"{results}/") for file in files):
             path.unlink(missing_ok=True)
     (results / ".owner.json").unlink(missing_ok=True)
 
 
-def end_tree(process: psutil.Process) -> None:
-    """Kill a process and everything that it started."""
-    try:
-        family = [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
+def end_session(leader: int, started: float) -> None:
+    """Kill what is alive of the session that a Snakemake led, also when it is dead itself.
+
+    Args:
+        leader: the process id of that Snakemake, and so the id of its session.
+        started: when it started; whatever is older has got the id by chance.
+    """
+    members = []
+    for process in psutil.process_iter():
         try:
-            member.kill()
-        except psutil.NoSuchProcess:
+            if os.getsid(process.pid) == leader and process.create_time() > started - 2:
+                process.kill()
+                members.append(process)
+        except (psutil.Error, OSError):
             continue
-    psutil.wait_procs(family, timeout=5)
+    psutil.wait_procs(members, timeout=5)
 
 
 @dataclass
@@ -222,14 +221,10 @@ def _watched(
             start_new_session=True,
             env=environment,
         )
-    process = psutil.Process(snakemake.pid)
+    started_at = psutil.Process(snakemake.pid).create_time()
     write_json(
         results / ".owner.json",
-        {
-            "suite": os.getpid(),
-            "snakemake": snakemake.pid,
-            "started": process.create_time(),
-        },
+        {"suite": os.getpid(), "snakemake": snakemake.pid, "started": started_at},
     )
     parent = os.getppid()
     # SIGINT too: a shell that starts a command in the background has it ignored.
@@ -244,7 +239,6 @@ def _watched(
                 raise KeyboardInterrupt  # make was killed: stop as it did
     except KeyboardInterrupt:
         display.close()
-        end_tree(process)
         cleared_of_killed_suites(results)
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)

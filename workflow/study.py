@@ -93,12 +93,10 @@ class Scale(Frozen):
     """By the paper's task."""
     sparsities: dict[str, tuple[float, ...]] = {}
     """By experiment, instead of its own."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Instead of the experiments' own."""
     experiments: tuple[str, ...] | None = None
     """Which experiments are part of it; all by default."""
-    theory: dict[str, Any] = {}
-    """Settings of the theory's experiments that differ from their defaults."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,7 @@ class Study:
     def plan(self) -> dict[str, Any]:
         """Return all that the reports need to know, as plain data."""
         return {
-            "scale": self.scale.model_dump(
-                mode="json", include={"name", "title", "description", "theory"}
-            ),
+            "scale": self.scale.model_dump(mode="json", include={"name", "title", "description"}),
             "experiments": list(self.experiments),
             "runs": {name: run.model_dump(mode="json") for name, run in self.runs.items()},
         }
@@ -159,7 +155,7 @@ def read(path: Path, schema: type[Frozen]) -> Any:
         return schema.model_validate(data)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, schema)}") from None
@@ -190,11 +186,16 @@ def load(scale_name: str) -> Study:
     scale: Scale = read(find_scale(scale_name), Scale)
     files = {path.stem: path for path in sorted((FOLDER / "experiments").glob("*.yaml"))}
     chosen = scale.experiments if scale.experiments is not None else tuple(files)
+    for key, names in (("experiments", chosen), ("sparsities", tuple(scale.sparsities))):
+        for name in names:
+            if name not in files:
+                raise ConfigError(f"{key}: {name!r} is unknown; {', '.join(files)} are accepted")
+    for key, values in (("experiments", chosen), ("seeds", scale.seeds or ())):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{key}: {list(values)} names one twice; each once is accepted")
     runs: dict[str, RunConfig] = {}
     resolved = []
     for name in chosen:
-        if name not in files:
-            raise ConfigError(f"experiments: {name!r} is unknown; {', '.join(files)} are accepted")
         resolved.append(_resolve(read(files[name], Experiment), scale, files[name], runs))
     return Study(scale, tuple(resolved), runs)
 

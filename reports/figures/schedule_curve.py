@@ -28,6 +28,9 @@ def draw(experiment: Experiment, epochs: pd.DataFrame) -> Figure:
     """
     style()
     look = looks((row.method, row.label) for row in experiment.rows)
+    # A run that diverged has no record of its last epoch; what it did before is not averaged.
+    ended = epochs.groupby("run")["epoch"].transform("max") + 1
+    epochs = epochs[ended == (experiment.task.epochs if experiment.task else ended)]
     curves = [(row, _by_epoch(row, epochs)) for row in experiment.rows]
     curves = [(row, curve) for row, curve in curves if len(curve)]
     if not curves:

@@ -25,8 +25,8 @@ class PaperValue:
 
     @property
     def is_marked(self) -> bool:
-        """Whether the number is not the paper's own but counted or from another publication."""
-        return self.value is not None and self.confidence in ("secondary", "derived")
+        """Whether the number is counted, inferred from the text or from another publication."""
+        return self.value is not None and self.confidence in ("secondary", "derived", "from-text")
 
 
 UNKNOWN = PaperValue(None, None, "unknown", "not known")

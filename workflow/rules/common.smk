@@ -1,5 +1,6 @@
 # The study that the configuration names, and the files that it consists of.
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from workflow import study as studies
 
 # Jobs say "python": the one that runs Snakemake, or that of environment.yml with --sdm conda.
 if not workflow.deployment_settings.deployment_method:
-    shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+    shell.prefix(
+        f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
+    )
 
 try:
     STUDY = studies.load(config.get("scale", "smoke"))

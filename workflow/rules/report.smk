@@ -14,7 +14,7 @@ rule plan:
         digest=STUDY.digest,
         scale=config.get("scale", "smoke"),
     shell:
-        "python -m workflow plan {params.scale:q} --out {output} > {log} 2>&1"
+        "python -m workflow plan {params.scale:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule aggregate:
@@ -35,7 +35,7 @@ rule aggregate:
     params:
         folder=study_folder,
     shell:
-        "python -m reports aggregate --results {params.folder} > {log} 2>&1"
+        "python -m reports aggregate --results {params.folder:q} > {log:q} 2>&1"
 
 
 rule table:
@@ -43,7 +43,15 @@ rule table:
     input:
         f"{FOLDER}/tables/runs.parquet",
         sources(
-            *("statistics.py", "cells.py", "tables.py", "latex.py", "text.py"),
+            *(
+                "statistics.py",
+                "cells.py",
+                "outputs.py",
+                "plan.py",
+                "tables.py",
+                "latex.py",
+                "text.py",
+            ),
             *("templates/*.tex.j2", "paper/*.csv", "paper/*.py"),
         ),
     output:
@@ -56,7 +64,7 @@ rule table:
     params:
         folder=study_folder,
     shell:
-        "python -m reports table {wildcards.table} --results {params.folder} > {log} 2>&1"
+        "python -m reports table {wildcards.table} --results {params.folder:q} > {log:q} 2>&1"
 
 
 rule figure:
@@ -65,7 +73,17 @@ rule figure:
         f"{FOLDER}/tables/runs.parquet",
         f"{FOLDER}/tables/epochs.parquet",
         rules.iht.output,
-        sources("statistics.py", "cells.py", "text.py", "theory.py", "figures/*.py"),
+        sources(
+            *(
+                "statistics.py",
+                "cells.py",
+                "outputs.py",
+                "plan.py",
+                "text.py",
+                "theory.py",
+            ),
+            *("figures/*.py", "paper/*.csv", "paper/*.py"),
+        ),
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
@@ -76,7 +94,7 @@ rule figure:
     params:
         folder=study_folder,
     shell:
-        "python -m reports figure {wildcards.figure} --results {params.folder} > {log} 2>&1"
+        "python -m reports figure {wildcards.figure} --results {params.folder:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -96,7 +114,7 @@ rule report:
     params:
         folder=study_folder,
     shell:
-        "python -m reports report --results {params.folder} > {log} 2>&1"
+        "python -m reports report --results {params.folder:q} > {log:q} 2>&1"
 
 
 rule track:
@@ -114,4 +132,4 @@ rule track:
         folder=study_folder,
         scale=STUDY.scale.name,
     shell:
-        "python -m acdc track {params.folder}/runs --scale {params.scale} > {output} 2> {log}"
+        "python -m acdc track {params.folder:q}/runs --scale {params.scale} > {output:q} 2> {log:q}"

@@ -16,4 +16,4 @@ rule iht:
         runtime=30,
     shell:
         "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
-        " python -m acdc theory iht --out $(dirname {output.curves}) > {log} 2>&1"
+        " python -m acdc theory iht --out $(dirname {output.curves:q}) > {log:q} 2>&1"

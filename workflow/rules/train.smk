@@ -12,7 +12,7 @@ rule data:
     conda:
         "../../environment.yml"
     shell:
-        "python -m acdc data {wildcards.dataset} --manifest {output} > {log} 2>&1"
+        "python -m acdc data {wildcards.dataset} --manifest {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -36,5 +36,5 @@ rule train:
         folder=study_folder,
         configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     shell:
-        "python -m acdc train --json {params.configuration:q} --runs {params.folder}/runs"
-        " --threads {threads} > {log} 2>&1"
+        "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
+        " --threads {threads} > {log:q} 2>&1"
