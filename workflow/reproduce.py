@@ -288,15 +288,14 @@ class Lines:
 
     def __init__(self) -> None:
         self.last = -_LINE_EVERY_S
-        self.text = ""
 
     def show(
         self, done: float, finished: int, runs: int, at_work: int, left: float | None, stage: str
     ) -> None:
-        text = f"{finished} of {runs} runs done, {at_work} at work, {stage}"
         if time.monotonic() - self.last < _LINE_EVERY_S:
             return
         self.last = time.monotonic()
+        text = f"{finished} of {runs} runs done, {at_work} at work, {stage}"
         remaining = f", about {clock(left)} left" if left is not None else ""
         click.echo(f"{100 * done:3.0f} %  {text}{remaining}", err=True)
 
