@@ -9,33 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from acdc.errors import ConfigError
-from acdc.masks import (
-    Masks,
-    count_nonzeros,
-    global_magnitude_masks,
-    layer_magnitude_masks,
-    mask_change,
-    released_acdc_masks,
-)
+from acdc.flops import LayerCost, forward_flops
+from acdc.masks import Masks, count_nonzeros, mask_change
 from acdc.method import (
     Context,
-    Densities,
     Deviation,
-    MethodSettings,
     Product,
+    ScopedSettings,
     SparseMethod,
     apply_masks,
+    reset_momentum,
 )
+from acdc.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
 from acdc.schedules import PUBLISHED_SCHEDULES, Phase, PhaseKind, Step, check_phases, rescale
+from acdc.selection import (
+    global_magnitude_masks,
+    layer_magnitude_masks,
+    released_global_masks,
+    released_layer_masks,
+)
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
 
 
-class Settings(MethodSettings):
+class Settings(ScopedSettings):
     """When AC/DC prunes and restores, what it ranks, and what happens to the momentum."""
 
     schedule: str | None = "imagenet-100"
@@ -44,8 +45,10 @@ class Settings(MethodSettings):
     """Explicit phases, each (dense or sparse, first epoch, epoch after the last)."""
     distribution: Literal["global", "uniform"] = "global"
     """Rank the weights of all layers together, or give every layer the same sparsity."""
-    dense_layers: tuple[str, ...] = Field(default=())
-    """Prunable layers that stay dense; the sparsity then counts over the others."""
+    pattern: str | None = None
+    """N:M, such as 2:4: at most N weights of every M neighbours, instead of a distribution."""
+    grouping: Grouping = "input"
+    """N:M groups along the input channels only, or running on as in the released code (flat)."""
     reset_momentum: bool = True
     """Set all momentum buffers to zero when a dense phase begins after a sparse one."""
     selection: Literal["exact", "released"] = "exact"
@@ -64,16 +67,24 @@ class Settings(MethodSettings):
                 "settings.phases: give either a schedule or phases (with schedule: null), not "
                 + ("both" if self.phases else "neither")
             )
-        if self.selection == "released" and self.distribution != "global":
-            raise ConfigError(
-                "settings.selection: 'released' is accepted only with distribution 'global'"
-            )
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+            if self.distribution != "global" or self.selection != "exact":
+                raise ConfigError(
+                    f"settings.pattern: {self.pattern} says by itself what is kept; it is accepted "
+                    "without settings.distribution and settings.selection"
+                )
+        elif self.grouping != "input":
+            raise ConfigError("settings.grouping: flat is accepted only with a settings.pattern")
         return self
 
     def variant(self) -> str:
         parts = [] if self.schedule in (None, "imagenet-100") else [str(self.schedule)]
         if self.distribution == "uniform":
             parts.append("uniform")
+        if self.pattern is not None:
+            parts.append(self.pattern.replace(":", "of"))
+        parts += self.dense_layers
         return "-".join(parts)
 
     def resolve(self, epochs: int) -> tuple[Phase, ...]:
@@ -115,27 +126,24 @@ class ACDC(SparseMethod):
         ),
     )
     Settings = Settings
+    resumable = frozenset({"dense"})
+    flops_formula = "3 f at each epoch's end, in both phases (policies/manager.py)"
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
+        super().check(config)
         settings = config.settings
         assert isinstance(settings, Settings)
         settings.resolve(config.epochs)
+        if settings.pattern is not None:
+            exempt = settings.exempt(config.layers)
+            check_pattern(
+                config.layers, exempt, settings.pattern, settings.grouping, config.sparsity
+            )
 
     def setup(self, context: Context) -> None:
         super().setup(context)
         self.phases = self.settings.resolve(context.config.epochs)
-        unknown = set(self.settings.dense_layers) - set(context.weights)
-        if unknown:
-            raise ConfigError(
-                f"settings.dense_layers: {', '.join(sorted(unknown))} are not prunable layers of "
-                f"this model; {', '.join(context.weights)} are accepted"
-            )
-        self.ranked = {
-            name: weight
-            for name, weight in context.weights.items()
-            if name not in self.settings.dense_layers
-        }
         self.previous: Masks = {}
 
     def epoch_start(self, step: Step) -> None:
@@ -154,34 +162,26 @@ class ACDC(SparseMethod):
         self.previous = self.masks
 
     def _select(self) -> Masks:
+        if self.settings.pattern is not None:
+            return pattern_masks(self.ranked, *parse_pattern(self.settings.pattern))
+        released = self.settings.selection == "released"
         if self.settings.distribution == "uniform":
-            return layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, self.sparsity))
-        if self.settings.selection == "released":
-            return released_acdc_masks(self.ranked, self.sparsity)
-        return global_magnitude_masks(self.ranked, self.sparsity)
+            select = released_layer_masks if released else layer_magnitude_masks
+            return select(self.ranked, dict.fromkeys(self.ranked, self.sparsity))
+        return (released_global_masks if released else global_magnitude_masks)(
+            self.ranked, self.sparsity
+        )
 
     def _decompress(self) -> None:
         # The pruned weights are zero already; lifting the masks lets them learn from there.
         self.masks = {}
         if self.settings.reset_momentum:
-            optimizer = self.context.optimizer
-            for state in optimizer.state.values():
-                if state.get("momentum_buffer") is not None:
-                    state["momentum_buffer"].zero_()
+            reset_momentum(self.context.optimizer)
         self.events.add("restore", momentum_reset=self.settings.reset_momentum)
 
-    def densities(self) -> Densities:
-        """Return actual non-zeros forward; in a dense phase every weight receives a gradient.
-
-        Paper, Appendix C.2: a dense phase does not begin dense, since weights restored at zero or
-        belonging to dead filters stay there.
-        """
-        nonzeros = count_nonzeros({name: w.detach() for name, w in self.weights.items()})
-        forward = {name: nonzeros[name] / w.numel() for name, w in self.weights.items()}
-        if not self.masks:
-            return Densities(forward, dict.fromkeys(forward, 1.0))
-        gradient = {name: forward[name] if name in self.masks else 1.0 for name in forward}
-        return Densities(forward, gradient)
+    def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
+        """Return what the released code logs: three forward passes, dense phases included."""
+        return 3 * forward_flops(costs, self.densities().forward)
 
     def product(self, step: Step) -> Product | None:
         return "sparse" if self.masks else "dense"

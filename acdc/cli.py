@@ -37,7 +37,11 @@ class Lazy(click.Group):
         return super().get_command(context, name)
 
 
-@click.group(cls=Lazy, lazy={"track": "acdc.tracking:track_command"}, context_settings=CONTEXT)
+# Commands by what implements them; conformance stands beside acdc and baselines, and uses both.
+LAZY = {"conformance": "conformance.cli:conformance", "track": "acdc.tracking:track_command"}
+
+
+@click.group(cls=Lazy, lazy=LAZY, context_settings=CONTEXT)
 def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
@@ -204,17 +208,24 @@ def pick_device(name: str | None) -> str:
 def summary(result: dict[str, Any], runs: Path) -> list[str]:
     """Return what a person wants to know of a finished run, a few lines."""
     lines = [f"{runs / result['run']}: {result['status']}"]
+    flops = result["flops"]
+    training, published = (
+        flops[key] / flops["dense_training"] for key in ("training", "training_published")
+    )
     for name, product in result["products"].items():
         last = product["last"]
         certificate = last["certificate"]
+        exempt = ", ".join(certificate["exempt"])
+        scope = f" ({100 * certificate['pruned']:.2f} % without {exempt})" if exempt else ""
         lines.append(
-            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %"
+            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %{scope}"
             f"  test accuracy {100 * last['test_accuracy']:.2f} %"
             f"  (validation {100 * last['val_accuracy']:.2f} %)"
-            f"  inference {last['inference_flops'] / result['flops']['dense_inference']:.3f}"
-            f"  training {result['flops']['training'] / result['flops']['dense_training']:.3f}"
+            f"  inference {last['inference_flops'] / flops['dense_inference']:.3f}"
+            f"  training {training:.3f} (as published {published:.3f})"
             "  of dense FLOPs"
         )
+        lines += [f"  {name:6}  not certified: {reason}" for reason in certificate["failures"]]
     return lines
 
 
@@ -277,18 +288,44 @@ class Lines:
 @cli.command()
 @click.argument("names", nargs=-1)
 def methods(names: tuple[str, ...]) -> None:
-    """List the methods with their sources, settings and deviations from the originals."""
+    """List the methods, or print the settings and deviations of those that are named."""
+    from acdc.catalogue import reference, settings
     from acdc.method import get_method, method_names
 
-    for name in names or method_names():
-        method = get_method(name)
-        click.echo(f"{name}  ({method.label})\n  {method.source}")
-        for key, field in method.Settings.model_fields.items():
-            click.echo(f"  settings.{key} = {field.default!r}\n      {field.description}")
-        for deviation in method.deviations:
-            click.echo(f"  differs: {deviation.original}\n      here: {deviation.ours}")
-            click.echo(f"      since {deviation.why}")
-        click.echo()
+    if not names:
+        found = [get_method(name) for name in method_names()]
+        rows = [
+            [m.name, m.label, reference(m), m.flops_formula, len(settings(m)), len(m.deviations)]
+            for m in found
+        ]
+        headings = ["name", "label", "source", "training FLOPs, as published", "settings"]
+        click.echo(table([*headings, "deviations"], rows, [12, 12, 32, 22, 8, 10]))
+        click.echo("\nf: FLOPs of a forward pass. Details: acdc methods NAME...")
+    for method in [get_method(name) for name in names]:
+        click.echo(f"{method.name}  ({method.label})\n  {method.source}")
+        click.echo(f"  Training FLOPs, as published: {method.flops_formula}\n")
+        options = [[f"settings.{s.key}", s.default, s.description] for s in settings(method)]
+        if options:
+            click.echo(table(["setting", "default", "meaning"], options, [28, 14, 58]) + "\n")
+        deviations = [[d.original, d.ours, d.why] for d in method.deviations]
+        if deviations:
+            click.echo(table(["original", "here", "why"], deviations, [33, 33, 34]) + "\n")
+
+
+def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
+    """Return rows as a table for a terminal, each column wrapped to its width."""
+    from tabulate import tabulate
+
+    text: str = tabulate(
+        rows,
+        headings,
+        tablefmt="grid",
+        maxcolwidths=widths,
+        maxheadercolwidths=widths,
+        disable_numparse=True,
+        break_on_hyphens=False,
+    )
+    return text
 
 
 @cli.command()

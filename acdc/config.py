@@ -20,8 +20,9 @@ from pydantic import (
 
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
+from acdc.layers import Layers
 from acdc.method import MethodSettings, SparseMethod, Start, get_method, method_names
-from acdc.models import MODELS
+from acdc.models import MODELS, layers_of
 
 
 class Frozen(BaseModel):
@@ -137,8 +138,18 @@ class RunConfig(Frozen):
                 f"recipe.augmentation: shift_flip would make other images of {self.dataset}, a "
                 "mirrored one is no longer of its class; none and shift are accepted"
             )
+        if not self.layers:
+            raise ConfigError(
+                f"model: {self.model} has no convolution and no linear layer to prune; a model "
+                "with one is accepted"
+            )
         self.method_class.check(self)
         return self
+
+    @property
+    def layers(self) -> Layers:
+        """The prunable layers of the model, known without building its weights."""
+        return layers_of(self.model, self.dataset)
 
     @property
     def method_class(self) -> type[SparseMethod]:

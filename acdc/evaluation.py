@@ -1,16 +1,13 @@
-"""What a trained network is worth: its score on a split, and a certificate of its sparsity."""
+"""What a trained network is worth: its score on a split, and how much of it is dead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from acdc.data.images import Images, ImageSet
-from acdc.flops import LayerCost
 
 _BATCH = 1000
 
@@ -35,27 +32,6 @@ def evaluate(model: nn.Module, data: ImageSet, images: Images) -> Score:
         loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
         correct += (outputs.argmax(dim=1) == labels).sum()
     return Score(int(correct) / len(images), float(loss) / len(images))
-
-
-def certificate(
-    requested: float, costs: tuple[LayerCost, ...], nonzeros: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return requested and achieved sparsity, counted in the weights as they were evaluated.
-
-    Args:
-        requested: sparsity that the run was asked for.
-        costs: the prunable layers.
-        nonzeros: weights of each that are not exactly zero.
-    """
-    total = sum(cost.weights for cost in costs)
-    return {
-        "requested": requested,
-        "achieved": 1 - sum(nonzeros.values()) / total,
-        "layers": [
-            {"name": cost.name, "weights": cost.weights, "nonzeros": nonzeros[cost.name]}
-            for cost in costs
-        ],
-    }
 
 
 def dead_filters(weights: dict[str, nn.Parameter]) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from acdc.layers import prunable_layers
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -22,15 +24,6 @@ class LayerCost:
     weights: int
     flops: int
     """Two per multiply-add of a dense forward pass over one image."""
-
-
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights that count for sparsity: of convolutions and linear layers, no biases."""
-    return {
-        f"{name}.weight" if name else "weight": module.get_parameter("weight")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
 
 
 def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCost, ...]:
@@ -71,10 +64,10 @@ def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCo
     return tuple(
         LayerCost(
             name=weight_name,
-            weights=weight.numel(),
-            flops=2 * weight.numel() * uses.get(weight_name.removesuffix(".weight"), 0),
+            weights=layer.size,
+            flops=2 * layer.size * uses.get(weight_name.removesuffix("weight").rstrip("."), 0),
         )
-        for weight_name, weight in prunable_weights(model).items()
+        for weight_name, layer in prunable_layers(model).items()
     )
 
 

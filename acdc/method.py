@@ -11,17 +11,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from acdc import seeds
 from acdc.errors import ConfigError
-from acdc.masks import Masks
+from acdc.flops import LayerCost, step_flops
+from acdc.layers import Layers, dense_layers
+from acdc.masks import Masks, count_nonzeros
 from acdc.schedules import Step
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
 Product = Literal["sparse", "dense"]
 
-# AC/DC is the library's own; every other method is a module of this package, so that a new file
-# there is a new method, with nothing to register.
+# AC/DC and its dense fine-tuning are the library's own; every other method is a module of the
+# package, so that a new file there is a new method, with nothing to register.
+OWN = ("acdc", "acdc_dense")
 BASELINES = "baselines"
 
 
@@ -45,16 +48,55 @@ class MethodSettings(BaseModel):
         """Return a short name for these settings in run names and tables, empty for the default."""
         return ""
 
+    def exempt(self, layers: Layers) -> tuple[str, ...]:
+        """Return the layers that the sparsity does not count over, none by default.
+
+        Raises:
+            ConfigError: the settings name layers that there are not, or leave none to prune.
+        """
+        return ()
+
+
+class ScopedSettings(MethodSettings):
+    """The settings of a method that can be told to leave layers alone."""
+
+    dense_layers: tuple[str, ...] = ()
+    """Layers that stay dense: names of weights, or first, last, depthwise; the sparsity counts over
+    the others."""
+
+    def exempt(self, layers: Layers) -> tuple[str, ...]:
+        return dense_layers(layers, self.dense_layers)
+
+
+class GradientSource(Protocol):
+    """Gives gradients of the loss at the current weights, outside of training's own steps."""
+
+    def __call__(
+        self, batches: int, size: int, *position: int, training: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the prunable weights' gradients of the mean loss of one mini-batch after another.
+
+        Args:
+            batches: how many mini-batches, drawn one after the other from shuffled training images,
+                which start over when they are used up.
+            size: images a mini-batch, not augmented.
+            position: of the shuffling, so that no two uses draw the same.
+            training: normalise with the statistics of the batch, without keeping them.
+        """
+
 
 @dataclass(frozen=True)
 class Context:
     """What a method is given: the weights it may prune, the optimizer, and the plan of the run."""
 
-    weights: dict[str, torch.nn.Parameter]
-    """The prunable weights (conv and linear, never biases or normalisation), in forward order."""
+    weights: dict[str, nn.Parameter]
+    """The prunable weights (conv and linear, never biases or normalisation), in module order."""
+    layers: Layers
+    """Their shapes and kinds."""
     optimizer: torch.optim.Optimizer
     config: RunConfig
     batches_per_epoch: int
+    gradients: GradientSource
 
     @property
     def iterations(self) -> int:
@@ -71,7 +113,7 @@ class Densities:
     """Per layer, the fraction of weights in the forward pass and of weights that get a gradient.
 
     The error is back-propagated through the forward weights, so a step costs
-    2 f(forward) + f(gradient) FLOPs (paper, Appendix C.2; RigL, Appendix H).
+    2 f(forward) + f(gradient) FLOPs (paper, Appendix C.2).
     """
 
     forward: dict[str, float]
@@ -80,12 +122,13 @@ class Densities:
 
 @dataclass(frozen=True)
 class Start:
-    """A run that another run starts from: its description, which of its products, at what epoch."""
+    """A run that another run starts from, and what it takes up."""
 
     config: RunConfig
     product: Product
     which: Literal["best", "last"]
-    epoch: int
+    epoch: int | None
+    """The first epoch of the new run; None: the one after the product's, with its optimizer."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +171,10 @@ class SparseMethod:
     deviations: ClassVar[tuple[Deviation, ...]] = ()
     primary: ClassVar[Product] = "sparse"
     """The product that tables show by default."""
+    resumable: ClassVar[frozenset[Product]] = frozenset()
+    """Products whose optimizer is kept with the best weights, for runs that go on from there."""
+    flops_formula: ClassVar[str] = "2 f + f_grad"
+    """The training FLOPs of a step by the method's own publication, as ``published_flops``."""
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
     def __init__(self, settings: MethodSettings, sparsity: float) -> None:
@@ -136,10 +183,20 @@ class SparseMethod:
         self.masks: Masks = {}
         """The weights in the forward pass; empty while all are."""
         self.events = Events()
+        self.exempt: tuple[str, ...] = ()
+        """Layers that the sparsity does not count over."""
+        self.ranked: dict[str, nn.Parameter] = {}
+        """The other weights, those that are pruned."""
+
+    @property
+    def sparsity_tolerance(self) -> float:
+        """By how much the sparsity may miss the requested one, beside rounding in each layer."""
+        return 0.0
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
         """Refuse, with a ConfigError, a configuration that this method cannot carry out."""
+        config.settings.exempt(config.layers)
 
     @classmethod
     def starts_from(cls, config: RunConfig) -> Start | None:
@@ -150,6 +207,8 @@ class SparseMethod:
         """Take hold of the weights and make the first masks."""
         self.context = context
         self.weights = context.weights
+        self.exempt = self.settings.exempt(context.layers)
+        self.ranked = {n: w for n, w in context.weights.items() if n not in self.exempt}
 
     def epoch_start(self, step: Step) -> None:
         """Act before the first batch of an epoch."""
@@ -163,13 +222,42 @@ class SparseMethod:
         """Act after the optimizer's step, or after the batch whose step was replaced."""
         apply_masks(self.weights, self.masks)
 
+    def gradient_masks(self) -> Masks:
+        """Return the weights that receive a gradient, by layer; a layer not named: all of it."""
+        return self.masks
+
     def densities(self) -> Densities:
-        """Return the densities of the current masks; by default gradients are as sparse."""
-        density = {
-            name: float(self.masks[name].float().mean()) if name in self.masks else 1.0
-            for name in self.weights
+        """Return the densities at the end of an epoch, by which the paper counts its FLOPs.
+
+        Forward: the weights that are not zero, whatever the reason (restored at zero, or of dead
+        filters). A gradient confined to the forward weights is as sparse (Appendix C.2).
+        """
+        nonzeros = count_nonzeros({name: w.detach() for name, w in self.weights.items()})
+        forward = {name: nonzeros[name] / w.numel() for name, w in self.weights.items()}
+        gradient = dict.fromkeys(forward, 1.0)
+        for name, mask in self.gradient_masks().items():
+            same = mask is self.masks.get(name)
+            gradient[name] = forward[name] if same else float(mask.float().mean())
+        return Densities(forward, gradient)
+
+    def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
+        """Return the mean training FLOPs of the epoch's steps for one image, by ``flops_formula``.
+
+        Called at the end of each epoch. By default the paper's accounting.
+        """
+        densities = self.densities()
+        return step_flops(costs, densities.forward, densities.gradient)
+
+    def learning_rate(self, step: Step, rate: float) -> float:
+        """Return the learning rate of an epoch, given the recipe's."""
+        return rate
+
+    def kept(self) -> dict[str, int]:
+        """Return how many weights of each layer the masks keep, which need not all be non-zero."""
+        return {
+            name: int(self.masks[name].sum()) if name in self.masks else weight.numel()
+            for name, weight in self.weights.items()
         }
-        return Densities(forward=density, gradient=density)
 
     def product(self, step: Step) -> Product | None:
         """Return which product the current weights are a candidate for, or none (on the way)."""
@@ -198,7 +286,7 @@ class StoredWeights:
     def __init__(self) -> None:
         self.parked: dict[str, Tensor] = {}
 
-    def park(self, weights: Mapping[str, torch.nn.Parameter], masks: Masks) -> None:
+    def park(self, weights: Mapping[str, nn.Parameter], masks: Masks) -> None:
         """Take the values outside the masks out of the parameters."""
         if not masks:
             return
@@ -209,7 +297,7 @@ class StoredWeights:
             torch._foreach_sub_(stored, effective)
         self.parked = dict(zip(masks, stored, strict=True))
 
-    def restore(self, weights: Mapping[str, torch.nn.Parameter]) -> None:
+    def restore(self, weights: Mapping[str, nn.Parameter]) -> None:
         """Put the parked values back into the parameters."""
         if self.parked:
             with torch.no_grad():
@@ -224,7 +312,7 @@ def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
         multiply_by_masks([weights[name] for name in masks], masks)
 
 
-def mask_gradients(weights: Mapping[str, torch.nn.Parameter], masks: Masks) -> None:
+def mask_gradients(weights: Mapping[str, nn.Parameter], masks: Masks) -> None:
     """Set the gradients outside the masks to zero, in place, in one call over all layers."""
     gradients = [weights[name].grad for name in masks]
     multiply_by_masks([gradient for gradient in gradients if gradient is not None], masks)
@@ -237,7 +325,7 @@ def multiply_by_masks(tensors: list[Tensor], masks: Masks) -> None:
 
 
 def momentum_buffers(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """Return the optimizer's momentum buffer of each parameter that already has one."""
     return {
@@ -247,11 +335,18 @@ def momentum_buffers(
     }
 
 
+def reset_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Set every momentum buffer to zero, also those of parameters that have no gradient now."""
+    for state in optimizer.state.values():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"].zero_()
+
+
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods that can be found, in alphabetical order."""
     package = importlib.util.find_spec(BASELINES)
     folders = package.submodule_search_locations if package else None
-    return tuple(sorted({"acdc", *(module.name for module in pkgutil.iter_modules(folders or []))}))
+    return tuple(sorted({*OWN, *(module.name for module in pkgutil.iter_modules(folders or []))}))
 
 
 def get_method(name: str) -> type[SparseMethod]:
@@ -262,7 +357,7 @@ def get_method(name: str) -> type[SparseMethod]:
     """
     if name not in method_names():
         raise ConfigError(f"method: {name!r} is unknown; {', '.join(method_names())} are accepted")
-    module = importlib.import_module("acdc.acdc" if name == "acdc" else f"{BASELINES}.{name}")
+    module = importlib.import_module(f"acdc.{name}" if name in OWN else f"{BASELINES}.{name}")
     for value in vars(module).values():
         if (
             isinstance(value, type)

@@ -9,7 +9,7 @@ from torch import nn
 
 from acdc import schedules
 from acdc.config import Recipe
-from acdc.flops import prunable_weights
+from acdc.layers import prunable_weights
 
 
 class EagerSGD(torch.optim.SGD):

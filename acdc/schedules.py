@@ -1,4 +1,4 @@
-"""When things happen: steps, phases, sparsity ramps, drop fractions and learning rates.
+"""When things happen: steps, phases, drop fractions and learning rates.
 
 Everything here is a pure function of the position in training. Epochs and iterations count from 0
 and every interval is half-open.
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from acdc.errors import ConfigError
 
@@ -56,6 +58,8 @@ class AlternatingSchedule:
     dense: int
     last_dense: int
     last_sparse: int
+    source: str = ""
+    """Where its phases stand, and whether they are derived."""
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases in order, covering every epoch exactly once."""
@@ -81,27 +85,41 @@ class AlternatingSchedule:
         )
 
 
-# The schedules of the released configurations (IST-DASLab/ACDC, configs/neurips).
+_CONFIGURATIONS = "released configurations (IST-DASLab/ACDC, configs/neurips)"
 PUBLISHED_SCHEDULES: dict[str, AlternatingSchedule] = {
-    "imagenet-100": AlternatingSchedule(100, 10, 5, 5, 10, 15),
-    "imagenet-150": AlternatingSchedule(150, 10, 5, 5, 10, 15),
-    "imagenet-200": AlternatingSchedule(200, 10, 5, 5, 10, 15),
-    "cifar-20": AlternatingSchedule(200, 10, 20, 20, 20, 30),
+    "imagenet-100": AlternatingSchedule(100, 10, 5, 5, 10, 15, _CONFIGURATIONS),
+    "imagenet-150": AlternatingSchedule(150, 10, 5, 5, 10, 15, _CONFIGURATIONS),
+    "imagenet-200": AlternatingSchedule(200, 10, 5, 5, 10, 15, _CONFIGURATIONS),
+    "imagenet-100-figure1": AlternatingSchedule(
+        100,
+        10,
+        5,
+        5,
+        5,
+        10,
+        "paper, Figure 1 and Appendix C.3; a comment in ISTA-DASLab-Optimizers",
+    ),
+    # Dense phases of two epochs; how many there are follows from the FLOPs that the paper prints.
+    "imagenet-100-short": AlternatingSchedule(100, 10, 5, 2, 2, 13, "paper, Section 4; derived"),
+    "imagenet-200-short": AlternatingSchedule(200, 10, 5, 2, 2, 15, "paper, Section 4; derived"),
+    "cifar-20": AlternatingSchedule(200, 10, 20, 20, 20, 30, _CONFIGURATIONS),
     # The paper calls it AC/DC-14; its released configuration has dense phases of 13 epochs.
-    "cifar-14": AlternatingSchedule(225, 10, 20, 13, 13, 50),
+    "cifar-14": AlternatingSchedule(225, 10, 20, 13, 13, 50, _CONFIGURATIONS),
+    "cifar-7": AlternatingSchedule(240, 10, 20, 7, 7, 41, "paper, Appendix B.1; derived"),
+    "wikitext-48": AlternatingSchedule(48, 5, 3, 3, 7, 9, "paper, Section 4"),
 }
 
 
 def rescale(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     """Stretch or shrink phases to ``epochs`` epochs in total, keeping their proportions.
 
-    Boundaries are rounded to whole epochs, halves to the even neighbour.
+    Boundaries are rounded to whole epochs, halves up: so no phase vanishes that is to last one.
 
     Raises:
         ConfigError: a phase would vanish.
     """
     total = phases[-1].end
-    bounds = [round(phase.start * epochs / total) for phase in phases] + [epochs]
+    bounds = [(2 * phase.start * epochs + total) // (2 * total) for phase in phases] + [epochs]
     scaled = tuple(
         Phase(phase.kind, start, end)
         for phase, start, end in zip(phases, bounds, bounds[1:], strict=False)
@@ -152,23 +170,24 @@ def check_phases(phases: Sequence[Phase], epochs: int) -> None:
         )
 
 
-def cubic_sparsity(progress: float, initial: float, final: float) -> float:
-    """Return the sparsity of gradual magnitude pruning at ``progress`` in [0, 1].
+def cosine_drop_fraction(step: int, initial: float, decay_steps: int) -> float:
+    """Return RigL's drop fraction, annealed by a half cosine from ``initial`` to 0.
 
-    Zhu and Gupta 2017, equation 1: steep at first, flat towards the end. Progress outside the
-    interval is clipped, so that the value at 1 is ``final`` exactly.
+    In single precision, operation by operation as the original's, since a layer's number of dropped
+    weights is truncated from it (Evci et al. 2020, Section 3 (2); rigl/sparse_optimizers_base.py,
+    get_drop_fraction).
+
+    Args:
+        step: optimizer steps since the start of training, also where updates begin later.
+        initial: the fraction at step 0.
+        decay_steps: where it reaches 0.
     """
-    remaining = 1.0 - min(max(progress, 0.0), 1.0)
-    return final + (initial - final) * remaining**3
-
-
-def cosine_drop_fraction(iteration: int, initial: float, end: int) -> float:
-    """Return RigL's drop fraction, annealed by a half cosine from ``initial`` to 0 at ``end``.
-
-    Evci et al. 2020, Section 3 (3); rigl/sparse_optimizers_base.py, get_drop_fraction.
-    """
-    progress = min(iteration, end) / end if end else 1.0
-    return 0.5 * initial * (1.0 + math.cos(math.pi * progress))
+    if decay_steps == 0:
+        return 0.0
+    progress = np.float32(min(step, decay_steps)) / np.float32(decay_steps)
+    # math.cos rounds correctly on every machine, which numpy's float32 cosine does not.
+    cosine = np.float32(math.cos(np.float32(math.pi) * progress))
+    return float(np.float32(initial) * (np.float32(0.5) * (np.float32(1) + cosine)))
 
 
 def warmup_cosine(epoch: int, epochs: int, warmup: int) -> float:

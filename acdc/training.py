@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,19 +15,21 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from acdc import flops, seeds
+from acdc.certificate import certify
 from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.data.images import augment
 from acdc.errors import RunDirectoryError
-from acdc.evaluation import Score, certificate, dead_filters, evaluate
+from acdc.evaluation import Score, dead_filters, evaluate
 from acdc.files import write_atomically, write_json, write_text
 from acdc.journal import Journal
+from acdc.layers import prunable_layers, prunable_weights
 from acdc.masks import count_nonzeros
-from acdc.method import Context, Product
+from acdc.method import Context, Product, Start
 from acdc.models import MODELS
 from acdc.optimizers import build_optimizer, learning_rate
 from acdc.provenance import provenance
@@ -83,42 +87,92 @@ class Run:
         self.model = build_model(self.config).to(self.device)
         self.costs = flops.layer_costs(self.model, (spec.channels, spec.size, spec.size))
         self.dense_flops = flops.dense_flops(self.costs)
-        self.weights = flops.prunable_weights(self.model)
+        self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, self.config.recipe)
         self.batches = len(self.data.training) // self.config.recipe.batch_size
         self.images_per_epoch = self.batches * self.config.recipe.batch_size
         self.progress: dict[str, Any] = {
             "train_flops": 0.0,
-            "train_flops_released": 0.0,
+            "train_flops_published": 0.0,
             "train_s": 0.0,
             "wall_s": 0.0,
             "attempts": 0,
             "best": {},
             "last": {},
+            "mask_changes": [],
         }
         self.first_epoch = 0
         self.method = self.config.method_class(self.config.settings, self.config.sparsity)
         start = self.config.starts_from
         if start is not None:
-            self._take_up(start.config, start.product, start.which)
-            self.first_epoch = start.epoch
-        self.method.setup(Context(self.weights, self.optimizer, self.config, self.batches))
+            self.first_epoch = self._take_up(start)
+        self.method.setup(
+            Context(
+                weights=self.weights,
+                layers=prunable_layers(self.model),
+                optimizer=self.optimizer,
+                config=self.config,
+                batches_per_epoch=self.batches,
+                gradients=self.gradients,
+            )
+        )
 
-    def _take_up(self, parent: RunConfig, product: Product, which: str) -> None:
-        """Start from the weights, and the cost, of another run, which is trained if need be."""
-        folder = self.options.runs / parent.run_name
-        result = run(parent, self.options, self.reporter)
+    def _take_up(self, start: Start) -> int:
+        """Take over the weights, and the cost, of another run, which is trained if need be.
+
+        Returns the epoch to begin with.
+        """
+        folder = self.options.runs / start.config.run_name
+        result = run(start.config, self.options, self.reporter)
         if result["status"] != "finished":
             raise Diverged(result["diverged_at"], math.nan)
-        state = load_file(folder / weights_name(product, which), device=str(self.device))
-        self.model.load_state_dict(state)
+        weights = folder / weights_name(start.product, start.which)
+        self.model.load_state_dict(load_file(weights, device=str(self.device)))
         self.progress["train_flops"] = result["flops"]["training"]
-        self.progress["train_flops_released"] = result["flops"]["training_released"]
+        self.progress["train_flops_published"] = result["flops"]["training_published"]
+        if start.epoch is not None:
+            return start.epoch
+        content = (folder / optimizer_name(start.product)).read_bytes()
+        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state)
+        return int(result["products"][start.product][start.which]["epoch"]) + 1
+
+    def gradients(
+        self, batches: int, size: int, *position: int, training: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield gradients of mini-batches at the current weights; see GradientSource."""
+        images = self.data.training
+        generator = seeds.generator(self.config.seed, "gradient_samples", *position)
+        order = torch.randperm(len(images), generator=generator).to(self.device)
+        names = list(self.weights)
+        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        was_training = self.model.training
+        self.model.train(training)
+        try:
+            for batch in range(batches):
+                chosen = order[torch.arange(batch * size, (batch + 1) * size) % len(images)]
+                loss = self.loss(
+                    self.model(self.data.normalise(images.pixels[chosen])), images.labels[chosen]
+                )
+                found = torch.autograd.grad(loss, list(self.weights.values()))
+                yield dict(zip(names, found, strict=True))
+        finally:
+            self.model.train(was_training)
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(kept[name])
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss that is trained on, the mean over a batch."""
+        return nn.functional.cross_entropy(
+            outputs, labels, label_smoothing=self.config.recipe.label_smoothing
+        )
 
     def write_events(self, epoch: int) -> None:
         """Write to the journal what the method did."""
         for event in self.method.events.drain():
             self.journal.append({"epoch": epoch, **event})
+            if event.get("mask_change"):
+                self.progress["mask_changes"].append({"epoch": epoch, **event["mask_change"]})
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Return all that going on after ``epoch`` epochs needs."""
@@ -170,11 +224,12 @@ class Run:
         """
         started = time.perf_counter()
         config, recipe, data = self.config, self.config.recipe, self.data
-        rate = learning_rate(recipe, epoch, config.epochs)
+        step = Step(epoch, 0, self.batches)
+        rate = self.method.learning_rate(step, learning_rate(recipe, epoch, config.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        self.method.epoch_start(Step(epoch, 0, self.batches))
+        self.method.epoch_start(step)
         self.write_events(epoch)
         order = torch.randperm(
             len(data.training), generator=seeds.generator(config.seed, "data_order", epoch)
@@ -188,9 +243,7 @@ class Run:
             labels = data.training.labels[chosen]
             pixels = augment(data.training.pixels[chosen], recipe.augmentation, draws)
             outputs = self.model(data.normalise(pixels))
-            loss = nn.functional.cross_entropy(
-                outputs, labels, label_smoothing=recipe.label_smoothing
-            )
+            loss = self.loss(outputs, labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.method.before_step(step):
@@ -218,11 +271,11 @@ class Run:
             raise Diverged(step.epoch, validation.loss)
         densities = self.method.densities()
         nonzeros = count_nonzeros(self.weights)
-        actual = {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
-        forward = flops.forward_flops(self.costs, actual)
+        forward = self.inference_flops(nonzeros)
         spent = flops.step_flops(self.costs, densities.forward, densities.gradient)
         self.progress["train_flops"] += spent * self.images_per_epoch
-        self.progress["train_flops_released"] += 3 * forward * self.images_per_epoch
+        published = self.method.published_flops(self.costs)
+        self.progress["train_flops_published"] += published * self.images_per_epoch
         product = self.method.product(step)
         if product is not None:
             self.keep(product, step.epoch, validation)
@@ -239,15 +292,21 @@ class Run:
             "val_accuracy": validation.accuracy,
             "forward_flops": forward,
             "train_flops": self.progress["train_flops"],
-            "train_flops_released": self.progress["train_flops_released"],
+            "train_flops_published": self.progress["train_flops_published"],
             "nonzeros": nonzeros,
             "dead_filters": dead_filters(self.weights),
             "train_s": round(train_s, 3),
         }
 
+    def inference_flops(self, nonzeros: Mapping[str, int]) -> float:
+        """Return the FLOPs of one image at these numbers of non-zero weights."""
+        return flops.forward_flops(
+            self.costs, {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
+        )
+
     def keep(self, product: Product, epoch: int, validation: Score) -> None:
         """Save the weights as the product's last and, if validated better, as its best."""
-        record = {"epoch": epoch, **asdict(validation)}
+        record = {"epoch": epoch, **asdict(validation), "kept": self.method.kept()}
         best = self.progress["best"].get(product)
         self.progress["last"][product] = record
         save_weights(self.model, self.folder / weights_name(product, "last"))
@@ -255,6 +314,13 @@ class Run:
         if best is None or validation.accuracy >= best["accuracy"]:
             self.progress["best"][product] = record
             save_weights(self.model, self.folder / weights_name(product, "best"))
+            if product in self.method.resumable:
+                buffer = io.BytesIO()
+                torch.save(self.optimizer.state_dict(), buffer)
+                content = buffer.getvalue()
+                write_atomically(
+                    self.folder / optimizer_name(product), lambda file: file.write(content)
+                )
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the products on the test images and write the final record."""
@@ -266,32 +332,43 @@ class Run:
         products: dict[str, Any] = {}
         evaluation_started = time.perf_counter()
         for product in self.progress["last"]:
-            products[product] = {}
-            for which in ("last", "best"):
-                kept = self.progress[which][product]
-                same = which == "best" and kept["epoch"] == products[product]["last"]["epoch"]
-                if same:
-                    products[product][which] = products[product]["last"]
-                    continue
-                self.model.load_state_dict(
-                    load_file(self.folder / weights_name(product, which), device=str(self.device))
-                )
-                test = evaluate(self.model, self.data, self.data.test)
-                nonzeros = count_nonzeros(self.weights)
-                actual = {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
-                products[product][which] = {
-                    "epoch": kept["epoch"],
-                    "val_accuracy": kept["accuracy"],
-                    "val_loss": kept["loss"],
-                    "test_accuracy": test.accuracy,
-                    "test_loss": test.loss,
-                    "inference_flops": flops.forward_flops(self.costs, actual),
-                    "certificate": certificate(self.config.sparsity, self.costs, nonzeros),
-                }
+            last = self.assess(product, "last")
+            best = self.progress["best"][product]
+            same = best["epoch"] == last["epoch"]
+            products[product] = {
+                "last": last,
+                "best": last if same else self.assess(product, "best"),
+            }
         result = self.record("finished")
         result["products"] = products
         result["timings"]["test_s"] = round(time.perf_counter() - evaluation_started, 3)
         return result
+
+    def assess(self, product: Product, which: str) -> dict[str, Any]:
+        """Evaluate one kept model on the test images, and certify the weights that were used."""
+        kept = self.progress[which][product]
+        weights = self.folder / weights_name(product, which)
+        self.model.load_state_dict(load_file(weights, device=str(self.device)))
+        test = evaluate(self.model, self.data, self.data.test)
+        # Counted in the very weights that were just evaluated.
+        nonzeros = count_nonzeros(self.weights)
+        return {
+            "epoch": kept["epoch"],
+            "val_accuracy": kept["accuracy"],
+            "val_loss": kept["loss"],
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+            "inference_flops": self.inference_flops(nonzeros),
+            "certificate": certify(
+                self.config.sparsity if product == "sparse" else 0.0,
+                self.costs,
+                kept=kept["kept"],
+                nonzeros=nonzeros,
+                exempt=self.method.exempt,
+                tolerance=self.method.sparsity_tolerance,
+                dead_filters=dead_filters(self.weights),
+            ),
+        }
 
     def wall_s(self) -> float:
         """Return the seconds that the run has taken, earlier attempts up to their checkpoints."""
@@ -314,8 +391,10 @@ class Run:
                 "dense_inference": self.dense_flops,
                 "dense_training": dense_training,
                 "training": self.progress["train_flops"],
-                "training_released": self.progress["train_flops_released"],
+                "training_published": self.progress["train_flops_published"],
+                "published_formula": method.flops_formula,
             },
+            "mask_changes": self.progress["mask_changes"],
             "prunable_weights": sum(cost.weights for cost in self.costs),
             "timings": {
                 "wall_s": round(self.wall_s(), 3),
@@ -346,6 +425,11 @@ class Diverged(Exception):
 def weights_name(product: str, which: str) -> str:
     """Return the file name of a product's weights, such as ``sparse_best.safetensors``."""
     return f"{product}_{which}.safetensors"
+
+
+def optimizer_name(product: str) -> str:
+    """Return the file name of the optimizer that goes with a product's best weights."""
+    return f"{product}_best.optimizer.pt"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

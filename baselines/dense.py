@@ -22,6 +22,7 @@ class Dense(SparseMethod):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
+        super().check(config)
         if config.sparsity != 0:
             raise ConfigError(
                 f"sparsity: {config.sparsity} does not go with method dense; 0 is accepted"

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acdc.masks import global_magnitude_masks
-from acdc.method import Context, SparseMethod, Start, apply_masks
+from acdc.method import Context, ScopedSettings, SparseMethod, Start, apply_masks
+from acdc.selection import global_magnitude_masks
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+
+
+class Settings(ScopedSettings):
+    """Which layers are left alone."""
 
 
 class OneShot(SparseMethod):
@@ -21,6 +25,7 @@ class OneShot(SparseMethod):
     name = "one_shot"
     label = "One-shot"
     source = "Magnitude pruning after training, as in Han et al. 2015, without the retraining."
+    Settings = Settings
 
     @classmethod
     def starts_from(cls, config: RunConfig) -> Start | None:
@@ -31,5 +36,5 @@ class OneShot(SparseMethod):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.masks = global_magnitude_masks(self.weights, self.sparsity)
+        self.masks = global_magnitude_masks(self.ranked, self.sparsity)
         apply_masks(self.weights, self.masks)

@@ -14,37 +14,49 @@ from pydantic import Field
 from torch import Tensor
 
 from acdc.errors import ConfigError
-from acdc.masks import Masks, layer_magnitude_masks, uniform_sparsities
+from acdc.masks import Masks
 from acdc.method import (
     Context,
-    Densities,
     Deviation,
-    MethodSettings,
+    ScopedSettings,
     SparseMethod,
     StoredWeights,
     mask_gradients,
-    momentum_buffers,
 )
+from acdc.rewiring import optimizer_slots
 from acdc.schedules import Step
+from acdc.selection import global_magnitude_masks, layer_magnitude_masks
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
 
+Exploration = Literal["l2", "l1"]
 
-class Settings(MethodSettings):
-    """The backward set, how often the sets are refreshed, and which layers stay dense."""
 
+class Settings(ScopedSettings):
+    """The two sets, how often they are refreshed, and how weights compete to be in them."""
+
+    dense_layers: tuple[str, ...] = ("first", "last")
+    """Layers that stay dense: names of weights, or first, last, depthwise; the sparsity counts over
+    the others."""
     backward_sparsity: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of weights without gradient; null: twice the forward density gets one."""
+    distribution: Literal["uniform", "global"] = "uniform"
+    """Give every layer the same sparsity, or rank the weights of all layers together."""
     refresh_interval: int = Field(default=1, ge=1)
     """Steps between recomputations of the two sets."""
-    dense_layers: Literal["none", "first_last"] = "first_last"
-    """Whether the first and the last layer stay dense."""
-    exploration: bool = True
-    """Penalise weights of the backward set outside the forward set by 1 / density more."""
+    exploration: Literal["l2", "l1", "none"] = "l2"
+    """Penalty that pulls weights outside the forward set 1 / density times as strongly as those
+    inside; none: plain weight decay on the backward set."""
+    explore_until: float | None = Field(default=None, ge=0, lt=1)
+    """Fraction of the epochs after which the backward set is the forward set; null: never."""
 
     def variant(self) -> str:
-        return "" if self.backward_sparsity is None else f"b{100 * self.backward_sparsity:g}"
+        parts = ["" if self.backward_sparsity is None else f"b{100 * self.backward_sparsity:g}"]
+        parts += ["global"] if self.distribution == "global" else []
+        if self.dense_layers != ("first", "last"):
+            parts += self.dense_layers or ["all"]
+        return "-".join(filter(None, parts))
 
     def resolved_backward_sparsity(self, sparsity: float) -> float:
         """Return the backward sparsity that goes with a forward sparsity."""
@@ -54,16 +66,28 @@ class Settings(MethodSettings):
         return max(0.0, round(1 - 2 * (1 - sparsity), 12))
 
 
-def regulariser_gradient(
-    weight: Tensor, forward: Tensor, backward: Tensor, strength: float, density: float
+def exploration_penalty(
+    weight: Tensor, forward: Tensor, backward: Tensor, density: float, exploration: Exploration
 ) -> Tensor:
-    """Return the gradient of the exploration regulariser, read as an L2 penalty.
+    """Return the exploration penalty of one layer at strength 1.
 
-    strength * w on the forward set, strength * w / density on the rest of the backward set, and 0
-    elsewhere: newcomers have to beat a stronger pull to zero.
+    The sum of w^2 / 2 (l2) or |w| (l1) over the forward set, and of the same divided by the density
+    over the rest of the backward set: newcomers have to beat a stronger pull to zero.
     """
-    scale = forward * strength + (backward & ~forward) * (strength / density)
-    return scale * weight
+    penalty = weight.square() / 2 if exploration == "l2" else weight.abs()
+    return _scaled(penalty, forward, backward, density).sum()
+
+
+def exploration_gradient(
+    weight: Tensor, forward: Tensor, backward: Tensor, density: float, exploration: Exploration
+) -> Tensor:
+    """Return the gradient of ``exploration_penalty`` with respect to the weight."""
+    gradient = weight if exploration == "l2" else weight.sign()
+    return _scaled(gradient, forward, backward, density)
+
+
+def _scaled(values: Tensor, forward: Tensor, backward: Tensor, density: float) -> Tensor:
+    return torch.where(forward, values, values / density) * backward
 
 
 class TopKAST(SparseMethod):
@@ -88,14 +112,21 @@ class TopKAST(SparseMethod):
         ),
         Deviation(
             original="the regulariser's exponent is ambiguous",
-            ours="L2: gradient proportional to the weight",
+            ours="L2, with a gradient proportional to the weight (exploration: l1 is the other)",
             why="the paper calls it an L2 penalty in words",
         ),
+        Deviation(
+            original="not stated: which layers stay dense",
+            ours="the first and the last, unless told otherwise",
+            why="it is how the paper's tables compare it",
+        ),
     )
+    flops_formula = "2 f_A + f_B, by the definition of the two sets"
     Settings = Settings
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
+        super().check(config)
         settings = config.settings
         assert isinstance(settings, Settings)
         backward = settings.resolved_backward_sparsity(config.sparsity)
@@ -107,30 +138,42 @@ class TopKAST(SparseMethod):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        names = list(context.weights)
-        dense = {names[0], names[-1]} if self.settings.dense_layers == "first_last" else set()
-        self.sparse_names = [name for name in names if name not in dense]
-        self.backward_sparsity = self.settings.resolved_backward_sparsity(self.sparsity)
+        until = self.settings.explore_until
+        self.explored = context.config.epochs
+        if until is not None:
+            self.explored = round(until * context.config.epochs)
         self.strength = context.config.recipe.weight_decay
         for group in context.optimizer.param_groups:
             if group["name"] == "prunable":
                 group["weight_decay"] = 0.0
         self.stored = StoredWeights()
         self.backward: Masks = {}
-        self._refresh()
+        self._refresh(Step(0, 0, context.batches_per_epoch))
         self.stored.park(self.weights, self.masks)
 
-    def _refresh(self) -> None:
-        weights = {name: self.weights[name] for name in self.sparse_names}
-        names = self.sparse_names
-        self.masks = layer_magnitude_masks(weights, uniform_sparsities(names, self.sparsity))
-        self.backward = layer_magnitude_masks(
-            weights, uniform_sparsities(names, self.backward_sparsity)
-        )
-        buffers = momentum_buffers(self.context.optimizer, weights)
-        if buffers:
-            masks = [self.backward[name] for name in buffers]
-            torch._foreach_mul_(list(buffers.values()), masks)
+    def _refresh(self, step: Step) -> None:
+        self.masks = self._select(self.sparsity)
+        if step.epoch < self.explored:
+            sparsity = self.settings.resolved_backward_sparsity(self.sparsity)
+            self._confine(self._select(sparsity))
+        else:
+            self._confine(dict(self.masks))
+
+    def _confine(self, backward: Masks) -> None:
+        """Make this the backward set, with no momentum outside it."""
+        self.backward = backward
+        for name, weight in self.ranked.items():
+            for slot in optimizer_slots(self.context.optimizer, weight):
+                slot.mul_(backward[name])
+
+    def _select(self, sparsity: float) -> Masks:
+        if self.settings.distribution == "global":
+            return global_magnitude_masks(self.ranked, sparsity)
+        return layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, sparsity))
+
+    def epoch_start(self, step: Step) -> None:
+        if step.epoch == self.explored:
+            self._confine(dict(self.masks))
 
     def before_step(self, step: Step) -> bool:
         mask_gradients(self.weights, self.backward)
@@ -138,32 +181,27 @@ class TopKAST(SparseMethod):
         with torch.no_grad():
             for name, weight in self.weights.items():
                 assert weight.grad is not None
-                if name in self.masks and self.settings.exploration:
-                    weight.grad += regulariser_gradient(
-                        weight,
-                        self.masks[name],
-                        self.backward[name],
-                        self.strength,
-                        1 - self.sparsity,
-                    )
-                elif name in self.masks:
-                    weight.grad += self.strength * weight * self.backward[name]
-                else:
-                    weight.grad += self.strength * weight
+                weight.grad += self.strength * self._pull(name, weight)
         return True
+
+    def _pull(self, name: str, weight: Tensor) -> Tensor:
+        """Return the gradient of the penalty on a stored weight at strength 1."""
+        if name in self.exempt:
+            return weight
+        forward, backward = self.masks[name], self.backward[name]
+        if self.settings.exploration == "none":
+            return weight * backward
+        return exploration_gradient(
+            weight, forward, backward, 1 - self.sparsity, self.settings.exploration
+        )
 
     def after_step(self, step: Step) -> None:
         if (step.iteration + 1) % self.settings.refresh_interval == 0:
-            self._refresh()
+            self._refresh(step)
         self.stored.park(self.weights, self.masks)
 
-    def densities(self) -> Densities:
-        forward = super().densities().forward
-        gradient = {
-            name: float(self.backward[name].float().mean()) if name in self.backward else 1.0
-            for name in forward
-        }
-        return Densities(forward, gradient)
+    def gradient_masks(self) -> Masks:
+        return self.backward
 
     def state_dict(self) -> dict[str, Any]:
         return {"masks": self.masks, "backward": self.backward, "parked": self.stored.parked}

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from acdc.config import RunConfig, parse_run
-from acdc.flops import prunable_weights
 from acdc.journal import read_journal
+from acdc.layers import prunable_layers, prunable_weights
 from acdc.method import Context, SparseMethod
 from acdc.optimizers import build_optimizer
 from acdc.schedules import Step
 from acdc.training import Options, run
+from conformance.vectors import hashval
 
 GOLDEN = Path(__file__).parent / "golden"
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "acdc": {"schedule": None, "phases": [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3],
                                           ["sparse", 3, 4]]},
+    "acdc_dense": {"schedule": None, "phases": [["dense", 0, 1], ["sparse", 1, 2],
+                                                ["dense", 2, 3], ["sparse", 3, 4]]},
     "dense": {},
+    "dpf": {"update_interval": 3},
+    "dsd": {"sparse_begin": 0.5, "sparse_end": 0.75},
     "gmp": {"begin": 0.25, "end": 0.75, "updates": 4},
     "one_shot": {},
     "rigl": {"update_interval": 3},
-    "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 2},
+    "set": {"update_interval": 3},
+    "snfs": {"update_interval": 3},
+    "snip": {"images": 64},
+    "sr_ste": {"pattern": "1:4"},
+    "static": {"distribution": "erk"},
+    "str": {"s_init": -2.56, "st_decay": 0.0},
+    "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 2, "explore_until": 0.75},
+    "woodfisher": {"begin": 0.25, "end": 0.75, "updates": 2, "fisher_batches": 4,
+                   "fisher_batch_size": 50, "block_size": 200, "lr_factor": 0.2},
 }  # fmt: skip
 """Settings with which each method does all that it can do within four epochs of few batches."""
 
@@ -37,14 +50,6 @@ METHODS = tuple(METHOD_SETTINGS)
 def golden(name: str) -> Any:
     """Return a file of golden vectors."""
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def hashval(shape: Sequence[int], salt: int) -> Tensor:
-    """Return the golden vectors' deterministic tensor in [-0.5, 0.5), float32."""
-    count = torch.Size(shape).numel()
-    index = range(1, count + 1)
-    values = [((i * 2654435761 + salt * 40503) % 2**32) / 2**32 - 0.5 for i in index]
-    return torch.tensor(values, dtype=torch.float64).float().reshape(tuple(shape))
 
 
 def tiny_config(method: str, **changes: Any) -> RunConfig:
@@ -88,7 +93,16 @@ class Drive:
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, config.recipe)
         self.method: SparseMethod = config.method_class(config.settings, config.sparsity)
-        self.method.setup(Context(self.weights, self.optimizer, config, batches))
+        self.method.setup(
+            Context(
+                weights=self.weights,
+                layers=prunable_layers(self.model),
+                optimizer=self.optimizer,
+                config=config,
+                batches_per_epoch=batches,
+                gradients=self.gradients,
+            )
+        )
         self.stepped: list[bool] = []
         self.losses: list[float] = []
 
@@ -96,6 +110,21 @@ class Drive:
         """Return inputs and labels of an iteration."""
         labels = torch.tensor([(7 * i + iteration) % 4 for i in range(8)])
         return hashval((8, 1, 2, 2), 500 + iteration), labels
+
+    def gradients(
+        self, batches: int, size: int, *position: int, training: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the gradients of batches that training does not see; see GradientSource."""
+        was_training = self.model.training
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        self.model.train(training)
+        for batch in range(batches):
+            loss = self.loss(1000 * (1 + sum(position)) + batch)
+            found = torch.autograd.grad(loss, list(self.weights.values()))
+            yield dict(zip(self.weights, found, strict=True))
+        self.model.train(was_training)
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
 
     def loss(self, iteration: int) -> Tensor:
         """Return the training loss of a batch at the current, effective weights."""
@@ -119,24 +148,32 @@ class Drive:
         *,
         before_step: Callable[[Step], None] = lambda step: None,
         at_epoch: Callable[[Step], None] = lambda step: None,
-    ) -> Drive:
-        """Train all epochs; the callbacks look on after the hooks (``before_step``: before it)."""
-        for epoch in range(self.config.epochs):
-            self.method.epoch_start(Step(epoch, 0, self.batches))
-            at_epoch(Step(epoch, 0, self.batches))
-            for batch in range(self.batches):
-                step = Step(epoch, batch, self.batches)
-                loss = self.loss(step.iteration)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                before_step(step)
-                stepped = self.method.before_step(step)
-                if stepped:
-                    self.optimizer.step()
-                self.method.after_step(step)
-                self.stepped.append(stepped)
-                self.losses.append(loss.item())
-                after_step(step)
+        first: int = 0,
+        until: int | None = None,
+    ) -> Self:
+        """Train the iterations ``first`` to ``until`` (half-open), by default all.
+
+        The callbacks look on after the hooks (``before_step``: before it).
+        """
+        last = self.config.epochs * self.batches if until is None else until
+        for iteration in range(first, last):
+            step = Step(*divmod(iteration, self.batches), self.batches)
+            if step.batch == 0:
+                self.method.epoch_start(step)
+                at_epoch(step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.method.learning_rate(step, self.config.recipe.lr)
+            loss = self.loss(iteration)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            before_step(step)
+            stepped = self.method.before_step(step)
+            if stepped:
+                self.optimizer.step()
+            self.method.after_step(step)
+            self.stepped.append(stepped)
+            self.losses.append(loss.item())
+            after_step(step)
         return self
 
 

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import baselines
-from acdc.cli import describe, main
+from acdc.cli import describe, main, summary
 from acdc.config import parse_run
 from acdc.method import get_method, method_names
 from acdc.results import read_result
-from tests.support import tiny_config
+from tests.support import METHOD_SETTINGS, tiny_config, train
 
 
 @pytest.fixture
@@ -95,6 +95,23 @@ def test_train_writes_a_run_and_says_what_it_found(acdc: Any, tmp_path: Path) ->
     status, again, errors = acdc(*arguments)
     assert (status, again) == (0, output)
     assert errors.splitlines() == [f"{folder.name} has finished already"]
+
+
+def test_the_summary_says_what_was_pruned_where_and_what_is_not_certified(tmp_path: Path) -> None:
+    result = train(
+        tiny_config("acdc", settings={**METHOD_SETTINGS["acdc"], "dense_layers": ["first"]}),
+        tmp_path,
+    )
+    _, *lines = summary(result, tmp_path)
+    assert [line.split()[0] for line in lines] == list(result["products"])
+    for line, records in zip(lines, result["products"].values(), strict=True):
+        certificate = records["last"]["certificate"]
+        assert f"sparsity {100 * certificate['achieved']:.2f} %" in line
+        assert f"({100 * certificate['pruned']:.2f} % without conv1.weight)" in line
+        ratio = result["flops"]["training_published"] / result["flops"]["dense_training"]
+        assert f"(as published {ratio:.3f})" in line
+    result["products"]["sparse"]["last"]["certificate"]["failures"] = ["too few zeros"]
+    assert "  sparse  not certified: too few zeros" in summary(result, tmp_path)
 
 
 def test_a_whole_description_can_be_given_as_json(acdc: Any, tmp_path: Path) -> None:
@@ -184,19 +201,51 @@ def test_help_names_every_option_and_gives_examples(acdc: Any) -> None:
     assert "acdc train --method acdc" in output
 
 
-def test_methods_lists_every_method_with_its_settings_and_deviations(acdc: Any) -> None:
+def cells(output: str) -> list[list[str]]:
+    """Return the rows of the tables in an output, each cell's lines joined."""
+    rows: list[list[list[str]]] = []
+    for line in output.splitlines():
+        if line.startswith("+"):
+            rows.append([])
+        elif line.startswith("|"):
+            rows[-1].append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return [[" ".join(cell).strip() for cell in zip(*row, strict=True)] for row in rows if row]
+
+
+def test_methods_lists_every_method_with_its_source_and_its_flops(acdc: Any) -> None:
     status, output, _ = acdc("methods")
     assert status == 0
+    heading, *rows = cells(output)
+    assert heading[:3] == ["name", "label", "source"]
+    assert [row[0] for row in rows] == list(method_names())
+    for row in rows:
+        method = get_method(row[0])
+        assert row[1] == method.label
+        assert row[2]
+        assert method.source.startswith(row[2])
+        assert row[3] == method.flops_formula
+        assert row[4:] == [str(len(method.Settings.model_fields)), str(len(method.deviations))]
+    assert max(map(len, output.splitlines())) <= 120
+
+
+def test_methods_shows_all_settings_and_deviations_of_those_that_are_asked_for(acdc: Any) -> None:
+    status, output, _ = acdc("methods", *method_names())
+    assert status == 0
+    rows = cells(output)
     for name in method_names():
         method = get_method(name)
         assert f"{name}  ({method.label})" in output
         assert method.source in output
-        for setting in method.Settings.model_fields:
-            assert f"settings.{setting} = " in output
+        assert f"Training FLOPs, as published: {method.flops_formula}" in output
+        for key, field in method.Settings.model_fields.items():
+            found = [row for row in rows if row[0] == f"settings.{key}"]
+            description = " ".join((field.description or "").split())
+            assert description
+            default = method.Settings().model_dump(mode="json")[key]
+            assert any(yaml.safe_load(d) == default and m == description for _, d, m in found)
         for deviation in method.deviations:
-            assert deviation.original in output
-            assert deviation.ours in output
-            assert deviation.why in output
+            assert [deviation.original, deviation.ours, deviation.why] in rows
+    assert max(len(line) for line in output.splitlines() if line[:1] in "+|") <= 120
 
 
 def test_methods_shows_only_those_that_are_asked_for_and_refuses_others(acdc: Any) -> None:
@@ -204,8 +253,9 @@ def test_methods_shows_only_those_that_are_asked_for_and_refuses_others(acdc: An
     assert status == 0
     assert "dense  (Dense)" in output
     assert "RigL" not in output
-    status, _, errors = acdc("methods", "denser")
+    status, output, errors = acdc("methods", "dense", "denser")
     assert status == 2
+    assert output == ""
     assert errors.startswith("error: method: 'denser' is unknown;")
     assert "rigl" in errors
 
@@ -213,7 +263,7 @@ def test_methods_shows_only_those_that_are_asked_for_and_refuses_others(acdc: An
 def test_every_file_of_baselines_is_a_method() -> None:
     folder = Path(__file__).parents[1] / "baselines"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert set(method_names()) == files | {"acdc"}
+    assert set(method_names()) == files | {"acdc", "acdc_dense"}
     for name in method_names():
         assert get_method(name).name == name
 

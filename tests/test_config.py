@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch import nn
 
 from acdc.config import RunConfig, parse_run
 from acdc.errors import ConfigError
 from acdc.method import method_names
+from acdc.models import MODELS
 
 BASE: dict[str, Any] = {
     "model": "resnet8_s2",
@@ -42,8 +44,10 @@ def test_the_fingerprint_is_the_hash_of_the_whole_resolved_description() -> None
         "settings": {
             "schedule": "imagenet-100",
             "phases": [],
-            "distribution": "global",
             "dense_layers": [],
+            "distribution": "global",
+            "pattern": None,
+            "grouping": "input",
             "reset_momentum": True,
             "selection": "exact",
         },
@@ -68,7 +72,7 @@ def test_the_fingerprint_is_the_hash_of_the_whole_resolved_description() -> None
     text = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
     by_hand = hashlib.sha256(text.encode()).hexdigest()[:12]
     # Finished runs are found by it: where it changes, every run there is would be trained again.
-    assert parse_run(BASE).fingerprint == by_hand == "4437cfe0274f"
+    assert parse_run(BASE).fingerprint == by_hand == "3de1854098c7"
 
 
 def test_descriptions_that_mean_the_same_are_the_same_run() -> None:
@@ -185,10 +189,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (phases(("dense", 0, 10), ("sparse", 9, 20)), r"settings.phases[1]: starts at epoch 9; it must start at 10.*"),
     (phases(("dense", 0, 10), ("sparse", 10, 21)), "settings.phases: they end at epoch 21; they must end at epoch 20.*"),
     (phases(("dens", 0, 10), ("sparse", 10, 20)), "settings.phases.0.0: got 'dens'; 'dense' or 'sparse' are accepted"),
-    (phases(("sparse", 0, 20), selection="released", distribution="uniform"), "settings.selection: 'released' is accepted only with distribution 'global'"),
+    (with_(settings={"pattern": "4:2"}), "settings.pattern: '4:2' is not N:M with 0 < N < M; .*"),
+    (with_(settings={"pattern": "2:4"}), "sparsity: 0.9 does not go with settings.pattern 2:4; 0.5 is accepted"),
+    (with_(sparsity=0.5, settings={"pattern": "2:4"}), "settings.pattern: 2:4 needs groups of 4, and the 1 inputs of conv1.weight are no multiple of it; .*"),
+    (with_(settings={"pattern": "2:4", "distribution": "uniform"}), "settings.pattern: 2:4 says by itself what is kept; .*"),
+    (with_(settings={"grouping": "flat"}), "settings.grouping: flat is accepted only with a settings.pattern"),
+    (with_(settings={"dense_layers": ["conv9.weight"]}), "settings.dense_layers: 'conv9.weight' is not a prunable layer of this model; first, last, depthwise, conv1.weight, .* are accepted"),
     (with_(settings={"distribution": "layer"}), "settings.distribution: got 'layer'; 'global' or 'uniform' are accepted"),
     (with_(method="dense"), "sparsity: 0.9 does not go with method dense; 0 is accepted"),
     (with_(method="rigl", sparsity=0), "sparsity: 0 leaves RigL nothing to move; a value above 0 is accepted"),
+    (with_(method="rigl", settings={"update_interval": 0}), "settings.update_interval: 0 is out of range; [1, inf) is accepted"),
+    (with_(method="top_kast", settings={"refresh_interval": 0}), "settings.refresh_interval: 0 is out of range; [1, inf) is accepted"),
+    (with_(method="rigl", sparsity=1e-6, settings={"distribution": "erk"}), "sparsity: 1e-06 under settings.distribution erk makes every layer dense; a higher one is accepted"),
+    (with_(method="gmp", settings={"dense_layers": ["conv1.weight", "layers"]}), "settings.dense_layers: 'layers' is not a prunable layer of this model; .*"),
+    (with_(method="sr_ste", sparsity=0.5, settings={"dense_layers": []}), "settings.pattern: 2:4 needs groups of 4, and the 1 inputs of conv1.weight are no multiple of it; .*"),
     (with_(method="gmp", settings={"begin": 0.8, "end": 0.3}), "settings.begin: 0.8 is not before settings.end 0.3; a value below it is accepted"),
     (with_(method="top_kast", settings={"backward_sparsity": 0.95}), "settings.backward_sparsity: 0.95 is above the forward sparsity 0.9; a value up to it is accepted"),
     (with_(method="top_kast", settings={"backward_sparsity": 2}), "settings.backward_sparsity: 2 is out of range; [0, 1) is accepted"),
@@ -230,9 +244,22 @@ def test_a_description_cannot_be_changed_afterwards() -> None:
         config.recipe.lr = 0.5  # type: ignore[misc]
 
 
+def test_a_model_without_prunable_layers_or_with_none_left_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODELS, "pooling", lambda channels, classes: nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ConfigError, match="model: pooling has no convolution and no linear layer"):
+        parse_run(with_(model="pooling"))
+    monkeypatch.setitem(MODELS, "linear", lambda channels, classes: nn.Linear(channels, classes))
+    with pytest.raises(ConfigError, match=r"settings\.dense_layers: first leave no layer to prune"):
+        parse_run(with_(model="linear", settings={"dense_layers": ["first"]}))
+
+
 def test_every_method_accepts_its_own_defaults() -> None:
+    # Not any sparsity goes with dense training, nor with the pattern 2:4.
+    sparsities = {"dense": 0.0, "sr_ste": 0.5}
     for method in method_names():
-        config = parse_run(with_(method=method, sparsity=0.0 if method == "dense" else 0.9))
+        config = parse_run(with_(method=method, sparsity=sparsities.get(method, 0.9)))
         assert config.settings == config.method_class.Settings()
         for field in config.method_class.Settings.model_fields.values():
             assert field.description, "every setting is described"

@@ -14,12 +14,12 @@ from acdc.flops import (
     dense_flops,
     forward_flops,
     layer_costs,
-    prunable_weights,
     step_flops,
 )
+from acdc.layers import prunable_weights
 from acdc.models import MODELS
 from acdc.models.vision import torchvision_models
-from tests.support import TinyNet, golden
+from tests.support import TinyNet
 
 
 @pytest.mark.parametrize(
@@ -83,23 +83,24 @@ def test_biases_and_normalisation_are_not_prunable() -> None:
     assert list(prunable_weights(TinyNet())) == ["conv.weight", "hidden.weight", "out.weight"]
 
 
-def test_resnet50_costs_what_the_originals_counter_says() -> None:
-    expected = golden("acdc_flops")["resnet50"]["dense"]
-    with torch.device("meta"):
-        model = torchvision_models().resnet50()
-    costs = layer_costs(model, (3, 224, 224))
-    ours = {f".{cost.name.removesuffix('.weight')}": cost.flops for cost in costs}
-    theirs = expected["per_layer_flops"]
-    assert list(ours) == list(theirs)
-    # Their counter adds the bias of the last layer. It leaves out weights that happen to be zero,
-    # and the random weights it was run on had two such in each of two layers.
-    assert ours.pop(".fc") == theirs.pop(".fc") - 1000
-    differing = {name for name in ours if ours[name] != theirs[name]}
-    assert differing == {".layer4.1.conv2", ".layer4.2.conv2"}
-    assert all(0 < ours[name] - theirs[name] <= 2 * 2 * 49 for name in differing)
-    assert dense_flops(costs) == 8_178_368_512 == expected["conv_linear_only_flops"]
-    assert sum(cost.weights for cost in costs) == 25_502_912
-    assert len(costs) == 54
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "flops", "weights", "layers", "parameters"),
+    [
+        ("resnet50", 1000, 224, 8_178_368_512, 25_502_912, 54, 25_557_032),
+        ("mobilenet_v1", 1000, 224, 1_137_480_704, 4_209_088, 28, 4_231_976),
+        ("wrn28_10", 100, 32, 11_902_350_336, 36_518_832, 29, 36_546_980),
+        ("resnet20", 10, 32, 81_626_368, 270_896, 22, 272_474),
+    ],
+)
+def test_the_papers_networks_cost_what_is_known_of_them(
+    name: str, classes: int, size: int, flops: int, weights: int, layers: int, parameters: int
+) -> None:
+    model = MODELS[name](3, classes)
+    costs = layer_costs(model, (3, size, size))
+    assert dense_flops(costs) == flops
+    assert sum(cost.weights for cost in costs) == weights
+    assert len(costs) == layers
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 def test_torchvision_is_imported_once_whatever_its_wheel() -> None:

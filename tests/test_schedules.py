@@ -1,4 +1,4 @@
-"""Phases, ramps, drop fractions and learning rates are those of the published configurations."""
+"""Phases, drop fractions and learning rates are those of the published configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from acdc.schedules import (
     Step,
     check_phases,
     cosine_drop_fraction,
-    cubic_sparsity,
     rescale,
     step_decay,
     warmup_cosine,
@@ -26,7 +25,6 @@ from tests.support import golden
 
 SHIPPED = golden("acdc_masks_schedules")["schedules"]
 ALTERNATING = {name: case for name, case in SHIPPED.items() if case["prune_epochs"]}
-GMP = golden("gmp_schedules_and_masks")
 
 
 def starts(phases: tuple[Phase, ...], kind: PhaseKind) -> list[int]:
@@ -123,35 +121,6 @@ def test_cosine_without_warmup_starts_at_one_and_step_decay_falls_at_its_milesto
     assert warmup_cosine(5, 10, 0) == pytest.approx(0.5)
     factors = [step_decay(epoch, [3, 5], 0.1) for epoch in range(7)]
     assert factors == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
-@pytest.mark.parametrize(
-    ("initial", "expected"),
-    [
-        (0.0, GMP["cubic_by_step"]["contrib_model_pruning_f32"]),
-        (0.0, GMP["cubic_by_step"]["rigl_notebook_f64"]),
-        (0.5, GMP["cubic_initial_nonzero"]["values"]),
-    ],
-)
-def test_cubic_ramp_is_that_of_the_original(initial: float, expected: list[float]) -> None:
-    ramp = GMP["cubic_by_step"]
-    length = ramp["end"] - ramp["begin"]
-    ours = [
-        cubic_sparsity((step - ramp["begin"]) / length, initial, ramp["target"])
-        for step in ramp["steps"]
-    ]
-    assert ours == pytest.approx(expected, rel=0, abs=1e-7)
-
-
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.5), st.floats(0.5, 0.99))
-def test_cubic_ramp_rises_from_its_start_to_exactly_its_target(
-    one: float, other: float, initial: float, final: float
-) -> None:
-    early, late = sorted((one, other))
-    assert cubic_sparsity(0, initial, final) == pytest.approx(initial, abs=1e-15)
-    assert cubic_sparsity(1, initial, final) == final == cubic_sparsity(1.5, initial, final)
-    before, after = (cubic_sparsity(p, initial, final) for p in (early, late))
-    assert before <= after + 1e-15
 
 
 @pytest.mark.parametrize("key", golden("rigl_drop_fraction")["values"])

@@ -9,16 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from acdc.errors import ConfigError
-from acdc.masks import layer_magnitude_masks
 from acdc.schedules import Step
-from baselines.top_kast import Settings, TopKAST, regulariser_gradient
+from acdc.selection import global_magnitude_masks, layer_magnitude_masks
+from baselines.top_kast import (
+    Exploration,
+    Settings,
+    TopKAST,
+    exploration_gradient,
+    exploration_penalty,
+)
 from tests.support import Drive, golden, hashval, tiny_config
 
 CASES = golden("topkast_definitional")["cases"]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    return {"backward_sparsity": 0.5, "dense_layers": "none"} | changes
+    return {"backward_sparsity": 0.5, "dense_layers": []} | changes
 
 
 class OneLayer(nn.Module):
@@ -58,18 +64,35 @@ def test_sets_and_forward_weights_are_exactly_those_of_the_definition(number: in
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_gradient_and_exploration_regulariser_are_exactly_those_of_the_definition(
-    number: int,
-) -> None:
+def test_the_exploration_penalty_is_exactly_that_of_the_definition(number: int) -> None:
     case = CASES[number]
-    drive = golden_drive(case, 1.0)
-    weight = drive.weights["layer.weight"]
     forward, backward = (
         torch.tensor(case[key]).reshape(8, 10).bool() for key in ("mask_A", "mask_B")
     )
-    density = case["D_forward_density"]
-    pull = regulariser_gradient(hashval((8, 10), 81), forward, backward, 1.0, density)
-    assert pull.reshape(-1).tolist() == pytest.approx(case["reg_half_l2_grad"], rel=1e-7)
+    sets = hashval((8, 10), 81).double(), forward, backward, case["D_forward_density"]
+    gradient = exploration_gradient(*sets, "l2")
+    assert gradient.reshape(-1).tolist() == case["reg_half_l2_grad"]
+    assert float(exploration_penalty(*sets, "l1")) == pytest.approx(case["reg_abs"], rel=1e-15)
+    # The figure's squares are in single precision.
+    assert float(exploration_penalty(*sets, "l2")) == pytest.approx(case["reg_half_l2"], rel=1e-7)
+
+
+@pytest.mark.parametrize("exploration", ["l2", "l1"])
+def test_the_gradient_of_the_penalty_is_its_derivative(exploration: Exploration) -> None:
+    weight = hashval((8, 10), 81).double().requires_grad_()
+    backward = layer_magnitude_masks({"": weight}, {"": 0.5})[""]
+    forward = layer_magnitude_masks({"": weight}, {"": 0.8})[""]
+    exploration_penalty(weight, forward, backward, 0.2, exploration).backward()
+    gradient = exploration_gradient(weight.detach(), forward, backward, 0.2, exploration)
+    assert weight.grad is not None
+    torch.testing.assert_close(gradient, weight.grad)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_the_applied_gradient_is_exactly_that_of_the_definition(number: int) -> None:
+    case = CASES[number]
+    drive = golden_drive(case, 1.0)
+    weight = drive.weights["layer.weight"]
     weight.grad = hashval((8, 10), 82)
     assert drive.method.before_step(Step(0, 0, 5))
     expected = torch.tensor(case["grad_applied"]) + torch.tensor(case["reg_half_l2_grad"])
@@ -145,7 +168,7 @@ def test_forward_uses_the_top_weights_of_the_stored_ones_and_lies_in_the_backwar
 
 
 def test_the_gradient_is_taken_at_the_sparse_point() -> None:
-    drive = top_kast(exploration=False)
+    drive = top_kast(exploration="none")
     drive.method.epoch_start(Step(0, 0, 5))
     point = drive.effective()
     assert sum(int((weight == 0).sum()) for weight in point.values()) == 14 - 1 + 36 + 18
@@ -192,8 +215,9 @@ def test_momentum_outside_the_backward_set_is_zero() -> None:
     drive.run(look)
 
 
-def test_without_exploration_the_pull_is_plain_weight_decay_on_the_backward_set() -> None:
-    drive = top_kast(exploration=False)
+@pytest.mark.parametrize("exploration", ["l2", "l1", "none"])
+def test_the_pull_on_stored_weights_has_the_strength_of_weight_decay(exploration: str) -> None:
+    drive = top_kast(exploration=exploration)
     method = drive.method
     assert isinstance(method, TopKAST)
     weights = stored(drive)
@@ -201,13 +225,64 @@ def test_without_exploration_the_pull_is_plain_weight_decay_on_the_backward_set(
         weight.grad = torch.zeros_like(weight)
     method.before_step(Step(0, 0, 5))
     for name, weight in drive.weights.items():
+        pull = weights[name].sign() if exploration == "l1" else weights[name]
+        explored = method.backward[name] & ~method.masks[name]
+        # The forward density is a quarter.
+        factor = 1.0 if exploration == "none" else 4.0
+        expected = 5e-4 * pull * (method.masks[name] + factor * explored)
         assert weight.grad is not None
-        expected = 5e-4 * weights[name] * method.backward[name]
         torch.testing.assert_close(weight.grad, expected)
 
 
+def test_global_sets_rank_all_layers_together() -> None:
+    drive = top_kast(distribution="global")
+    method = drive.method
+    assert isinstance(method, TopKAST)
+
+    def look(step: Step) -> None:
+        weights = stored(drive)
+        forward = global_magnitude_masks(weights, 0.75)
+        backward = global_magnitude_masks(weights, 0.5)
+        assert sum(method.kept().values()) == 90 - 67
+        for name in weights:
+            assert torch.equal(method.masks[name], forward[name])
+            assert torch.equal(method.backward[name], backward[name])
+            assert not bool((method.masks[name] & ~method.backward[name]).any())
+
+    drive.run(look)
+    assert len({float(mask.float().mean()) for mask in method.masks.values()}) > 1
+
+
+@pytest.mark.parametrize("refresh_interval", [1, 4])
+@pytest.mark.parametrize(("explore_until", "epochs"), [(0.0, 0), (0.5, 2), (0.75, 3), (None, 4)])
+def test_exploration_can_end_before_training_does(
+    explore_until: float | None, epochs: int, refresh_interval: int
+) -> None:
+    drive = top_kast(explore_until=explore_until, refresh_interval=refresh_interval)
+    method = drive.method
+    assert isinstance(method, TopKAST)
+    before: dict[str, Tensor] = {}
+
+    def prepare(step: Step) -> None:
+        before.update({name: weight.clone() for name, weight in stored(drive).items()})
+        before.update({f"mask of {name}": mask for name, mask in method.masks.items()})
+
+    def look(step: Step) -> None:
+        explores = step.epoch < epochs
+        for name, mask in method.masks.items():
+            assert torch.equal(method.backward[name], mask) != explores
+            if not explores:
+                moved = stored(drive)[name] != before[name]
+                assert not bool((moved & ~before[f"mask of {name}"]).any())
+                assert not bool(drive.momentum()[name][~mask].any())
+        densities = method.densities()
+        assert (densities.gradient == densities.forward) != explores
+
+    drive.run(look, before_step=prepare)
+
+
 def test_first_and_last_layer_stay_dense_and_are_decayed_as_ever() -> None:
-    drive = top_kast(dense_layers="first_last")
+    drive = top_kast(dense_layers=["first", "last"])
     method = drive.method
     assert list(method.masks) == ["hidden.weight"]
     densities = method.densities()
@@ -240,3 +315,16 @@ def test_the_backward_set_is_twice_the_forward_set_by_default(
 def test_a_backward_sparsity_above_the_forward_sparsity_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"settings\.backward_sparsity: 0\.95 is above .* 0\.9"):
         tiny_config("top_kast", sparsity=0.9, settings={"backward_sparsity": 0.95})
+
+
+@pytest.mark.parametrize(
+    ("changes", "variant"),
+    [
+        ({}, ""),
+        ({"backward_sparsity": 0.5}, "b50"),
+        ({"distribution": "global", "dense_layers": ()}, "global-all"),
+        ({"backward_sparsity": 0.0, "dense_layers": ("last",)}, "b0-last"),
+    ],
+)
+def test_names_of_runs_tell_sets_apart(changes: dict[str, Any], variant: str) -> None:
+    assert Settings(**changes).variant() == variant

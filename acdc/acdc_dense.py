@@ -1,0 +1,43 @@
+"""AC/DC's dense model, fine-tuned: training goes on dense where the final sparse phase would begin.
+
+Peste, Iofinova, Vladu and Alistarh, NeurIPS 2021, Section 4 and Appendix C.1; the ``_ftdense``
+configurations of the released code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acdc.acdc import ACDC, Settings
+from acdc.method import Product, SparseMethod, Start
+from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+
+class ACDCDense(SparseMethod):
+    """Goes on from the best dense model of an AC/DC run, with its optimizer and learning rates.
+
+    The AC/DC run of the same settings is trained first where it is not there yet. The training
+    FLOPs are those of the whole process, its sparse model included (paper, Section 4: 58 % + 15 %).
+    """
+
+    name = "acdc_dense"
+    label = "AC/DC dense, fine-tuned"
+    source = ACDC.source
+    primary = "dense"
+    Settings = Settings
+    flops_formula = "AC/DC's, then 3 f"
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        ACDC.check(config)
+
+    @classmethod
+    def starts_from(cls, config: RunConfig) -> Start | None:
+        sparse = type(config).model_validate(config.model_dump() | {"method": "acdc"})
+        return Start(sparse, product="dense", which="best", epoch=None)
+
+    def product(self, step: Step) -> Product | None:
+        return "dense"

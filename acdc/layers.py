@@ -1,0 +1,87 @@
+"""The prunable layers of a network, and the names by which settings speak of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from acdc.errors import ConfigError
+
+LayerKind = Literal["convolution", "depthwise", "linear"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of a prunable layer without its values."""
+
+    shape: tuple[int, ...]
+    """Of the weight: (outputs, inputs / groups, height, width) or (outputs, inputs)."""
+    kind: LayerKind
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+Layers = Mapping[str, Layer]
+"""By the name of the weight, such as ``layer1.0.conv1.weight``, in the order of the modules."""
+
+
+def prunable_layers(model: nn.Module) -> dict[str, Layer]:
+    """Return the layers whose weights count for sparsity: convolutions and linear layers.
+
+    Biases and normalisation are never pruned (paper, Section 4).
+    """
+    return {
+        f"{name}.weight" if name else "weight": Layer(tuple(module.weight.shape), _kind(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _kind(module: nn.Conv2d | nn.Linear) -> LayerKind:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    return "depthwise" if module.groups == module.in_channels > 1 else "convolution"
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of the prunable layers."""
+    return {name: model.get_parameter(name) for name in prunable_layers(model)}
+
+
+def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers that settings keep dense, in the order of the modules.
+
+    Args:
+        layers: all prunable layers.
+        wanted: names of layers, or ``first``, ``last``, ``depthwise`` (of which there may be none).
+
+    Raises:
+        ConfigError: a name is none of these, or no layer is left to prune.
+    """
+    names = list(layers)
+    groups = {
+        "first": names[:1],
+        "last": names[-1:],
+        "depthwise": [name for name, layer in layers.items() if layer.kind == "depthwise"],
+    }
+    dense: set[str] = set()
+    for name in wanted:
+        if name not in layers and name not in groups:
+            raise ConfigError(
+                f"settings.dense_layers: {name!r} is not a prunable layer of this model; "
+                f"{', '.join(groups)}, {', '.join(names)} are accepted"
+            )
+        dense.update(groups.get(name, [name]))
+    if dense == set(names):
+        raise ConfigError(
+            f"settings.dense_layers: {', '.join(wanted)} leave no layer to prune; fewer are "
+            "accepted"
+        )
+    return tuple(name for name in names if name in dense)

@@ -1,0 +1,73 @@
+"""Wide residual networks (Zagoruyko and Komodakis 2016), in the variant of AC/DC's experiments.
+
+That variant has biases in its convolutions and its stride in the second convolution of a block
+(IST-DASLab/ACDC, models/wide_resnet_cifar.py), which costs more than the usual stride in the first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Normalisation, ReLU, convolution, twice, with dropout between, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.dropout(self.conv1(torch.relu(self.bn1(x))))
+        hidden = self.conv2(torch.relu(self.bn2(hidden)))
+        output: Tensor = hidden + self.shortcut(x)
+        return output
+
+
+class WideResNet(nn.Module):
+    """Three stages of pre-activation blocks of 16, 32 and 64 times ``widening`` channels.
+
+    Args:
+        depth: 6 n + 4 for n blocks a stage.
+        widening: factor on the channels.
+        channels: of the input images.
+        classes: number of outputs.
+        dropout: between the convolutions of a block.
+
+    Raises:
+        ValueError: the depth is not 6 n + 4.
+    """
+
+    def __init__(
+        self, depth: int, widening: int, channels: int, classes: int, *, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 4, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"depth {depth} is not 6 n + 4")
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        inputs = 16
+        for stage in range(3):
+            outputs = 16 * widening * 2**stage
+            layers = []
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(Block(inputs, outputs, stride, dropout))
+                inputs = outputs
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.bn = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for stage in range(3):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        logits: Tensor = self.fc(torch.relu(self.bn(x)).mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,138 @@
+"""DPF: dynamic pruning with feedback; gradients at the pruned weights train the dense ones.
+
+Lin, Stich, Barba, Dmitriev, Jaggi, ICLR 2020, "Dynamic Model Pruning with Feedback".
+No code of the authors was within reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from acdc.errors import ConfigError
+from acdc.masks import Masks, count_nonzeros
+from acdc.method import (
+    Context,
+    Deviation,
+    Product,
+    ScopedSettings,
+    SparseMethod,
+    StoredWeights,
+)
+from acdc.ramps import cubic_ramp
+from acdc.schedules import Step
+from acdc.selection import global_magnitude_masks, layer_magnitude_masks
+
+
+class Settings(ScopedSettings):
+    """How often the mask is recomputed, the ramp in fractions of training, and what is ranked."""
+
+    update_interval: int = Field(default=16, ge=1)
+    """Steps between recomputations of the masks, on the ramp and after it (paper: 16)."""
+    begin: float = Field(default=0.0, ge=0, lt=1)
+    """Where the ramp starts, as a fraction of training."""
+    end: float = Field(default=0.5, gt=0, lt=1)
+    """Where the target is reached, as a fraction of training."""
+    distribution: Literal["global", "uniform"] = "global"
+    """Rank the weights of all layers together, or prune every layer to the same sparsity."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        if self.begin >= self.end:
+            raise ConfigError(
+                f"settings.begin: {self.begin} is not before settings.end {self.end}; "
+                "a value below it is accepted"
+            )
+        return self
+
+    def variant(self) -> str:
+        parts = ["uniform"] if self.distribution == "uniform" else []
+        return "-".join([*parts, *self.dense_layers])
+
+
+class DPF(SparseMethod):
+    """Trains a dense network by the gradients of its pruned self, whose mask follows it.
+
+    The stored weights, all of them, receive the gradient at mask * w, so that pruned weights go on
+    learning and may return; the model is mask * w.
+    """
+
+    name = "dpf"
+    label = "DPF"
+    source = (
+        "Lin, Stich, Barba, Dmitriev, Jaggi: Dynamic Model Pruning with Feedback. ICLR 2020. "
+        "No code of the authors within reach."
+    )
+    deviations = (
+        Deviation(
+            original="not verified: when the ramp of the sparsity begins and ends",
+            ours="from the start of training to half of it, changing at each update of the mask "
+            "(settings.begin, settings.end)",
+            why="the schedule is that of Zhu and Gupta, and its ends a matter of the recipe",
+        ),
+        Deviation(
+            original="not verified: whether weights are ranked over all layers, and which are left "
+            "out",
+            ours="over all layers together, none left out (settings.distribution, "
+            "settings.dense_layers)",
+            why="as for AC/DC, so that the two can be compared",
+        ),
+        Deviation(
+            original="recomputes the masks at multiples of the interval only",
+            ours="also where the ramp ends; from there to the end of training at multiples",
+            why="the target is then reached where the settings say, however long the interval",
+        ),
+    )
+    Settings = Settings
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        length = context.iterations
+        self.begin = min(round(self.settings.begin * length), length - 1)
+        self.end = max(round(self.settings.end * length), self.begin + 1)
+        self.stored = StoredWeights()
+        self._update(0)
+        self.stored.park(self.weights, self.masks)
+
+    def before_step(self, step: Step) -> bool:
+        # The gradient, taken at the pruned weights, goes to all stored weights as it is.
+        self.stored.restore(self.weights)
+        return True
+
+    def after_step(self, step: Step) -> None:
+        steps_taken = step.iteration + 1
+        if steps_taken % self.settings.update_interval == 0 or steps_taken == self.end:
+            self._update(steps_taken)
+        self.stored.park(self.weights, self.masks)
+
+    def _update(self, steps_taken: int) -> None:
+        sparsity = cubic_ramp(steps_taken, self.begin, self.end, 0.0, self.sparsity)
+        if self.settings.distribution == "global":
+            self.masks = global_magnitude_masks(self.ranked, sparsity)
+        else:
+            self.masks = layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, sparsity))
+        if steps_taken <= self.end:
+            self.events.add(
+                "prune",
+                iteration=steps_taken,
+                sparsity=sparsity,
+                nonzeros=count_nonzeros(self.masks),
+            )
+
+    def gradient_masks(self) -> Masks:
+        return {}
+
+    def product(self, step: Step) -> Product | None:
+        return "sparse" if step.iteration + 1 >= self.end else None
+
+    def phase(self, step: Step) -> str:
+        return "sparse" if self.product(step) else "ramp"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": self.masks, "parked": self.stored.parked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.stored.parked = dict(state["parked"])

@@ -1,0 +1,132 @@
+"""DSD: dense, sparse, dense training; the dense network is the product.
+
+Han et al., ICLR 2017. Its repository (songhan/DSD) holds models and no training code; this follows
+the paper's description.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from acdc.errors import ConfigError
+from acdc.masks import count_nonzeros
+from acdc.method import (
+    Context,
+    Deviation,
+    Product,
+    ScopedSettings,
+    SparseMethod,
+    apply_masks,
+    momentum_buffers,
+)
+from acdc.schedules import Step
+from acdc.selection import layer_magnitude_masks
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+
+class Settings(ScopedSettings):
+    """When the sparse phase is, in fractions of training, and the last phase's learning rate."""
+
+    sparse_begin: float = Field(default=0.5, gt=0, lt=1)
+    """Where the sparse phase begins, as a fraction of training."""
+    sparse_end: float = Field(default=0.75, gt=0, lt=1)
+    """Where it ends and all weights are trained again, as a fraction of training."""
+    final_lr_factor: float = Field(default=0.1, gt=0)
+    """Factor on the recipe's learning rate in the last dense phase."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        if self.sparse_begin >= self.sparse_end:
+            raise ConfigError(
+                f"settings.sparse_begin: {self.sparse_begin} is not before settings.sparse_end "
+                f"{self.sparse_end}; a value below it is accepted"
+            )
+        return self
+
+    def variant(self) -> str:
+        return "-".join(self.dense_layers)
+
+    def sparse_epochs(self, epochs: int) -> tuple[int, int]:
+        """Return the first epoch of the sparse phase and the first after it."""
+        return round(self.sparse_begin * epochs), round(self.sparse_end * epochs)
+
+
+class DSD(SparseMethod):
+    """Trains dense, then only the largest weights of each layer, then all of them again.
+
+    Pruned weights come back at zero. The model at the end of the sparse phase is kept too.
+    """
+
+    name = "dsd"
+    label = "DSD"
+    source = (
+        "Han, Pool, Narang, Mao, Gong, Tang, Elsen, Vajda, Paluri, Tran, Catanzaro, Dally: DSD: "
+        "Dense-Sparse-Dense Training for Deep Neural Networks. ICLR 2017. No released training "
+        "code."
+    )
+    deviations = (
+        Deviation(
+            original="three trainings one after the other, the later ones on top of the usual",
+            ours="three phases of one training, whose learning rate follows the recipe throughout",
+            why="every method of a comparison sees the same number of batches",
+        ),
+        Deviation(
+            original="not verified: the last phase has a tenth of the learning rate",
+            ours="settings.final_lr_factor, 0.1 times the recipe's rate at that epoch",
+            why="no training code was released",
+        ),
+        Deviation(
+            original="not stated: momentum of the weights that come back",
+            ours="set to zero, as the weights are; the other weights keep theirs",
+            why="a weight that starts anew should not move by gradients from before",
+        ),
+    )
+    primary = "dense"
+    Settings = Settings
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        super().check(config)
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        if config.sparsity == 0:
+            raise ConfigError(
+                "sparsity: 0 leaves DSD nothing to prune; a value above 0 is accepted"
+            )
+        begin, end = settings.sparse_epochs(config.epochs)
+        if not 0 < begin < end < config.epochs:
+            raise ConfigError(
+                f"epochs: {config.epochs} is too short for settings.sparse_begin "
+                f"{settings.sparse_begin} and settings.sparse_end {settings.sparse_end}, one of "
+                "the three phases would vanish; more epochs are accepted"
+            )
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.begin, self.end = self.settings.sparse_epochs(context.config.epochs)
+
+    def epoch_start(self, step: Step) -> None:
+        if step.epoch == self.begin:
+            sparsities = dict.fromkeys(self.ranked, self.sparsity)
+            self.masks = layer_magnitude_masks(self.ranked, sparsities)
+            apply_masks(self.weights, self.masks)
+            self.events.add("prune", nonzeros=count_nonzeros(self.masks))
+        elif step.epoch == self.end:
+            for name, buffer in momentum_buffers(self.context.optimizer, self.ranked).items():
+                buffer.mul_(self.masks[name])
+            # The pruned weights are zero already; lifting the masks lets them learn from there.
+            self.masks = {}
+            self.events.add("restore")
+
+    def learning_rate(self, step: Step, rate: float) -> float:
+        """Return the recipe's rate, lowered in the last phase."""
+        return rate * float(self.settings.final_lr_factor) if step.epoch >= self.end else rate
+
+    def product(self, step: Step) -> Product | None:
+        if self.masks:
+            return "sparse"
+        return "dense" if step.epoch >= self.end else None

@@ -1,0 +1,61 @@
+"""SNIP: prunes once before training, by how much the loss would change without each weight.
+
+Lee, Ajanthan, Torr, ICLR 2019; namhoonlee/snip-public, snip/model.py and snip/prune.py.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from acdc.masks import count_zeros
+from acdc.method import Context, Deviation, ScopedSettings, SparseMethod, apply_masks
+from acdc.selection import top_k_masks
+
+
+class Settings(ScopedSettings):
+    """How many images the gradient is taken on, and which layers stay dense."""
+
+    images: int = Field(default=100, ge=2)
+    """Images of the one mini-batch whose gradient ranks the weights; one has no statistics."""
+
+    def variant(self) -> str:
+        return "-".join(self.dense_layers)
+
+
+class SNIP(SparseMethod):
+    """Keeps the weights with the largest |gradient * weight| of all layers together."""
+
+    name = "snip"
+    label = "SNIP"
+    source = (
+        "Lee, Ajanthan, Torr: SNIP: Single-shot Network Pruning based on Connection Sensitivity. "
+        "ICLR 2019. Code: namhoonlee/snip-public."
+    )
+    deviations = (
+        Deviation(
+            original="ranks one set of initial weights and trains another, drawn anew",
+            ours="ranks and trains the network's own initial weights",
+            why="every method of a comparison starts from the same weights, and the paper's "
+            "Algorithm 1 has only one set",
+        ),
+        Deviation(
+            original="ranks biases together with weights, and keeps round(N (1 - s)) of both",
+            ours="ranks weights only, and prunes floor(N s) of them",
+            why="no method here prunes biases, and all count alike",
+        ),
+        Deviation(
+            original="takes the gradient with the initial statistics of batch normalisation",
+            ours="takes it with the statistics of the mini-batch",
+            why="training normalises with those",
+        ),
+    )
+    Settings = Settings
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        (gradients,) = context.gradients(1, self.settings.images, training=True)
+        scores = {name: gradients[name] * weight for name, weight in self.ranked.items()}
+        total = sum(score.numel() for score in scores.values())
+        kept = total - count_zeros(self.sparsity, total)
+        self.masks = top_k_masks(scores, kept, magnitudes=True)
+        apply_masks(self.weights, self.masks)

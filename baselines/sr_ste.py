@@ -1,0 +1,142 @@
+"""SR-STE: N:M sparsity from scratch, by a straight-through gradient that pulls pruned weights down.
+
+Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li, ICLR 2021, "Learning N:M Fine-grained Structured Sparse
+Neural Networks From Scratch"; NM-sparsity/NM-sparsity, devkit/sparse_ops/sparse_ops.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from acdc.masks import Masks
+from acdc.method import Context, Deviation, ScopedSettings, SparseMethod, StoredWeights
+from acdc.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
+from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+
+
+class Settings(ScopedSettings):
+    """The pattern, and how strongly pruned weights are pulled to zero."""
+
+    dense_layers: tuple[str, ...] = ("first",)
+    """Layers that stay dense: names of weights, or first, last, depthwise; the first by default, as
+    images have too few channels for a group."""
+    pattern: str = "2:4"
+    """N:M: at most N weights of every M neighbours are not zero."""
+    grouping: Grouping = "input"
+    """Groups along the input channels only, or running on as in the released code (flat)."""
+    strength: float = Field(default=2e-4, ge=0)
+    """Decay of pruned weights, lambda_w (released code: 2e-4); 0 is the plain straight-through
+    estimator."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        parse_pattern(value)
+        return value
+
+    def variant(self) -> str:
+        parts = [] if self.pattern == "2:4" else [self.pattern.replace(":", "of")]
+        parts += ["flat"] if self.grouping == "flat" else []
+        parts += [] if self.strength else ["ste"]
+        parts += [] if self.dense_layers == ("first",) else self.dense_layers
+        return "-".join(parts)
+
+
+def sparse_refined_gradient(
+    gradient: Tensor, weight: Tensor, mask: Tensor, strength: float
+) -> Tensor:
+    """Return the gradient of the stored weight, g + strength (1 - mask) w.
+
+    sparse_ops.py, the backward pass.
+
+    Args:
+        gradient: with respect to mask * w, dense.
+        weight: stored weight, of the same shape.
+        mask: true where the weight is in the forward pass.
+        strength: lambda_w.
+    """
+    return gradient + strength * (weight * ~mask)
+
+
+class SRSTE(SparseMethod):
+    """Uses the N largest of every M stored weights forward, and trains all of them.
+
+    The gradient at the pruned weights passes straight through to the stored ones; those that are
+    pruned decay, so that the mask settles.
+    """
+
+    name = "sr_ste"
+    label = "SR-STE"
+    source = (
+        "Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li: Learning N:M Fine-grained Structured Sparse "
+        "Neural Networks From Scratch. ICLR 2021. Code: NM-sparsity/NM-sparsity."
+    )
+    deviations = (
+        Deviation(
+            original="groups run on into the next position and filter where the input channels are "
+            "no multiple of M",
+            ours="groups lie along the input channels, and layers with too few of them, such as "
+            "the first, have to be dense (grouping: flat restores theirs)",
+            why="sparse tensor cores need the groups along the input channels",
+        ),
+        Deviation(
+            original="ties are left to the sort",
+            ours="ties go to the earlier member of the group",
+            why="masks are then the same on every device",
+        ),
+    )
+    Settings = Settings
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        super().check(config)
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        check_pattern(
+            config.layers,
+            settings.exempt(config.layers),
+            settings.pattern,
+            settings.grouping,
+            config.sparsity,
+        )
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.stored = StoredWeights()
+        self._hide()
+
+    def before_step(self, step: Step) -> bool:
+        self.stored.restore(self.weights)
+        with torch.no_grad():
+            for name, weight in self.ranked.items():
+                assert weight.grad is not None
+                weight.grad = sparse_refined_gradient(
+                    weight.grad, weight, self.masks[name], self.settings.strength
+                )
+        return True
+
+    def after_step(self, step: Step) -> None:
+        self._hide()
+
+    def _hide(self) -> None:
+        """Select among the stored weights, and take the others out of the forward pass."""
+        self.masks = pattern_masks(self.ranked, *parse_pattern(self.settings.pattern))
+        self.stored.park(self.weights, self.masks)
+
+    def gradient_masks(self) -> Masks:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": self.masks, "parked": self.stored.parked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.stored.parked = dict(state["parked"])

@@ -1,0 +1,33 @@
+"""Static: a random sparse network, trained as it is.
+
+The baseline of that name in Evci, Gale, Menick, Castro, Elsen, ICML 2020; training_method scratch
+of google-research/rigl, rigl/imagenet_resnet/imagenet_train_eval.py (its static is another: that
+drops and zeroes weak weights at times).
+"""
+
+from __future__ import annotations
+
+from acdc.method import Context, Deviation, apply_masks
+from acdc.rewiring import SparseStart
+
+
+class Static(SparseStart):
+    """Draws random masks once and trains the weights inside them."""
+
+    name = "static"
+    label = "Static"
+    source = (
+        "Evci, Gale, Menick, Castro, Elsen: Rigging the Lottery: Making All Tickets Winners. "
+        "ICML 2020, baseline Static. Code: google-research/rigl at d39fc7d."
+    )
+    deviations = (
+        Deviation(
+            original="weights outside the masks stay stored and decay",
+            ours="weights outside the masks are zero",
+            why="they never come into the forward pass",
+        ),
+    )
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        apply_masks(self.weights, self.masks)

@@ -1,0 +1,1 @@
+"""Conformance: replays figures that the methods' original code printed, and compares ours."""

@@ -1,0 +1,46 @@
+"""``acdc conformance``: shows that the methods compute what their originals compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from conformance.replay import ConformanceError, replay_folder, summary
+
+VECTORS = Path(__file__).resolve().parent.parent / "tests" / "golden"
+
+
+@click.command()
+@click.argument(
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=VECTORS,
+    metavar="[DIR]",
+)
+@click.option("--quiet", is_flag=True, help="One line a file, and the cases that do not agree.")
+def conformance(folder: Path, quiet: bool) -> None:
+    """Replay figures printed by the methods' original code, and compare.
+
+    DIR holds JSON files in the formats of tests/golden, which is the default. Every case is printed
+    with the largest difference and what is allowed. The exit status is 1 if any does not agree.
+    """
+    torch.set_num_threads(1)
+    replays = []
+    for replay in replay_folder(folder):
+        replays.append(replay)
+        bad = sum(not case.agrees for case in replay.cases)
+        verdict = "agrees" if replay.agrees else f"{bad} of {len(replay.cases)} DIFFER"
+        click.echo(f"{replay.file}  ({replay.format}, {len(replay.cases)} cases): {verdict}")
+        for case in replay.cases:
+            if quiet and case.agrees:
+                continue
+            click.echo(
+                f"  {'agrees' if case.agrees else 'DIFFERS'}  {case.name}: "
+                f"largest difference {case.difference:.3g}, allowed {case.tolerance:.3g}"
+                + (f" ({case.note})" if case.note else "")
+            )
+    click.echo(summary(replays))
+    if not all(replay.agrees for replay in replays):
+        raise ConformanceError("a method does not agree with its original; see DIFFERS above")

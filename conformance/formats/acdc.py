@@ -1,0 +1,272 @@
+"""IST-DASLab/ACDC: thresholds and ties, masks, schedules, learning rates, training traces."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acdc.config import RunConfig, parse_run
+from acdc.layers import Layers, dense_layers, prunable_layers, prunable_weights
+from acdc.method import Context, SparseMethod, reset_momentum
+from acdc.models import MODELS
+from acdc.optimizers import build_optimizer
+from acdc.patterns import pattern_masks
+from acdc.schedules import PUBLISHED_SCHEDULES, Step, warmup_cosine
+from acdc.selection import (
+    kth_largest,
+    released_global_masks,
+    released_layer_masks,
+    strictly_above_masks,
+)
+from conformance.vectors import Case, compare, hashval
+
+
+def masks_schedules(data: Any) -> Iterator[Case]:
+    """Replay thresholds, masks, N:M masks, schedules and learning rates: exact."""
+    for number, case in enumerate(data["percentile"]):
+        yield from _percentile(f"percentile {number} ({case['name']}, p {case['p']})", case)
+    for case in data["masks"]:
+        yield from _masks(case)
+    if "nm" in data:
+        yield from _pattern(data["nm"])
+    for name, case in data.get("schedules", {}).items():
+        yield from _schedule(name, case)
+    rates = data.get("cosine_lr_by_epoch", [])
+    if rates:
+        ours = [0.256 * warmup_cosine(epoch, len(rates), 5) for epoch in range(len(rates))]
+        # The same formula in another order of operations.
+        yield compare("learning rate by epoch", ours, rates, 1e-15)
+    if "momentum_reset" in data:
+        yield _momentum_reset(data["momentum_reset"])
+
+
+def _percentile(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+    scores = torch.tensor(case["values"], dtype=torch.float32)
+    kept = strictly_above_masks({"": scores}, case["p"])[""]
+    yield compare(f"{name}: kept", kept, case["kept"])
+    yield compare(f"{name}: count", kept.sum(), case["n_kept"])
+    if case.get("k") is not None:
+        threshold, _ = kth_largest([scores], case["k"])
+        yield compare(f"{name}: k", math.ceil(len(scores) * (1 - case["p"])), case["k"])
+        yield compare(f"{name}: threshold", threshold, case["threshold"])
+
+
+def _masks(case: Mapping[str, Any]) -> Iterator[Case]:
+    name = f"{case['pruner']} masks at {case['sparsity']}"
+    level = case.get("level", case["sparsity"])
+    if "shapes" not in case:
+        kept = released_global_masks({"w": torch.ones(40)}, level)["w"].sum()
+        yield compare(f"{name} ({case.get('note', '')})", kept, case["n_kept"])
+        return
+    weights = {key: hashval(shape, case["salts"][key]) for key, shape in case["shapes"].items()}
+    if case["pruner"] == "global":
+        masks = released_global_masks(weights, level)
+    else:
+        masks = released_layer_masks(weights, dict.fromkeys(weights, level))
+    for key, mask in case["masks"].items():
+        yield compare(f"{name}: {key}", masks[key], mask)
+    if "n_kept" in case:
+        yield compare(f"{name}: count", sum(m.sum() for m in masks.values()), case["n_kept"])
+
+
+def _pattern(case: Mapping[str, Any]) -> Iterator[Case]:
+    n, m = case.get("n", 2), case.get("m", 4)
+    for kind in ("conv", "lin"):
+        if f"{kind}_mask" in case:
+            weight = hashval(case[f"{kind}_shape"], case[f"{kind}_salt"])
+            ours = pattern_masks({"": weight}, n, m)[""]
+            yield compare(f"{n}:{m} mask, {kind}", ours, case[f"{kind}_mask"])
+
+
+_STARRED: dict[str, tuple[tuple[str, int], ...]] = {
+    # Network, and the layers that stay dense in each of its variants.
+    "resnet50": (("", 54), ("first last", 52)),
+    "mobilenet": (("", 28), ("first depthwise", 14)),
+    "wideresnet": (("", 29),),
+    "resnet20": (("", 22), ("shortcuts", 20)),
+}
+_NETWORKS = {
+    "resnet50": ("resnet50", 3, 1000),
+    "mobilenet": ("mobilenet_v1", 3, 1000),
+    "wideresnet": ("wrn28_10", 3, 100),
+    "resnet20": ("resnet20", 3, 10),
+}
+
+
+def _schedule(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
+    prune, restore = case["prune_epochs"], case["recycle_epochs"]
+    if prune and restore:
+        events = {key: _events(key) for key in PUBLISHED_SCHEDULES}
+        found = [key for key, switches in events.items() if switches == (prune, restore)]
+        yield Case(
+            f"{name}: phases",
+            0.0 if found else math.inf,
+            0.0,
+            ", ".join(found) or f"no schedule prunes at {prune} and restores at {restore}",
+        )
+    for number in sorted(set(case.get("n_pruned_modules", ()))):
+        network = next((key for key in _NETWORKS if key in name), None)
+        if network is not None:
+            yield _pruned_modules(f"{name}: pruned modules", network, number)
+
+
+def _events(schedule: str) -> tuple[list[int], list[int]]:
+    phases = PUBLISHED_SCHEDULES[schedule].phases()
+    prune = [phase.start for phase in phases if phase.kind == "sparse"]
+    return prune, [phase.start for phase in phases[1:] if phase.kind == "dense"]
+
+
+def _pruned_modules(name: str, network: str, number: int) -> Case:
+    """Count the layers that are pruned when the named ones stay dense."""
+    layers = _layers(network)
+    variants = {}
+    for text, _ in _STARRED[network]:
+        wanted = text.split()
+        if wanted == ["shortcuts"]:
+            wanted = [layer for layer in layers if "shortcut" in layer]
+        variants[len(layers) - len(dense_layers(layers, wanted))] = text or "none"
+    nearest = min(variants, key=lambda count: abs(count - number))
+    return compare(name, nearest, number, note=f"dense: {variants[nearest]}")
+
+
+@functools.cache
+def _layers(network: str) -> Layers:
+    model, channels, classes = _NETWORKS[network]
+    with torch.random.fork_rng(devices=[]):
+        return prunable_layers(MODELS[model](channels, classes))
+
+
+def _momentum_reset(case: Mapping[str, Any]) -> Case:
+    """Reset buffers whose parameters have no gradient, which the original skips by mistake."""
+    parameter = nn.Parameter(torch.zeros(len(case["buffer_before"])))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    optimizer.state[parameter]["momentum_buffer"] = torch.tensor(case["buffer_before"])
+    reset_momentum(optimizer)
+    return compare(
+        "momentum reset without gradients",
+        optimizer.state[parameter]["momentum_buffer"],
+        case["buffer_after_reset_with_grad_zeros"],
+    )
+
+
+class _Trace:
+    """The network, the batches and the run of a training trace, from the text that sets them up."""
+
+    def __init__(self, setup: Mapping[str, Any], reset: bool) -> None:
+        pairs = re.findall(r"Linear\((\d+),(\d+)\)", setup["net"])
+        salt = int(re.findall(r"salts (\d+)", setup["net"])[0])
+        self.linear = [nn.Linear(int(a), int(b)).double() for a, b in pairs]
+        self.model = nn.Sequential(self.linear[0], nn.ReLU(), self.linear[1])
+        with torch.no_grad():
+            for number, parameter in enumerate(self.model.parameters()):
+                parameter.copy_(hashval(parameter.shape, salt + number))
+        self.batch_size = int(re.findall(r"x=hashval\(\((\d+),", setup["batch"])[0])
+        self.inputs = self.linear[0].in_features
+        self.input_salt = int(re.findall(r",(\d+)\+it\)", setup["batch"])[0])
+        factor, classes = re.findall(r"\((\d+)\*i\+it\)%(\d+)", setup["batch"])[0]
+        self.factor, self.classes = int(factor), int(classes)
+        self.batches = setup["steps_per_epoch"]
+        self.config = self._config(setup, reset)
+
+    @staticmethod
+    def _config(setup: Mapping[str, Any], reset: bool) -> RunConfig:
+        number = r"([\d.]+(?:e-?\d+)?)"
+        found = re.findall(rf"lr {number} momentum {number} wd {number}", setup["optimizer"])[0]
+        lr, momentum, decay = (float(value) for value in found)
+        switches = sorted([*setup["prune_epochs"], *setup["restore_epochs"]])
+        bounds = [*([] if 0 in switches else [0]), *switches, setup["epochs"]]
+        phases = [
+            ("sparse" if start in setup["prune_epochs"] else "dense", start, end)
+            for start, end in itertools.pairwise(bounds)
+        ]
+        return parse_run(
+            {
+                "model": "resnet8_s2",  # only named: the trace brings its own network and batches
+                "dataset": "digits",
+                "method": "acdc",
+                "sparsity": setup["sparsity"],
+                "epochs": setup["epochs"],
+                "settings": {
+                    "schedule": None,
+                    "phases": phases,
+                    "selection": "released",
+                    "reset_momentum": reset,
+                },
+                "recipe": {
+                    "lr": lr,
+                    "momentum": momentum,
+                    "weight_decay": decay,
+                    "nesterov": "no nesterov" not in setup["optimizer"],
+                    "lr_schedule": "constant",
+                },
+            }
+        )
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        labels = [(self.factor * i + iteration) % self.classes for i in range(self.batch_size)]
+        inputs = hashval((self.batch_size, self.inputs), self.input_salt + iteration)
+        return inputs.double(), torch.tensor(labels)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Train, and yield what the original wrote down after each step."""
+        weights = prunable_weights(self.model)
+        optimizer = build_optimizer(self.model, self.config.recipe)
+        method: SparseMethod = self.config.method_class(self.config.settings, self.config.sparsity)
+        layers = prunable_layers(self.model)
+        method.setup(Context(weights, layers, optimizer, self.config, self.batches, _no_gradients))
+        for epoch in range(self.config.epochs):
+            method.epoch_start(Step(epoch, 0, self.batches))
+            for number in range(self.batches):
+                step = Step(epoch, number, self.batches)
+                inputs, labels = self.batch(step.iteration)
+                loss = nn.functional.cross_entropy(self.model(inputs), labels)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if method.before_step(step):
+                    optimizer.step()
+                method.after_step(step)
+                record: dict[str, Any] = {"loss": loss}
+                for key, layer in zip("ab", self.linear, strict=True):
+                    weight = layer.weight
+                    name = next(n for n, w in weights.items() if w is weight)
+                    record |= {
+                        f"{key}_w": weight,
+                        f"{key}_bias": layer.bias,
+                        f"{key}_mom": optimizer.state[weight]["momentum_buffer"],
+                        f"{key}_mask": method.masks.get(name, torch.ones_like(weight)),
+                    }
+                yield record
+
+
+def _no_gradients(*_arguments: object, **_options: object) -> Iterator[dict[str, Tensor]]:
+    raise ValueError("AC/DC asks for no gradients outside of training")
+
+
+def training_trace(data: Any) -> Iterator[Case]:
+    """Replay whole training runs step by step, in double precision: 1e-12.
+
+    Under torch 2 the released code's momentum reset does nothing, so that its trace as shipped is
+    ours with the option off.
+    """
+    for variant, steps in data["trace"].items():
+        trace = _Trace(data["setup"], reset=variant == "reset_effective")
+        for expected, ours in zip(steps, trace.records(), strict=True):
+            for key, value in ours.items():
+                if key in expected:
+                    name = f"{variant}, step {expected['it']}: {key}"
+                    yield compare(name, value, expected[key], 1e-12)
+    for variant, counts in data.get("kept_per_phase", {}).items():
+        trace = _Trace(data["setup"], reset=variant == "reset_effective")
+        kept: dict[int, int] = {}
+        for number, record in enumerate(trace.records()):
+            masks = [record["a_mask"], record["b_mask"]]
+            kept[number // trace.batches] = int(sum(mask.sum() for mask in masks))
+        ours_counts = [[epoch, count] for epoch, count in kept.items()]
+        yield compare(f"{variant}: weights kept by epoch", ours_counts, counts)
