@@ -16,6 +16,7 @@ from acdc.flops import LayerCost, forward_flops
 from acdc.masks import Masks, count_nonzeros, mask_change
 from acdc.method import (
     Context,
+    Densities,
     Deviation,
     Product,
     ScopedSettings,
@@ -100,6 +101,11 @@ class Settings(ScopedSettings):
         return phases
 
 
+def released_flops(costs: tuple[LayerCost, ...], densities: Densities) -> float:
+    """Return what the released code logs for a step: three forward passes, dense phases too."""
+    return 3 * forward_flops(costs, densities.forward)
+
+
 class ACDC(SparseMethod):
     """Alternates training of the k largest weights with training of all; yields two models.
 
@@ -180,8 +186,7 @@ class ACDC(SparseMethod):
         self.events.add("restore", momentum_reset=self.settings.reset_momentum)
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
-        """Return what the released code logs: three forward passes, dense phases included."""
-        return 3 * forward_flops(costs, self.densities().forward)
+        return released_flops(costs, self.densities())
 
     def product(self, step: Step) -> Product | None:
         return "sparse" if self.masks else "dense"

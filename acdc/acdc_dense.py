@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acdc.acdc import ACDC, Settings
+from acdc.acdc import ACDC, Settings, released_flops
+from acdc.flops import LayerCost
 from acdc.method import Product, SparseMethod, Start
 from acdc.schedules import Step
 
@@ -28,7 +29,7 @@ class ACDCDense(SparseMethod):
     source = ACDC.source
     primary = "dense"
     Settings = Settings
-    flops_formula = "AC/DC's, then 3 f"
+    flops_formula = ACDC.flops_formula
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
@@ -38,6 +39,9 @@ class ACDCDense(SparseMethod):
     def starts_from(cls, config: RunConfig) -> Start | None:
         sparse = type(config).model_validate(config.model_dump() | {"method": "acdc"})
         return Start(sparse, product="dense", which="best", epoch=None)
+
+    def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
+        return released_flops(costs, self.densities())
 
     def product(self, step: Step) -> Product | None:
         return "dense"

@@ -173,8 +173,8 @@ class SparseMethod:
     """The product that tables show by default."""
     resumable: ClassVar[frozenset[Product]] = frozenset()
     """Products whose optimizer is kept with the best weights, for runs that go on from there."""
-    flops_formula: ClassVar[str] = "2 f + f_grad"
-    """The training FLOPs of a step by the method's own publication, as ``published_flops``."""
+    flops_formula: ClassVar[str] = "none; the paper's 2 f + f_grad"
+    """A step's training FLOPs in the method's own publication, what ``published_flops`` counts."""
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
     def __init__(self, settings: MethodSettings, sparsity: float) -> None:

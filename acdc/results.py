@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT = "result.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,19 +182,16 @@ def _cut_by_sample(
         positions = between.nonzero()[0]
         return int(np.count_nonzero(at_or_above)), positions, values[positions]
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for layer, order, mask in zip(layers, orders, masks, strict=True):
-            parts = torch.split(layer, _CHUNK)
-            in_turn = len(parts) == 1 or torch.get_num_threads() == 1
-            run = map if in_turn else pool.map
-            marks = torch.split(mask.permute(*order).view(-1), _CHUNK)
-            found = list(run(scan, parts, marks))
-            above += sum(count for count, _, _ in found)
-            positions = np.concatenate([p + i * _CHUNK for i, (_, p, _) in enumerate(found)])
-            inside.append((positions, np.concatenate([values for _, _, values in found])))
-            collected += len(positions)
-            if collected > max(_SAMPLE, total // 16):
-                return None
+    for layer, order, mask in zip(layers, orders, masks, strict=True):
+        marks = mask.permute(*order).view(-1)
+        parts = zip(torch.split(layer, _CHUNK), torch.split(marks, _CHUNK), strict=True)
+        found = [scan(part, marked) for part, marked in parts]
+        above += sum(count for count, _, _ in found)
+        positions = np.concatenate([p + i * _CHUNK for i, (_, p, _) in enumerate(found)])
+        inside.append((positions, np.concatenate([values for _, _, values in found])))
+        collected += len(positions)
+        if collected > max(_SAMPLE, total // 16):
+            return None
     if k <= above:
         larger = _count(layers, np.greater, high, magnitudes)
         return _Cut(float(high), larger) if larger < k else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,16 @@ RUN_COLUMNS: dict[str, str] = {
     "epoch": "Int64",
     "diverged_at": "Int64",
     "sparsity_achieved": "float64",
+    "sparsity_pruned": "float64",
+    "exempt": "str",
+    "certificate_holds": "boolean",
+    "certificate_failures": "str",
+    "dead_filters": "Int64",
+    "mask_change_epoch": "Int64",
+    "mask_change_relative": "float64",
+    "mask_change_of_kept": "float64",
+    "mask_change_jaccard": "float64",
+    "mask_change_of_kept_before": "float64",
     "val_accuracy": "float64",
     "val_loss": "float64",
     "test_accuracy": "float64",
@@ -41,7 +51,8 @@ RUN_COLUMNS: dict[str, str] = {
     "dense_inference_flops": "float64",
     "inference_ratio": "float64",
     "training_flops": "float64",
-    "training_flops_released": "float64",
+    "training_flops_published": "float64",
+    "published_formula": "str",
     "dense_training_flops": "float64",
     "training_ratio": "float64",
     "prunable_weights": "int64",
@@ -58,7 +69,12 @@ RUN_COLUMNS: dict[str, str] = {
 }
 """Columns of the table of runs. Accuracies are fractions; FLOPs are those of one image (inference)
 or of the whole run (training), ratios those to dense training of the same model for as many epochs.
+``sparsity_achieved`` counts over all prunable weights, ``sparsity_pruned`` over the layers that are
+not exempt. ``mask_change``: at the last pruning that had one before it; ``before``: one earlier.
 """
+
+FAILURES = "; "
+"""What stands between the reasons for which a certificate is not to be trusted."""
 
 _FIRST_EPOCH_COLUMNS = ("run", "seed", "epoch")
 _NESTED = "nonzeros"
@@ -145,16 +161,18 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
         "diverged_at": result.get("diverged_at"),
         "dense_inference_flops": flops["dense_inference"],
         "training_flops": flops["training"],
-        "training_flops_released": flops["training_released"],
+        "training_flops_published": flops["training_published"],
+        "published_formula": flops["published_formula"],
         "dense_training_flops": flops["dense_training"],
         "training_ratio": flops["training"] / flops["dense_training"],
         "prunable_weights": result["prunable_weights"],
+        **_mask_changes(result["mask_changes"]),
         **{key: timings[key] for key in ("train_s", "wall_s", "attempts")},
         **origin,
     }
     if result["status"] != "finished":
         # What it spent until it broke off is the cost of no model.
-        unspent = ("training_flops", "training_flops_released", "training_ratio")
+        unspent = ("training_flops", "training_flops_published", "training_ratio")
         yield {**common, **dict.fromkeys(unspent)}
         return
     for product, records in result["products"].items():
@@ -163,7 +181,7 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
                 **common,
                 "product": product,
                 "which": which,
-                "sparsity_achieved": record["certificate"]["achieved"],
+                **_certified(record.get("certificate")),
                 "inference_ratio": record["inference_flops"] / flops["dense_inference"],
                 **{
                     key: record[key]
@@ -177,6 +195,33 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
                     )
                 },
             }
+
+
+def _certified(certificate: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a stored certificate says, and whether it is to be trusted."""
+    # Imports torch; the tables and figures are made without it.
+    from acdc.certificate import objections
+
+    found = objections(certificate)
+    said = certificate or {}
+    return {
+        "sparsity_achieved": said.get("achieved"),
+        "sparsity_pruned": said.get("pruned"),
+        "exempt": " ".join(said.get("exempt", ())),
+        "dead_filters": said.get("dead_filters"),
+        "certificate_holds": not found,
+        "certificate_failures": FAILURES.join(found),
+    }
+
+
+def _mask_changes(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the last change of the masks, and the share of new weights at the one before."""
+    row: dict[str, Any] = {}
+    if changes:
+        row = {f"mask_change_{key}": value for key, value in changes[-1].items()}
+    if len(changes) > 1:
+        row["mask_change_of_kept_before"] = changes[-2]["of_kept"]
+    return row
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

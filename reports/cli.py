@@ -65,13 +65,16 @@ def figure_command(name: str, study: Path) -> None:
 @cli.command("report")
 @_results
 def report_command(study: Path) -> None:
-    """Write the whole study as one self-contained page, report.html."""
+    """Write the whole study as one self-contained page, and its methods for a paper's appendix."""
     from acdc.files import write_text
     from reports.html import report
+    from reports.methods import methods, to_latex
 
-    path = study / "report.html"
-    write_text(path, report(_source(study)))
-    _say([path])
+    source = _source(study)
+    page, appendix = study / "report.html", study / "tables" / "methods_appendix.tex"
+    write_text(appendix, to_latex(methods(source.plan)))
+    write_text(page, report(source))
+    _say([appendix, page])
 
 
 def _source(study: Path) -> Source:

@@ -64,27 +64,29 @@ def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
 def _finding(
     sparsity: float, rows: list[Cells], dense: Cells | None, runs: pd.DataFrame
 ) -> Finding:
-    ranked = sorted(
-        (cells for cells in rows if cells.top1.mean is not None),
-        key=lambda cells: -(cells.top1.mean or 0),
-    )
+    sparse = [cells for cells in rows if cells.row.product == "sparse"]
     sentences = []
-    if ranked:
-        means = ", ".join(f"{c.row.label} {mean_and_std(c.top1)}" for c in ranked)
-        baseline = f"; dense {mean_and_std(dense.top1)}" if dense else ""
-        sentences.append(
-            f"At {percent(sparsity)} sparsity, test accuracy (%) in descending order of the mean: "
-            f"{means}{baseline}."
+    for what, group in (
+        ("test accuracy (%)", sparse),
+        ("the dense models' test accuracy (%)", [c for c in rows if c not in sparse]),
+    ):
+        ranked = sorted(
+            (cells for cells in group if cells.top1.mean is not None),
+            key=lambda cells: -(cells.top1.mean or 0),
         )
-    for cells in rows:
-        if cells.top1.diverged:
+        if ranked:
+            means = ", ".join(f"{c.row.label} {mean_and_std(c.top1)}" for c in ranked)
+            baseline = f"; dense {mean_and_std(dense.top1)}" if dense else ""
             sentences.append(
-                f"{cells.row.label} diverged in {cells.top1.diverged} of {cells.top1.runs} runs."
+                f"At {percent(sparsity)} sparsity, {what} in descending order of the mean: "
+                f"{means}{baseline}."
             )
-    reference = next((cells.row for cells in rows if cells.row.method == _REFERENCE), None)
+    sentences += [note for cells in rows for note in cells.notes]
+    reference = next((cells.row for cells in sparse if cells.row.method == _REFERENCE), None)
     if reference is None:
         return Finding(sparsity, tuple(sentences), ())
-    others = [cells.row for cells in (*rows, *([dense] if dense else [])) if cells.row != reference]
+    compared = (*sparse, *([dense] if dense else []))
+    others = [cells.row for cells in compared if cells.row != reference]
     return Finding(
         sparsity, tuple(sentences), tuple(_difference(reference, row, runs) for row in others)
     )

@@ -11,9 +11,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports import text
+from reports.aggregate import FAILURES
 from reports.cells import Table
 from reports.findings import findings
 from reports.latex import TEMPLATES
+from reports.methods import methods
 from reports.outputs import Source, TableKind, build_table, draw_figure, kind_of
 from reports.plan import Experiment
 from reports.statistics import Summary
@@ -23,6 +25,7 @@ from reports.tables import (
     paper_note,
     paper_top1,
     paper_training,
+    requested,
 )
 from reports.theory import read_summary, verdicts
 
@@ -41,6 +44,7 @@ def report(source: Source) -> str:
     """Return the page as HTML: no scripts, no requests, the same text for the same results."""
     sections = [_section(source, experiment) for experiment in source.plan.experiments]
     tables = [section.table for section in sections if section.table is not None]
+    refused = refusals(source.tables.runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -55,8 +59,10 @@ def report(source: Source) -> str:
         tasks=_tasks(source),
         sections=sections,
         findings=[(table, findings(table, source.tables.runs)) for table in tables],
-        methods=_methods(source),
+        methods=methods(source.plan),
         runs=run_list(source.tables.runs),
+        refusals=refused,
+        refused={(refusal["run"], refusal["product"]) for refusal in refused},
         fingerprints=dict(
             zip(source.tables.runs["run"], source.tables.runs["fingerprint"], strict=True)
         ),
@@ -66,6 +72,7 @@ def report(source: Source) -> str:
         paper_training=paper_training,
         paper_note=paper_note,
         table_caption=caption,
+        requested=requested,
     )
 
 
@@ -91,7 +98,11 @@ def _tasks(source: Source) -> list[str]:
 def facts(runs: pd.DataFrame) -> dict[str, str]:
     """Return what was run, where and from which source, in words."""
     each = runs.drop_duplicates("run")
-    diverged = int((each["status"] == "diverged").sum())
+    counts = {
+        "diverged": int((each["status"] == "diverged").sum()),
+        "refused": runs.loc[~runs["certificate_holds"].fillna(True), "run"].nunique(),
+    }
+    left_out = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
     revisions = [
         f"{str(revision)[:12]}{'' if clean else ' with uncommitted changes'}"
         for revision, clean in each[["git_revision", "git_clean"]]
@@ -107,7 +118,7 @@ def facts(runs: pd.DataFrame) -> dict[str, str]:
     ]
     digests = each["source_digest"].dropna().nunique()
     return {
-        "Runs": f"{len(each)}" + (f", of which {diverged} diverged" if diverged else ""),
+        "Runs": f"{len(each)}" + (f", of which {left_out}" if left_out else ""),
         "Seeds": ", ".join(str(seed) for seed in sorted(each["seed"].unique())),
         "Training time": f"{text.duration(each['train_s'].sum())} in total, "
         f"{text.duration(each['wall_s'].sum())} with start-up and evaluation",
@@ -129,6 +140,11 @@ def run_list(runs: pd.DataFrame) -> list[dict[str, Any]]:
         listed.append(
             {
                 **{key: first[key] for key in ("fingerprint", "status", "seed", "source_digest")},
+                "mask_changes": [
+                    first[key]
+                    for key in ("mask_change_of_kept_before", "mask_change_of_kept")
+                    if not pd.isna(first[key])
+                ],
                 "run": name,
                 "train_s": float(first["train_s"]),
                 "diverged_at": None if pd.isna(first["diverged_at"]) else first["diverged_at"],
@@ -138,12 +154,16 @@ def run_list(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return listed
 
 
-def _methods(source: Source) -> list[Any]:
-    # Imports torch, which takes seconds; nothing else of the reports needs it.
-    from acdc.method import get_method
-
-    names = dict.fromkeys(str(run["method"]) for run in source.plan.runs.values())
-    return [get_method(name) for name in names]
+def refusals(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the records whose certificate does not hold, each with all its reasons."""
+    refused = runs[~runs["certificate_holds"].fillna(True)]
+    return [
+        {
+            **{key: record[key] for key in ("run", "fingerprint", "product", "which")},
+            "reasons": record["certificate_failures"].split(FAILURES),
+        }
+        for record in refused.to_dict("records")
+    ]
 
 
 def _interval(summary: Summary, digits: int = 2) -> str:
@@ -177,7 +197,7 @@ def _power(value: float | None) -> str | Markup:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "cell": text.mean_and_std,
-    "diverged": text.diverged,
+    "left_out": text.left_out,
     "duration": text.duration,
     "interval": _interval,
     "number": _number,

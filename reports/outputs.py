@@ -61,7 +61,7 @@ def _flops_accuracy(source: Source, experiment: Experiment) -> Figure:
 def _schedule_curve(source: Source, experiment: Experiment) -> Figure:
     from reports.figures import schedule_curve
 
-    return schedule_curve.draw(experiment, source.tables.epochs)
+    return schedule_curve.draw(experiment, source.tables.runs, source.tables.epochs)
 
 
 def _iht(source: Source, experiment: Experiment) -> Figure:

@@ -60,6 +60,8 @@ class Row:
     label: str
     method: str
     sparsity: float
+    epochs: int
+    """Of its runs, which may train longer than the task's dense network."""
     product: str
     runs: tuple[str, ...]
     paper: PaperRow | None
@@ -163,6 +165,7 @@ def _row(data: Mapping[str, Any]) -> Row:
         label=data["label"],
         method=data["method"],
         sparsity=data["sparsity"],
+        epochs=data["epochs"],
         product=data["product"],
         runs=tuple(data["runs"]),
         paper=_paper_row(paper) if paper else None,

@@ -14,20 +14,27 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """One cell: runs that finished are averaged, runs that diverged are only counted."""
+    """One cell: finished runs are averaged, those that diverged or are refused only counted."""
 
     mean: float | None
     """None where no run finished."""
     std: float | None
     """Sample standard deviation (n - 1); None for fewer than two runs."""
     n: int
-    """Runs that finished."""
+    """Runs that are averaged."""
     diverged: int = 0
+    refused: int = 0
+    """Runs whose sparsity certificate does not hold."""
 
     @property
     def runs(self) -> int:
-        """All runs, finished or not."""
-        return self.n + self.diverged
+        """All runs, averaged or not."""
+        return self.n + self.diverged + self.refused
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every run is averaged."""
+        return self.n == self.runs
 
     @property
     def half_width(self) -> float | None:
@@ -44,8 +51,8 @@ class Summary:
         return self.mean - self.half_width, self.mean + self.half_width
 
 
-def summarise(values: Sequence[float], diverged: int = 0) -> Summary:
-    """Return the summary of the values of runs that finished.
+def summarise(values: Sequence[float], diverged: int = 0, refused: int = 0) -> Summary:
+    """Return the summary of the values of runs that finished and are not refused.
 
     Raises:
         ValueError: a value is not finite; only a diverged run has one, and it must not come here.
@@ -56,7 +63,7 @@ def summarise(values: Sequence[float], diverged: int = 0) -> Summary:
     mean = statistics.fmean(values) if values else None
     # Two-pass and exact in rational arithmetic, so that equal values have a spread of exactly 0.
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(mean, std, len(values), diverged)
+    return Summary(mean, std, len(values), diverged, refused)
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary:

@@ -25,9 +25,14 @@ def caption(table: Table) -> str:
         f"{scale_note(table.scale)} {task.model} on {task.dataset}, {task.epochs} epochs.",
         "Top-1: test accuracy in per cent after the last epoch, mean ± sample standard deviation "
         f"over n runs with different seeds (n = {seeds}; none is given for n = 1). Runs that "
-        "diverged are counted, not averaged.",
+        "diverged, and runs that are refused since the sparsity certificate of their model does "
+        "not hold, are counted, not averaged.",
+        "Sparsity: asked of the layers that a method does not leave dense, and pruned there; zero: "
+        "of all prunable weights, whatever the reason.",
         "FLOPs: of one inference and of the whole training, as a fraction of the dense network's "
-        f"and of its {task.epochs} epochs; the dense row is absolute.",
+        f"and of its {task.epochs} epochs; the dense row is absolute. Training: by the paper's "
+        "accounting, common to all, and as the method's own publication counts it (formulas: "
+        "Methods).",
     ]
     if table.paper_setting:
         parts.append(paper_note(table))
@@ -79,6 +84,9 @@ def _flat(cells: Cells) -> dict[str, Any]:
         "sparsity_requested_pct": 100 * cells.row.sparsity,
         "n": cells.top1.n,
         "diverged": cells.top1.diverged,
+        "refused": cells.top1.refused,
+        "notes": " ".join(cells.notes),
+        "exempt": " ".join(cells.exempt),
     }
     for name, summary in _summaries(cells).items():
         low, high = summary.interval or (None, None)
@@ -90,6 +98,7 @@ def _flat(cells: Cells) -> dict[str, Any]:
             value.value if value and value.value is not None else text.paper_text(value)
         )
         flat[f"paper_{metric}_confidence"] = value.confidence if value else ""
+    flat["published_formula"] = cells.published_formula
     flat["runs"] = " ".join(cells.row.runs)
     return flat
 
@@ -98,6 +107,7 @@ def _summaries(cells: Cells) -> dict[str, Summary]:
     nothing = Summary(None, None, 0)
     return {
         "sparsity_achieved_pct": cells.sparsity,
+        "sparsity_pruned_layers_pct": cells.pruned,
         "top1_pct": cells.top1,
         "top1_best_pct": cells.top1_best,
         "dense_top1_pct": cells.dense_top1 or nothing,
@@ -105,6 +115,8 @@ def _summaries(cells: Cells) -> dict[str, Summary]:
         "inference_ratio": cells.inference_ratio,
         "training_flops": cells.training_flops,
         "training_ratio": cells.training_ratio,
+        "training_flops_published": cells.published_flops,
+        "training_ratio_published": cells.published_ratio,
     }
 
 
@@ -122,7 +134,15 @@ def to_json(table: Table) -> dict[str, Any]:
                 "method": cells.row.method,
                 "product": cells.row.product,
                 "sparsity": cells.row.sparsity,
+                "epochs": cells.row.epochs,
                 "runs": list(cells.row.runs),
+                "exempt": list(cells.exempt),
+                "refused": [
+                    {"run": refusal.run, "seed": refusal.seed, "reasons": list(refusal.reasons)}
+                    for refusal in (*cells.refusals, *cells.dense_refusals)
+                ],
+                "notes": list(cells.notes),
+                "published_formula": cells.published_formula,
                 **{name: _plain(summary) for name, summary in _summaries(cells).items()},
                 "paper": {
                     metric: value and {**vars(value)}
@@ -150,14 +170,7 @@ def to_latex(table: Table) -> str:
         top1_format=_number_format([cells.top1 for cells in table.rows]),
         dense_format=_number_format([c.dense_top1 for c in table.rows if c.dense_top1]),
         lines=[_latex_line(cells) for cells in table.rows],
-        notes=[
-            escape(
-                f"{cells.row.label} at {text.percent(cells.row.sparsity)}: "
-                f"{text.diverged(cells.top1)}."
-            )
-            for cells in table.rows
-            if cells.top1.diverged
-        ],
+        notes=[escape(note) for note in table.notes],
     )
 
 
@@ -165,13 +178,15 @@ def _latex_line(cells: Cells) -> dict[str, Any]:
     return {
         "sparsity": cells.row.sparsity,
         "label": escape(cells.row.label),
-        "requested": f"{100 * cells.row.sparsity:.6g}",
-        "achieved": _NONE if cells.sparsity.mean is None else f"{cells.sparsity.mean:.2f}",
-        "n": f"{cells.top1.n}" + ("$^\\ast$" if cells.top1.diverged else ""),
+        "requested": requested(cells),
+        "pruned": _latex_percent(cells.pruned),
+        "achieved": _latex_percent(cells.sparsity),
+        "n": f"{cells.top1.n}" + ("$^\\ast$" if cells.notes else ""),
         "top1": _latex_accuracy(cells.top1),
         "dense_top1": _latex_accuracy(cells.dense_top1),
         "inference": _latex_flops(cells, cells.inference_ratio, cells.inference_flops),
         "training": _latex_flops(cells, cells.training_ratio, cells.training_flops),
+        "published": _latex_flops(cells, cells.published_ratio, cells.published_flops),
         "paper": [
             escape(paper_top1(cells)),
             escape(paper_inference(cells)),
@@ -183,6 +198,17 @@ def _latex_line(cells: Cells) -> dict[str, Any]:
 _NONE = "{--}"
 
 
+def requested(cells: Cells) -> str:
+    """Return the sparsity, per cent, that a model was asked for; a dense model of a sparse row."""
+    if cells.row.product == "dense" and cells.row.sparsity:
+        return "dense"
+    return f"{100 * cells.row.sparsity:.6g}"
+
+
+def _latex_percent(summary: Summary) -> str:
+    return _NONE if summary.mean is None else f"{summary.mean:.2f}"
+
+
 def _latex_accuracy(summary: Summary | None) -> str:
     """Return two cells, the mean and its spread.
 
@@ -191,7 +217,7 @@ def _latex_accuracy(summary: Summary | None) -> str:
     if summary is None:
         return f"{_NONE} &"
     if summary.mean is None:
-        return f"\\multicolumn{{2}}{{c}}{{{text.diverged(summary)}}}"
+        return f"\\multicolumn{{2}}{{c}}{{{text.left_out(summary)}}}"
     spread = "" if summary.std is None else f"$\\pm$ \\num{{{summary.std:.2f}}}"
     return f"{summary.mean:.2f} & {spread}"
 

@@ -27,17 +27,24 @@ def engineering(value: float) -> tuple[str, str]:
 
 
 def mean_and_std(summary: Summary, digits: int = 2) -> str:
-    """Return ``mean ± std``, the mean alone for one run, or how many diverged where all did."""
+    """Return ``mean ± std``, the mean alone for one run, or what became of the runs without one."""
     if summary.mean is None:
-        return diverged(summary)
+        return left_out(summary)
     if summary.std is None:
         return f"{summary.mean:.{digits}f}"
     return f"{summary.mean:.{digits}f} ± {summary.std:.{digits}f}"
 
 
-def diverged(summary: Summary) -> str:
-    """Return how many runs of a cell diverged, such as ``diverged 1 of 3``, or nothing."""
-    return f"diverged {summary.diverged} of {summary.runs}" if summary.diverged else ""
+def left_out(summary: Summary) -> str:
+    """Return how many runs are averaged and why not all, such as ``2 of 3, 1 diverged``, if so."""
+    if summary.is_whole:
+        return ""
+    parts = [f"{summary.n} of {summary.runs}"]
+    if summary.diverged:
+        parts.append(f"{summary.diverged} diverged")
+    if summary.refused:
+        parts.append(f"{summary.refused} refused")
+    return ", ".join(parts)
 
 
 def paper_text(value: PaperValue | None, digits: int = 2) -> str:

@@ -13,19 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from acdc.dialects import DIALECTS, DialectName, Histogram, histogram_threshold, smoothed_threshold
 from acdc.errors import ConfigError
 from acdc.flops import LayerCost
 from acdc.ramps import cubic_sparsity
 from acdc.schedules import Step
 from acdc.selection import layer_magnitude_masks
-from baselines.gmp import (
-    DIALECTS,
-    GMP,
-    DialectName,
-    Histogram,
-    histogram_threshold,
-    smoothed_threshold,
-)
+from baselines.gmp import GMP
 from tests.support import Drive, golden, hashval, nonzeros, tiny_config, train
 
 SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}

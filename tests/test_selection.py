@@ -76,18 +76,15 @@ def layers(draw: st.DrawFn) -> dict[str, Tensor]:
 @contextmanager
 def through(path: str) -> Iterator[None]:
     """Send even tiny layers through one of the ways to the threshold, in chunks of three."""
-    sample = {"direct": 1 << 17, "sample": 4, "threads": 4, "radix": 0}[path]
+    sample = {"direct": 1 << 17, "sample": 4, "radix": 0}[path]
     changes: dict[str, Any] = {"_CHUNK": 3, "_RADIX_CHUNK": 3, "_SAMPLE": sample}
     if path == "radix":
         changes["_cut_by_sample"] = lambda *arguments: None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3 if path == "threads" else 1)
     with mock.patch.multiple(selection, **changes):
         yield
-    torch.set_num_threads(threads)
 
 
-PATHS = pytest.mark.parametrize("path", ["direct", "sample", "threads", "radix"])
+PATHS = pytest.mark.parametrize("path", ["direct", "sample", "radix"])
 
 
 @PATHS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,8 @@ class Row(Frozen):
     """Settings of the method that differ from its defaults."""
     product: Product | None = None
     """Which of the method's models; by default its primary one."""
+    extend: float = Field(default=1, gt=0)
+    """Times the task's epochs, a whole number of them; all schedules stretch with it (RigL 2x)."""
     sparsities: tuple[float, ...] | None = None
     """Instead of the experiment's; [0] for dense training."""
     paper: PaperRow | None = None
@@ -139,7 +142,7 @@ class Study:
     def images(self) -> dict[str, int]:
         """Training images that each run passes over, the measure of its cost."""
         return {
-            name: 0 if run.starts_from else run.epochs * DATASETS[run.dataset].training_images
+            name: _own_epochs(run) * DATASETS[run.dataset].training_images
             for name, run in self.runs.items()
         }
 
@@ -228,10 +231,13 @@ def _resolve(
     rows = [(row, s) for row in experiment.rows if row.sparsities for s in row.sparsities]
     rows += [(row, s) for s in sparsities for row in experiment.rows if not row.sparsities]
     for row, sparsity in rows:
+        where = f"{path} at scale {scale.name}, row {row.label!r}"
+        epochs = _epochs(row.extend, task.epochs, where)
         configs = []
         for seed in seeds:
             data = {
                 **task.model_dump(),
+                "epochs": epochs,
                 "method": row.method,
                 "settings": row.settings,
                 "sparsity": sparsity,
@@ -240,9 +246,7 @@ def _resolve(
             try:
                 config = parse_run(data)
             except ConfigError as error:
-                raise ConfigError(
-                    f"{path} at scale {scale.name}, row {row.label!r}: {error}"
-                ) from None
+                raise ConfigError(f"{where}: {error}") from None
             start = config.starts_from
             if start:
                 runs[start.config.run_name] = start.config
@@ -253,6 +257,7 @@ def _resolve(
                 "label": row.label,
                 "method": row.method,
                 "sparsity": sparsity,
+                "epochs": epochs,
                 "product": row.product or configs[0].method_class.primary,
                 "runs": [config.run_name for config in configs],
                 "paper": {**row.paper.model_dump(), "table": experiment.paper_tables.get(sparsity)}
@@ -261,3 +266,29 @@ def _resolve(
             }
         )
     return plain
+
+
+def _epochs(extend: float, epochs: int, where: str) -> int:
+    """Return the epochs of a row that trains ``extend`` times as long as its task.
+
+    Raises:
+        ConfigError: that is no whole number of epochs; names the nearest that are.
+    """
+    product = extend * epochs
+    # 1.15 * 20 is 23 but for the last bit.
+    if math.isclose(product, round(product), rel_tol=1e-9):
+        return round(product)
+    near = [n for n in (math.floor(product), math.ceil(product)) if n]
+    names = " and ".join(f"{n / epochs:.12g} ({n} epoch{'s' * (n > 1)})" for n in near)
+    raise ConfigError(
+        f"{where}: extend: {extend:g} times the task's {epochs} epochs is {product:g}, and epochs "
+        f"are not rounded; {names} {'are' if len(near) > 1 else 'is'} accepted"
+    )
+
+
+def _own_epochs(run: RunConfig) -> int:
+    """Return the epochs that a run trains itself, none where its parent's best epoch decides."""
+    start = run.starts_from
+    if start is None:
+        return run.epochs
+    return run.epochs - start.epoch if start.epoch is not None else 0

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from acdc import ramps
-from baselines import gmp
+from acdc import dialects, ramps
 from conformance.vectors import Case, compare, hashval
 
 # Single against double precision of a sparsity below 1.
@@ -70,11 +69,13 @@ def _epochs(data: Mapping[str, Any]) -> Iterator[Case]:
         start, frequency, end = case["epochs_cfg"]
         bounds = (start, end, case["initial"], case["target"])
         yield from _by_position("WoodFisher", case["by_epoch"], ramps.cubic_ramp, bounds)
-        ours = list(ramps.updates_before_end(start, end, frequency))
-        theirs = [int(epoch) for epoch in case["by_epoch"]]
-        yield compare("WoodFisher epochs", ours, theirs)
+        ours = ramps.updates_since_begin(start, end, frequency)
+        yield compare("WoodFisher epochs", ours, [int(epoch) for epoch in case["by_epoch"]])
         if "mobilenet" in case:
-            start, _, end = case["mobilenet_cfg"]
+            start, frequency, end = case["mobilenet_cfg"]
+            ours = ramps.updates_since_begin(start, end, frequency)
+            theirs = [int(epoch) for epoch in case["mobilenet"]]
+            yield compare("WoodFisher epochs, MobileNet", ours, theirs)
             # Its target is not written down, but its end is an epoch of the list.
             bounds = (start, end, case["initial"], case["mobilenet"][str(end)])
             name = "WoodFisher, MobileNet"
@@ -103,20 +104,22 @@ def _by_position(
 
 def _rule(rule: str, sparsity: float, weight: Tensor, case: Mapping[str, Any]) -> Iterator[Case]:
     name = f"{rule} at {sparsity}"
-    scores = {"": gmp.magnitude(weight, None)}
-    histogram = gmp.Histogram(256, 0.0)
+    scores = {"": dialects.magnitude(weight, None)}
+    histogram = dialects.Histogram(256, 0.0)
     if rule.startswith("contrib_hist"):
         nbins, decay = re.findall(r"nbins(\d+)_decay([\d.]+)", rule)[0]
-        histogram = gmp.Histogram(int(nbins), float(decay))
-        mask = gmp.histogram_rule(scores, sparsity, histogram)[""]
+        histogram = dialects.Histogram(int(nbins), float(decay))
+        mask = dialects.histogram_rule(scores, sparsity, histogram)[""]
     elif rule == "acdc_woodfisher_percentile_gt":
-        mask = gmp.strict_rule({"": gmp.lifted_magnitude(weight, None)}, sparsity, histogram)[""]
+        mask = dialects.strict_rule(
+            {"": dialects.lifted_magnitude(weight, None)}, sparsity, histogram
+        )[""]
     else:
         rules = {
-            "tfmot_topk_ge": gmp.at_least_rule,
-            "str_gmp_sort": gmp.exact_rule,
-            "granet_global_gt": gmp.truncated_strict_rule,
-            "jaxpruner_topk": gmp.rounded_rule,
+            "tfmot_topk_ge": dialects.at_least_rule,
+            "str_gmp_sort": dialects.exact_rule,
+            "granet_global_gt": dialects.truncated_strict_rule,
+            "jaxpruner_topk": dialects.rounded_rule,
         }
         mask = rules[rule](scores, sparsity, histogram)[""]
     if "mask" in case:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.cells import Cells, Table
-from reports.figures.style import INK, Look, letter, looks, style
+from reports.figures.style import INK, Look, below, letter, looks, style
 from reports.text import percent
 
 _OFF_SCALE_METHOD = "one_shot"
@@ -36,7 +36,8 @@ def draw(table: Table) -> Figure:
             axes.set_ylabel("test accuracy (%)")
     for axes in panels[len(sparsities) :]:
         axes.remove()
-    figure.supxlabel("training FLOPs, fraction of dense training", fontsize=9)
+    xlabel = "training FLOPs, fraction of dense training"
+    figure.supxlabel("\n".join([xlabel, *below(table.notes)]), fontsize=9)
     drawn = {
         text: handle
         for axes in panels[: len(sparsities)]

@@ -11,30 +11,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures.style import Look, looks, style
-from reports.plan import Experiment, ReportError, Row
+from reports.cells import averaged, row_cells
+from reports.figures.style import Look, below, looks, style
+from reports.plan import Experiment, ReportError
 from reports.text import percent
 
 SHADE = "#808080"
 
 
-def draw(experiment: Experiment, epochs: pd.DataFrame) -> Figure:
+def draw(experiment: Experiment, runs: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     """Draw the mean over seeds with a band of one standard deviation, epoch by epoch.
 
     A value measured at the end of epoch e stands at e + 1, the epochs trained by then.
 
     Raises:
-        ReportError: no row of the experiment has a journal with epochs.
+        ReportError: no row of the experiment has a run to draw.
     """
     style()
     look = looks((row.method, row.label) for row in experiment.rows)
-    # A run that diverged has no record of its last epoch; what it did before is not averaged.
-    ended = epochs.groupby("run")["epoch"].transform("max") + 1
-    epochs = epochs[ended == (experiment.task.epochs if experiment.task else ended)]
-    curves = [(row, _by_epoch(row, epochs)) for row in experiment.rows]
-    curves = [(row, curve) for row, curve in curves if len(curve)]
+    # What a run did before it diverged is not averaged, nor anything that a refused run did.
+    shown = {row: epochs[epochs["run"].isin(averaged(runs, row))] for row in experiment.rows}
+    curves = [(row, _by_epoch(mine)) for row, mine in shown.items() if len(mine)]
     if not curves:
-        raise ReportError(f"experiment {experiment.id}: its runs have no epochs to draw")
+        raise ReportError(f"experiment {experiment.id}: it has no run to draw")
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(6.6, 4.4), gridspec_kw={"height_ratios": [3, 1]}
     )
@@ -56,7 +55,7 @@ def draw(experiment: Experiment, epochs: pd.DataFrame) -> Figure:
     alternating = next((row for row, _ in curves if row.method != "dense"), None)
     handles, labels = top.get_legend_handles_labels()
     if alternating is not None:
-        phases = sparse_phases(alternating, epochs)
+        phases = sparse_phases(shown[alternating])
         for start, end in phases:
             for axes in (top, bottom):
                 axes.axvspan(start, end, color=SHADE, alpha=0.2, lw=0, zorder=0)
@@ -70,7 +69,8 @@ def draw(experiment: Experiment, epochs: pd.DataFrame) -> Figure:
     bottom.set_ylabel("sparsity (%)")
     bottom.set_ylim(-5, 105)
     bottom.set_yticks([0, 50, 100])
-    bottom.set_xlabel("epochs trained")
+    notes = [n for row in experiment.rows for n in row_cells(experiment, row, runs).notes]
+    bottom.set_xlabel("\n".join(["epochs trained", *below(notes)]))
     bottom.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
     return figure
@@ -82,9 +82,9 @@ def _marks(look: Look, is_dense: bool) -> dict[str, object]:
     return {"marker": look.marker, "markersize": 3.2, "linestyle": "-"}
 
 
-def _by_epoch(row: Row, epochs: pd.DataFrame) -> pd.DataFrame:
+def _by_epoch(epochs: pd.DataFrame) -> pd.DataFrame:
     """Return accuracy (mean), spread (std, 0 for one run) and sparsity by epoch."""
-    groups = epochs[epochs["run"].isin(row.runs)].groupby("epoch")
+    groups = epochs.groupby("epoch")
     return pd.DataFrame(
         {
             "accuracy": groups["val_accuracy"].mean(),
@@ -94,9 +94,9 @@ def _by_epoch(row: Row, epochs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def sparse_phases(row: Row, epochs: pd.DataFrame) -> list[tuple[int, int]]:
-    """Return the half-open ranges of epochs that a row's first run spent in sparse phases."""
-    mine = epochs[epochs["run"] == row.runs[0]].sort_values("epoch")
+def sparse_phases(epochs: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return the half-open ranges of epochs that the first run spent in sparse phases."""
+    mine = epochs[epochs["run"] == epochs["run"].iloc[0]].sort_values("epoch")
     phases = []
     for phase, group in groupby(zip(mine["epoch"], mine["phase"], strict=True), lambda p: p[1]):
         numbers = [int(epoch) for epoch, _ in group]

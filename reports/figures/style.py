@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), "--")
 # A method that the suite brings keeps its place whatever else a figure shows.
 _KNOWN = ("acdc", "gmp", "rigl", "top_kast", "one_shot", "str")
+_LINE = 80
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
@@ -108,6 +110,11 @@ def style() -> None:
 def letter(axes: Axes, index: int, title: str) -> None:
     """Title a panel ``(a) ...``, at the left as in the text of papers."""
     axes.set_title(f"({chr(ord('a') + index)}) {title}", loc="left")
+
+
+def below(notes: Iterable[str]) -> list[str]:
+    """Return the lines to write below a figure of what is missing from its means."""
+    return [line for note in notes for line in textwrap.wrap(note, _LINE)]
 
 
 def to_bytes(figure: Figure, form: str, salt: str) -> bytes:

@@ -37,9 +37,8 @@ def make_layers(size: int, device: torch.device) -> dict[str, Tensor]:
     layers: dict[str, Tensor] = {}
     for layer in itertools.cycle(golden("resnet50_sparsity_distributions")["layers"]):
         *kernel, inputs, outputs = layer["shape_hwio"]
-        shape = [outputs, inputs, *kernel]
-        if math.prod(shape) > size:
-            shape = [size]
+        whole = [outputs, inputs, *kernel]
+        shape = whole if math.prod(whole) <= size else [size]
         weight = torch.randn(shape, generator=generator, device=device)
         weight *= (2 / math.prod(shape[1:])) ** 0.5
         if weight.dim() == 4:
@@ -70,8 +69,8 @@ def make_contenders(layers: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]
         "kthvalue": lambda: joined().kthvalue(total - k + 1).values,
         "sort": lambda: joined().sort().values[total - k],
     }
-    left_out = JOINED if total > LARGEST_JOINED else ()
-    return {name: run for name, run in contenders.items() if name not in left_out}
+    slow = JOINED if total > LARGEST_JOINED else ()
+    return {name: run for name, run in contenders.items() if name not in slow}
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
@@ -85,8 +84,8 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _resident(field: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if field in line)
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if field in line)
 
 
 def extra_memory(run: Callable[[], Any], device: torch.device) -> int:
@@ -97,8 +96,8 @@ def extra_memory(run: Callable[[], Any], device: torch.device) -> int:
         run()
         return torch.cuda.max_memory_allocated(device) - before
     ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed would hide what this one takes
-    before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # restarts the peak
+    before = _resident("VmRSS")
     run()
     return _resident("VmHWM") - before
 
@@ -128,14 +127,13 @@ def measure(size: int, device: torch.device, repetitions: int) -> list[dict[str,
 
 def main() -> None:
     """Print the table, and write it as JSON if a file is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[25_502_912, 285_000_000])
     parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    where = hardware(arguments.device) | {"threads": torch.get_num_threads()}
-    print(where)
+    print(where := hardware(arguments.device) | {"threads": torch.get_num_threads()})
     print(f"{'weights':>11}  {'':20}{'ms':>9}{'reads':>8}{'extra memory / weights':>24}")
     rows = []
     for size in arguments.sizes:

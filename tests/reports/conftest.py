@@ -83,6 +83,7 @@ def make_study(folder: Path) -> None:
             "label": label,
             "method": method,
             "sparsity": sparsity,
+            "epochs": EPOCHS,
             "product": product,
             "runs": names,
             "paper": paper,

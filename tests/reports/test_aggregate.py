@@ -32,6 +32,13 @@ def test_one_row_a_run_product_and_which(source: Source) -> None:
             record = result["products"][row.product][row.which]
             assert row.test_accuracy == record["test_accuracy"]
             assert row.sparsity_achieved == record["certificate"]["achieved"]
+            certificate = record["certificate"]
+            assert row.certificate_holds
+            assert row.sparsity_pruned == certificate["pruned"]
+            assert row.dead_filters == certificate["dead_filters"]
+            assert row.exempt.split() == certificate["exempt"]
+            for key, value in (result["mask_changes"] or [{}])[-1].items():
+                assert getattr(row, f"mask_change_{key}") == value
             assert (
                 row.inference_ratio
                 == record["inference_flops"] / result["flops"]["dense_inference"]

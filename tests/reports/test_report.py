@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import markupsafe
 import pytest
 from click.testing import CliRunner
 
+from acdc.catalogue import settings
+from acdc.method import get_method, method_names
 from reports.cli import cli
+from reports.latex import escape
+from reports.methods import methods, to_latex
 from reports.outputs import Source, build_table
-from reports.plan import ReportError
+from reports.plan import Plan, ReportError, Scale
 from reports.text import mean_and_std
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -87,7 +93,7 @@ def test_every_run_is_listed(text: str, source: Source) -> None:
 def test_every_cell_is_shown(text: str, source: Source) -> None:
     for cells in build_table(source, source.plan.experiment("table1")).rows:
         assert f">{mean_and_std(cells.top1)}<" in text
-    assert "diverged 1 of 3" in text
+    assert "2 of 3, 1 diverged" in text
 
 
 def test_scale_is_in_the_title_and_escaped(text: str) -> None:
@@ -95,16 +101,43 @@ def test_scale_is_in_the_title_and_escaped(text: str) -> None:
     assert "Not the paper's scale" in text or "Not the paper&#39;s scale" in text
 
 
-def test_methods_and_deviations_are_listed(text: str) -> None:
-    from markupsafe import escape
-
-    from acdc.method import get_method
-
+def test_methods_settings_and_deviations_are_listed(text: str, outputs: Path) -> None:
+    latex = (outputs / "tables" / "methods_appendix.tex").read_text(encoding="utf-8")
     for name in ("acdc", "rigl"):
         method = get_method(name)
-        assert str(escape(method.source)) in text
-        for deviation in method.deviations:
-            assert str(escape(deviation.ours)) in text
+        said = [method.source, method.flops_formula]
+        said += [item for d in method.deviations for item in (d.original, d.ours, d.why)]
+        for setting in settings(method):
+            said += [setting.key, setting.default, setting.description]
+        for words in said:
+            assert str(markupsafe.escape(words)) in text
+            assert escape(words) in latex
+    assert "Top-KAST" not in latex
+
+
+def test_the_appendix_is_plain_latex_for_every_method_there_is() -> None:
+    plan = Plan(Scale("all", "All", ""), (), {name: {"method": name} for name in method_names()})
+    latex = to_latex(methods(plan))
+    assert latex.isascii()
+    bare = re.sub(r"\\[{}]", "", latex)
+    assert bare.count("{") == bare.count("}")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}")
+    assert latex.count(r"\subsection*{") == len(method_names())
+
+
+def test_runs_show_their_certificates_and_how_their_masks_settled(
+    text: str, source: Source
+) -> None:
+    runs = source.tables.runs
+    for name, fingerprint in zip(runs["run"], runs["fingerprint"], strict=True):
+        start = text.index(f'id="run-{fingerprint}"')
+        body = text[start : text.index("</tbody>", start)]
+        result = json.loads((source.study / "runs" / name / "result.json").read_text())
+        assert body.count(">holds<") == len(result["products"])
+        changes = [f"{100 * change['of_kept']:.1f}" for change in result["mask_changes"][-2:]]
+        if changes:
+            assert f">{' → '.join(changes)}<" in body
+    assert runs["mask_change_of_kept"].notna().any()
 
 
 def test_everything_is_made_again_byte_for_byte(outputs: Path) -> None:
@@ -113,7 +146,7 @@ def test_everything_is_made_again_byte_for_byte(outputs: Path) -> None:
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     before = digests()
-    assert len(before) == 6 + 2 * 3 + 3 * 3 + 1
+    assert len(before) == 6 + 2 * 3 + 1 + 3 * 3 + 1
     for command in (["aggregate"], ["table", "table1"], ["report"]):
         CliRunner().invoke(cli, [*command, "--results", str(outputs)], catch_exceptions=False)
     assert digests() == before

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from acdc.errors import ConfigError
+from acdc.method import method_names
 from tests.workflow.conftest import ROOT, TINY
-from workflow.study import FOLDER, load
+from workflow import study as studies
+from workflow.study import FOLDER, Study, load
 
 SCALES = sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
 
@@ -43,12 +45,15 @@ def test_every_scale_resolves_and_every_row_has_its_runs(scale: str) -> None:
 
 def test_the_smoke_scale_has_five_methods_three_sparsities_three_seeds() -> None:
     runs = load("smoke").runs.values()
-    methods = {run.method for run in runs} - {"dense", "one_shot"}
-    assert methods >= {"acdc", "gmp", "rigl", "top_kast"}
-    for method in methods:
+    for method in ("acdc", "gmp", "rigl", "top_kast"):
         cells = {(run.sparsity, run.seed) for run in runs if run.method == method}
         assert cells >= {(s, seed) for s in (0.8, 0.9, 0.95) for seed in (1, 2, 3)}
     assert {run.seed for run in runs if run.method == "dense"} == {1, 2, 3}
+
+
+def test_every_method_is_in_some_experiment_but_the_one_that_cannot_be_told_a_sparsity() -> None:
+    shown = {run.method for run in load("smoke").runs.values()}
+    assert shown == set(method_names()) - {"str"}
 
 
 def test_a_run_that_several_experiments_share_is_trained_once() -> None:
@@ -58,9 +63,79 @@ def test_a_run_that_several_experiments_share_is_trained_once() -> None:
     assert len({tuple(row["runs"]) for row in rows}) == 1
 
 
-def test_all_methods_of_a_table_have_the_same_recipe_and_epochs() -> None:
-    runs = load("smoke").runs.values()
-    assert len({(run.recipe, run.epochs, run.model, run.dataset) for run in runs}) == 1
+@pytest.mark.parametrize("scale", SCALES)
+def test_all_methods_of_a_table_have_the_same_recipe_and_the_epochs_of_their_row(
+    scale: str,
+) -> None:
+    study = load(scale)
+    for experiment in study.experiments:
+        rows = experiment["rows"]
+        runs = [(study.runs[name], row) for row in rows for name in row["runs"]]
+        assert len({(run.recipe, run.model, run.dataset) for run, _ in runs}) <= 1
+        assert all(run.epochs == row["epochs"] for run, row in runs)
+        longer = {row["label"] for row in rows if row["epochs"] != experiment["task"]["epochs"]}
+        assert all(re.search(r"\dx", label) for label in longer)
+
+
+@pytest.fixture
+def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Study]:
+    """Return a function that resolves a table of 20 epochs, one row of which trains longer."""
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setattr(studies, "FOLDER", tmp_path)
+
+    def resolve(extend: float) -> Study:
+        experiment = {
+            "id": "longer",
+            "kind": "accuracy_table",
+            "title": "Longer",
+            "caption": "Longer.",
+            "task": "imagenet-resnet50",
+            "sparsities": [0.9],
+            "rows": [
+                {"label": "RigL", "method": "rigl"},
+                {"label": "RigL more", "method": "rigl", "extend": extend},
+                {"label": "One-shot more", "method": "one_shot", "extend": extend},
+            ],
+        }
+        (tmp_path / "experiments" / "longer.yaml").write_text(yaml.safe_dump(experiment))
+        scale = yaml.safe_load(TINY.read_text()) | {"experiments": ["longer"], "sparsities": {}}
+        (tmp_path / "edited.yaml").write_text(yaml.safe_dump(scale))
+        (tmp_path / "scales").mkdir(exist_ok=True)
+        return load(str(tmp_path / "edited.yaml"))
+
+    return resolve
+
+
+@pytest.mark.parametrize(("extend", "epochs"), [(2, 40), (5.0, 100), (0.5, 10), (1.15, 23)])
+def test_a_row_may_train_a_multiple_of_the_tasks_epochs(
+    extend: float, epochs: int, extended: Callable[[float], Study]
+) -> None:
+    study = extended(extend)
+    (experiment,) = study.experiments
+    plain, longer, one_shot = experiment["rows"]
+    assert experiment["task"]["epochs"] == plain["epochs"] == 20
+    assert longer["epochs"] == one_shot["epochs"] == epochs
+    assert [study.runs[name].epochs for name in longer["runs"]] == [epochs]
+    parent = study.parent(one_shot["runs"][0])
+    assert parent is not None
+    assert study.runs[parent].epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("extend", "message"),
+    [
+        (1.33, r"row 'RigL more': extend: 1.33 times the task's 20 epochs is 26.6, and epochs are "
+         r"not rounded; 1.3 \(26 epochs\) and 1.35 \(27 epochs\) are accepted$"),
+        (0.01, r"extend: 0.01 times .* is 0.2, .*; 0.05 \(1 epoch\) is accepted$"),
+        (0, r"rows.1.extend: got 0; more than 0.0 is accepted"),
+    ],
+)  # fmt: skip
+def test_a_row_that_would_not_train_whole_epochs_is_refused(
+    extend: float, message: str, extended: Callable[[float], Study]
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        extended(extend)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_starts_from_another_brings_it_along(edited: Callable[..., str]) -> None:
@@ -70,6 +145,13 @@ def test_a_run_that_starts_from_another_brings_it_along(edited: Callable[..., st
         assert (parent is not None) == (run.method == "one_shot")
         if parent:
             assert study.runs[parent].seed == run.seed
+
+
+def test_the_measure_of_progress_counts_the_epochs_that_a_run_trains_itself() -> None:
+    study = load("smoke")
+    images = {study.runs[name].method: count for name, count in study.images.items()}
+    assert images["dense"] == images["woodfisher"] == 20 * 4000
+    assert images["one_shot"] == 0
 
 
 def test_one_more_seed_adds_runs_and_keeps_the_others(edited: Callable[..., str]) -> None:

@@ -103,9 +103,10 @@ rule report:
         TABLES,
         FIGURES,
         rules.iht.output,
-        sources("*.py", "templates/*.html.j2", "templates/*.css"),
+        sources("*.py", "templates/*.j2", "templates/*.css"),
     output:
         f"{FOLDER}/report.html",
+        f"{FOLDER}/tables/methods_appendix.tex",
     log:
         f"{FOLDER}/logs/report.log",
     localrule: True
