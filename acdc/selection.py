@@ -26,7 +26,7 @@ _SAMPLE = 1 << 17
 # Scores worked on at a time by the CPU: what is derived from them stays in its cache.
 _CHUNK = 1 << 18
 # Scores worked on at a time by the radix selection, which bounds its memory.
-_RADIX_CHUNK = 1 << 22
+_RADIX_CHUNK = 1 << 20
 _DIGIT_BITS = 16
 # Integer type of the same width as each floating type.
 _INTEGERS = {

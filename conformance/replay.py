@@ -22,30 +22,52 @@ class ConformanceError(SuiteError):
 
 @dataclass(frozen=True)
 class Format:
-    """One format of figures, known by the keys of its file."""
+    """One format of figures, known by keys that no other has."""
 
     name: str
     keys: frozenset[str]
+    """Any of these, or the beginning of one, is in the file or in the first of its cases."""
     replay: Callable[[Any], Iterator[Case]]
 
     def is_of(self, data: Any) -> bool:
         """Return whether a file's content is of this format."""
-        return isinstance(data, dict) and self.keys <= data.keys()
+        if not isinstance(data, dict):
+            return False
+        found = [*data, *_first(data.get("cases")), *_first(data.get("values")), *_first(data)]
+        return any(name.startswith(key) for name in found for key in self.keys)
+
+
+def _first(group: Any) -> list[str]:
+    """Return the keys of a group of cases, and those of its cases."""
+    cases = list(group.values()) if isinstance(group, dict) else group
+    names = list(group) if isinstance(group, dict) else []
+    if isinstance(cases, list):
+        names += [key for case in cases if isinstance(case, dict) for key in case]
+    return [name for name in names if isinstance(name, str)]
 
 
 FORMATS = (
-    Format("AC/DC masks and schedules", frozenset({"percentile", "masks"}), acdc.masks_schedules),
-    Format("AC/DC training trace", frozenset({"setup", "trace"}), acdc.training_trace),
-    Format("FLOPs", frozenset({"resnet50"}), flops.counts),
-    Format("GMP schedules and masks", frozenset({"mask_update_steps"}), gmp.schedules_and_masks),
-    Format("sparsity distributions", frozenset({"layers", "cases"}), rigl.distributions),
-    Format("RigL drop fraction", frozenset({"values", "note"}), rigl.drop_fraction),
-    Format("RigL update", frozenset({"generator", "cases"}), rigl.updates),
-    Format("STR", frozenset({"soft_threshold"}), soft_threshold.cases),
-    Format("Top-KAST", frozenset({"torch_topkast_quantile_rule"}), top_kast.sets),
-    Format("WoodFisher", frozenset({"identity", "cases"}), woodfisher.blocks),
-    # The least particular one last.
-    Format("sparsity distributions of small nets", frozenset({"cases"}), rigl.small_distributions),
+    Format(
+        "AC/DC masks and schedules",
+        frozenset({"percentile", "masks", "nm", "schedules", "cosine_lr_by_epoch"}),
+        acdc.masks_schedules,
+    ),
+    Format("AC/DC training trace", frozenset({"trace"}), acdc.training_trace),
+    Format(
+        "GMP schedules and masks",
+        frozenset({"cubic_", "mask_update_steps", "mask_rules_on_"}),
+        gmp.schedules_and_masks,
+    ),
+    Format("RigL update", frozenset({"out_mask"}), rigl.updates),
+    Format("RigL drop fraction", frozenset({"alpha="}), rigl.drop_fraction),
+    Format("sparsity distributions", frozenset({"layer_sparsities"}), rigl.distributions),
+    Format(
+        "sparsity distributions of small nets", frozenset({"sparsities"}), rigl.small_distributions
+    ),
+    Format("STR", frozenset({"soft_threshold", "threshold_trajectory"}), soft_threshold.cases),
+    Format("Top-KAST", frozenset({"mask_A"}), top_kast.sets),
+    Format("WoodFisher", frozenset({"inv_diag"}), woodfisher.blocks),
+    Format("FLOPs", frozenset({"dense"}), flops.counts),
 )
 
 
@@ -61,22 +83,6 @@ class Replay:
     def agrees(self) -> bool:
         """Whether every case does, and there is one."""
         return bool(self.cases) and all(case.agrees for case in self.cases)
-
-
-def replay_folder(folder: Path) -> Iterator[Replay]:
-    """Yield the replay of every file of a known format in a folder, by name.
-
-    Raises:
-        ConformanceError: the folder holds none.
-    """
-    found = False
-    for path in sorted(folder.glob("*.json")):
-        this = replay_file(path)
-        if this is not None:
-            found = True
-            yield this
-    if not found:
-        raise ConformanceError(f"{folder} holds no file of a known format")
 
 
 def replay_file(path: Path) -> Replay | None:

@@ -67,7 +67,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"dense_layers": ["last"]},
     ],
     "snip": [{}, {"dense_layers": ["first", "last"]}],
-    "sr_ste": [{}, {"grouping": "flat", "strength": 0.01}],
+    "sr_ste": [{"strength": 0.01}, {"grouping": "flat", "dense_layers": ["first", "last"]}],
     "static": [{}, {"distribution": "er", "dense_layers": ["last"]}, {"distribution": "uniform"}],
     "str": [{}, {"dense_layers": ["first"]}],
     "top_kast": [

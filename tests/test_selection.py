@@ -244,14 +244,15 @@ def test_layer_masks_keep_the_exact_count_of_every_layer(
         assert as_lists({name: masks[name]}) == brute_force_top_k({name: weight.abs()}, kept)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@given(layers(), st.data())
-def test_a_gpu_selects_the_same_masks(scores: dict[str, Tensor], data: Any) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"][: 1 + torch.cuda.is_available()])
+@given(scores=layers(), data=st.data())
+def test_every_device_selects_the_same_masks(
+    device: str, scores: dict[str, Tensor], data: Any
+) -> None:
     k = data.draw(st.integers(0, sum(score.numel() for score in scores.values())))
-    there = top_k_masks({name: score.cuda() for name, score in scores.items()}, k)
-    assert as_lists({name: mask.cpu() for name, mask in there.items()}) == as_lists(
-        top_k_masks(scores, k)
-    )
+    there = top_k_masks({name: score.to(device) for name, score in scores.items()}, k)
+    here = {name: mask.cpu() for name, mask in there.items()}
+    assert as_lists(here) == brute_force_top_k(scores, k)
 
 
 PERCENTILES = golden("acdc_masks_schedules")["percentile"]

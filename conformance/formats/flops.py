@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from acdc.flops import LayerCost, dense_flops, layer_costs
 from acdc.models import MODELS
+from acdc.models.vision import torchvision_models
+from acdc.models.wide_resnet import WideResNet
 from acdc.schedules import PUBLISHED_SCHEDULES
 from conformance.vectors import Case, compare
 
@@ -21,7 +24,6 @@ _NETWORKS = {
     "resnet50": ("resnet50", 1000, 224),
     "mobilenet": ("mobilenet_v1", 1000, 224),
     "mobilenet_v1": ("mobilenet_v1", 1000, 224),
-    "wrn_28_10_c100": ("wrn28_10", 100, 32),
     "resnet20": ("resnet20", 10, 32),
     "resnet20_c10": ("resnet20", 10, 32),
 }
@@ -34,10 +36,11 @@ def counts(data: Any) -> Iterator[Case]:
     """Replay dense FLOPs, in all and per layer: exact but for the original's own random zeros."""
     for name, case in data.items():
         if isinstance(case, dict) and "dense" in case:
-            if name in _NETWORKS:
-                yield from _network(name, case["dense"])
-            else:
+            found = _find(name)
+            if found is None:
                 yield Case(name, math.inf, 0.0, "a network that the suite does not have")
+            else:
+                yield from _network(name, found, case["dense"])
     schedule = data.get("acdc_schedule_100")
     if schedule:
         phases = PUBLISHED_SCHEDULES["imagenet-100"].phases()
@@ -46,8 +49,23 @@ def counts(data: Any) -> Iterator[Case]:
             yield compare(f"{kind} epochs of 100", ours, schedule[f"{kind}_epochs"])
 
 
-def _network(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
-    counted = _count(*_NETWORKS[name])
+def _find(name: str) -> tuple[Callable[[], nn.Module], int] | None:
+    """Return how a network is built and the size of its images, none for an unknown one."""
+    wide = re.fullmatch(r"wrn_(\d+)_(\d+)_c(\d+)", name)
+    if wide:
+        depth, widening, classes = map(int, wide.groups())
+        return functools.partial(WideResNet, depth, widening, 3, classes), 32
+    if name in _NETWORKS:
+        model, classes, size = _NETWORKS[name]
+        return functools.partial(MODELS[model], 3, classes), size
+    built = getattr(torchvision_models(), name, None)
+    return (built, 224) if callable(built) else None
+
+
+def _network(
+    name: str, found: tuple[Callable[[], nn.Module], int], case: Mapping[str, Any]
+) -> Iterator[Case]:
+    counted = _count(name, *found)
     costs = counted.layers
     zeros = 0
     rows = case.get("per_layer_flops", {})
@@ -90,16 +108,21 @@ class _Counted:
     others: int
 
 
-@functools.cache
-def _count(model_name: str, classes: int, size: int) -> _Counted:
+_COUNTED: dict[str, _Counted] = {}
+
+
+def _count(name: str, build: Callable[[], nn.Module], size: int) -> _Counted:
+    if name in _COUNTED:
+        return _COUNTED[name]
     with torch.random.fork_rng(devices=[]):
-        model = MODELS[model_name](3, classes)
+        model = build()
     layers = layer_costs(model, (3, size, size))
     biases = {}
     for layer in layers:
         bias = model.get_submodule(layer.name.removesuffix(".weight")).bias
         biases[layer.name] = bias.numel() if isinstance(bias, Tensor) else 0
-    return _Counted(layers, biases, _others(model, size))
+    _COUNTED[name] = _Counted(layers, biases, _others(model, size))
+    return _COUNTED[name]
 
 
 def _others(model: nn.Module, size: int) -> int:

@@ -19,15 +19,9 @@ _SINGLE = 1e-7
 def schedules_and_masks(data: Any) -> Iterator[Case]:
     """Replay sparsities (1e-7), update steps and masks (exact) of each dialect."""
     yield from _cubic(data)
-    for dialect, grid in (
-        ("contrib", ramps.updates_since_last),
-        ("tfmot", ramps.updates_since_begin),
-    ):
-        for name, steps in data["mask_update_steps"].get(dialect, {}).items():
-            begin, end, frequency = (int(number) for number in re.findall(r"=(-?\d+)", name))
-            # Without an end updates go on; the original was watched as far as it is listed.
-            last = end if end >= 0 else steps[-1]
-            yield compare(f"{dialect} updates, {name}", grid(begin, last, frequency), steps)
+    for dialect, cases in data.get("mask_update_steps", {}).items():
+        if dialect != "note":
+            yield from _update_steps(dialect, cases)
     yield from _epochs(data)
     for name, rules in data.items():
         found = re.fullmatch(r"mask_rules_on_([\dx]+)_hash(\d+)", name)
@@ -36,6 +30,27 @@ def schedules_and_masks(data: Any) -> Iterator[Case]:
             for sparsity, cases in rules.items():
                 for rule, case in cases.items():
                     yield from _rule(rule, float(sparsity), weight, case)
+
+
+_GRIDS = {
+    "contrib": ramps.updates_since_last,
+    "tfmot": ramps.updates_since_begin,
+    "jaxpruner": ramps.updates_at_multiples,
+    "woodfisher": ramps.updates_since_begin,
+    "granet": ramps.updates_before_end,
+}
+
+
+def _update_steps(dialect: str, cases: Mapping[str, Any]) -> Iterator[Case]:
+    for name, steps in cases.items():
+        begin, end, frequency = (int(number) for number in re.findall(r"=(-?\d+)", name))
+        # Without an end updates go on; the original was watched as far as it is listed.
+        last = end if end >= 0 else steps[-1]
+        if dialect in _GRIDS:
+            ours = _GRIDS[dialect](begin, last, frequency)
+            yield compare(f"{dialect} updates, {name}", ours, steps)
+        else:
+            yield Case(f"{dialect} updates, {name}", math.inf, 0.0, "an unknown dialect")
 
 
 def _cubic(data: Mapping[str, Any]) -> Iterator[Case]:
@@ -121,6 +136,9 @@ def _rule(rule: str, sparsity: float, weight: Tensor, case: Mapping[str, Any]) -
             "granet_global_gt": dialects.truncated_strict_rule,
             "jaxpruner_topk": dialects.rounded_rule,
         }
+        if rule not in rules:
+            yield Case(name, math.inf, 0.0, "an unknown rule")
+            return
         mask = rules[rule](scores, sparsity, histogram)[""]
     if "mask" in case:
         yield compare(f"{name}: mask", mask, case["mask"])

