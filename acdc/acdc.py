@@ -79,15 +79,6 @@ class Settings(ScopedSettings):
             raise ConfigError("settings.grouping: flat is accepted only with a settings.pattern")
         return self
 
-    def variant(self) -> str:
-        parts = [] if self.schedule in (None, "imagenet-100") else [str(self.schedule)]
-        if self.distribution == "uniform":
-            parts.append("uniform")
-        if self.pattern is not None:
-            parts.append(self.pattern.replace(":", "of"))
-        parts += self.dense_layers
-        return "-".join(parts)
-
     def resolve(self, epochs: int) -> tuple[Phase, ...]:
         """Return the phases of a run of ``epochs`` epochs.
 
@@ -132,6 +123,7 @@ class ACDC(SparseMethod):
         ),
     )
     Settings = Settings
+    products = ("sparse", "dense")
     resumable = frozenset({"dense"})
     flops_formula = "3 f at each epoch's end, in both phases (policies/manager.py)"
 

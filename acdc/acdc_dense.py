@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acdc.acdc import ACDC, Settings, released_flops
+from acdc.errors import ConfigError
 from acdc.flops import LayerCost
 from acdc.method import Product, SparseMethod, Start
 from acdc.schedules import Step
@@ -27,13 +28,20 @@ class ACDCDense(SparseMethod):
     name = "acdc_dense"
     label = "AC/DC dense, fine-tuned"
     source = ACDC.source
-    primary = "dense"
+    products = ("dense",)
     Settings = Settings
     flops_formula = ACDC.flops_formula
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
         ACDC.check(config)
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        if all(phase.kind == "sparse" for phase in settings.resolve(config.epochs)):
+            raise ConfigError(
+                "settings.phases: none is dense, so that there is no dense model to fine-tune; at "
+                "least one dense phase is accepted"
+            )
 
     @classmethod
     def starts_from(cls, config: RunConfig) -> Start | None:

@@ -64,7 +64,7 @@ def certify(
 def judge(certificate: Mapping[str, Any]) -> list[str]:
     """Return why the counts of a certificate are not what was requested, nothing if they are.
 
-    Judges the counts of the layers alone, whatever the certificate says of itself.
+    Judges by the counts of the layers alone, whatever the certificate concludes from them.
     """
     layers = certificate["layers"]
     pruned = [layer for layer in layers if layer["name"] not in certificate["exempt"]]
@@ -77,7 +77,8 @@ def judge(certificate: Mapping[str, Any]) -> list[str]:
         if layer["nonzeros"] > layer["kept"]
     ]
     missing = count_zeros(certificate["requested"], size) - zeros
-    if abs(missing) > certificate["tolerance"] * size + ROUNDINGS * len(pruned):
+    # Written so that a tolerance that is not a number allows nothing.
+    if not abs(missing) <= certificate["tolerance"] * size + ROUNDINGS * len(pruned):
         failures.append(
             f"{zeros} of {size} weights are pruned ({zeros / size:.4%}), "
             f"{certificate['requested']:.4%} were requested"
@@ -85,17 +86,31 @@ def judge(certificate: Mapping[str, Any]) -> list[str]:
     return failures
 
 
-def objections(certificate: Mapping[str, Any] | None) -> list[str]:
+def objections(certificate: Mapping[str, Any] | None, requested: float, weights: int) -> list[str]:
     """Return why a stored certificate is not to be trusted, nothing if it holds.
 
-    A certificate holds if it says so and if its own counts agree.
+    A certificate holds if it says so, if its own counts agree, and if it is that of the run.
+
+    Args:
+        certificate: as it was read, or none.
+        requested: sparsity that the run's configuration asks of this product.
+        weights: prunable weights of the run's model.
     """
     if certificate is None:
         return ["there is no certificate"]
     try:
         found = [*certificate["failures"], *judge(certificate)]
+        layers = certificate["layers"]
+        counted = sum(layer["weights"] for layer in layers)
+        achieved = 1 - sum(layer["nonzeros"] for layer in layers) / counted
+        if not found and certificate["achieved"] != achieved:
+            found.append(f"it says {certificate['achieved']} is zero, its layers say {achieved}")
+        if certificate["requested"] != requested:
+            found.append(f"it certifies {certificate['requested']}, the run asks for {requested}")
+        if counted != weights:
+            found.append(f"its layers have {counted} weights, the model has {weights}")
         if not found and certificate["holds"] is not True:
             found = ["the certificate does not hold"]
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         return [f"the certificate cannot be read ({error!r})"]
     return list(dict.fromkeys(found))

@@ -33,13 +33,15 @@ class Frozen(BaseModel):
     )
 
 
+_LONGEST_VARIANT = 60
+
 Augmentation = Literal["none", "shift", "shift_flip"]
 
 
 class Recipe(Frozen):
     """How the dense network would be trained; the same for every method of a comparison."""
 
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=2)
     """Images per step; the last, smaller batch of an epoch is left out."""
     lr: float = Field(default=0.1, gt=0)
     """Base learning rate of SGD."""
@@ -61,6 +63,20 @@ class Recipe(Frozen):
     """Label smoothing of the cross entropy."""
     augmentation: Augmentation = "none"
     """Random shifts by up to an eighth of the image, alone or with horizontal flips."""
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.lr_schedule == "step" and not self.milestones:
+            raise ConfigError(
+                "recipe.milestones: none are given for the step schedule; fractions of the epochs "
+                "are accepted"
+            )
+        if self.lr_schedule != "step" and self.milestones:
+            raise ConfigError(
+                f"recipe.milestones: they mean nothing to the {self.lr_schedule} schedule; they "
+                "are accepted with recipe.lr_schedule step"
+            )
+        return self
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -113,7 +129,7 @@ class RunConfig(Frozen):
         """Validate the settings with the class that the method declares."""
         if not isinstance(data, dict) or not isinstance(data.get("method"), str):
             return data
-        settings = data.get("settings") or {}
+        settings = {} if data.get("settings") is None else data["settings"]
         if isinstance(settings, MethodSettings):
             settings = settings.model_dump()
         if data["method"] not in method_names():
@@ -169,7 +185,8 @@ class RunConfig(Frozen):
     @property
     def slug(self) -> str:
         """A name for people, such as ``resnet20_cifar10_acdc_s90_seed1``."""
-        variant = self.settings.variant()
+        # The fingerprint tells runs apart; file systems allow names of 255 characters.
+        variant = self.settings.variant()[:_LONGEST_VARIANT].rstrip("-._")
         method = f"{self.method}-{variant}" if variant else self.method
         return f"{self.model}_{self.dataset}_{method}_s{100 * self.sparsity:g}_seed{self.seed}"
 

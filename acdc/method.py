@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
 from acdc import seeds
@@ -46,7 +46,26 @@ class MethodSettings(BaseModel):
 
     def variant(self) -> str:
         """Return a short name for these settings in run names and tables, empty for the default."""
-        return ""
+        return self.named_changes()
+
+    def named_changes(self, *apart: str) -> str:
+        """Return what differs from the defaults, leaving out the settings named ``apart``."""
+        parts = []
+        for key, schema in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key in apart or value is None or value == schema.get_default():
+                continue
+            if isinstance(value, bool):
+                parts.append(key if value else f"no-{key}")
+            elif isinstance(value, int | float):
+                parts.append(f"{key}{value:g}")
+            elif isinstance(value, str):
+                parts.append(value.replace(":", "of"))
+            elif all(isinstance(item, str) for item in value):
+                parts += value or [f"no-{key}"]
+            else:
+                parts.append(key)
+        return "-".join(parts)
 
     def exempt(self, layers: Layers) -> tuple[str, ...]:
         """Return the layers that the sparsity does not count over, none by default.
@@ -63,6 +82,11 @@ class ScopedSettings(MethodSettings):
     dense_layers: tuple[str, ...] = ()
     """Layers that stay dense: names of weights, or first, last, depthwise; the sparsity counts over
     the others."""
+
+    @field_validator("dense_layers")
+    @classmethod
+    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
 
     def exempt(self, layers: Layers) -> tuple[str, ...]:
         return dense_layers(layers, self.dense_layers)
@@ -169,8 +193,8 @@ class SparseMethod:
     source: ClassVar[str]
     """The paper, and the original code where there is one."""
     deviations: ClassVar[tuple[Deviation, ...]] = ()
-    primary: ClassVar[Product] = "sparse"
-    """The product that tables show by default."""
+    products: ClassVar[tuple[Product, ...]] = ("sparse",)
+    """The models that it yields, the one that tables show by default first."""
     resumable: ClassVar[frozenset[Product]] = frozenset()
     """Products whose optimizer is kept with the best weights, for runs that go on from there."""
     flops_formula: ClassVar[str] = "none; the paper's 2 f + f_grad"

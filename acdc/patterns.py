@@ -46,7 +46,7 @@ def check_pattern(
     if abs(sparsity - (1 - n / m)) > 1e-9:
         raise ConfigError(
             f"sparsity: {sparsity} does not go with settings.pattern {pattern}; "
-            f"{round(1 - n / m, 12):g} is accepted"
+            f"{round(1 - n / m, 12)} is accepted"
         )
     for name, layer in layers.items():
         if name in exempt:

@@ -55,7 +55,8 @@ class SparseStartSettings(ScopedSettings):
         parts: list[str] = [] if uniform else [self.distribution]
         if self.dense_layers != (("first",) if uniform else ()):
             parts += self.dense_layers or ["all"]
-        return "-".join(parts)
+        others = self.named_changes("distribution", "dense_layers")
+        return "-".join(filter(None, [*parts, others]))
 
 
 class RewiringSettings(SparseStartSettings):

@@ -13,7 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-Axis = Literal["initial_weights", "data_order", "augmentation", "masks", "gradient_samples"]
+Axis = Literal[
+    "initial_weights", "data_order", "augmentation", "masks", "gradient_samples", "dropout"
+]
 
 # The order is part of every run's identity: append, never reorder.
 _AXES: tuple[str, ...] = get_args(Axis)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import math
@@ -14,7 +16,7 @@ from typing import Any, Protocol
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from acdc import flops, seeds
@@ -103,8 +105,9 @@ class Run:
         }
         self.first_epoch = 0
         self.method = self.config.method_class(self.config.settings, self.config.sparsity)
+        self.saved = self.checkpoints.load(self.device, self.reporter.say)
         start = self.config.starts_from
-        if start is not None:
+        if start is not None and self.saved is None:
             self.first_epoch = self._take_up(start)
         self.method.setup(
             Context(
@@ -126,14 +129,14 @@ class Run:
         result = run(start.config, self.options, self.reporter)
         if result["status"] != "finished":
             raise Diverged(result["diverged_at"], math.nan)
-        weights = folder / weights_name(start.product, start.which)
-        self.model.load_state_dict(load_file(weights, device=str(self.device)))
+        weights = _verified(folder, weights_name(start.product, start.which), result)
+        self.model.load_state_dict(load(weights))
         self.progress["train_flops"] = result["flops"]["training"]
         self.progress["train_flops_published"] = result["flops"]["training_published"]
         if start.epoch is not None:
             return start.epoch
-        content = (folder / optimizer_name(start.product)).read_bytes()
-        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        content = io.BytesIO(_verified(folder, optimizer_name(start.product), result))
+        state = torch.load(content, map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state)
         return int(result["products"][start.product][start.which]["epoch"]) + 1
 
@@ -144,22 +147,30 @@ class Run:
         images = self.data.training
         generator = seeds.generator(self.config.seed, "gradient_samples", *position)
         order = torch.randperm(len(images), generator=generator).to(self.device)
-        names = list(self.weights)
         kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         was_training = self.model.training
-        self.model.train(training)
         try:
             for batch in range(batches):
                 chosen = order[torch.arange(batch * size, (batch + 1) * size) % len(images)]
-                loss = self.loss(
-                    self.model(self.data.normalise(images.pixels[chosen])), images.labels[chosen]
-                )
+                self.model.train(training)
+                with self.seeded("gradient_samples", *position, batch):
+                    outputs = self.model(self.data.normalise(images.pixels[chosen]))
+                # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
+                loss = nn.functional.cross_entropy(outputs, images.labels[chosen])
                 found = torch.autograd.grad(loss, list(self.weights.values()))
-                yield dict(zip(names, found, strict=True))
+                yield dict(zip(self.weights, found, strict=True))
         finally:
             self.model.train(was_training)
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(kept[name])
+
+    @contextlib.contextmanager
+    def seeded(self, axis: seeds.Axis, *position: int) -> Iterator[None]:
+        """Let what draws from torch's own generators, such as dropout, draw as the seed says."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seeds.derive(self.config.seed, axis, *position))
+            yield
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss that is trained on, the mean over a batch."""
@@ -186,7 +197,7 @@ class Run:
 
     def resume(self) -> None:
         """Go back to the newest checkpoint, or to the very start where there is none."""
-        state = self.checkpoints.load(self.device, self.reporter.say)
+        state = self.saved
         if state is None:
             self.journal.cut(0)
             self.write_events(self.first_epoch)
@@ -207,7 +218,8 @@ class Run:
         self.reporter.start(self.config, self.first_epoch, self.batches)
         last_checkpoint = time.monotonic()
         for epoch in range(self.first_epoch, self.config.epochs):
-            record = self.train_epoch(epoch)
+            with self.seeded("dropout", epoch):
+                record = self.train_epoch(epoch)
             self.journal.append(record)
             self.reporter.epoch(record)
             due = time.monotonic() - last_checkpoint >= self.options.checkpoint_interval_s
@@ -339,8 +351,14 @@ class Run:
                 "last": last,
                 "best": last if same else self.assess(product, "best"),
             }
+        if not products:
+            raise RunDirectoryError(
+                f"{self.config.run_name} has trained without yielding a model; a method has to "
+                "name its product by the last epoch"
+            )
         result = self.record("finished")
         result["products"] = products
+        result["files"] = digests(self.folder)
         result["timings"]["test_s"] = round(time.perf_counter() - evaluation_started, 3)
         return result
 
@@ -386,7 +404,7 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "label": method.label,
             "variant": self.config.settings.variant(),
-            "primary": method.primary,
+            "primary": method.products[0],
             "flops": {
                 "dense_inference": self.dense_flops,
                 "dense_training": dense_training,
@@ -412,6 +430,27 @@ def record_provenance(folder: Path, device: torch.device) -> None:
         begun = json.loads(path.read_text(encoding="utf-8"))
         now = {**begun, "resumed": [*begun.get("resumed", []), now]}
     write_json(path, now)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of weights, or of an optimizer, that a run has left."""
+    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def _verified(folder: Path, name: str, result: Mapping[str, Any]) -> bytes:
+    """Return a file that a finished run has left.
+
+    Raises:
+        RunDirectoryError: it is not there, or not as the run left it.
+    """
+    path = folder / name
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != result["files"].get(name):
+        raise RunDirectoryError(
+            f"{path} is missing or damaged; remove {folder} to train that run again"
+        )
+    return content
 
 
 class Diverged(Exception):

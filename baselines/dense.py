@@ -18,7 +18,7 @@ class Dense(SparseMethod):
     name = "dense"
     label = "Dense"
     source = "Ordinary SGD."
-    primary = "dense"
+    products = ("dense",)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:

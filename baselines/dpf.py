@@ -47,10 +47,6 @@ class Settings(ScopedSettings):
             )
         return self
 
-    def variant(self) -> str:
-        parts = ["uniform"] if self.distribution == "uniform" else []
-        return "-".join([*parts, *self.dense_layers])
-
 
 class DPF(SparseMethod):
     """Trains a dense network by the gradients of its pruned self, whose mask follows it.

@@ -35,7 +35,7 @@ class Settings(ScopedSettings):
     """Where the sparse phase begins, as a fraction of training."""
     sparse_end: float = Field(default=0.75, gt=0, lt=1)
     """Where it ends and all weights are trained again, as a fraction of training."""
-    final_lr_factor: float = Field(default=0.1, gt=0)
+    final_lr_factor: float = Field(default=0.1, gt=0, le=1000)
     """Factor on the recipe's learning rate in the last dense phase."""
 
     @model_validator(mode="after")
@@ -46,9 +46,6 @@ class Settings(ScopedSettings):
                 f"{self.sparse_end}; a value below it is accepted"
             )
         return self
-
-    def variant(self) -> str:
-        return "-".join(self.dense_layers)
 
     def sparse_epochs(self, epochs: int) -> tuple[int, int]:
         """Return the first epoch of the sparse phase and the first after it."""
@@ -85,7 +82,7 @@ class DSD(SparseMethod):
             why="a weight that starts anew should not move by gradients from before",
         ),
     )
-    primary = "dense"
+    products = ("dense", "sparse")
     Settings = Settings
 
     @classmethod

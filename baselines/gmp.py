@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import Field, model_validator
 
+from acdc.data import DATASETS
 from acdc.dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
 from acdc.errors import ConfigError
 from acdc.flops import LayerCost, step_flops
@@ -49,7 +50,7 @@ class Settings(ScopedSettings):
     distribution: Distribution | None = None
     """Prune every layer to the same sparsity, or rank the weights of all layers together; null: the
     dialect's own, which for zhu_gupta is uniform."""
-    nbins: int = Field(default=256, ge=1)
+    nbins: int = Field(default=256, ge=2, le=1 << 20)
     """Bins of the histogram by which contrib finds its threshold (255 in older copies)."""
     threshold_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of contrib's moving average of thresholds (its default is 0.9; Gale et al. and RigL set
@@ -77,11 +78,20 @@ class Settings(ScopedSettings):
             )
         return self
 
-    def variant(self) -> str:
-        parts = [] if self.dialect == "zhu_gupta" else [str(self.dialect)]
-        if self.distribution not in (None, DIALECTS[self.dialect].distributions[0]):
-            parts.append(str(self.distribution))
-        return "-".join([*parts, *self.dense_layers])
+    def plan(self, epochs: int, batches: int) -> tuple[int, int, tuple[int, ...]]:
+        """Return where the ramp begins and ends, and where masks are updated.
+
+        In steps or in epochs, as the dialect counts.
+        """
+        dialect = DIALECTS[self.dialect]
+        length = epochs if dialect.by_epoch else epochs * batches
+        begin = min(round(self.begin * length), length - 1)
+        end = max(round(self.end * length), begin + 1)
+        grid = dialect.grid(begin, end, self.updates)
+        if dialect.when == "before_step":
+            # There is no step before which the end of training could have its update.
+            grid = tuple(position for position in grid if position < length) or (begin,)
+        return begin, end, grid
 
 
 class GMP(SparseMethod):
@@ -137,14 +147,18 @@ class GMP(SparseMethod):
                 f"settings.initial_sparsity: {settings.initial_sparsity} is above the sparsity "
                 f"{config.sparsity}; a value up to it is accepted"
             )
+        batches = DATASETS[config.dataset].training_images // config.recipe.batch_size
+        begin, end, grid = settings.plan(config.epochs, batches)
+        if grid[-1] == begin:
+            raise ConfigError(
+                f"settings.end: the ramp from {begin} to {end} leaves dialect {settings.dialect} "
+                "no update after its first; a longer ramp, or more settings.updates, is accepted"
+            )
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        length = context.config.epochs if self.dialect.by_epoch else context.iterations
-        begin = min(round(self.settings.begin * length), length - 1)
-        end = max(round(self.settings.end * length), begin + 1)
+        begin, end, grid = self.settings.plan(context.config.epochs, context.batches_per_epoch)
         self.ramp = (begin, end)
-        grid = self.dialect.grid(begin, end, self.settings.updates)
         self.updates, self.last_update = frozenset(grid), grid[-1]
         self.histogram = Histogram(self.settings.nbins, self.settings.threshold_decay)
         self.stored = StoredWeights()

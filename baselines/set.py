@@ -47,10 +47,6 @@ class Settings(RewiringSettings):
                     )
         return self
 
-    def variant(self) -> str:
-        parts = [super().variant(), "original" if self.dialect == "original" else ""]
-        return "-".join(filter(None, parts))
-
 
 class SET(Rewiring):
     """After the optimizer's step, moves some connections to random places."""

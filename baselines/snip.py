@@ -18,9 +18,6 @@ class Settings(ScopedSettings):
     images: int = Field(default=100, ge=2)
     """Images of the one mini-batch whose gradient ranks the weights; one has no statistics."""
 
-    def variant(self) -> str:
-        return "-".join(self.dense_layers)
-
 
 class SNIP(SparseMethod):
     """Keeps the weights with the largest |gradient * weight| of all layers together."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from acdc.masks import Masks
@@ -26,8 +26,8 @@ class Settings(ScopedSettings):
     """The pattern, and how strongly pruned weights are pulled to zero."""
 
     dense_layers: tuple[str, ...] = ("first",)
-    """Layers that stay dense: names of weights, or first, last, depthwise; the first by default, as
-    images have too few channels for a group."""
+    """Layers that stay dense: names of weights, or first, last, depthwise; by default the first, as
+    images have too few channels for a group, and with grouping flat the last, as originally."""
     pattern: str = "2:4"
     """N:M: at most N weights of every M neighbours are not zero."""
     grouping: Grouping = "input"
@@ -36,18 +36,18 @@ class Settings(ScopedSettings):
     """Decay of pruned weights, lambda_w (released code: 2e-4); 0 is the plain straight-through
     estimator."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _dense_by_grouping(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("grouping") == "flat":
+            return {"dense_layers": ("last",), **data}
+        return data
+
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, value: str) -> str:
         parse_pattern(value)
         return value
-
-    def variant(self) -> str:
-        parts = [] if self.pattern == "2:4" else [self.pattern.replace(":", "of")]
-        parts += ["flat"] if self.grouping == "flat" else []
-        parts += [] if self.strength else ["ste"]
-        parts += [] if self.dense_layers == ("first",) else self.dense_layers
-        return "-".join(parts)
 
 
 def sparse_refined_gradient(
@@ -86,6 +86,12 @@ class SRSTE(SparseMethod):
             ours="groups lie along the input channels, and layers with too few of them, such as "
             "the first, have to be dense (grouping: flat restores theirs)",
             why="sparse tensor cores need the groups along the input channels",
+        ),
+        Deviation(
+            original="prunes the first convolution and leaves the classifier dense",
+            ours="leaves the first convolution dense and prunes the classifier (grouping: flat, or "
+            "dense_layers, restores theirs)",
+            why="it follows from the groups; sparse tensor cores serve linear layers as well",
         ),
         Deviation(
             original="ties are left to the sort",

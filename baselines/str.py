@@ -22,7 +22,7 @@ GROUP = "thresholds"
 class Settings(ScopedSettings):
     """Where the thresholds start, and their weight decay; together they decide the sparsity."""
 
-    s_init: float = -3200.0
+    s_init: float = Field(default=-3200.0, ge=-1e30, le=1e30)
     """Initial s of every layer, whose threshold is sigmoid(s) (paper: -3200 for ResNet50 at about
     90 %, -12800 for MobileNetV1)."""
     st_decay: float | None = Field(default=None, ge=0)

@@ -51,13 +51,6 @@ class Settings(ScopedSettings):
     explore_until: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of the epochs after which the backward set is the forward set; null: never."""
 
-    def variant(self) -> str:
-        parts = ["" if self.backward_sparsity is None else f"b{100 * self.backward_sparsity:g}"]
-        parts += ["global"] if self.distribution == "global" else []
-        if self.dense_layers != ("first", "last"):
-            parts += self.dense_layers or ["all"]
-        return "-".join(filter(None, parts))
-
     def resolved_backward_sparsity(self, sparsity: float) -> float:
         """Return the backward sparsity that goes with a forward sparsity."""
         if self.backward_sparsity is not None:
@@ -196,7 +189,9 @@ class TopKAST(SparseMethod):
         )
 
     def after_step(self, step: Step) -> None:
-        if (step.iteration + 1) % self.settings.refresh_interval == 0:
+        # The model is made of the last weights: the last step is followed by a refresh too.
+        due = (step.iteration + 1) % self.settings.refresh_interval == 0
+        if due or step.iteration + 1 == self.context.iterations:
             self._refresh(step)
         self.stored.park(self.weights, self.masks)
 

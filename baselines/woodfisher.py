@@ -57,7 +57,7 @@ class Settings(ScopedSettings):
     beginning, which may stop short of the target, as the released code does."""
     selection: Literal["exact", "released"] = "exact"
     """Keep the exact number of weights, or one fewer and no ties as the released code does."""
-    lr_factor: float = Field(default=0.005 / 0.256, gt=0)
+    lr_factor: float = Field(default=0.005 / 0.256, gt=0, le=1000)
     """Factor on the recipe's learning rate (paper: 0.005, after dense training with 0.256)."""
 
     @model_validator(mode="after")
@@ -68,9 +68,6 @@ class Settings(ScopedSettings):
                 "a value below it is accepted"
             )
         return self
-
-    def variant(self) -> str:
-        return "-".join(self.dense_layers)
 
     def prunings(self, epochs: int) -> tuple[int, int, tuple[int, ...]]:
         """Return the epochs between which the ramp rises, and those that prune."""
@@ -205,9 +202,10 @@ class WoodFisher(SparseMethod):
         ),
         Deviation(
             original="stores the inverse of every block",
-            ours="stores the factors of the Woodbury recursion that it is a sum of",
-            why="the same numbers with less memory, as there are fewer gradients than weights in a "
-            "block",
+            ours="stores the factors of the Woodbury recursion that it is a sum of, and holds its "
+            "diagonal at the least value that it can have",
+            why="the same numbers, but for rounding in single precision, with less memory, as "
+            "there are fewer gradients than weights in a block",
         ),
     )
     Settings = Settings

@@ -49,6 +49,8 @@ def lines(replay: Replay, quiet: bool) -> Iterator[str]:
     bad = sum(not case.agrees for case in replay.cases)
     verdict = "agrees" if replay.agrees else f"{bad} of {len(replay.cases)} DIFFER"
     yield f"{replay.file}  ({replay.format}, {len(replay.cases)} cases): {verdict}"
+    for section in replay.left_out:
+        yield f"  left out  {section}: not known, nothing compared"
     for case in replay.cases:
         if not (quiet and case.agrees):
             yield (

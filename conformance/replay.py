@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,13 @@ class Format:
     keys: frozenset[str]
     """Any of these, or the beginning of one, is in the file or in the first of its cases."""
     replay: Callable[[Any], Iterator[Case]]
+    others: frozenset[str] = frozenset()
+    """Sections, or beginnings of their names, that are replayed beside those of ``keys``."""
+
+    def left_out(self, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the sections of a file that are not replayed, remarks not counted."""
+        known = (*self.keys, *self.others, *_REMARKS)
+        return tuple(key for key in data if not key.startswith(known))
 
     def is_of(self, data: Any) -> bool:
         """Return whether a file's content is of this format."""
@@ -46,28 +53,58 @@ def _first(group: Any) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
+_REMARKS = ("source", "note", "identity", "generator", "trajectory_note")
+
 FORMATS = (
     Format(
         "AC/DC masks and schedules",
         frozenset({"percentile", "masks", "nm", "schedules", "cosine_lr_by_epoch"}),
         acdc.masks_schedules,
+        frozenset({"momentum_reset"}),
     ),
-    Format("AC/DC training trace", frozenset({"trace"}), acdc.training_trace),
+    Format(
+        "AC/DC training trace",
+        frozenset({"trace"}),
+        acdc.training_trace,
+        frozenset({"setup", "facts", "kept_per_phase"}),
+    ),
     Format(
         "GMP schedules and masks",
         frozenset({"cubic_", "mask_update_steps", "mask_rules_on_"}),
         gmp.schedules_and_masks,
+        frozenset(
+            {"str_gmp_epochs", "woodfisher_schedule", "granet_schedule", "sparsimony_accelerated"}
+        ),
     ),
-    Format("RigL update", frozenset({"out_mask"}), rigl.updates),
-    Format("RigL drop fraction", frozenset({"alpha="}), rigl.drop_fraction),
-    Format("sparsity distributions", frozenset({"layer_sparsities"}), rigl.distributions),
+    Format("RigL update", frozenset({"out_mask"}), rigl.updates, frozenset({"cases"})),
+    Format("RigL drop fraction", frozenset({"alpha="}), rigl.drop_fraction, frozenset({"values"})),
     Format(
-        "sparsity distributions of small nets", frozenset({"sparsities"}), rigl.small_distributions
+        "sparsity distributions",
+        frozenset({"layer_sparsities"}),
+        rigl.distributions,
+        frozenset({"cases", "layers", "total_params"}),
     ),
-    Format("STR", frozenset({"soft_threshold", "threshold_trajectory"}), soft_threshold.cases),
-    Format("Top-KAST", frozenset({"mask_A"}), top_kast.sets),
-    Format("WoodFisher", frozenset({"inv_diag"}), woodfisher.blocks),
-    Format("FLOPs", frozenset({"dense"}), flops.counts),
+    Format(
+        "sparsity distributions of small nets",
+        frozenset({"sparsities"}),
+        rigl.small_distributions,
+        frozenset({"cases"}),
+    ),
+    Format(
+        "STR",
+        frozenset({"soft_threshold", "threshold_trajectory"}),
+        soft_threshold.cases,
+        frozenset({"getSparsity"}),
+    ),
+    Format(
+        "Top-KAST",
+        frozenset({"mask_A"}),
+        top_kast.sets,
+        frozenset({"cases", "torch_topkast_quantile_rule"}),
+    ),
+    Format("WoodFisher", frozenset({"inv_diag"}), woodfisher.blocks, frozenset({"cases"})),
+    # Every section is a network, but for the schedule's.
+    Format("FLOPs", frozenset({"dense"}), flops.counts, frozenset({""})),
 )
 
 
@@ -78,6 +115,8 @@ class Replay:
     file: str
     format: str
     cases: tuple[Case, ...]
+    left_out: tuple[str, ...] = ()
+    """Sections of the file that are not replayed."""
 
     @property
     def agrees(self) -> bool:
@@ -96,7 +135,8 @@ def replay_file(path: Path) -> Replay | None:
         return Replay(path.name, "unreadable", (_failed("the file", error),))
     for known in FORMATS:
         if known.is_of(data):
-            return Replay(path.name, known.name, tuple(_guarded(known.replay(data))))
+            cases = tuple(_guarded(known.replay(data)))
+            return Replay(path.name, known.name, cases, known.left_out(data))
     return None
 
 

@@ -42,9 +42,12 @@ class Case:
 
 
 def compare(name: str, ours: Any, theirs: Any, tolerance: float = 0.0, note: str = "") -> Case:
-    """Return a case of two numbers or nested sequences of numbers; booleans count as 0 and 1."""
+    """Return a case of two numbers or nested sequences of numbers; booleans count as 0 and 1.
+
+    A comparison of nothing with nothing does not agree.
+    """
     mine, original = flat(ours), flat(theirs)
-    if len(mine) != len(original):
+    if len(mine) != len(original) or not original:
         return Case(name, math.inf, tolerance, f"{len(mine)} numbers, not {len(original)}")
     worst = 0.0
     for a, b in zip(mine, original, strict=True):

@@ -176,12 +176,13 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
         yield {**common, **dict.fromkeys(unspent)}
         return
     for product, records in result["products"].items():
+        requested = config["sparsity"] if product == "sparse" else 0.0
         for which, record in records.items():
             yield {
                 **common,
                 "product": product,
                 "which": which,
-                **_certified(record.get("certificate")),
+                **_certified(record.get("certificate"), requested, result["prunable_weights"]),
                 "inference_ratio": record["inference_flops"] / flops["dense_inference"],
                 **{
                     key: record[key]
@@ -197,12 +198,14 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
             }
 
 
-def _certified(certificate: Mapping[str, Any] | None) -> dict[str, Any]:
+def _certified(
+    certificate: Mapping[str, Any] | None, requested: float, weights: int
+) -> dict[str, Any]:
     """Return what a stored certificate says, and whether it is to be trusted."""
     # Imports torch; the tables and figures are made without it.
     from acdc.certificate import objections
 
-    found = objections(certificate)
+    found = objections(certificate, requested, weights)
     said = certificate or {}
     return {
         "sparsity_achieved": said.get("achieved"),

@@ -87,18 +87,29 @@ def test_two_roundings_are_what_erk_needs(model: str, sparsity: float) -> None:
 
 
 def test_a_stored_certificate_is_judged_by_its_counts() -> None:
-    assert objections(certificate()) == []
-    assert objections(None) == ["there is no certificate"]
+    assert objections(certificate(), 0.9, 450) == []
+    assert objections(None, 0.9, 450) == ["there is no certificate"]
     wrong = copy.deepcopy(certificate())
     wrong["layers"][0]["nonzeros"] = 26
-    assert objections(wrong) == ["a has 26 weights that are not zero, its mask keeps 25"]
+    assert objections(wrong, 0.9, 450) == ["a has 26 weights that are not zero, its mask keeps 25"]
     false = certificate() | {"holds": False}
-    assert objections(false) == ["the certificate does not hold"]
+    assert objections(false, 0.9, 450) == ["the certificate does not hold"]
     failing = certificate(requested=0.5)
-    assert objections(failing) == failing["failures"]
-    assert len(objections({})) == 1
+    assert objections(failing, 0.5, 450) == failing["failures"]
+    assert len(objections({}, 0.9, 450)) == 1
     without_counts = {key: value for key, value in certificate().items() if key != "layers"}
-    assert "cannot be read" in objections(without_counts)[0]
+    assert "cannot be read" in objections(without_counts, 0.9, 450)[0]
+
+
+def test_a_certificate_of_another_run_or_with_other_conclusions_is_not_trusted() -> None:
+    assert objections(certificate(), 0.8, 450) == ["it certifies 0.9, the run asks for 0.8"]
+    fewer = copy.deepcopy(certificate())
+    del fewer["layers"][2]
+    assert "its layers have 400 weights, the model has 450" in objections(fewer, 0.9, 450)
+    boasting = objections(certificate() | {"achieved": 0.99}, 0.9, 450)
+    assert boasting == [f"it says 0.99 is zero, its layers say {1 - 89 / 450}"]
+    for key in ("tolerance", "requested"):
+        assert objections(certificate() | {key: math.nan}, 0.9, 450)
 
 
 @pytest.mark.parametrize("method", ["dense", "acdc", "one_shot"])

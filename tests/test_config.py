@@ -113,7 +113,7 @@ CHANGES: list[dict[str, Any]] = [
     {"recipe": {"weight_decay": 0.0}},
     {"recipe": {"lr_schedule": "constant"}},
     {"recipe": {"warmup": 0.1}},
-    {"recipe": {"milestones": [0.5]}},
+    {"recipe": {"milestones": [0.5], "lr_schedule": "step"}},
     {"recipe": {"gamma": 0.2}},
     {"recipe": {"label_smoothing": 0.1}},
     {"recipe": {"augmentation": "shift"}},
@@ -144,6 +144,34 @@ def test_slugs_can_be_read(changes: dict[str, Any], slug: str) -> None:
     config = parse_run(BASE | changes)
     assert config.slug == slug
     assert config.run_name == f"{slug}-{config.fingerprint}"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "variant"),
+    [
+        ("acdc", {}, ""),
+        ("acdc", {"schedule": "cifar-20", "distribution": "uniform"}, "cifar-20-uniform"),
+        ("acdc", {"dense_layers": ["first", "last", "first"]}, "first-last"),
+        ("acdc", {"reset_momentum": False, "selection": "released"}, "no-reset_momentum-released"),
+        ("acdc", {"schedule": None, "phases": [["sparse", 0, 20]]}, "phases"),
+        ("gmp", {"dialect": "ist", "updates": 7}, "ist-updates7"),
+        ("rigl", {"distribution": "erk"}, "erk"),
+        ("rigl", {"dense_layers": [], "drop_fraction": 0.5}, "all-drop_fraction0.5"),
+        ("top_kast", {"backward_sparsity": 0.5}, "backward_sparsity0.5"),
+        ("str", {"s_init": -5}, "s_init-5"),
+    ],
+)
+def test_variants_name_the_settings_that_differ_from_the_defaults(
+    method: str, settings: dict[str, Any], variant: str
+) -> None:
+    assert parse_run(with_(method=method, settings=settings)).settings.variant() == variant
+
+
+def test_names_of_runs_fit_a_file_system_however_much_is_changed() -> None:
+    layers = [name for name in parse_run(BASE).layers if "conv" in name]
+    config = parse_run(with_(settings={"dense_layers": layers[:6]}))
+    assert len(config.settings.variant()) > 100
+    assert len(config.run_name) < 130
 
 
 def test_names_of_runs_are_safe_as_names_of_folders() -> None:

@@ -32,7 +32,7 @@ def test_dense_training_is_sgd_to_the_bit() -> None:
 
 def test_it_yields_a_dense_model_of_full_density() -> None:
     method = Drive(tiny_config("dense")).method
-    assert method.product(Step(0, 0, 5)) == "dense" == method.primary
+    assert method.product(Step(0, 0, 5)) == "dense" == method.products[0]
     densities = method.densities()
     assert set(densities.forward.values()) == set(densities.gradient.values()) == {1.0}
 

@@ -136,7 +136,6 @@ def test_dense_layers_are_left_alone() -> None:
     drive.run()
     kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
     assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}
-    assert drive.config.settings.variant() == "uniform-first"
 
 
 def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:

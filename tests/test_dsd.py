@@ -39,7 +39,7 @@ def test_phases_products_and_counts_by_epoch() -> None:
         ("sparse", "sparse", kept),
         ("dense", "dense", 90),
     ]
-    assert drive.method.primary == "dense"
+    assert drive.method.products == ("dense", "sparse")
     assert [event["event"] for event in drive.method.events.drain()] == ["prune", "restore"]
 
 

@@ -484,13 +484,6 @@ def test_dense_layers_are_left_alone() -> None:
     drive = gmp(0.5, dense_layers=["first", "last"], distribution="global").run()
     kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
     assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 24}
-    assert drive.config.settings.variant() == "global-first-last"
-
-
-def test_variants_name_the_dialect() -> None:
-    assert gmp().config.settings.variant() == ""
-    assert dialect_drive("ist").config.settings.variant() == "ist-uniform"
-    assert dialect_drive("granet").config.settings.variant() == "granet"
 
 
 @pytest.mark.parametrize(

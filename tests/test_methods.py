@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from acdc.config import RunConfig
+from acdc.flops import LayerCost, dense_flops, forward_flops
 from acdc.method import get_method, method_names
 from acdc.schedules import Step
 from tests.support import METHOD_SETTINGS, Drive, tiny_config
@@ -205,9 +206,24 @@ def test_weights_outside_the_masks_are_exactly_zero_in_every_forward_pass(
 def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict[str, Any]) -> None:
     drive = Drive(configured(method, changes), BATCHES).run()
     densities = drive.method.densities()
-    masks = drive.method.gradient_masks()
+    forward, gradient = drive.method.masks, drive.method.gradient_masks()
+    costs = tuple(
+        LayerCost(name, weight.numel(), 2 * weight.numel())
+        for name, weight in drive.weights.items()
+    )
     for name, weight in drive.weights.items():
-        assert densities.forward[name] == int((weight != 0).sum()) / weight.numel()
-        assert 0 <= densities.gradient[name] <= 1
-        if name not in masks:
+        density = int((weight != 0).sum()) / weight.numel()
+        assert densities.forward[name] == density
+        if name not in gradient:
             assert densities.gradient[name] == 1
+        elif torch.equal(gradient[name], forward[name]):
+            assert densities.gradient[name] == density
+        else:
+            expected = int(gradient[name].sum()) / weight.numel()
+            assert densities.gradient[name] == pytest.approx(expected)
+    kept = sum(2 * count for count in drive.method.kept().values())
+    # No formula charges less than three passes over the non-zeros, or more than a dense step.
+    nonzero = forward_flops(costs, densities.forward)
+    published = drive.method.published_flops(costs)
+    assert min(3 * nonzero, 3 * kept) <= published * (1 + 1e-9)
+    assert published <= 3 * dense_flops(costs) * (1 + 1e-9)

@@ -15,7 +15,7 @@ import baselines
 from acdc.config import parse_run
 from acdc.method import get_method, method_names
 from tests.support import Silent, tiny_config, train
-from workflow.study import Row
+from workflow.study import Row, load
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,6 +81,9 @@ def test_its_table_is_that_of_the_committed_run() -> None:
     assert len(printed) == len({row["label"] for row in rows})
     for method, *cells in printed:
         ours = [row for row in rows if row["label"] == method]
+        at90 = next((r for r in ours if r["sparsity_requested_pct"] == "90.0"), ours[0])
+        for cell, key in zip(cells[-2:], ("inference_ratio", "training_ratio"), strict=True):
+            assert float(cell) == pytest.approx(float(at90[f"{key}_mean"]), abs=0.005001), method
         for cell in cells:
             for value in re.findall(r"\d+\.\d+ ± \d+\.\d+", cell):
                 mean, std = (float(number) for number in value.split(" ± "))
@@ -89,6 +92,12 @@ def test_its_table_is_that_of_the_committed_run() -> None:
                     and round(float(row["top1_pct_std"]), 1) == std
                     for row in ours
                 ), f"{method}: {value}"
+
+
+def test_the_committed_run_is_of_the_runs_that_the_scale_has_now() -> None:
+    assert json.loads((REFERENCE / "plan.json").read_text()) == json.loads(
+        json.dumps(load("smoke").plan())
+    )
 
 
 def test_the_committed_run_names_its_revision_and_hardware() -> None:

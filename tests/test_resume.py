@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from acdc.config import RunConfig
-from acdc.errors import CheckpointError
+from acdc.errors import CheckpointError, RunDirectoryError
 from acdc.journal import read_journal
+from acdc.models import MODELS
+from acdc.models.wide_resnet import WideResNet
 from tests.support import (
     METHOD_SETTINGS,
     METHODS,
@@ -112,6 +115,80 @@ def damage(path: Path, how: str) -> None:
     else:
         content.clear()
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("method", ["dense", "snip"])
+def test_dropout_draws_as_the_seed_says_and_not_as_what_ran_before(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
+    config = tiny_config(method, model="wrn10_1", recipe={"lr": 0.05})
+    whole = uninterrupted(config)
+    torch.rand(7)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(2))
+    torch.rand(3)
+    expected = torch.get_rng_state()
+    result = train(config, tmp_path)
+    assert torch.equal(torch.get_rng_state(), expected), "a run leaves the caller's generator alone"
+    assert_same_run(tmp_path / config.run_name, result, *whole)
+
+
+@pytest.mark.parametrize("method", ["acdc_dense", "woodfisher"])
+def test_a_run_with_a_checkpoint_goes_on_without_the_run_it_started_from(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    phases = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 6]]
+    changes: dict[str, Any] = {}
+    if method == "acdc_dense":
+        changes = {"settings": {"schedule": None, "phases": phases}, "epochs": 6}
+    config = tiny_config(method, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(config.epochs - 1, only=config.run_name))
+    assert config.starts_from is not None
+    shutil.rmtree(tmp_path / config.starts_from.config.run_name)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [config.epochs - 1]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "how"),
+    [
+        ("acdc_dense", "dense_best.safetensors", "one bit flipped"),
+        ("acdc_dense", "dense_best.optimizer.pt", "cut short"),
+        ("acdc_dense", "dense_best.optimizer.pt", "removed"),
+        ("one_shot", "dense_last.safetensors", "emptied"),
+        ("woodfisher", "dense_last.safetensors", "removed"),
+        ("woodfisher", "result.json", "cut short"),
+    ],
+)
+def test_what_a_run_starts_from_is_verified(
+    method: str, file: str, how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    assert config.starts_from is not None
+    parent = config.starts_from.config
+    folder = tmp_path / parent.run_name
+    shutil.copytree(uninterrupted(parent)[0], folder)
+    if how == "removed":
+        (folder / file).unlink()
+    else:
+        damage(folder / file, how)
+    with pytest.raises(RunDirectoryError, match=f"{file} is .*damaged; remove .*{parent.run_name}"):
+        train(config, tmp_path)
+
+
+def test_a_result_of_another_version_is_refused(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("dense")
+    shutil.copytree(uninterrupted(config)[0], tmp_path / config.run_name)
+    path = tmp_path / config.run_name / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
+    with pytest.raises(RunDirectoryError, match=r"another version of the suite .*; remove"):
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("how", ["one bit flipped", "cut short", "emptied"])

@@ -107,11 +107,3 @@ def run_order(run: Run) -> Tensor:
     """Return the order in which a run draws images for gradients outside of training."""
     generator = seeds.generator(run.config.seed, "gradient_samples")
     return torch.randperm(len(run.data.training), generator=generator)
-
-
-def test_names_of_runs_tell_dense_layers() -> None:
-    assert "_snip_s75" in tiny_config("snip").slug
-    assert (
-        "_snip-first-last_s75"
-        in tiny_config("snip", settings={"dense_layers": ["first", "last"]}).slug
-    )

@@ -124,7 +124,6 @@ def test_flat_groups_take_any_layer() -> None:
     # The first convolution has one input and 36 weights, which are nine groups.
     drive = sr_ste(dense_layers=[], grouping="flat").run()
     assert int((drive.weights["conv.weight"] != 0).sum()) == 18
-    assert drive.config.settings.variant() == "flat"
 
 
 def test_densities_are_those_of_the_pattern_forward_and_full_in_the_gradient() -> None:
@@ -136,12 +135,6 @@ def test_densities_are_those_of_the_pattern_forward_and_full_in_the_gradient() -
         "out.weight": 0.5,
     }
     assert set(densities.gradient.values()) == {1.0}
-
-
-def test_variants_name_what_differs() -> None:
-    assert sr_ste().config.settings.variant() == ""
-    assert sr_ste(0.75, pattern="1:4", strength=0).config.settings.variant() == "1of4-ste"
-    assert sr_ste(dense_layers=["first", "last"]).config.settings.variant() == "first-last"
 
 
 @pytest.mark.parametrize(

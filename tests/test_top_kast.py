@@ -315,16 +315,3 @@ def test_the_backward_set_is_twice_the_forward_set_by_default(
 def test_a_backward_sparsity_above_the_forward_sparsity_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"settings\.backward_sparsity: 0\.95 is above .* 0\.9"):
         tiny_config("top_kast", sparsity=0.9, settings={"backward_sparsity": 0.95})
-
-
-@pytest.mark.parametrize(
-    ("changes", "variant"),
-    [
-        ({}, ""),
-        ({"backward_sparsity": 0.5}, "b50"),
-        ({"distribution": "global", "dense_layers": ()}, "global-all"),
-        ({"backward_sparsity": 0.0, "dense_layers": ("last",)}, "b0-last"),
-    ],
-)
-def test_names_of_runs_tell_sets_apart(changes: dict[str, Any], variant: str) -> None:
-    assert Settings(**changes).variant() == variant

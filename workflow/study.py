@@ -40,7 +40,7 @@ class Row(Frozen):
     settings: dict[str, Any] = {}
     """Settings of the method that differ from its defaults."""
     product: Product | None = None
-    """Which of the method's models; by default its primary one."""
+    """Which of the method's models; by default its first."""
     extend: float = Field(default=1, gt=0)
     """Times the task's epochs, a whole number of them; all schedules stretch with it (RigL 2x)."""
     sparsities: tuple[float, ...] | None = None
@@ -68,7 +68,7 @@ class Experiment(Frozen):
     """Model and data set, by the paper's names; a scale says what stands in for them."""
     sparsities: tuple[float, ...] = ()
     """Fractions of zero weights."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     """Seeds of each row."""
     rows: tuple[Row, ...] = ()
     """In the order in which they are shown."""
@@ -216,7 +216,7 @@ def _resolve(
         "task": None,
         "rows": [],
     }
-    if not experiment.rows:
+    if experiment.kind == "iht":
         return plain
     task = scale.tasks.get(experiment.task)
     if task is None:
@@ -227,6 +227,11 @@ def _resolve(
     plain["task"] = {"name": experiment.task, **task.model_dump(include={"model", "dataset"})}
     plain["task"]["epochs"] = task.epochs
     sparsities = scale.sparsities.get(experiment.id, experiment.sparsities)
+    if not experiment.rows or not (sparsities or all(row.sparsities for row in experiment.rows)):
+        raise ConfigError(
+            f"{path}: rows: without rows and sparsities there is nothing to show; one or more of "
+            "each are accepted"
+        )
     seeds = scale.seeds or experiment.seeds
     rows = [(row, s) for row in experiment.rows if row.sparsities for s in row.sparsities]
     rows += [(row, s) for s in sparsities for row in experiment.rows if not row.sparsities]
@@ -258,7 +263,7 @@ def _resolve(
                 "method": row.method,
                 "sparsity": sparsity,
                 "epochs": epochs,
-                "product": row.product or configs[0].method_class.primary,
+                "product": _product(row, configs[0], where),
                 "runs": [config.run_name for config in configs],
                 "paper": {**row.paper.model_dump(), "table": experiment.paper_tables.get(sparsity)}
                 if row.paper
@@ -266,6 +271,21 @@ def _resolve(
             }
         )
     return plain
+
+
+def _product(row: Row, config: RunConfig, where: str) -> Product:
+    """Return which of a method's models a row shows.
+
+    Raises:
+        ConfigError: the method does not yield it.
+    """
+    products = config.method_class.products
+    if row.product is not None and row.product not in products:
+        raise ConfigError(
+            f"{where}: product: method {row.method} yields no {row.product} model; "
+            f"{', '.join(products)} are accepted"
+        )
+    return row.product or products[0]
 
 
 def _epochs(extend: float, epochs: int, where: str) -> int:

@@ -31,6 +31,7 @@ def _resnet50(channels: int, classes: int) -> nn.Module:
     model: nn.Module = torchvision_models().resnet50(num_classes=classes)
     if channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     return model
 
 
