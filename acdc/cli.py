@@ -12,6 +12,7 @@ from typing import Any
 import click
 import yaml
 
+from acdc.documents import parse_yaml
 from acdc.errors import ConfigError, SuiteError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -168,7 +169,7 @@ def parsed(text: str | bytes, what: str) -> Any:
         ConfigError: it is not YAML; says so of ``what``.
     """
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
 

@@ -260,6 +260,11 @@ def test_methods_shows_only_those_that_are_asked_for_and_refuses_others(acdc: An
     assert "rigl" in errors
 
 
+def test_a_pattern_is_a_text_also_on_the_command_line() -> None:
+    data = describe(None, None, {"sparsity": 0.5}, ("settings.pattern=2:4",))
+    assert data["settings"] == {"pattern": "2:4"}
+
+
 def test_every_file_of_baselines_is_a_method() -> None:
     folder = Path(__file__).parents[1] / "baselines"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}

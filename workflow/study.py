@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from acdc.config import Frozen, Recipe, RunConfig, explain, parse_run
 from acdc.data import DATASETS
+from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
 from acdc.method import Product
 
@@ -154,7 +155,7 @@ def read(path: Path, schema: type[Frozen]) -> Any:
         ConfigError: names the file, the key, the value and what is accepted.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
         return schema.model_validate(data)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
