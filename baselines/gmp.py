@@ -127,10 +127,15 @@ class GMP(SparseMethod):
     flops_formula = "mean over steps of 3 f_D (1 - s_t) (Evci et al. 2020, Appendices H and N)"
     Settings = Settings
 
+    @staticmethod
+    def tolerance(dialect: Dialect) -> float:
+        """Return by how much a dialect may end short of its target, or approximate it."""
+        return 0.0 if dialect.exact else 0.0125
+
     @property
     def sparsity_tolerance(self) -> float:
-        """Zero for the default; the other dialects end short of their target or approximate it."""
-        return 0.0 if self.dialect.exact else 0.0125
+        """Zero for the default dialect."""
+        return self.tolerance(self.dialect)
 
     @property
     def dialect(self) -> Dialect:
@@ -149,10 +154,14 @@ class GMP(SparseMethod):
             )
         batches = DATASETS[config.dataset].training_images // config.recipe.batch_size
         begin, end, grid = settings.plan(config.epochs, batches)
-        if grid[-1] == begin:
+        dialect = DIALECTS[settings.dialect]
+        reached = dialect.ramp(grid[-1], begin, end, settings.initial_sparsity, config.sparsity)
+        if config.sparsity - reached > cls.tolerance(dialect):
+            unit = "epoch" if dialect.by_epoch else "step"
             raise ConfigError(
-                f"settings.end: the ramp from {begin} to {end} leaves dialect {settings.dialect} "
-                "no update after its first; a longer ramp, or more settings.updates, is accepted"
+                f"settings.end: the ramp from {unit} {begin} to {end} has its last update in "
+                f"{unit} {grid[-1]}, at sparsity {reached:.4g} instead of {config.sparsity:g}; a "
+                f"longer ramp or more updates are accepted for dialect {settings.dialect}"
             )
 
     def setup(self, context: Context) -> None:
