@@ -197,7 +197,7 @@ class Run:
 
     def resume(self) -> None:
         """Go back to the newest checkpoint, or to the very start where there is none."""
-        state = self.saved
+        state, self.saved = self.saved, None
         if state is None:
             self.journal.cut(0)
             self.write_events(self.first_epoch)
