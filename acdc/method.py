@@ -92,6 +92,19 @@ class ScopedSettings(MethodSettings):
         return dense_layers(layers, self.dense_layers)
 
 
+def check_order(begin: float, end: float) -> None:
+    """Refuse settings by which something ends before it begins.
+
+    Raises:
+        ConfigError: ``begin`` is not below ``end``.
+    """
+    if begin >= end:
+        raise ConfigError(
+            f"settings.begin: {begin} is not before settings.end {end}; a value below it is "
+            "accepted"
+        )
+
+
 class GradientSource(Protocol):
     """Gives gradients of the loss at the current weights, outside of training's own steps."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from acdc.files import write_json
 
 # What results are made by, as paths from the root of the repository; new files count too.
 SCIENCE = (":/acdc", ":/baselines", ":/workflow")
@@ -80,3 +83,13 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "job": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def record(folder: Path, device: torch.device) -> None:
+    """Write down what a run is made by; a resumed run adds to what it was begun by."""
+    path = folder / "provenance.json"
+    now = provenance(device)
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        now = {**begun, "resumed": [*begun.get("resumed", []), now]}
+    write_json(path, now)

@@ -7,6 +7,7 @@ rigl/sparse_optimizers_base.py and rigl/sparse_utils.py.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ from acdc.method import (
     ScopedSettings,
     SparseMethod,
     StoredWeights,
+    check_order,
     mask_gradients,
 )
 from acdc.schedules import Step, cosine_drop_fraction
@@ -77,11 +79,7 @@ class RewiringSettings(SparseStartSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> RewiringSettings:
-        if self.begin >= self.end:
-            raise ConfigError(
-                f"settings.begin: {self.begin} is not before settings.end {self.end}; "
-                "a value below it is accepted"
-            )
+        check_order(self.begin, self.end)
         return self
 
 
@@ -138,7 +136,7 @@ class SparseStart(SparseMethod):
         return step_flops(costs, densities, densities)
 
 
-class Rewiring(SparseStart):
+class Rewiring(SparseStart, abc.ABC):
     """Moves connections between stored weights, of which the masks let some into the forward pass.
 
     The stored weights are dense, as in the original: those outside the masks get no gradient of the
@@ -186,9 +184,9 @@ class Rewiring(SparseStart):
             self.steps_taken, self.settings.drop_fraction, self.end - self.begin
         )
 
+    @abc.abstractmethod
     def growth(self, name: str, generator: torch.Generator) -> Tensor:
         """Return the scores, none negative, of a layer's weights as candidates for growth."""
-        raise NotImplementedError
 
     def update(self, step: Step) -> None:
         """Rewire every layer; the parameters hold the stored weights."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,7 @@ from typing import Any, Protocol
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from acdc import flops, seeds
@@ -27,14 +25,22 @@ from acdc.data import DATASETS
 from acdc.data.images import augment
 from acdc.errors import RunDirectoryError
 from acdc.evaluation import Score, dead_filters, evaluate
-from acdc.files import write_atomically, write_json, write_text
+from acdc.files import write_json, write_text
 from acdc.journal import Journal
 from acdc.layers import prunable_layers, prunable_weights
 from acdc.masks import count_nonzeros
 from acdc.method import Context, Product, Start
 from acdc.models import MODELS
 from acdc.optimizers import build_optimizer, learning_rate
-from acdc.provenance import provenance
+from acdc.products import (
+    digests,
+    optimizer_name,
+    save_optimizer,
+    save_weights,
+    verified,
+    weights_name,
+)
+from acdc.provenance import record
 from acdc.results import RESULT, SCHEMA, read_result
 from acdc.schedules import Step
 
@@ -129,13 +135,13 @@ class Run:
         result = run(start.config, self.options, self.reporter)
         if result["status"] != "finished":
             raise Diverged(result["diverged_at"], math.nan)
-        weights = _verified(folder, weights_name(start.product, start.which), result)
+        weights = verified(folder, weights_name(start.product, start.which), result)
         self.model.load_state_dict(load(weights))
         self.progress["train_flops"] = result["flops"]["training"]
         self.progress["train_flops_published"] = result["flops"]["training_published"]
         if start.epoch is not None:
             return start.epoch
-        content = io.BytesIO(_verified(folder, optimizer_name(start.product), result))
+        content = io.BytesIO(verified(folder, optimizer_name(start.product), result))
         state = torch.load(content, map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state)
         return int(result["products"][start.product][start.which]["epoch"]) + 1
@@ -327,12 +333,7 @@ class Run:
             self.progress["best"][product] = record
             save_weights(self.model, self.folder / weights_name(product, "best"))
             if product in self.method.resumable:
-                buffer = io.BytesIO()
-                torch.save(self.optimizer.state_dict(), buffer)
-                content = buffer.getvalue()
-                write_atomically(
-                    self.folder / optimizer_name(product), lambda file: file.write(content)
-                )
+                save_optimizer(self.optimizer, self.folder / optimizer_name(product))
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the products on the test images and write the final record."""
@@ -422,59 +423,12 @@ class Run:
         }
 
 
-def record_provenance(folder: Path, device: torch.device) -> None:
-    """Write down what a run is made by; a resumed run adds to what it was begun by."""
-    path = folder / "provenance.json"
-    now = provenance(device)
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        now = {**begun, "resumed": [*begun.get("resumed", []), now]}
-    write_json(path, now)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file of weights, or of an optimizer, that a run has left."""
-    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
-def _verified(folder: Path, name: str, result: Mapping[str, Any]) -> bytes:
-    """Return a file that a finished run has left.
-
-    Raises:
-        RunDirectoryError: it is not there, or not as the run left it.
-    """
-    path = folder / name
-    content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != result["files"].get(name):
-        raise RunDirectoryError(
-            f"{path} is missing or damaged; remove {folder} to train that run again"
-        )
-    return content
-
-
 class Diverged(Exception):
     """The loss became NaN or infinite; the run ends as diverged, not as an error."""
 
     def __init__(self, epoch: int, loss: float) -> None:
         super().__init__(f"the loss is {loss} in epoch {epoch}")
         self.epoch = epoch
-
-
-def weights_name(product: str, which: str) -> str:
-    """Return the file name of a product's weights, such as ``sparse_best.safetensors``."""
-    return f"{product}_{which}.safetensors"
-
-
-def optimizer_name(product: str) -> str:
-    """Return the file name of the optimizer that goes with a product's best weights."""
-    return f"{product}_best.optimizer.pt"
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write parameters and buffers atomically as safetensors."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda file: file.write(save(state)))
 
 
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
@@ -513,7 +467,7 @@ def _train(config: RunConfig, options: Options, reporter: Reporter, folder: Path
     try:
         this.prepare()
         this.resume()
-        record_provenance(folder, this.device)
+        record(folder, this.device)
         this.train()
         result = this.finish()
     except Diverged as error:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from acdc.errors import ConfigError
 from acdc.masks import Masks, count_nonzeros
 from acdc.method import (
     Context,
@@ -20,6 +19,7 @@ from acdc.method import (
     ScopedSettings,
     SparseMethod,
     StoredWeights,
+    check_order,
 )
 from acdc.ramps import cubic_ramp
 from acdc.schedules import Step
@@ -40,11 +40,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        if self.begin >= self.end:
-            raise ConfigError(
-                f"settings.begin: {self.begin} is not before settings.end {self.end}; "
-                "a value below it is accepted"
-            )
+        check_order(self.begin, self.end)
         return self
 
 

@@ -25,6 +25,7 @@ from acdc.method import (
     SparseMethod,
     StoredWeights,
     apply_masks,
+    check_order,
     mask_gradients,
 )
 from acdc.schedules import Step
@@ -58,11 +59,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.begin >= self.end:
-            raise ConfigError(
-                f"settings.begin: {self.begin} is not before settings.end {self.end}; "
-                "a value below it is accepted"
-            )
+        check_order(self.begin, self.end)
         dialect = DIALECTS[self.dialect]
         for key in ("updates", "initial_sparsity", "nbins", "threshold_decay"):
             value, default = getattr(self, key), type(self).model_fields[key].default

@@ -23,6 +23,7 @@ from acdc.method import (
     SparseMethod,
     Start,
     apply_masks,
+    check_order,
 )
 from acdc.ramps import cubic_ramp, even_updates, updates_since_begin
 from acdc.schedules import Step
@@ -62,11 +63,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        if self.begin >= self.end:
-            raise ConfigError(
-                f"settings.begin: {self.begin} is not before settings.end {self.end}; "
-                "a value below it is accepted"
-            )
+        check_order(self.begin, self.end)
         return self
 
     def prunings(self, epochs: int) -> tuple[int, int, tuple[int, ...]]:

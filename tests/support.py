@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acdc.config import RunConfig, parse_run
 from acdc.journal import read_journal
 from acdc.layers import prunable_layers, prunable_weights
-from acdc.method import Context, SparseMethod
+from acdc.method import Context, SparseMethod, StoredWeights
 from acdc.optimizers import build_optimizer
 from acdc.schedules import Step
 from acdc.training import Options, run
@@ -175,6 +175,13 @@ class Drive:
             self.losses.append(loss.item())
             after_step(step)
         return self
+
+
+def stored_weights(drive: Drive) -> dict[str, Tensor]:
+    """Return the stored weights: the effective ones and what a method has parked."""
+    kept: StoredWeights = drive.method.stored  # type: ignore[attr-defined]
+    nothing = torch.zeros(())
+    return {n: w.detach() + kept.parked.get(n, nothing) for n, w in drive.weights.items()}
 
 
 def nonzeros(tensors: Mapping[str, Tensor]) -> int:

@@ -13,8 +13,7 @@ from acdc.errors import ConfigError
 from acdc.ramps import cubic_sparsity
 from acdc.schedules import Step
 from acdc.selection import global_magnitude_masks, layer_magnitude_masks
-from baselines.dpf import DPF
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, nonzeros, stored_weights, tiny_config
 
 SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}
 
@@ -22,13 +21,6 @@ SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}
 def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
     settings = {"update_interval": 4} | settings
     return Drive(tiny_config("dpf", sparsity=sparsity, settings=settings, recipe={"lr": lr}))
-
-
-def stored(drive: Drive) -> dict[str, Tensor]:
-    """Return the stored weights: the effective ones and what is parked."""
-    assert isinstance(drive.method, DPF)
-    parked = drive.method.stored.parked
-    return {name: weight.detach() + parked[name] for name, weight in drive.weights.items()}
 
 
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
@@ -47,9 +39,9 @@ def test_masks_are_of_the_stored_weights_on_the_ramp_and_after_it(distribution: 
             updates.append(taken)
             sparsity = cubic_sparsity(taken / 10, 0.0, 0.75)
             expected = (
-                global_magnitude_masks(stored(drive), sparsity)
+                global_magnitude_masks(stored_weights(drive), sparsity)
                 if distribution == "global"
-                else layer_magnitude_masks(stored(drive), dict.fromkeys(SIZES, sparsity))
+                else layer_magnitude_masks(stored_weights(drive), dict.fromkeys(SIZES, sparsity))
             )
             assert all(torch.equal(masks[name], expected[name]) for name in SIZES)
             if taken > 10:
@@ -75,7 +67,7 @@ def test_the_target_is_exact_and_pruned_weights_are_zero_in_the_forward_pass(
     def look(step: Step) -> None:
         for name, mask in drive.method.masks.items():
             assert torch.equal(drive.weights[name] != 0, mask)
-        assert nonzeros(stored(drive)) == 90
+        assert nonzeros(stored_weights(drive)) == 90
 
     drive.run(look)
     zeros = 81 if distribution == "global" else sum(math.floor(0.9 * n) for n in SIZES.values())
@@ -90,7 +82,7 @@ def test_a_step_moves_the_stored_weights_by_the_gradient_at_the_pruned_ones() ->
     moved = 0
 
     def prepare(step: Step) -> None:
-        before.update({name: weight.clone() for name, weight in stored(drive).items()})
+        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
         inputs, labels = drive.batch(step.iteration)
         effective = {n: (w * drive.method.masks[n]).requires_grad_() for n, w in before.items()}
         others = {n: p.detach() for n, p in drive.model.named_parameters() if n not in effective}
@@ -107,7 +99,7 @@ def test_a_step_moves_the_stored_weights_by_the_gradient_at_the_pruned_ones() ->
 
     def look(step: Step) -> None:
         nonlocal moved
-        for name, weight in stored(drive).items():
+        for name, weight in stored_weights(drive).items():
             torch.testing.assert_close(weight, before[name] - recipe.lr * buffers[name])
             out = ~drive.method.masks[name]
             moved += int((weight[out] != before[name][out]).sum())

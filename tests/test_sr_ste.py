@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from acdc.errors import ConfigError
 from acdc.schedules import Step
-from baselines.sr_ste import SRSTE, sparse_refined_gradient
-from tests.support import Drive, hashval, tiny_config
+from baselines.sr_ste import sparse_refined_gradient
+from tests.support import Drive, hashval, stored_weights, tiny_config
 
 
 class EvenNet(nn.Module):
@@ -36,13 +36,6 @@ def sr_ste(sparsity: float = 0.5, lr: float = 0.2, **settings: Any) -> Drive:
     return Drive(config, model=EvenNet())
 
 
-def stored(drive: Drive) -> dict[str, Tensor]:
-    """Return the stored weights: the effective ones and what is parked."""
-    assert isinstance(drive.method, SRSTE)
-    parked = drive.method.stored.parked
-    return {n: w.detach() + parked.get(n, torch.zeros(())) for n, w in drive.weights.items()}
-
-
 def groups(tensor: Tensor, m: int) -> list[list[float]]:
     """Return the groups along the inputs, in plain Python."""
     flat = tensor.movedim(1, -1).reshape(-1).tolist()
@@ -62,7 +55,7 @@ def test_at_every_step_the_largest_of_every_group_of_stored_weights_are_used(
         assert list(drive.method.masks) == ["mix.weight", "hidden.weight", "out.weight"]
         for name, mask in drive.method.masks.items():
             assert torch.equal(drive.weights[name] != 0, mask)
-            weight = stored(drive)[name]
+            weight = stored_weights(drive)[name]
             for kept, values in zip(groups(mask, 4), groups(weight, 4), strict=True):
                 order = sorted(range(4), key=lambda i: (-abs(values[i]), i))
                 assert kept == [i in order[:n] for i in range(4)]
@@ -100,7 +93,7 @@ def test_a_step_passes_the_gradient_straight_through_and_pulls_pruned_weights_do
 
     def prepare(step: Step) -> None:
         nonlocal pulled
-        before.update({name: weight.clone() for name, weight in stored(drive).items()})
+        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
         for name, weight in drive.weights.items():
             assert weight.grad is not None
             fresh = weight.grad + recipe.weight_decay * before[name]
@@ -112,7 +105,7 @@ def test_a_step_passes_the_gradient_straight_through_and_pulls_pruned_weights_do
             buffers[name] = fresh if old is None else recipe.momentum * old + fresh
 
     def look(step: Step) -> None:
-        for name, weight in stored(drive).items():
+        for name, weight in stored_weights(drive).items():
             torch.testing.assert_close(weight, before[name] - recipe.lr * buffers[name])
 
     drive.run(look, before_step=prepare)
