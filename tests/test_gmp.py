@@ -1,4 +1,4 @@
-"""GMP follows its ramp to the exact target, and each dialect the code base of its name."""
+"""GMP follows its ramp to the exact target, with stored weights that survive and may return."""
 
 from __future__ import annotations
 
