@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from acdc.errors import CheckpointError
 from acdc.files import write_atomically
 
 _KEPT = 2
-_NAME = re.compile(r"epoch-(\d{6})\.pt")
+_NAME = re.compile(r"step-(\d{10})\.pt")
 
 
 class Checkpoints:
@@ -33,36 +34,77 @@ class Checkpoints:
         found = [path for path in self.folder.glob("*.pt") if _NAME.fullmatch(path.name)]
         return sorted(found, reverse=True)
 
-    def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write the state after ``epoch`` epochs and drop all but the last two."""
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Write the state after ``iteration`` batches and drop all but the last two."""
         self.folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()
-        torch.save({"fingerprint": self.fingerprint, "epoch": epoch, **state}, buffer)
-        content = buffer.getvalue()
+        torch.save({"fingerprint": self.fingerprint, **state}, buffer)
+        content = buffer.getbuffer()
         digest = hashlib.sha256(content).digest()
-        write_atomically(
-            self.folder / f"epoch-{epoch:06d}.pt", lambda file: file.write(digest + content)
-        )
-        for path in self.paths()[_KEPT:]:
+
+        def write(file: Any) -> None:
+            file.write(digest)
+            file.write(content)
+
+        write_atomically(self.folder / f"step-{iteration:010d}.pt", write)
+        self.drop(keep=_KEPT)
+
+    def drop(self, keep: int) -> None:
+        """Remove all but the newest."""
+        for path in self.paths()[keep:]:
             path.unlink()
 
-    def load(self, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """Return the newest sound state, or none; says so where a damaged one is passed over.
+    def newest(self, warn: Callable[[str], None]) -> Path | None:
+        """Return the newest sound checkpoint, or none; says so where a damaged one is passed over.
 
-        Raises:
-            CheckpointError: a checkpoint belongs to a run of another fingerprint.
+        A damaged one is removed, so that it is not counted among the two that are kept.
         """
         for path in self.paths():
             raw = path.read_bytes()
-            digest, content = raw[:32], raw[32:]
-            if hashlib.sha256(content).digest() != digest:
-                warn(f"checkpoint {path} is damaged; going back to the one before it")
-                continue
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            if state["fingerprint"] != self.fingerprint:
-                raise CheckpointError(
-                    f"checkpoint {path} belongs to run {state['fingerprint']}, "
-                    f"not to {self.fingerprint}; remove the folder to start this run anew"
-                )
-            return dict(state)
+            if hashlib.sha256(memoryview(raw)[32:]).digest() == raw[:32]:
+                return path
+            warn(f"checkpoint {path} is damaged; going back to the one before it")
+            path.unlink()
         return None
+
+    def read(self, path: Path, device: torch.device) -> dict[str, Any]:
+        """Return the state of a sound checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to a run of another fingerprint.
+        """
+        content = io.BytesIO(memoryview(path.read_bytes())[32:])
+        state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"checkpoint {path} belongs to run {state['fingerprint']}, "
+                f"not to {self.fingerprint}; remove the folder to start this run anew"
+            )
+        return state
+
+
+class Pace:
+    """Says when the next checkpoint is due.
+
+    At the end of an epoch, as soon as checkpoints there take no more than their share of the time;
+    anywhere, when more would be lost than may be.
+    """
+
+    def __init__(self, interval_s: float, share: float) -> None:
+        self.interval_s = interval_s
+        self.share = share
+        self.cost_s = 0.0
+        self.last = time.monotonic()
+
+    def overdue(self) -> bool:
+        """Return whether as much time has passed as may be lost."""
+        return time.monotonic() - self.last >= self.interval_s
+
+    def due(self) -> bool:
+        """Return whether the end of an epoch is the place for one."""
+        return time.monotonic() - self.last >= min(self.cost_s / self.share, self.interval_s)
+
+    def wrote(self, started: float) -> None:
+        """Take note of a checkpoint that was begun at ``started``, by the monotonic clock."""
+        self.last = time.monotonic()
+        self.cost_s = self.last - started

@@ -82,12 +82,40 @@ def cli() -> None:
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where there is one]")
 @click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    help="Share each batch among so many processes, one GPU each where there are GPUs.",
+)
+@click.option(
+    "--compile",
+    type=click.Choice(["off", "default", "reduce-overhead", "max-autotune"]),
+    default="off",
+    help="torch.compile's mode; reduce-overhead uses CUDA graphs.  [default: off]",
+)
+@click.option("--deterministic", is_flag=True, help="On a GPU: the same bits every time.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Processes that decode images, for data sets in folders.",
+)
+@click.option(
     "--checkpoint-interval",
     type=click.FloatRange(0),
-    default=2.0,
+    default=600.0,
     show_default=True,
-    help="Least seconds between checkpoints.",
+    help="Most seconds of training that a killed run loses.",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Seconds to wait where another process trains this run.  [default: 0]",
+)
+@click.option("--allow-divergence", is_flag=True, help="A diverged run ends with status 0, not 6.")
+@click.option("--attempt", type=click.IntRange(1), default=1, hidden=True)
 @click.option("--json", "text", hidden=True, help="The whole description as JSON.")
 def train(
     file: Path | None,
@@ -95,14 +123,23 @@ def train(
     runs: Path,
     threads: int | None,
     device: str | None,
+    processes: int,
+    compile: str,
+    deterministic: bool,
+    workers: int,
     checkpoint_interval: float,
+    wait: float,
+    allow_divergence: bool,
+    attempt: int,
     text: str | None,
     **options: Any,
 ) -> None:
     r"""Train one run, or go on with it where it was interrupted.
 
     A run is fixed by its configuration. Its directory is named after it and holds the journal, the
-    weights and, once it has finished, result.json. A finished run is not trained again.
+    weights and, once it has finished, result.json. A finished run is not trained again. On SIGTERM,
+    SIGUSR1 or Ctrl-C a run saves a checkpoint and ends with status 75 (Ctrl-C: 130); the same
+    command goes on with it. Under torchrun the processes share the run.
 
     \b
     Examples:
@@ -117,18 +154,41 @@ def train(
     from acdc.config import parse_run
 
     config = parse_run(describe(file, text, options, assignments))
+    if processes > 1 and "RANK" not in os.environ:
+        from acdc.launch import launch_ranks
+
+        sys.exit(launch_ranks(processes, sys.argv[1:]))
 
     import torch
 
-    from acdc.training import Options, run
+    from acdc.ranks import from_environment, local_device
+    from acdc.runs import Options, run
+    from acdc.training import Engine
 
     if threads is not None:
         torch.set_num_threads(threads)
-    where = pick_device(device)
-    reporter = Terminal() if sys.stderr.isatty() else Lines()
-    result = run(config, Options(runs, where, checkpoint_interval), reporter)
-    for line in summary(result, runs):
-        click.echo(line)
+    ranks = from_environment()
+    where = torch.device(local_device(pick_device(device)))
+    how = Options(
+        runs,
+        Engine(where, workers, compile, deterministic),  # type: ignore[arg-type]
+        checkpoint_interval_s=checkpoint_interval,
+        wait_s=wait,
+        attempt=attempt,
+    )
+    if not ranks.first:
+        reporter: Any = Silent()
+    elif sys.stderr.isatty():
+        reporter = Terminal()
+    else:
+        reporter = Lines()
+    with ranks.joined(where):
+        result = run(config, how, reporter, ranks)
+    if ranks.first:
+        for line in summary(result, runs):
+            click.echo(line)
+    if result["status"] == "diverged" and not allow_divergence:
+        sys.exit(6)
 
 
 def describe(
@@ -233,13 +293,13 @@ def summary(result: dict[str, Any], runs: Path) -> list[str]:
 class Terminal:
     """A progress bar, for a person at a terminal."""
 
-    def start(self, config: Any, first_epoch: int, batches: int) -> None:
+    def start(self, config: Any, first: Any) -> None:
         from tqdm import tqdm
 
-        self.done, self.epochs = first_epoch, config.epochs
+        self.done, self.epochs = first.epoch, config.epochs
         self.bar = tqdm(
-            total=config.epochs * batches,
-            initial=first_epoch * batches,
+            total=config.epochs * first.batches_per_epoch,
+            initial=first.iteration,
             desc=config.slug,
             unit="step",
             dynamic_ncols=True,
@@ -264,17 +324,17 @@ class Terminal:
 class Lines:
     """Plain lines, one an epoch, for a log."""
 
-    def start(self, config: Any, first_epoch: int, batches: int) -> None:
+    def start(self, config: Any, first: Any) -> None:
         self.epochs = config.epochs
-        self.first_epoch = first_epoch
+        self.first = first.iteration / first.batches_per_epoch
         self.started = time.monotonic()
-        self.say(f"{config.run_name}: epochs {first_epoch} to {config.epochs}")
+        self.say(f"{config.run_name}: epochs {first.epoch} to {config.epochs}")
 
     def step(self) -> None:
         pass
 
     def epoch(self, record: dict[str, Any]) -> None:
-        done = record["epoch"] + 1 - self.first_epoch
+        done = record["epoch"] + 1 - self.first
         left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
         self.say(
             f"epoch {record['epoch']:3d}  {record['phase']:6}  sparsity {record['sparsity']:.4f}"
@@ -284,6 +344,22 @@ class Lines:
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)
+
+
+class Silent:
+    """Nothing, for the ranks that nobody listens to."""
+
+    def start(self, config: Any, first: Any) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
 
 
 @cli.command()
@@ -354,11 +430,7 @@ def data(names: tuple[str, ...], manifest: Path | None) -> None:
                 raise
             click.echo(f"{name}: {error}")
             continue
-        splits = {
-            "training": len(images.training),
-            "validation": len(images.validation),
-            "test": len(images.test),
-        }
+        splits = dict(images.sizes)
         found[name] = {"title": DATASETS[name].title, "images": splits}
         counts = ", ".join(f"{count} {split}" for split, count in splits.items())
         click.echo(f"{name}: {DATASETS[name].title}: {counts} images, checksums agree")

@@ -35,7 +35,7 @@ class Frozen(BaseModel):
 
 _LONGEST_VARIANT = 60
 
-Augmentation = Literal["none", "shift", "shift_flip"]
+Augmentation = Literal["none", "shift", "shift_flip", "crop_flip"]
 
 
 class Recipe(Frozen):
@@ -62,7 +62,8 @@ class Recipe(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the cross entropy."""
     augmentation: Augmentation = "none"
-    """Random shifts by up to an eighth of the image, alone or with horizontal flips."""
+    """Random shifts by up to an eighth of the image, alone or with horizontal flips; or, of images
+    in files, random crops of 8 to 100 % of the area with horizontal flips."""
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
@@ -106,8 +107,8 @@ class RunConfig(Frozen):
     """Passes over the training images."""
     seed: int = Field(default=1, ge=0)
     """Seed of initial weights, data order, augmentation and mask randomness."""
-    precision: Literal["fp32"] = "fp32"
-    """Arithmetic of the forward and backward pass."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward and backward pass; weights and masks are in single precision."""
 
     @field_validator("model")
     @classmethod
@@ -149,11 +150,7 @@ class RunConfig(Frozen):
                 f"recipe.batch_size: {self.recipe.batch_size} is more than the {images} training "
                 f"images of {self.dataset}; 1 to {images} is accepted"
             )
-        if self.recipe.augmentation == "shift_flip" and not DATASETS[self.dataset].flippable:
-            raise ConfigError(
-                f"recipe.augmentation: shift_flip would make other images of {self.dataset}, a "
-                "mirrored one is no longer of its class; none and shift are accepted"
-            )
+        self._check_augmentation()
         if not self.layers:
             raise ConfigError(
                 f"model: {self.model} has no convolution and no linear layer to prune; a model "
@@ -161,6 +158,24 @@ class RunConfig(Frozen):
             )
         self.method_class.check(self)
         return self
+
+    def _check_augmentation(self) -> None:
+        augmentation = self.recipe.augmentation
+        possible = DATASETS[self.dataset].augmentations
+        if augmentation in possible:
+            return
+        if augmentation == "crop_flip":
+            why = f"is for images in files, those of {self.dataset} are held in memory"
+        elif "crop_flip" in possible:
+            why = f"is for images held in memory, those of {self.dataset} are in files"
+        else:
+            why = (
+                f"would make other images of {self.dataset}, a mirrored one is no longer of its "
+                "class"
+            )
+        raise ConfigError(
+            f"recipe.augmentation: {augmentation} {why}; {' and '.join(possible)} are accepted"
+        )
 
     @property
     def layers(self) -> Layers:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from acdc.data.images import Images, ImageSet
-
-_BATCH = 1000
+from acdc.data.feed import Feed, Split
+from acdc.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,29 @@ class Score:
     accuracy: float
     loss: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether the loss is a number."""
+        return math.isfinite(self.loss)
+
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: ImageSet, images: Images) -> Score:
-    """Return the score of a model over a split, in evaluation mode and single precision."""
+def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
+    """Return the score of a model over a split, in evaluation mode and single precision.
+
+    The ranks share the images; each is counted once, and the score is the same on all of them.
+    """
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=images.labels.device)
-    loss = torch.zeros((), dtype=torch.float64, device=images.labels.device)
-    for start in range(0, len(images), _BATCH):
-        labels = images.labels[start : start + _BATCH]
-        outputs = model(data.normalise(images.pixels[start : start + _BATCH]))
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for inputs, labels in feed.evaluation(split):
+        outputs = model(inputs)
         loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
         correct += (outputs.argmax(dim=1) == labels).sum()
-    return Score(int(correct) / len(images), float(loss) / len(images))
+    ranks.sum([correct, loss])
+    images = feed.sizes[split]
+    return Score(int(correct) / images, float(loss) / images)
 
 
 def dead_filters(weights: dict[str, nn.Parameter]) -> int:

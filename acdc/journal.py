@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from acdc.files import finite
+from acdc.files import finite, flush
 
 
 class Journal:
@@ -28,6 +28,11 @@ class Journal:
             # A journal can be shorter than its checkpoint says, after a power failure; truncate
             # would fill it up with zero bytes.
             file.truncate(min(length, file.tell()))
+
+    def flush(self) -> None:
+        """Wait until what was written is on the disk, before a checkpoint that counts on it."""
+        if self.path.exists():
+            flush(self.path)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line, stamped with the time, and hand it to the operating system."""

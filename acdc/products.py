@@ -1,19 +1,24 @@
-"""The models that a run leaves in its directory, each file known by its digest."""
+"""The models that a run keeps, each file known by its digest."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from acdc.errors import RunDirectoryError
-from acdc.files import write_atomically
+from acdc.evaluation import Score
+from acdc.files import write_bytes
+from acdc.method import Product
 
 
 def weights_name(product: str, which: str) -> str:
@@ -26,18 +31,143 @@ def optimizer_name(product: str) -> str:
     return f"{product}_best.optimizer.pt"
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write parameters and buffers atomically as safetensors."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda file: file.write(save(state)))
+class Shelf:
+    """Keeps the last and the best model of each product.
+
+    A checkpoint refers to models that were kept before it, so these must not change when later ones
+    take their place: on the shelf every model has a file of its own, named by its epoch, which is
+    written just before a checkpoint and goes when neither of the last two checkpoints refers to it.
+    Between checkpoints models are in memory only. The final names are given at the end.
+
+    Records are plain data, part of the run's checkpoints: by ``last`` and ``best`` and product, the
+    epoch, its validation score and what the masks kept.
+    """
+
+    def __init__(self, folder: Path, resumable: frozenset[Product]) -> None:
+        self.folder = folder
+        self.resumable = resumable
+        """Products whose optimizer is kept with the best weights."""
+        self.records: dict[str, dict[str, dict[str, Any]]] = {"last": {}, "best": {}}
+        self._unwritten: dict[str, bytes] = {}
+        self._referred: list[set[str]] = []
+        """The files that the last two checkpoints refer to."""
+
+    def keep(
+        self,
+        product: Product,
+        epoch: int,
+        score: Score,
+        kept: Mapping[str, int],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Take a model as its product's last and, if validated better, as its best.
+
+        Args:
+            product: what the weights are a candidate for.
+            epoch: after which they are evaluated.
+            score: on the validation images.
+            kept: weights of each layer that the masks keep.
+            model: with these weights.
+            optimizer: as it is with them.
+        """
+        record = {"epoch": epoch, **asdict(score), "kept": dict(kept)}
+        best = self.records["best"].get(product)
+        self.records["last"][product] = record
+        # Of equal accuracies the later epoch wins: it has trained longer.
+        if best is None or score.accuracy >= best["accuracy"]:
+            self.records["best"][product] = record
+        needed = self._files()
+        self._unwritten = {n: content for n, content in self._unwritten.items() if n in needed}
+        self._unwritten[_weights_file(product, epoch)] = _weights(model)
+        if _optimizer_file(product, epoch) in needed:
+            self._unwritten[_optimizer_file(product, epoch)] = _saved(optimizer.state_dict())
+
+    def take_up(self, records: Mapping[str, Any]) -> None:
+        """Go on from the records of a checkpoint."""
+        self.records = {which: dict(products) for which, products in records.items()}
+        self._unwritten = {}
+        self._referred = [self._files()]
+
+    def write(self) -> None:
+        """Write what the records refer to, before a checkpoint with these records."""
+        self.folder.mkdir(exist_ok=True)
+        for name, content in self._unwritten.items():
+            write_bytes(self.folder / name, content)
+        self._unwritten = {}
+        self._referred = [*self._referred[-1:], self._files()]
+
+    def sweep(self, keep: int = 2) -> None:
+        """Remove what none of the last ``keep`` checkpoints refers to, once there are so many."""
+        if len(self._referred) >= keep:
+            needed = set.union(*self._referred[-keep:])
+            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.optimizer.pt")]:
+                if path.name not in needed:
+                    path.unlink()
+
+    def publish(self, folder: Path) -> None:
+        """Give the models their final names in the run's own folder.
+
+        Raises:
+            RunDirectoryError: a model that was written before is gone.
+        """
+        for which, products in self.records.items():
+            for product, record in products.items():
+                epoch = record["epoch"]
+                self._link(_weights_file(product, epoch), folder / weights_name(product, which))
+                if which == "best" and product in self.resumable:
+                    self._link(_optimizer_file(product, epoch), folder / optimizer_name(product))
+
+    def _link(self, name: str, target: Path) -> None:
+        source = self.folder / name
+        if not source.exists():
+            raise RunDirectoryError(
+                f"{source} is missing, to which the checkpoint refers; remove {target.parent} to "
+                "train the run again"
+            )
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # file systems without links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+
+    def _files(self) -> set[str]:
+        """Return the names of the files that the records refer to."""
+        kept = {
+            _weights_file(product, record["epoch"])
+            for products in self.records.values()
+            for product, record in products.items()
+        }
+        optimizers = {
+            _optimizer_file(product, record["epoch"])
+            for product, record in self.records["best"].items()
+            if product in self.resumable
+        }
+        return kept | optimizers
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Write an optimizer's state atomically, as tensors and numbers without pickled code."""
+def _weights_file(product: str, epoch: int) -> str:
+    return f"{product}-{epoch:06d}.safetensors"
+
+
+def _optimizer_file(product: str, epoch: int) -> str:
+    return f"{product}-{epoch:06d}.optimizer.pt"
+
+
+def _weights(model: nn.Module) -> bytes:
+    """Return parameters and buffers as safetensors."""
+    state: dict[str, Tensor] = model.state_dict()
+    content: bytes = save({name: tensor.contiguous() for name, tensor in state.items()})
+    return content
+
+
+def _saved(state: Mapping[str, Any]) -> bytes:
+    """Return a state as tensors and numbers without pickled code."""
     buffer = io.BytesIO()
-    torch.save(optimizer.state_dict(), buffer)
-    content = buffer.getvalue()
-    write_atomically(path, lambda file: file.write(content))
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def digests(folder: Path) -> dict[str, str]:

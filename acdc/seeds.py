@@ -23,11 +23,16 @@ _AXES: tuple[str, ...] = get_args(Axis)
 
 def derive(seed: int, axis: Axis, *position: int) -> int:
     """Return a 63-bit seed for one axis at one position, independent of all others."""
-    entropy = [seed, _AXES.index(axis), *position]
-    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+    return derive_many(seed, axis, *position, count=1)[0]
 
 
 def generator(seed: int, axis: Axis, *position: int) -> torch.Generator:
     """Return a CPU generator for one axis at one position (CPU, so that devices draw alike)."""
     return torch.Generator().manual_seed(derive(seed, axis, *position))
+
+
+def derive_many(seed: int, axis: Axis, *position: int, count: int) -> list[int]:
+    """Return ``count`` seeds for one axis at one position, at a fraction of the cost of each."""
+    entropy = [seed, _AXES.index(axis), *position]
+    state = np.random.SeedSequence(entropy).generate_state(count, np.uint64)
+    return [int(value) for value in state >> np.uint64(1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +16,8 @@ from acdc.journal import read_journal
 from acdc.layers import prunable_layers, prunable_weights
 from acdc.method import Context, SparseMethod, StoredWeights
 from acdc.optimizers import build_optimizer
+from acdc.runs import Options, run
 from acdc.schedules import Step
-from acdc.training import Options, run
 from conformance.vectors import hashval
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -196,8 +197,8 @@ class Silent:
         self.said: list[str] = []
         self.epochs: list[int] = []
 
-    def start(self, config: RunConfig, first_epoch: int, batches: int) -> None:
-        self.first_epoch = first_epoch
+    def start(self, config: RunConfig, first: Step) -> None:
+        self.first = first
 
     def step(self) -> None:
         pass
@@ -227,7 +228,7 @@ def weight_files(folder: Path) -> dict[str, bytes]:
 
 def train(config: RunConfig, runs: Path, reporter: Silent | None = None) -> dict[str, Any]:
     """Train with a checkpoint after every epoch."""
-    return run(config, Options(runs, checkpoint_interval_s=0), reporter or Silent())
+    return run(config, Options(runs, checkpoint_share=math.inf), reporter or Silent())
 
 
 Uninterrupted = Callable[[RunConfig], tuple[Path, dict[str, Any]]]

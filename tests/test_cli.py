@@ -180,7 +180,8 @@ def test_a_folder_that_cannot_be_written_ends_with_its_own_status(
         "train", "--method", "dense", "--epochs", 1, "--runs", blocked / "runs"
     )
     assert status == 4
-    assert errors.startswith("error: run directory")
+    assert errors.startswith("error: run resnet8_s2")
+    assert f"cannot be written: {blocked}" in errors
     assert errors.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import shutil
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from acdc import seeds
 from acdc.config import Augmentation
 from acdc.data import DATASETS, digits, fashion_mnist
-from acdc.data.images import as_images, augment, split
+from acdc.data.feed import FeedPlan, MemoryFeed, PaddedImages, draw_shifts
+from acdc.data.images import as_images, moments, scale, split
 from acdc.errors import DataError
+from acdc.ranks import Ranks
 
 EMBEDDED = fashion_mnist._EMBEDDED
 NAMES = list(EMBEDDED)
-HERE = [name for name in DATASETS if name != "fashion_mnist"]  # those that come with the suite
+HERE = [
+    name for name in DATASETS if name not in ("fashion_mnist", "imagenet")
+]  # those that come with the suite
 
 
 @pytest.fixture
@@ -267,6 +273,12 @@ def numbered_images(count: int, channels: int, size: int) -> Tensor:
 
 
 @settings(max_examples=20)
+def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tensor:
+    reach = max(images.shape[2] // 8, 1)
+    shifts = draw_shifts(how, reach, len(images), torch.Generator().manual_seed(seed))
+    return PaddedImages(images, reach).windows(torch.arange(len(images)), shifts)
+
+
 @given(
     st.sampled_from(["shift", "shift_flip"]),
     st.integers(1, 2),
@@ -278,7 +290,7 @@ def test_every_augmented_image_is_its_original_moved_within_reach(
 ) -> None:
     images = numbered_images(6, channels, size)
     images[1::2] = images[1::2].flip(2)
-    out = augment(images, how, torch.Generator().manual_seed(seed))
+    out = augmented(images, how, seed)
     reach = max(size // 8, 1)
     flips = (False, True) if how == "shift_flip" else (False,)
     for image, moved in zip(images, out, strict=True):
@@ -293,7 +305,7 @@ def test_every_augmented_image_is_its_original_moved_within_reach(
 
 def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
     images = numbered_images(1800, 1, 8)
-    out = augment(images, "shift_flip", torch.Generator().manual_seed(0))
+    out = augmented(images, "shift_flip", 0)
     counts: dict[bytes, int] = {}
     for image in out:
         counts[image.numpy().tobytes()] = counts.get(image.numpy().tobytes(), 0) + 1
@@ -306,17 +318,76 @@ def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
 def test_augmentation_follows_its_generator_and_leaves_its_input_alone() -> None:
     images = numbered_images(8, 1, 8)
     before = images.clone()
-    first, again, other = (
-        augment(images, "shift", torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (augmented(images, "shift", seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(images, before)
 
 
-def test_without_augmentation_nothing_changes_and_nothing_is_drawn() -> None:
-    generator = torch.Generator().manual_seed(1)
-    state = generator.get_state()
-    images = numbered_images(3, 1, 8)
-    assert torch.equal(augment(images, "none", generator), images)
-    assert torch.equal(generator.get_state(), state)
+def feed(augmentation: Augmentation, ranks: Ranks | None = None, **plan: Any) -> MemoryFeed:
+    whole = {"seed": 1, "batch_size": 250, "device": torch.device("cpu")} | plan
+    return MemoryFeed(
+        DATASETS["digits"].load(),
+        FeedPlan(augmentation=augmentation, ranks=ranks or Ranks(), **whole),
+    )
+
+
+def test_without_augmentation_a_batch_is_the_normalised_images_in_the_epochs_order() -> None:
+    images = DATASETS["digits"].load()
+    order = torch.randperm(1294, generator=seeds.generator(1, "data_order", 3))
+    batches = list(feed("none").training(3))
+    assert [len(labels) for _, labels in batches] == [250] * 5
+    expected = (images.training.pixels[order[:1250]].float() - images.mean) / images.std
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), expected)
+    assert torch.equal(
+        torch.cat([labels for _, labels in batches]), images.training.labels[order[:1250]]
+    )
+    inputs, labels = feed("shift").samples(order[:7])
+    assert torch.equal(inputs, expected[:7])
+    assert torch.equal(labels, images.training.labels[order[:7]])
+
+
+def test_an_epoch_can_be_entered_at_any_batch() -> None:
+    whole = list(feed("shift").training(2))
+    for first in range(6):
+        rest = list(feed("shift").training(2, first))
+        assert len(rest) == 5 - first
+        for (a, b), (c, d) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_ranks_share_each_batch_and_each_held_out_image(count: int) -> None:
+    shares = [feed("shift", Ranks(rank, count)) for rank in range(count)]
+    whole = feed("shift")
+    for parts in zip(whole.training(1), *(share.training(1) for share in shares), strict=True):
+        (inputs, labels), *mine = parts
+        assert torch.equal(torch.cat([x for x, _ in mine]), inputs)
+        assert torch.equal(torch.cat([y for _, y in mine]), labels)
+        assert {len(y) for _, y in mine} == {250 // count}
+    for name in ("validation", "test"):
+        together = [y for share in shares for _, y in share.evaluation(name)]
+        assert torch.equal(torch.cat(together), torch.cat([y for _, y in whole.evaluation(name)]))
+
+
+def test_inputs_are_channels_last_in_memory() -> None:
+    pixels = numbered_images(4, 3, 8)
+    padded = PaddedImages(pixels, 1)
+    shifts = draw_shifts("shift", 1, 4, torch.Generator().manual_seed(0))
+    taken = padded.windows(torch.arange(4), shifts)
+    assert taken.is_contiguous(memory_format=torch.channels_last)
+    assert scale(taken, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40))
+def test_mean_and_deviation_are_those_of_the_pixels(seed: int, channels: int, size: int) -> None:
+    pixels = torch.randint(
+        0, 256, (3, channels, size, 2), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.uint8)
+    mean, std = moments(pixels)
+    exact = pixels.double()
+    assert torch.allclose(mean.double(), exact.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+    assert torch.allclose(std.double(), exact.std(dim=(0, 2, 3), keepdim=True), rtol=1e-6)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from acdc.runs import Options, run
 from acdc.selection import global_magnitude_masks
-from acdc.training import Options, run
 from tests.support import Silent, tiny_config
 
 

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from acdc.config import RunConfig
 from acdc.errors import CheckpointError, RunDirectoryError
 from acdc.journal import read_journal
 from acdc.models import MODELS
 from acdc.models.wide_resnet import WideResNet
+from acdc.schedules import Step
 from tests.support import (
-    METHOD_SETTINGS,
     METHODS,
     Silent,
     Uninterrupted,
@@ -44,8 +37,8 @@ class Interrupter(Silent):
         self.only = only
         self.interrupted: set[tuple[str, int]] = set()
 
-    def start(self, config: RunConfig, first_epoch: int, batches: int) -> None:
-        super().start(config, first_epoch, batches)
+    def start(self, config: RunConfig, first: Step) -> None:
+        super().start(config, first)
         self.run = config.run_name
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -97,8 +90,8 @@ def test_a_run_resumed_from_its_second_to_last_checkpoint_is_the_same(
     trained = [run for run, epochs in runs.items() if len(epochs) == 4][-1]
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(3, only=trained))
-    checkpoints = sorted((tmp_path / trained / "checkpoint").glob("*.pt"))
-    assert [path.name for path in checkpoints] == ["epoch-000002.pt", "epoch-000003.pt"]
+    checkpoints = sorted((tmp_path / trained / "checkpoint").glob("step-*.pt"))
+    assert [path.name for path in checkpoints] == ["step-0000000010.pt", "step-0000000015.pt"]
     checkpoints[-1].unlink()
     reporter = Silent()
     result = train(config, tmp_path, reporter)
@@ -198,7 +191,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
     config = tiny_config("acdc")
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(3))
-    newest = tmp_path / config.run_name / "checkpoint" / "epoch-000003.pt"
+    newest = tmp_path / config.run_name / "checkpoint" / "step-0000000015.pt"
     damage(newest, how)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
@@ -213,7 +206,7 @@ def test_with_all_checkpoints_damaged_a_run_starts_anew(
     config = tiny_config("gmp")
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(3))
-    paths = sorted((tmp_path / config.run_name / "checkpoint").glob("*.pt"))
+    paths = sorted((tmp_path / config.run_name / "checkpoint").glob("step-*.pt"))
     for path in paths:
         damage(path, "cut short")
     reporter = Silent()
@@ -237,75 +230,3 @@ def test_a_checkpoint_of_another_run_is_refused_with_both_fingerprints(tmp_path:
     assert other.fingerprint in text
     assert ours.fingerprint in text
     assert "\n" not in text
-
-
-def spawn(config: RunConfig, runs: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start ``acdc train`` in its own process, with a checkpoint after every epoch."""
-    file = runs / f"{config.run_name}.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "acdc", "train", "--config", str(file), "--runs", str(runs)]
-    command += ["--threads", "1", "--device", "cpu", "--checkpoint-interval", "0"]
-    return subprocess.Popen(command, text=True, **options)
-
-
-def wait_for_epochs(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
-    """Return as soon as a process has written that many epochs to its journal."""
-    while process.poll() is None:
-        records = read_journal(folder / "journal.jsonl")
-        if sum("train_loss" in record for record in records) >= epochs:
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"the process ended by itself, with status {process.returncode}")
-
-
-@pytest.mark.parametrize("method", ["acdc", "gmp"])
-def test_a_run_killed_at_a_random_moment_and_resumed_is_the_same_run(
-    method: str, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    bounds = (0, 2, 4, 6, 8, 9, 12)
-    phases = [
-        ("dense" if number % 2 == 0 else "sparse", start, end)
-        for number, (start, end) in enumerate(itertools.pairwise(bounds))
-    ]
-    settings = {"acdc": {"schedule": None, "phases": phases}}.get(method, METHOD_SETTINGS[method])
-    config = tiny_config(method, epochs=12, settings=settings)
-    folder = tmp_path / config.run_name
-    moment = random.randint(1, 5), random.uniform(0, 0.05)
-    process = spawn(config, tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    wait_for_epochs(process, folder, moment[0])
-    time.sleep(moment[1])
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, moment
-    assert not (folder / "result.json").exists(), moment
-    result = train(config, tmp_path)
-    assert_same_run(folder, result, *uninterrupted(config))
-
-
-def test_a_second_process_waits_for_the_first_and_neither_trains_twice(tmp_path: Path) -> None:
-    config = tiny_config("dense", epochs=12)
-    folder = tmp_path / config.run_name
-    process = spawn(config, tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    class Waiting(Silent):
-        """Lets the first process, which is halted, go on once the second says that it waits."""
-
-        def say(self, text: str) -> None:
-            super().say(text)
-            os.kill(process.pid, signal.SIGCONT)
-
-    wait_for_epochs(process, folder, 1)
-    os.kill(process.pid, signal.SIGSTOP)
-    reporter = Waiting()
-    result = train(config, tmp_path, reporter)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert reporter.said == [
-        f"{config.run_name} is being trained by another process; waiting for it"
-    ]
-    assert reporter.epochs == []
-    assert result["status"] == "finished"
-    assert "finished" in output
-    epochs = [record["epoch"] for record in journal(folder) if "event" not in record]
-    assert epochs == list(range(12))
-    assert result["timings"]["attempts"] == 1

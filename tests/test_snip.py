@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from acdc import seeds
 from acdc.data import DATASETS
 from acdc.layers import prunable_weights
+from acdc.ranks import Ranks
 from acdc.schedules import Step
-from acdc.training import Options, Run, build_model
-from tests.support import Drive, Silent, tiny_config
+from acdc.training import Engine, Trainer, build_model
+from tests.support import Drive, tiny_config
 
 
 def snip(**changes: Any) -> Drive:
@@ -75,11 +75,11 @@ def test_masks_never_change_and_weights_outside_them_stay_zero() -> None:
 
 @pytest.mark.parametrize("images", [2, 64])
 def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
-    images: int, tmp_path: Path
+    images: int,
 ) -> None:
     config = tiny_config("snip", sparsity=0.9, settings={"images": images})
-    run = Run(config, Options(tmp_path), Silent())
-    run.prepare()
+    run = Trainer(config, Engine(), Ranks())
+    run.begin()
     model = build_model(config)
     data = DATASETS["digits"].load()
     chosen = run_order(run)[:images]
@@ -103,7 +103,7 @@ def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
     assert run.model.training == build_model(config).training
 
 
-def run_order(run: Run) -> Tensor:
+def run_order(run: Trainer) -> Tensor:
     """Return the order in which a run draws images for gradients outside of training."""
     generator = seeds.generator(run.config.seed, "gradient_samples")
-    return torch.randperm(len(run.data.training), generator=generator)
+    return torch.randperm(run.feed.sizes["training"], generator=generator)

@@ -1,4 +1,4 @@
-"""Images as byte tensors, and the operations on whole batches: shifting, flipping, normalising."""
+"""Images as byte tensors in memory, their splits and their normalisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from acdc.config import Augmentation
+    from acdc.data.feed import Feed, FeedPlan, Split
 
 # One split for all runs: it must not depend on a run's seed, or seeds would choose on other images.
 _SPLIT_SEED = 2021
@@ -30,9 +30,6 @@ class Images:
         """Return the first ``count`` images, or all."""
         return Images(self.pixels[:count], self.labels[:count])
 
-    def to(self, device: torch.device) -> Images:
-        return Images(self.pixels.to(device), self.labels.to(device))
-
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -46,19 +43,29 @@ class ImageSet:
     std: Tensor
     """Per channel standard deviation, likewise."""
 
-    def to(self, device: torch.device) -> ImageSet:
-        return ImageSet(
-            self.training.to(device),
-            self.validation.to(device),
-            self.test.to(device),
-            self.mean.to(device),
-            self.std.to(device),
-        )
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Images of each split."""
+        return {
+            "training": len(self.training),
+            "validation": len(self.validation),
+            "test": len(self.test),
+        }
+
+    def feed(self, plan: FeedPlan) -> Feed:
+        """Return what gives a rank its batches."""
+        from acdc.data.feed import MemoryFeed
+
+        return MemoryFeed(self, plan)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return bytes as floats of zero mean and unit variance, channels last in memory."""
-        scaled = (pixels.float() - self.mean) / self.std
-        return scaled.contiguous(memory_format=torch.channels_last)
+        return scale(pixels, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
+
+def scale(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (x - mean) / std of bytes in single precision, in two passes and one allocation."""
+    return torch.sub(pixels, mean).div_(std)
 
 
 def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
@@ -73,14 +80,31 @@ def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
     held_out = len(labels) // 10
     chosen, rest = np.sort(order[:held_out]), np.sort(order[held_out:])
     training = as_images(pixels[rest], labels[rest])
-    flat = training.pixels.double()
+    mean, std = moments(training.pixels)
     return ImageSet(
         training=training,
         validation=as_images(pixels[chosen], labels[chosen]),
         test=test,
-        mean=flat.mean(dim=(0, 2, 3), keepdim=True).float(),
-        std=flat.std(dim=(0, 2, 3), keepdim=True).float(),
+        mean=mean,
+        std=std,
     )
+
+
+def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of bytes by channel, each (1, C, 1, 1).
+
+    By the counts of the 256 values, exactly, without a copy in floating point.
+    """
+    values = torch.arange(256, dtype=torch.float64)
+    means, deviations = [], []
+    for channel in pixels.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256).double()
+        number = counts.sum()
+        mean = (counts * values).sum() / number
+        means.append(mean)
+        deviations.append(((counts * (values - mean).square()).sum() / (number - 1)).sqrt())
+    shape = (1, -1, 1, 1)
+    return torch.stack(means).float().view(shape), torch.stack(deviations).float().view(shape)
 
 
 def as_images(pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -89,29 +113,3 @@ def as_images(pixels: np.ndarray, labels: np.ndarray) -> Images:
         torch.from_numpy(np.array(pixels)),  # a copy: files are read into read-only memory
         torch.from_numpy(labels.astype(np.int64)),
     )
-
-
-def augment(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return a batch of bytes, each image shifted and perhaps mirrored by its own draw.
-
-    Shifts are uniform over up to an eighth of the image's size in each direction, filled with
-    zeros; a flip is horizontal, with probability one half. All draws are made on the CPU.
-
-    Args:
-        pixels: (N, C, H, W).
-        how: which of the operations.
-        generator: of the draws, on the CPU.
-    """
-    if how == "none":
-        return pixels
-    count, _, height, width = pixels.shape
-    reach = max(height // 8, 1)
-    rows, columns = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
-    padded = torch.nn.functional.pad(pixels, (reach, reach, reach, reach))
-    # Every shifted copy is a view of the padded image; indexing copies one view per image.
-    views = padded.unfold(2, height, 1).unfold(3, width, 1)
-    shifted = views[torch.arange(count), :, rows, columns]
-    if how == "shift":
-        return shifted
-    flip = torch.randint(0, 2, (count, 1, 1, 1), generator=generator).bool().to(pixels.device)
-    return torch.where(flip, shifted.flip(3), shifted)

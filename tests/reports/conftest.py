@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from acdc.config import RunConfig, parse_run
+from acdc.runs import Options, run
 from acdc.theory.experiment import Settings, write
-from acdc.training import Options, run
 from reports.aggregate import aggregate, write_tables
 from reports.cli import cli
 from reports.outputs import Source

@@ -24,6 +24,7 @@ from acdc.cli import main
 from acdc.config import parse_run
 from acdc.errors import ConfigError
 from acdc.journal import Journal
+from acdc.runs import Options, run
 from acdc.snapshots import DamagedRunError, Snapshot, flatten
 from acdc.tracking import (
     TrackingError,
@@ -33,7 +34,6 @@ from acdc.tracking import (
     track_command,
     tracking_uri,
 )
-from acdc.training import Options, run
 from tests.support import Silent
 
 PHASES = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 4]]

@@ -32,9 +32,12 @@ rule train:
     resources:
         mem_mb=2000,
         runtime=60,
+        # An error that is bound to recur ends further attempts at once.
+        attempt=lambda wildcards, attempt: attempt,
     params:
         folder=study_folder,
         configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     shell:
         "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
-        " --threads {threads} > {log:q} 2>&1"
+        " --threads {threads} --wait 900 --attempt {resources.attempt} --allow-divergence"
+        " > {log:q} 2>&1"

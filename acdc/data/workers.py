@@ -1,0 +1,182 @@
+"""Processes that read images into memory which they share with the one that trains.
+
+Processes, since threads would take turns with the training loop at Python's lock; and a pool of the
+standard library rather than torch's DataLoader, whose signal handler raises the death of a worker
+wherever the main program happens to be, and whose batches are each made by one worker.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing.connection
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.multiprocessing
+from torch import Tensor
+
+from acdc.data.pictures import SIZE, Draw, read
+from acdc.errors import DataError
+
+# Images that a worker reads at a time: enough that handing out costs little, few enough that all
+# workers share in every batch.
+_TASK = 16
+
+
+class Request(NamedTuple):
+    """An image to be read."""
+
+    path: str
+    draw: Draw | None
+
+
+class Workers:
+    """A pool of processes and the batches that they fill.
+
+    Args:
+        count: processes.
+        size: images of the largest batch.
+        device: where batches go; for a GPU their memory is locked, so that it copies on its own.
+    """
+
+    def __init__(self, count: int, size: int, device: torch.device) -> None:
+        self.count = count
+        self.device = device
+        # One batch is copied or used while the others are read, three tasks for each worker.
+        self.depth = 1 + max(2, math.ceil(3 * count * _TASK / size))
+        # One more, so that samples can be read while a training epoch waits.
+        shape = (self.depth + 1, size, SIZE, SIZE, 3)
+        memory = torch.empty(shape, dtype=torch.uint8)
+        self.batches: Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
+        self.free = list(range(len(self.batches)))
+        self.pool = ProcessPoolExecutor(count, _server(), _begin, (self.batches,))
+        if device.type == "cuda":
+            _lock(self.batches)
+
+    def stream(self, batches: Iterator[Sequence[Request]]) -> Iterator[Tensor]:
+        """Yield each batch as bytes (N, 3, 224, 224) on the device, channels last in memory.
+
+        Raises:
+            DataError: a file cannot be read, or a worker was killed.
+        """
+        mine = [self.free.pop() for _ in range(min(self.depth, len(self.free)))]
+        if not mine:
+            raise RuntimeError("more streams of images are open at a time than there is memory for")
+        idle: deque[tuple[int, torch.cuda.Event | None]] = deque((place, None) for place in mine)
+        waiting: deque[tuple[int, int, list[Future[None]]]] = deque()
+        try:
+            while True:
+                while idle and (batch := next(batches, None)) is not None:
+                    place, copied = idle.popleft()
+                    if copied is not None:
+                        copied.synchronize()
+                    waiting.append((place, len(batch), self._submit(place, batch)))
+                if not waiting:
+                    return
+                place, size, tasks = waiting[0]
+                for task in tasks:
+                    task.result()
+                waiting.popleft()
+                pixels = self.batches[place, :size].permute(0, 3, 1, 2)
+                copied = None
+                if self.device.type == "cuda":
+                    pixels = pixels.to(self.device, non_blocking=True)
+                    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    copied.record(torch.cuda.current_stream(self.device))
+                yield pixels
+                idle.append((place, copied))
+        except BrokenProcessPool:
+            raise DataError(
+                "data workers: one was killed, perhaps for lack of memory; run with fewer than "
+                f"{self.count}, or with more memory (/dev/shm, which they share, included)"
+            ) from None
+        finally:
+            wait([task for _, _, tasks in waiting for task in tasks if not task.cancel()])
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+            self.free += mine
+
+    def _submit(self, place: int, batch: Sequence[Request]) -> list[Future[None]]:
+        return [
+            self.pool.submit(_fill, place, first, batch[first : first + _TASK])
+            for first in range(0, len(batch), _TASK)
+        ]
+
+    def close(self) -> None:
+        """End the processes."""
+        self.pool.shutdown(cancel_futures=True)
+        if self.device.type == "cuda":
+            _unlock(self.batches)
+
+
+def _server() -> Any:
+    """Return a context whose processes are forked from a server that has imported what they need.
+
+    Not from this process, with its threads and its GPU.
+    """
+    context: Any = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
+    try:  # processes start with what is blocked, and keep it
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which that has undone
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+# Terminals and schedulers send them to a whole group of processes; the one that trains heeds them,
+# and needs the others to come to a good end.
+_NOT_FOR_WORKERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+_batches: np.ndarray
+
+
+def _begin(batches: Tensor) -> None:
+    """Prepare a worker."""
+    global _batches
+    _batches = batches.numpy()
+    os.setsid()
+    for number in _NOT_FOR_WORKERS:
+        signal.signal(number, signal.SIG_IGN)  # also those that have come by now
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the pool ends its processes
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)
+    # Some of ImageNet's files carry broken EXIF data, which nobody reads.
+    warnings.filterwarnings("ignore", module="PIL")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _fill(place: int, first: int, requests: Sequence[Request]) -> None:
+    """Read images into a batch, from one of its positions on."""
+    for number, request in enumerate(requests, first):
+        _batches[place, number] = read(request.path, request.draw)
+
+
+def _lock(memory: Tensor) -> None:
+    """Lock shared memory, so that a GPU copies from it by itself."""
+    cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+
+
+def _unlock(memory: Tensor) -> None:
+    cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(cuda.cudaHostUnregister(memory.data_ptr()))

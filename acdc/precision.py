@@ -1,0 +1,96 @@
+"""The arithmetic of forward and backward pass: single precision, or mixed with sixteen bits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from acdc.errors import ConfigError
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_FIRST_SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-24
+_STEPS_TO_GROWTH = 2000
+
+
+class Arithmetic:
+    """Carries out a precision on a device; weights, gradients and masks stay in single precision.
+
+    In fp16 the loss is scaled, so that small gradients do not vanish, by torch's rule: half the
+    scale after an overflow, twice after 2,000 steps without one. But a batch whose gradients
+    overflow is computed again instead of being left out: a method sees every step of its schedule,
+    and only finite gradients.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        if precision == "tf32" and device.type != "cuda":
+            raise ConfigError(
+                f"precision: tf32 is arithmetic of GPUs, and this run is on {device.type}; fp32, "
+                "bf16 and fp16 are accepted"
+            )
+        self.device = device
+        self.dtype = _DTYPES.get(precision)
+        self.scale = _FIRST_SCALE if precision == "fp16" else None
+        self.steps = 0
+        """Since the scale changed."""
+        if device.type == "cuda":
+            # cuDNN would round inputs to ten bits of mantissa unasked.
+            torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+            torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+    def forward(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of a forward pass and its loss."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def gradients(
+        self, compute: Callable[[], tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of a batch in the parameters, and return its outputs and loss.
+
+        Args:
+            compute: the forward pass, to outputs and loss; perhaps called again.
+            optimizer: of the parameters.
+
+        Raises:
+            FloatingPointError: the gradients overflow at any scale.
+        """
+        while True:
+            optimizer.zero_grad(set_to_none=True)
+            with self.forward():
+                outputs, loss = compute()
+            if self.scale is None:
+                loss.backward()  # type: ignore[no-untyped-call]
+                return outputs, loss
+            (loss * self.scale).backward()  # type: ignore[no-untyped-call]
+            if self._unscale(optimizer):
+                return outputs, loss
+
+    def _unscale(self, optimizer: torch.optim.Optimizer) -> bool:
+        assert self.scale is not None
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self.scale)
+        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+            self.steps += 1
+            if self.steps == _STEPS_TO_GROWTH:
+                self.scale, self.steps = 2 * self.scale, 0
+            return True
+        self.scale, self.steps = self.scale / 2, 0
+        if self.scale < _SMALLEST_SCALE:
+            raise FloatingPointError("the gradients overflow at any scale")
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs."""
+        return {"scale": self.scale, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved state."""
+        self.scale, self.steps = state["scale"], state["steps"]

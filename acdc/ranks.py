@@ -1,0 +1,171 @@
+"""The processes that share one run: who they are, what each takes, and how they come to agree.
+
+``torchrun`` starts them and says who they are in the environment. Every rank holds the whole model
+and takes an equal share of each batch. What is averaged or summed over ranks is the same to the last
+bit on all of them, so that what they decide by it, masks above all, is the same too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from acdc.errors import ConfigError
+
+
+class Ranks:
+    """The processes of a run; a run in a single process is one rank of one."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank = rank
+        self.count = count
+        self._group: Any = None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and talks to people."""
+        return self.rank == 0
+
+    def slice(self, length: int) -> slice:
+        """Return this rank's share of ``length`` things; shares differ by at most one."""
+        return slice(self.rank * length // self.count, (self.rank + 1) * length // self.count)
+
+    def check_batch(self, size: int) -> None:
+        """Refuse a batch that the ranks cannot share equally.
+
+        Raises:
+            ConfigError: the batch is not a multiple of the number of ranks.
+        """
+        if size % self.count:
+            raise ConfigError(
+                f"recipe.batch_size: {size} cannot be shared equally by {self.count} processes; a "
+                "multiple of their number is accepted, or another number of them"
+            )
+
+    def sum(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by their sums over all ranks."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def tell(self, value: Any) -> Any:
+        """Return the first rank's value on every rank."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wish(self, value: int) -> int:
+        """Return the largest number that any rank has put forward, one call late.
+
+        Called once a step by every rank. The exchange goes on while the step is computed, so that
+        nobody waits for it; a single process has its answer at once.
+        """
+        if self.count == 1:
+            return value
+        agreed = 0
+        if self._pending is not None:
+            work, largest = self._pending
+            work.wait()
+            agreed = int(largest)
+        largest = torch.tensor(value)
+        work = dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = work, largest
+        return agreed
+
+    @contextlib.contextmanager
+    def joined(self, device: torch.device) -> Iterator[None]:
+        """Meet the other ranks, and part in the end: over NCCL on GPUs, over gloo on CPUs."""
+        if self.count == 1:
+            yield
+            return
+        gpu = device.type == "cuda"
+        dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
+        # Wishes are numbers on the CPU, whatever the gradients are.
+        self._group = dist.new_group(backend="gloo")
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def from_environment() -> Ranks:
+    """Return what torchrun says of this process, or a single rank."""
+    return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def local_device(name: str) -> str:
+    """Return the device of this rank, where ``cuda`` stands for one GPU a process of a machine."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if name == "cuda" and local is not None else name
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over ranks whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of the whole batch, on processes with a CPU each.
+
+    torch's SyncBatchNorm does the same on GPUs, and only there.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        count = input.numel() / input.shape[1] * dist.get_world_size()
+        mean = _sum(input.sum(dim=(0, 2, 3))) / count
+        centred = input - mean[:, None, None]
+        variance = _sum(centred.square().sum(dim=(0, 2, 3))) / count
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        assert self.momentum is not None
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        normal = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if self.affine:
+            normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
+        return normal.contiguous(memory_format=torch.channels_last)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
+def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let the batch normalisation of a model see the whole batch, as it would in one process.
+
+    A run is then the same run on any number of ranks, but for rounding. Parameters and buffers stay
+    those of the model.
+    """
+    if device.type == "cuda":
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        shared: nn.Module = convert(model)  # type: ignore[no-untyped-call]
+        return shared
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d
+    return model
