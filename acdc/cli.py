@@ -88,6 +88,18 @@ def cli() -> None:
     help="Share each batch among so many processes, one GPU each where there are GPUs.",
 )
 @click.option(
+    "--seeds",
+    metavar="N,N,...",
+    help="Train several seeds, each a run and a process of its own.",
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many of the seeds share the device at a time.",
+)
+@click.option(
     "--compile",
     type=click.Choice(["off", "default", "reduce-overhead", "max-autotune"]),
     default="off",
@@ -124,6 +136,8 @@ def train(
     threads: int | None,
     device: str | None,
     processes: int,
+    seeds: str | None,
+    at_once: int,
     compile: str,
     deterministic: bool,
     workers: int,
@@ -154,6 +168,10 @@ def train(
     from acdc.config import parse_run
 
     config = parse_run(describe(file, text, options, assignments))
+    if seeds is not None:
+        from acdc.launch import launch_seeds
+
+        sys.exit(launch_seeds(several(seeds), at_once, arguments_without("--seeds", "--at-once")))
     if processes > 1 and "RANK" not in os.environ:
         from acdc.launch import launch_ranks
 
@@ -189,6 +207,31 @@ def train(
             click.echo(line)
     if result["status"] == "diverged" and not allow_divergence:
         sys.exit(6)
+
+
+def several(text: str) -> list[int]:
+    """Return seeds from a text such as ``1,2,3``.
+
+    Raises:
+        ConfigError: it is not that.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(
+            f"--seeds: got {text!r}; different whole numbers such as 1,2,3 are accepted"
+        )
+    return [int(part) for part in parts]
+
+
+def arguments_without(*names: str) -> list[str]:
+    """Return the arguments of this command less some options and their values."""
+    kept, rest = [], iter(sys.argv[1:])
+    for argument in rest:
+        if argument in names:
+            next(rest)
+        elif argument.partition("=")[0] not in names:
+            kept.append(argument)
+    return kept
 
 
 def describe(

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -120,13 +121,16 @@ class Trainer:
         network: Callable[[Tensor], Tensor] = self.model
         if self.ranks.count > 1:
             self.model = share_statistics(self.model, self.device)
-            network = nn.parallel.DistributedDataParallel(
-                self.model,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                # Their statistics are the same on every rank already.
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                # From torch 2.13 on it is called forward_sync_buffers.
+                warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+                network = nn.parallel.DistributedDataParallel(
+                    self.model,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    # Their statistics are the same on every rank already.
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
         if mode != "off":
             network = torch.compile(network, mode=mode)
         return network

@@ -1,19 +1,29 @@
-"""Masks are the same on every rank when gradients are averaged before a method sees them."""
+"""A run that several ranks share is the run of one: the same masks, sums and, nearly, weights."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
+from acdc.data.feed import MemoryFeed
+from acdc.errors import ConfigError
+from acdc.ranks import Ranks, from_environment
+from acdc.runs import Options, run
 from acdc.schedules import Step
-from tests.support import METHODS, Drive, tiny_config
+from tests.support import METHODS, Drive, Silent, journal, tiny_config
 
 RANKS = 2
 
@@ -72,3 +82,79 @@ def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
     first, second = masks_by_rank(tmp_path, average=False)
     differing = {method for method in METHODS if first[method] != second[method]}
     assert {"acdc", "gmp", "rigl", "top_kast"} <= differing
+
+
+def train_shared(rank: int, count: int, folder: str) -> None:
+    """Train every method on ``count`` ranks in double precision, where rounding is negligible."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
+    torch.set_default_dtype(torch.float64)
+    single = MemoryFeed.normal
+    MemoryFeed.normal = lambda feed, pixels: single(feed, pixels).double()  # type: ignore[method-assign]
+    ranks = from_environment()
+    reporter = Silent()
+    with ranks.joined(torch.device("cpu")):
+        for method in METHODS:
+            # Checkpoints within epochs are sums over ranks, and must change nothing.
+            options = Options(Path(folder) / "runs", checkpoint_interval_s=0.1)
+            run(tiny_config(method), options, reporter, ranks)
+        if ranks.first:
+            assert reporter.epochs
+    # Only the first rank writes: a file of another's would be one too many.
+    (Path(folder) / f"done{rank}").write_text("")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shared(count: int, folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "port").write_text(str(free_port()))
+    mp.spawn(train_shared, args=(count, str(folder)), nprocs=count)
+    assert len(list(folder.glob("done*"))) == count
+    return folder / "runs"
+
+
+def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> None:
+    alone, together = (shared(count, tmp_path / str(count)) for count in (1, 2))
+    for method in METHODS:
+        name = tiny_config(method).run_name
+        one, two = (json.loads((f / name / "result.json").read_text()) for f in (alone, together))
+        assert one["products"].keys() == two["products"].keys()
+        for product in one["products"]:
+            for which in ("last", "best"):
+                here, there = one["products"][product][which], two["products"][product][which]
+                assert here["test_accuracy"] == there["test_accuracy"], method
+                assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-6)
+                assert here["certificate"] == there["certificate"]
+                weights, others = (
+                    load_file(folder / name / f"{product}_{which}.safetensors")
+                    for folder in (alone, together)
+                )
+                for key, tensor in weights.items():
+                    assert torch.allclose(tensor, others[key], rtol=1e-6, atol=1e-9), (method, key)
+                    assert torch.equal(tensor == 0, others[key] == 0), (method, key)
+        lines = [journal(folder / name) for folder in (alone, together)]
+        for mine, theirs in zip(*lines, strict=True):
+            assert mine.keys() == theirs.keys()
+            for key in ("nonzeros", "val_accuracy", "train_accuracy", "event", "mask_change"):
+                assert mine.get(key) == theirs.get(key), (method, key)
+            if "train_loss" in mine:
+                assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
+    Ranks(0, 4).check_batch(256)
+    with pytest.raises(ConfigError, match=r"recipe.batch_size: 250 .* by 4 processes; a multiple"):
+        Ranks(0, 4).check_batch(250)
+
+
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_shares_are_disjoint_whole_and_even(length: int, count: int) -> None:
+    shares = [range(length)[Ranks(rank, count).slice(length)] for rank in range(count)]
+    assert [i for share in shares for i in share] == list(range(length))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

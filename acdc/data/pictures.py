@@ -74,7 +74,8 @@ def read(path: str, draw: Draw | None) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            file.load()
+            image = file if file.mode == "RGB" else file.convert("RGB")  # which copies
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"data file {path} cannot be read as an image ({error}); fetch it anew"
