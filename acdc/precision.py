@@ -77,7 +77,8 @@ class Arithmetic:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_mul_(gradients, 1 / self.scale)
-        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+        largest = torch._foreach_norm(gradients, torch.inf)
+        if bool(torch.stack(largest).isfinite().all()):
             self.steps += 1
             if self.steps == _STEPS_TO_GROWTH:
                 self.scale, self.steps = 2 * self.scale, 0

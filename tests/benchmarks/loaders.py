@@ -6,9 +6,8 @@ The images are made for the purpose, of the size in pixels and bytes that ImageN
 average; they stay in the file system's cache, so that no disk is measured. All contenders give the
 training loop the same: random crops of 224 x 224, flipped, normalised, in batches. They take turns,
 an epoch each, timed from its first batch on, and are compared by the medians of their ratios to the
-plain way. *CPU* is the
-processor time of this process and its workers, which counts also what runs beside the workers;
-*loop* is how much longer Python code of the training loop takes while images are read.
+plain way. *CPU* is the processor time of this process and its workers; *loop* is how much longer
+small operations of the training loop take while images are read.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -48,6 +46,7 @@ CPU = torch.device("cpu")
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 CLASSES = 8
 ROUNDS = 9
+LOOPS = 3
 AHEAD = 3
 
 
@@ -326,10 +325,12 @@ def processor_time() -> float:
     return sum(times.user + times.system for times in [process.cpu_times(), *below])
 
 
-def some_python() -> float:
-    """Return the time of a stretch of pure Python code, some milliseconds."""
+def some_calls() -> float:
+    """Return the time of a stretch of small operations, which stand for the launches of kernels."""
+    number = torch.zeros(1)
     start = time.perf_counter()
-    sum(math.isqrt(number) for number in range(60_000))
+    for _ in range(5_000):
+        number.add_(1)
     return time.perf_counter() - start
 
 
@@ -363,22 +364,22 @@ def speed(epoch: Iterator[Tensor], batches: int) -> tuple[float, float]:
 
 
 def race(
-    contenders: dict[str, Callable[[], Contender]], images: int, batch: int, workers: int
+    contenders: dict[str, Callable[[], Contender]], batches: int, workers: int
 ) -> list[dict[str, Any]]:
     """Return one row for each contender."""
     running = {name: build() for name, build in contenders.items()}
     figures: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in running}
     for number in range(ROUNDS + 1):
         for name, contender in running.items():
-            rate, cpu_ms = speed(contender.epoch(number), images // batch)
+            rate, cpu_ms = speed(contender.epoch(number), batches)
             if number > 0:  # the first warms up
                 figures[name]["rate"].append(rate)
                 figures[name]["cpu_ms"].append(cpu_ms)
-    for name, contender in running.items():
-        undisturbed = statistics.median(some_python() for _ in range(30))
-        figures[name]["loop"] = [
-            some_python() / undisturbed for _ in range(3) for _ in contender.epoch(0)
-        ]
+    for name, contender in itertools.chain.from_iterable([running.items()] * LOOPS):
+        undisturbed = statistics.median(some_calls() for _ in range(9))
+        calls = [some_calls() / undisturbed for _ in contender.epoch(0)]
+        # Those after the last batches have nothing to read beside them.
+        figures[name]["loop"] += calls[:-AHEAD]
     for contender in running.values():
         contender.close()
     rows = []
@@ -438,6 +439,8 @@ def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -
         root = Path(place)
         make_set(root, images)
         files = folder.load(root)
+        whole = len(files.training) // batch * batch
+        files = replace(files, training=files.training.part(np.arange(whole)))
         mean = statistics.mean(path.stat().st_size for path in (root / "train").glob("*/*"))
         record["bytes"] = mean
         click.echo(f"{images} images of {WIDTH} x {HEIGHT}, {mean / 1e3:.0f} kB on average")
@@ -448,7 +451,7 @@ def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -
         rows = []
         for count in workers:
             contenders = make_contenders(files, replace(plan, workers=count))
-            rows += race(contenders, images, batch, count)
+            rows += race(contenders, whole // batch, count)
         click.echo(f"{'':32}workers  images/s/worker  ratio  CPU ms  loop")
         for row in rows:
             click.echo(
