@@ -36,3 +36,15 @@ def derive_many(seed: int, axis: Axis, *position: int, count: int) -> list[int]:
     entropy = [seed, _AXES.index(axis), *position]
     state = np.random.SeedSequence(entropy).generate_state(count, np.uint64)
     return [int(value) for value in state >> np.uint64(1)]
+
+
+def seed_device(device: torch.device, value: int) -> None:
+    """Seed what draws without a generator of its own, such as dropout, on the CPU and on a device.
+
+    torch.manual_seed does it for devices of all kinds, takes a millisecond, and keeps a note of each
+    call until CUDA is first used.
+    """
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(value)

@@ -49,7 +49,7 @@ def build_model(config: RunConfig) -> nn.Module:
     """Return the network with the initial weights of the run's seed, the same for every method."""
     spec = DATASETS[config.dataset]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(config.seed, "initial_weights"))
+        seeds.seed_device(torch.device("cpu"), seeds.derive(config.seed, "initial_weights"))
         model = MODELS[config.model](spec.channels, spec.classes)
     # torch's annotations of Module.to leave the memory format out.
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
@@ -183,7 +183,7 @@ class Trainer:
         """Let what draws from torch's own generators, such as dropout, draw as the seed says."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seeds.derive(self.config.seed, axis, *position))
+            seeds.seed_device(self.device, seeds.derive(self.config.seed, axis, *position))
             yield
 
     def begin_epoch(self, epoch: int) -> None:
@@ -229,7 +229,7 @@ class Trainer:
 
     def _step(self, step: Step, inputs: Tensor, labels: Tensor, draw: int) -> tuple[Tensor, Tensor]:
         def compute() -> tuple[Tensor, Tensor]:
-            torch.manual_seed(draw)
+            seeds.seed_device(self.device, draw)
             outputs = self.network(inputs)
             return outputs, self.loss(outputs, labels)
 

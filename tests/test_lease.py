@@ -186,6 +186,17 @@ def test_a_second_trainer_waits_no_longer_than_it_is_told(tmp_path: Path) -> Non
     assert first.end() == 0
 
 
+def test_a_second_trainer_of_several_processes_is_told_so_too(tmp_path: Path) -> None:
+    config = tiny_config("acdc")
+    first = hold(config, tmp_path, (acdc.lease._DURATION_S, acdc.lease._HEARTBEAT_S))
+    process = spawn(config, tmp_path, "--processes", "2")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert f"is being trained by process {first.pid} on {HOST}; wait for" in errors
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert first.end() == 0
+
+
 def test_the_lease_of_a_killed_process_is_taken_over_although_it_is_not_over(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:

@@ -67,6 +67,7 @@ def reproduce(
         cleared_of_killed_suites(results)
         click.echo(f"{study.scale.title}: {len(study.runs)} runs; log in {logs / 'suite.log'}")
         command = [
+            *(sys.executable, "-m", "acdc.nursery"),
             *(sys.executable, "-m", "snakemake"),
             *("--snakefile", str(ROOT / "Snakefile")),
             *("--cores", str(cores or os.cpu_count() or 1)),

@@ -11,8 +11,11 @@ of threads. The images are made for the purpose and lie in memory; an epoch is b
 CIFAR-10's. The first round warms up: compiling, seeking kernels and starting workers are not
 counted. The plain loop is torchvision's CIFAR10 and transforms, a DataLoader, and ``loss.item()``
 in every step, in torch's default arithmetic (on a GPU tf32 in convolutions: compare it with the
-suite's tf32). *Ceiling* is the rate of a large matrix product in the same precision, and the share
-of it that training reaches, at three forward passes a step.
+suite's tf32). *Speed* is the median of the rounds' ratios to the first contender, or to dense
+training in the same arithmetic; *cost* is a contender's time over that of the same one, over all
+rounds. *CPU* is processor time, without that of workers; with one thread it is the figure to trust
+on a busy machine. *Ceiling* is the share that training reaches, at three forward passes a step, of
+the rate of a large matrix product in the same precision.
 """
 
 from __future__ import annotations
@@ -127,6 +130,7 @@ class Contender:
     flags: list[bool] = field(default_factory=lambda: [getattr(*flag) for flag in FLAGS])
     """As they are when it has been made."""
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     watched: float = 0.0
     """Seconds of the epochs in which the watch was on."""
 
@@ -139,11 +143,12 @@ class Contender:
         """Train an epoch."""
         self.take_up()
         self.watch.on = watched
-        start = self.watch.clock()
+        before, start = time.process_time(), self.watch.clock()
         self.epoch(number)
-        took = self.watch.clock() - start
+        took, cpu = self.watch.clock() - start, time.process_time() - before
         if timed:
             self.seconds.append(took)
+            self.cpu_seconds.append(cpu)
         if watched:
             self.watched += took
 
@@ -334,8 +339,9 @@ def rows_of(
                 "ms_per_image": ms,
                 "times_as_fast": statistics.median(faster),
                 "times_as_fast_range": [min(faster), max(faster)],
-                "cost": median_ratio(this.seconds, reference.seconds),
-                "cost_of_all": sum(this.seconds) / sum(reference.seconds),
+                "cost": sum(this.seconds) / sum(reference.seconds),
+                "cpu_ms_per_image": 1e3 * statistics.median(this.cpu_seconds) / images,
+                "cpu_times_as_fast": median_ratio(reference.cpu_seconds, this.cpu_seconds),
                 "parts": {**parts, "rest": 1 - sum(parts.values())},
                 "ceiling_tflops": ceiling / 1e12,
                 "share_of_ceiling": 3 * forward / (ms * 1e-3) / ceiling,
@@ -348,15 +354,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     names = ("feed", "passes", "update", "method", "rest")
     heads = "".join(f"{name:>8}" for name in names)
-    click.echo(
-        f"{'':36}{'ms/image':>9}{'speed':>7}  {'(range)':13}{'cost':>6}{heads}{'ceiling':>9}"
-    )
+    figures = f"{'ms/image':>10}{'speed':>7}  {'(range)':13}{'cost':>6}{'CPU ms':>9}{'speed':>7}"
+    click.echo(f"{'':36}{figures}{heads}{'ceiling':>9}")
     for row in rows:
         low, high = row["times_as_fast_range"]
+        wall = f"{row['ms_per_image']:10.4f}{row['times_as_fast']:7.2f}  ({low:5.2f}-{high:5.2f})"
+        cpu = f"{row['cpu_ms_per_image']:9.4f}{row['cpu_times_as_fast']:7.2f}"
         parts = "".join(f"{row['parts'].get(name, 0):8.1%}" for name in names)
         click.echo(
-            f"{row['contender']:36}{row['ms_per_image']:9.4f}{row['times_as_fast']:7.2f}  "
-            f"({low:.2f}-{high:.2f})  {row['cost_of_all']:6.3f}{parts}{row['share_of_ceiling']:9.1%}"
+            f"{row['contender']:36}{wall}{row['cost']:6.3f}{cpu}{parts}"
+            f"{row['share_of_ceiling']:9.1%}"
         )
 
 

@@ -278,7 +278,10 @@ class Grain:
 
         examples: Any = grain.MapDataset.range(len(self.files)).shuffle(seed=number)
         examples = examples.map(functools.partial(_read, self.files))
-        batches = examples.batch(self.plan.batch_size, drop_remainder=True).to_iter_dataset()
+        # Without the threads that would read hundreds of batches ahead.
+        batches = examples.batch(self.plan.batch_size, drop_remainder=True).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
         options = grain.MultiprocessingOptions(num_workers=self.plan.workers)
         for batch in batches.mp_prefetch(options):
             yield normal(torch.from_numpy(batch))
