@@ -13,7 +13,7 @@ import click
 import yaml
 
 from acdc.documents import parse_yaml
-from acdc.errors import ConfigError, SuiteError
+from acdc.errors import ConfigError, Interrupted, Resumable, SuiteError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -490,6 +490,9 @@ def main(command: Callable[..., Any] = cli) -> None:
     """Run a command; a mistake of the user ends as one sentence and its exit status."""
     try:
         command(standalone_mode=False)
+    except (Resumable, Interrupted) as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(stop.exit_status)
     except SuiteError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)

@@ -111,6 +111,7 @@ class Run:
             "train_flops_published": 0.0,
             "train_s": 0.0,
             "wall_s": 0.0,
+            "checkpoint_s": 0.0,
             "attempts": 0,
             "mask_changes": [],
         }
@@ -272,6 +273,7 @@ class Run:
             self.checkpoints.save(self.at.iteration, state)
             self.shelf.sweep()
         self.pace.wrote(started)
+        self.progress["checkpoint_s"] += self.pace.cost_s
         self.checked = time.monotonic()
 
     def stop(self) -> None:
@@ -424,6 +426,7 @@ class Run:
             "timings": {
                 "wall_s": round(self.wall_s(), 3),
                 "train_s": round(self.progress["train_s"], 3),
+                "checkpoint_s": round(self.progress["checkpoint_s"], 3),
                 "attempts": self.progress["attempts"],
             },
         }

@@ -19,6 +19,7 @@ from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
+from acdc.lease import LEASE
 from acdc.method import get_method
 from acdc.runs import FAILED, Options, run
 from tests.support import (
@@ -68,16 +69,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
-    ("name", "left"),
+    ("name", "epoch", "left"),
     [
-        ("checkpoint/step-0000000015.pt", [3]),
-        ("checkpoint/sparse-000001.safetensors", [2, 3]),
-        ("checkpoint/dense-000002.optimizer.pt", [3]),
-        ("result.json", []),
+        ("checkpoint/step-0000000015.pt", 2, [2, 3]),
+        ("checkpoint/sparse-000001.safetensors", 1, [1, 2, 3]),
+        ("checkpoint/dense-000002.optimizer.pt", 2, [2, 3]),
+        ("result.json", 3, []),
     ],
 )
 def test_a_full_disk_costs_nothing_that_was_saved(
-    name: str, left: list[int], tmp_path: Path, uninterrupted: Uninterrupted
+    name: str, epoch: int, left: list[int], tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
     folder = tmp_path / config.run_name
@@ -88,19 +89,222 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         before.update(contents(folder))
         target.with_name(f".{target.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
 
-    # What is to be written after epochs 1, 2 and 3 meets the full disk.
-    epoch = {"s": 2, "c": 1}[name[11]] if name.startswith("checkpoint/s") else 2
-    epoch = 3 if name == "result.json" else epoch
     with pytest.raises(RunDirectoryError) as caught:
         train(config, tmp_path, After(epoch, fill))
+    assert caught.value.exit_status == 4
     text = str(caught.value)
+    assert f"run {config.run_name} cannot be written: {folder}" in text
     assert "No space left on device; free some space and start again, which goes on" in text
-    assert f"run {config.run_name} cannot be written: {tmp_path}" in text
     assert "\n" not in text
     after = contents(folder)
-    assert {name: after[name] for name in before} == before
+    # After the last epoch its own checkpoint takes the place of the oldest.
+    assert after.keys() >= before.keys() or name == "result.json"
+    assert all(content == before[saved] for saved, content in after.items() if saved in before)
     assert FAILED not in after
     reporter = Silent()
     result = train(config, tmp_path, reporter)
     assert reporter.epochs == left
     assert_same_run(folder, result, *uninterrupted(config))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, unlike pytest's, so that only what is in it is refused."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("closed", ["", "checkpoint"])
+def test_a_folder_that_is_no_longer_writable_costs_nothing_that_was_saved(
+    closed: str, open_folder: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = open_folder / config.run_name
+    user = os.geteuid()
+
+    def close() -> None:
+        (folder / closed).chmod(0o555)
+        if user == 0:
+            # Nothing is refused to root.
+            os.seteuid(65534)
+
+    try:
+        with pytest.raises(RunDirectoryError) as caught:
+            train(config, open_folder, After(2, close))
+    finally:
+        os.seteuid(user)
+        (folder / closed).chmod(0o755)
+        # This process, which is still there, could not give it back.
+        (folder / LEASE).unlink(missing_ok=True)
+    text = str(caught.value)
+    assert f"run {config.run_name} cannot be written: {folder / closed}" in text
+    assert "Permission denied; have it made writable or choose another folder with --runs" in text
+    assert "\n" not in text
+    assert FAILED not in contents(folder)
+    reporter = Silent()
+    result = train(config, open_folder, reporter)
+    assert reporter.epochs == [2, 3]
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+def allocate_too_much() -> None:
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_memory_that_cannot_be_had_is_one_sentence_and_is_not_tried_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    expected, whole = uninterrupted(config)
+    with pytest.raises(DeviceMemoryError) as caught:
+        train(config, tmp_path, After(2, allocate_too_much))
+    assert caught.value.exit_status == 7
+    text = str(caught.value)
+    assert f"run {config.run_name} does not fit the device's memory" in text
+    assert f"{2**50} bytes" in text, "how much was asked for"
+    assert "--processes" in text
+    assert "\n" not in text
+    assert_refused_at_once(config, tmp_path, 7, text, monkeypatch)
+    result = train(config, tmp_path)
+    assert_same_run(tmp_path / config.run_name, result, expected, whole)
+
+
+def assert_refused_at_once(
+    config: RunConfig, runs: Path, status: int, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Make a second attempt, which must fail as the first did before data are touched."""
+    with monkeypatch.context() as patch:
+        patch.delitem(DATASETS, config.dataset)
+        with pytest.raises(SuiteError, match="as in the attempt before") as caught:
+            run(config, Options(runs, attempt=2), Silent())
+    assert caught.value.exit_status == status
+    assert error in str(caught.value)
+    failure = json.loads((runs / config.run_name / FAILED).read_text())
+    assert failure["exit_status"] == status
+
+
+def test_an_error_in_a_method_is_not_tried_twice_unless_by_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("gmp")
+    expected, whole = uninterrupted(config)
+    folder = tmp_path / config.run_name
+
+    def fail(*_: Any) -> bool:
+        raise ValueError("no such mask")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(get_method("gmp"), "before_step", fail)
+        with pytest.raises(ValueError, match="no such mask"):
+            train(config, tmp_path)
+        assert_refused_at_once(config, tmp_path, 1, "no such mask", monkeypatch)
+        with pytest.raises(ValueError, match="no such mask"):
+            train(config, tmp_path)
+    result = train(config, tmp_path)
+    assert not (folder / FAILED).exists()
+    assert_same_run(folder, result, expected, whole)
+
+
+def test_a_checkpoint_of_another_run_is_not_tried_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
+    expected, whole = uninterrupted(ours)
+    train(other, tmp_path)
+    folder = tmp_path / ours.run_name
+    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder / "checkpoint")
+    with pytest.raises(CheckpointError) as caught:
+        train(ours, tmp_path)
+    assert_refused_at_once(ours, tmp_path, 5, str(caught.value), monkeypatch)
+    shutil.rmtree(folder / "checkpoint")
+    assert_same_run(folder, train(ours, tmp_path), expected, whole)
+    assert not (folder / FAILED).exists()
+
+
+def test_a_second_attempt_on_the_command_line_is_one_sentence_with_the_same_status(
+    tmp_path: Path,
+) -> None:
+    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
+    train(other, tmp_path)
+    folder = tmp_path / ours.run_name
+    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder / "checkpoint")
+    status, first = ended(spawn(ours, tmp_path))
+    assert status == 5
+    status, second = ended(spawn(ours, tmp_path, "--attempt", "2"))
+    assert status == 5
+    assert second == f"error: as in the attempt before: {first.removeprefix('error: ')}"
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def broken() -> None:
+    raise OSError(5, "Input/output error")
+
+
+def stopped() -> None:
+    os.kill(os.getpid(), 15)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [(interrupted, KeyboardInterrupt), (broken, RunDirectoryError), (stopped, Resumable)],
+)
+def test_what_may_be_better_next_time_is_tried_again(
+    act: Callable[[], None],
+    kind: type[BaseException],
+    tmp_path: Path,
+    uninterrupted: Uninterrupted,
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(kind):
+        train(config, tmp_path, After(1, act))
+    folder = tmp_path / config.run_name
+    assert not (folder / FAILED).exists()
+    result = run(config, Options(tmp_path, attempt=2), Silent())
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+def assert_finite(state: Any) -> None:
+    """Look for what is not a finite number among the tensors and numbers of a checkpoint."""
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, list | tuple):
+        for item in state:
+            assert_finite(item)
+    elif isinstance(state, Tensor):
+        assert bool(state.isfinite().all())
+    elif isinstance(state, float):
+        assert math.isfinite(state)
+
+
+DIVERGING = {"lr": 1e30, "lr_schedule": "constant"}
+
+
+@pytest.mark.parametrize("method", ["dense", "acdc", "gmp", "top_kast"])
+def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path: Path) -> None:
+    config = tiny_config(method, recipe=DIVERGING)
+    checkpoints = Checkpoints(tmp_path / config.run_name / "checkpoint", config.fingerprint)
+
+    def look() -> None:
+        for path in checkpoints.paths():
+            assert_finite(checkpoints.read(path, torch.device("cpu")))
+
+    result = run(config, Options(tmp_path, checkpoint_interval_s=0), AtStep(look))
+    assert result["status"] == "diverged"
+    look()
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-divergence"], 0)])
+def test_a_diverged_run_ends_with_a_status_of_its_own_unless_that_is_allowed(
+    options: list[str], status: int, tmp_path: Path
+) -> None:
+    config = tiny_config("acdc", recipe=DIVERGING)
+    process = spawn(config, tmp_path, "--checkpoint-interval", "0", *options)
+    code, line = ended(process)
+    assert code == status
+    assert f"{config.run_name} diverged: the training loss is" in line
+    again, _ = ended(spawn(config, tmp_path, *options))
+    assert again == status

@@ -104,7 +104,19 @@ def hold(
     process.start()
     there.close()
     said.recv_bytes()
-    return Holder(process, said, on)
+    HOLDERS.append(Holder(process, said, on))
+    return HOLDERS[-1]
+
+
+HOLDERS: list[Holder] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_holder_is_left() -> Iterator[None]:
+    yield
+    while HOLDERS:
+        # One that waits at its step would not answer a request to stop.
+        HOLDERS.pop().process.kill()
 
 
 @pytest.fixture

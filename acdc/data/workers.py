@@ -1,8 +1,9 @@
 """Processes that read images into memory which they share with the one that trains.
 
-Processes, since threads would take turns with the training loop at Python's lock; and a pool of the
-standard library rather than torch's DataLoader, whose signal handler raises the death of a worker
-wherever the main program happens to be, and whose batches are each made by one worker.
+Processes, since threads share Python's lock with the training loop; and a pool of the standard
+library rather than torch's DataLoader, which copies every batch once more, lets one worker make the
+whole of it, and reports a worker's death from a signal handler, wherever the main program happens
+to be.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def time_job(description: dict[str, Any], device: str, threads: int) -> dict[str
 
 
 def measure_jobs(rounds: int, device: str, threads: int) -> list[dict[str, Any]]:
-    """Return one row for each run; a first round, which fills the file system's cache, is left out."""
+    """Return one row for each run; the first round fills the file system's cache, and is left out."""
     imports: list[float] = []
     jobs: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in RUNS}
     for number in range(rounds + 1):

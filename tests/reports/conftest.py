@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from acdc.config import RunConfig, parse_run
 from acdc.runs import Options, run
+from acdc.schedules import Step
 from acdc.theory.experiment import Settings, write
 from reports.aggregate import aggregate, write_tables
 from reports.cli import cli
@@ -30,7 +31,7 @@ TASK = {"name": "tiny", "model": "resnet8_s2", "dataset": "digits", "epochs": EP
 class Silent:
     """A reporter that says nothing."""
 
-    def start(self, config: RunConfig, first_epoch: int, batches: int) -> None: ...
+    def start(self, config: RunConfig, first: Step) -> None: ...
     def step(self) -> None: ...
     def epoch(self, record: dict[str, Any]) -> None: ...
     def say(self, text: str) -> None: ...
