@@ -108,7 +108,7 @@ def cli() -> None:
 @click.option("--deterministic", is_flag=True, help="On a GPU: the same bits every time.")
 @click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=click.IntRange(1),
     default=2,
     show_default=True,
     help="Processes that decode images, for data sets in folders.",
@@ -476,7 +476,7 @@ def data(names: tuple[str, ...], manifest: Path | None) -> None:
         splits = dict(images.sizes)
         found[name] = {"title": DATASETS[name].title, "images": splits}
         counts = ", ".join(f"{count} {split}" for split, count in splits.items())
-        click.echo(f"{name}: {DATASETS[name].title}: {counts} images, checksums agree")
+        click.echo(f"{name}: {DATASETS[name].title}: {counts} images, {DATASETS[name].verified}")
     if manifest is not None:
         write_json(manifest, found)
 

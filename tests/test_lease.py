@@ -160,7 +160,7 @@ def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
     before = contents(folder)
     status, line = ended(spawn(config, tmp_path))
     assert line == (
-        f"error: {config.run_name} is being trained by process {first.pid} on {HOST}; wait for it "
+        f"{config.run_name} is being trained by process {first.pid} on {HOST}; wait for it "
         "with --wait SECONDS, or start again when it has ended"
     )
     assert status == 75

@@ -66,7 +66,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[int, int]:
     """Return the epoch and the batch that the sentence of a stopped run names."""
     sentence = (
-        rf"error: {re.escape(config.run_name)} was stopped by {number.name} at epoch (\d+), "
+        rf"{re.escape(config.run_name)} was stopped by {number.name} at epoch (\d+), "
         r"batch (\d+) of 5, and saved there; the same command goes on with it"
     )
     found = re.fullmatch(sentence, line)
@@ -230,7 +230,7 @@ def test_processes_of_one_run_stop_together_and_any_number_goes_on(
     assert_gone(ranks)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
-    said = [line for line in errors.splitlines() if line.startswith("error: ")]
+    said = [line for line in errors.splitlines() if "was stopped by" in line]
     place = stopped_at(said[0], config, signal.SIGTERM)
     assert ended(spawn(config, tmp_path, "--processes", str(processes)))[0] == 0
     assert resumptions(folder) == [place]

@@ -36,6 +36,8 @@ class DatasetSpec:
     augmentations: tuple[Augmentation, ...]
     """Those that there are for such images and that leave them in their class."""
     load: Callable[[], ImageSet | FolderSet]
+    verified: str = "checksums agree"
+    """What loading has made sure of."""
 
 
 def _digits() -> ImageSet:
@@ -78,6 +80,6 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "fashion_mnist": DatasetSpec("Fashion-MNIST", 1, 28, 10, 54_000, _FLIPPABLE, _fashion_mnist),
     "imagenet": DatasetSpec(
-        "ImageNet (ILSVRC 2012)", 3, 224, 1000, 1_271_167, _IN_FILES, _imagenet
+        "ImageNet (ILSVRC 2012)", 3, 224, 1000, 1_271_167, _IN_FILES, _imagenet, "files counted"
     ),
 }

@@ -14,8 +14,8 @@ in every step, in torch's default arithmetic (on a GPU tf32 in convolutions: com
 suite's tf32). *Speed* is the median of the rounds' ratios to the first contender, or to dense
 training in the same arithmetic; *cost* is a contender's time over that of the same one, over all
 rounds. *CPU* is processor time, without that of workers; with one thread it is the figure to trust
-on a busy machine. *Ceiling* is the share that training reaches, at three forward passes a step, of
-the rate of a large matrix product in the same precision.
+on a busy machine. *Ceiling* is the share that the fastest epoch reaches, at three forward passes
+a step, of the highest rate of a large matrix product in the same precision.
 """
 
 from __future__ import annotations
@@ -319,10 +319,16 @@ def make_contenders(
 
 
 def rows_of(
-    contenders: list[Contender], images: int, forward: int, device: torch.device
+    contenders: list[Contender], images: int, forward: int, ceilings: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """Return one row for each contender; ratios are to the first one of its precision and mode."""
-    ceilings = {this.precision: product_rate(this.precision, device) for this in contenders}
+    """Return one row for each contender; ratios are to plain or, of methods, to dense training.
+
+    Args:
+        contenders: after their turns.
+        images: of an epoch.
+        forward: FLOPs of one image.
+        ceilings: FLOPs a second of a matrix product, by precision.
+    """
     rows = []
     reference = contenders[0]
     for this in contenders:
@@ -344,7 +350,7 @@ def rows_of(
                 "cpu_times_as_fast": median_ratio(reference.cpu_seconds, this.cpu_seconds),
                 "parts": {**parts, "rest": 1 - sum(parts.values())},
                 "ceiling_tflops": ceiling / 1e12,
-                "share_of_ceiling": 3 * forward / (ms * 1e-3) / ceiling,
+                "share_of_ceiling": 3 * forward * images / min(this.seconds) / ceiling,
             }
         )
     return rows
@@ -422,6 +428,7 @@ def main(
     contenders = make_contenders(
         setting, list(filter(None, methods.split(","))), precisions.split(","), modes.split(",")
     )
+    ceilings: dict[str, float] = defaultdict(float)
     began = time.perf_counter()
     for number in range(rounds + 2):
         timed = 0 < number <= rounds
@@ -429,10 +436,12 @@ def main(
         watched = number > rounds or (timed and not gpu)
         for this in contenders:
             this.turn(number, timed=timed, watched=watched)
+        for precision in {this.precision for this in contenders}:
+            ceilings[precision] = max(ceilings[precision], product_rate(precision, where))
     record["seconds"] = time.perf_counter() - began
     network = MODELS[model](3, CLASSES)
     forward = flops.dense_flops(flops.layer_costs(network, (3, size, size)))
-    record["rows"] = rows_of(contenders, trained // batch * batch, forward, where)
+    record["rows"] = rows_of(contenders, trained // batch * batch, forward, ceilings)
     show(record["rows"])
     if profile:
         for this, row in zip(contenders, record["rows"], strict=True):

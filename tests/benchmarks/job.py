@@ -8,10 +8,9 @@ import torch. *Start* lasts until the first batch; *steps* is the training itsel
 validation, journal and checkpoints; *end* is what follows the last epoch's line: test, certificate,
 files and leaving.
 
-The second form says where the core-seconds of a finished study went, by its result.json files. The
-elapsed time is that of Snakemake's last line, if it is not given: of a study that was made in one
-go. What a job takes before and after its own record begins and ends is measured here and now, on a
-run that has finished already, and multiplied by their number.
+The second form says where the core-seconds of a finished study went, by its result.json files and
+Snakemake's log, which has whole seconds. The study has to have been made in one go. What a process
+takes before and after the run that it records is Snakemake's time of a job less the run's.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ PARTS = ("start", "steps", "between", "end")
 IMPORT = "import torch"
 BEGUN = re.compile(r": epochs \d+ to \d+$")
 LAST = re.compile(rf"^epoch +{EPOCHS - 1} ")
+# Of Snakemake's log: a time, and what follows it up to the next.
+STAMPED = re.compile(r"^\[(\w{3} [^]]*\d{4})\]\n(.*?)(?=^\[\w{3} |\Z)", re.MULTILINE | re.DOTALL)
+BEGINS = re.compile(r"(local)?rule \w+:")
+JOB = re.compile(r"^    jobid: (?P<job>\d+)$", re.MULTILINE)
+THREADS = re.compile(r"^    threads: (?P<threads>\d+)$", re.MULTILINE)
+FINISHED = re.compile(r"Finished jobid: (?P<job>\d+) \(Rule: (?P<rule>\w+)\)")
 ELAPSED = re.compile(
     r"^Elapsed time: (?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)$", re.MULTILINE
 )
@@ -106,7 +112,7 @@ def time_job(description: dict[str, Any], device: str, threads: int) -> dict[str
 
 
 def measure_jobs(rounds: int, device: str, threads: int) -> list[dict[str, Any]]:
-    """Return one row for each run; the first round fills the file system's cache, and is left out."""
+    """Return one row for each run; a first round fills the file system's cache and is left out."""
     imports: list[float] = []
     jobs: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in RUNS}
     for number in range(rounds + 1):
@@ -143,25 +149,33 @@ def show_jobs(rows: list[dict[str, Any]]) -> None:
         click.echo(f"{row['job']:20}{figures}")
 
 
-def elapsed_time(study: Path) -> float:
-    """Return the seconds that Snakemake says the study took."""
+def read_log(study: Path) -> tuple[float | None, dict[str, float]]:
+    """Return what Snakemake's log says: the elapsed seconds, and each rule's core-seconds."""
     log = study / "logs" / "suite.log"
-    found = ELAPSED.findall(log.read_text(encoding="utf-8")) if log.exists() else []
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    begun: dict[str, tuple[float, int]] = {}
+    rules: dict[str, float] = defaultdict(float)
+    for time_of, what in STAMPED.findall(text):
+        moment = datetime.strptime(time_of, "%a %b %d %H:%M:%S %Y").timestamp()
+        job = JOB.search(what)
+        finished = FINISHED.match(what)
+        if finished and finished["job"] in begun:
+            start, threads = begun.pop(finished["job"])
+            rules[finished["rule"]] += threads * (moment - start)
+        elif job and BEGINS.match(what):
+            threads = THREADS.search(what)
+            begun[job["job"]] = moment, int(threads["threads"]) if threads else 1
+    found = ELAPSED.findall(text)
     if not found:
-        raise click.UsageError(f"{log} has no line 'Elapsed time'; give --elapsed SECONDS")
+        return None, rules
     days, hours, minutes, seconds = found[-1]
-    return 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    elapsed = 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return elapsed, rules
 
 
-def process_time(rounds: int, threads: int) -> float:
-    """Return the seconds of a training process that finds its run finished."""
-    with tempfile.TemporaryDirectory() as place:
-        this = command(RUNS["digits"] | {"epochs": 1}, Path(place), "cpu", threads)
-        time_process(this)
-        return statistics.median(time_process(this)["all"] for _ in range(rounds))
-
-
-def account(study: Path, elapsed: float, cores: int, threads: int, start: float) -> dict[str, Any]:
+def account(
+    study: Path, elapsed: float, cores: int, threads: int, rules: dict[str, float]
+) -> dict[str, Any]:
     """Return where a study's core-seconds went."""
     results = [
         json.loads(path.read_text(encoding="utf-8"))
@@ -175,16 +189,17 @@ def account(study: Path, elapsed: float, cores: int, threads: int, start: float)
     seconds = {
         "training steps": steps,
         "test and certificates": test,
-        "validation, files and data within jobs": wall - steps - test,
-        "processes of jobs, as measured now": threads * start * len(results),
+        "validation, files and data within runs": wall - steps - test,
     }
+    if "train" in rules:
+        seconds["training jobs' processes outside runs"] = rules["train"] - wall
+        seconds["other rules"] = sum(rules.values()) - rules["train"]
     total = elapsed * cores
-    seconds["the rest: other rules, Snakemake, idle cores"] = total - sum(seconds.values())
+    seconds["the rest: Snakemake, idle cores"] = total - sum(seconds.values())
     return {
         "runs": len(results),
         "elapsed_s": elapsed,
         "cores": cores,
-        "process_s": start,
         "core_seconds": seconds,
         "shares": {what: spent / total for what, spent in seconds.items()},
     }
@@ -223,8 +238,11 @@ def main(
         record["rows"] = measure_jobs(rounds, device, threads)
         show_jobs(record["rows"])
     else:
-        elapsed = elapsed_time(study) if elapsed is None else elapsed
-        record |= account(study, elapsed, cores, threads, process_time(rounds, threads))
+        logged, rules = read_log(study)
+        elapsed = elapsed or logged
+        if elapsed is None:
+            raise click.UsageError(f"{study} has no log that tells its time; give --elapsed")
+        record |= account(study, elapsed, cores, threads, rules)
         show_account(record)
     write_record(file, record)
 
