@@ -201,7 +201,12 @@ def train(
     else:
         reporter = Lines()
     with ranks.joined(where):
-        result = run(config, how, reporter, ranks)
+        try:
+            result = run(config, how, reporter, ranks)
+        except SuiteError as error:
+            if ranks.first:
+                raise
+            sys.exit(error.exit_status)  # the first one says it
     if ranks.first:
         for line in summary(result, runs):
             click.echo(line)

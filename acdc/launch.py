@@ -107,10 +107,10 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
             )
         while group.working() and not group.failed():
             time.sleep(0.05)
-        status = group.failed()
         deadline = time.monotonic() + _GRACE_S
         while group.working() and time.monotonic() < deadline:
             time.sleep(0.05)
+        status = group.failed()
         group.signal(signal.SIGKILL)
     return status
 

@@ -175,7 +175,7 @@ def _import_all() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
 
     import acdc.cli
-    import acdc.runs
+    import acdc.runs  # noqa: F401
     from acdc.method import get_method, method_names
 
     for name in method_names():

@@ -132,6 +132,8 @@ class Shelf:
         except OSError:  # file systems without links
             shutil.copyfile(source, temporary)
         temporary.replace(target)
+        # Where both are links to one file already, nothing has been moved.
+        temporary.unlink(missing_ok=True)
 
     def _files(self) -> set[str]:
         """Return the names of the files that the records refer to."""

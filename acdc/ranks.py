@@ -1,22 +1,24 @@
 """The processes that share one run: who they are, what each takes, and how they come to agree.
 
 ``torchrun`` starts them and says who they are in the environment. Every rank holds the whole model
-and takes an equal share of each batch. What is averaged or summed over ranks is the same to the last
-bit on all of them, so that what they decide by it, masks above all, is the same too.
+and takes an equal share of each batch. What is averaged or summed over ranks is the same on all of
+them to the last bit, so that what they decide by it, masks above all, is the same too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from acdc.errors import ConfigError
+from acdc.errors import ConfigError, SuiteError
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -55,13 +57,24 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def tell(self, value: Any) -> Any:
-        """Return the first rank's value on every rank."""
+    def ask_first(self, do: Callable[[], T]) -> T:
+        """Let the first rank do something, and return or raise on every rank what comes of it."""
         if self.count == 1:
-            return value
-        box = [value]
+            return do()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = do()
+            except Exception as error:
+                # As a sentence and a status; the first rank has the rest.
+                status = error.exit_status if isinstance(error, SuiteError) else 1
+                dist.broadcast_object_list([None, (str(error), status)], src=0)
+                raise
         dist.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            raise EndedByFirst(*box[1])
+        value: T = box[0]
+        return value
 
     def wish(self, value: int) -> int:
         """Return the largest number that any rank has put forward, one call late.
@@ -106,6 +119,14 @@ def local_device(name: str) -> str:
     """Return the device of this rank, where ``cuda`` stands for one GPU a process of a machine."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if name == "cuda" and local is not None else name
+
+
+class EndedByFirst(SuiteError):
+    """What has ended the first rank, on the others."""
+
+    def __init__(self, text: str, exit_status: int) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""One run in its directory: begun or gone on with, watched over, and brought to its final record."""
+"""One run in its directory: begun or gone on with, watched over, and brought to its result."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import enum
 import errno
 import io
 import json
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,8 +70,8 @@ class Options:
     wait_s: float = 0.0
     """How long to wait where another process trains the same run."""
     attempt: int = 1
-    """Which attempt of a workflow at the run this is: from the second on, an error of the first that
-    is bound to recur ends it at once."""
+    """Which attempt of a workflow at the run this is. From the second on, an error of the first
+    that is bound to recur ends it at once."""
 
 
 class Wish(enum.IntEnum):
@@ -91,13 +92,20 @@ class Run:
     """One run on one rank, from the first batch or from where it was interrupted."""
 
     def __init__(
-        self, config: RunConfig, options: Options, reporter: Reporter, ranks: Ranks, lease: Lease
+        self,
+        config: RunConfig,
+        options: Options,
+        reporter: Reporter,
+        ranks: Ranks,
+        lease: Lease,
+        stops: StopRequests,
     ) -> None:
         self.config = config
         self.options = options
         self.reporter = reporter
         self.ranks = ranks
         self.lease = lease
+        self.stops = stops
         self.started = time.monotonic()
         self.folder = options.runs / config.run_name
         self.journal = Journal(self.folder / "journal.jsonl")
@@ -117,15 +125,12 @@ class Run:
         }
 
     def prepare(self) -> None:
-        """Load data, build the network, and take up a checkpoint or the run that this starts from."""
+        """Load data, build the network, take up a checkpoint or the run that this starts from."""
         self.trainer = Trainer(self.config, self.options.engine, self.ranks)
         self.dense_flops = flops.dense_flops(self.trainer.costs)
         self.at = Step(0, 0, self.trainer.batches)
         self.totals: Totals | None = None
-        newest = None
-        if self.ranks.first:
-            newest = self.checkpoints.newest(self.reporter.say)
-        newest = self.ranks.tell(newest)
+        newest = self.ranks.ask_first(lambda: self.checkpoints.newest(self.reporter.say))
         device = self.trainer.device
         saved = None if newest is None else self.checkpoints.read(newest, device)
         start = self.config.starts_from
@@ -145,7 +150,7 @@ class Run:
         Returns the epoch to begin with.
         """
         folder = self.options.runs / start.config.run_name
-        result = run(start.config, self.options, self.reporter, self.ranks)
+        result = run(start.config, self.options, self.reporter, self.ranks, self.stops)
         if result["status"] != "finished":
             raise Diverged(result["diverged_at"], f"{start.config.run_name} diverged")
         weights = verified(folder, weights_name(start.product, start.which), result)
@@ -171,26 +176,30 @@ class Run:
                 self.totals = Totals(**state["totals"])
         if self.ranks.first:
             self.journal.cut(state["journal_length"])
-            self.journal.append({"event": "resume", "epoch": self.at.epoch, "batch": self.at.batch})
+        self.write({"event": "resume", "epoch": self.at.epoch, "batch": self.at.batch})
         within = f", {self.at.batch} of {self.trainer.batches} batches" if self.at.batch else ""
         self.reporter.say(f"resumed after epoch {self.at.epoch} of {self.config.epochs}{within}")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write a line to the journal, on the first rank."""
+        if self.ranks.first:
+            self.lease.check()
+            self.journal.append(record)
 
     def write_events(self, epoch: int) -> None:
         """Write to the journal what the method did."""
         for event in self.trainer.method.events.drain():
-            if self.ranks.first:
-                self.journal.append({"epoch": epoch, **event})
+            self.write({"epoch": epoch, **event})
             if event.get("mask_change"):
                 self.progress["mask_changes"].append({"epoch": epoch, **event["mask_change"]})
 
-    def train(self, stops: StopRequests) -> None:
+    def train(self) -> None:
         """Train what is left.
 
         Raises:
             Resumable: a signal asked for it; a checkpoint has been written.
             Diverged: a loss is not finite.
         """
-        self.stops = stops
         self.progress["attempts"] += 1
         self.reporter.start(self.config, self.at)
         for epoch in range(self.at.epoch, self.config.epochs):
@@ -202,12 +211,11 @@ class Run:
             self.trainer.train(epoch, first, self.totals, self.after_step)
             record = self.end_epoch(epoch)
             self.at, self.totals = Step(epoch + 1, 0, self.trainer.batches), None
-            if self.ranks.first:
-                self.journal.append(record)
+            self.write(record)
             self.reporter.epoch(record)
             # The last one lets a run whose result was removed finish again without training.
             last = epoch + 1 == self.config.epochs
-            if self.ranks.tell(self.pace.due()) or last or self.stopping:
+            if self.ranks.ask_first(self.pace.due) or last or self.stopping:
                 self.save()
             if self.stopping and not last:
                 self.stop()
@@ -338,12 +346,8 @@ class Run:
             product: Product = trainer.method.product(step) or "sparse"
             kept = trainer.method.kept()
             self.shelf.keep(product, step.epoch, validation, kept, trainer.model, trainer.optimizer)
-            if self.ranks.first:
-                self.lease.check()
-                self.shelf.write()
-        if self.ranks.first:
-            self.shelf.publish(self.folder)
-        self.ranks.tell(None)  # now everybody can read them
+            self.ranks.ask_first(self.shelf.write)
+        self.ranks.ask_first(self.publish)
         started = time.perf_counter()
         products: dict[str, Any] = {}
         for name, last in self.shelf.records["last"].items():
@@ -364,6 +368,11 @@ class Run:
         result["files"] = digests(self.folder)
         result["timings"]["test_s"] = round(time.perf_counter() - started, 3)
         return result
+
+    def publish(self) -> None:
+        """Give the kept models their final names."""
+        self.lease.check()
+        self.shelf.publish(self.folder)
 
     def tidy(self) -> None:
         """Leave the last checkpoint only, from which a lost result can be made again."""
@@ -439,11 +448,22 @@ class NoModelError(SuiteError):
 
 
 def run(
-    config: RunConfig, options: Options, reporter: Reporter, ranks: Ranks | None = None
+    config: RunConfig,
+    options: Options,
+    reporter: Reporter,
+    ranks: Ranks | None = None,
+    stops: StopRequests | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end, or return its result if it already has one.
 
     Every rank calls this; the first one writes.
+
+    Args:
+        config: of the run.
+        options: how it is carried out.
+        reporter: is told what happens.
+        ranks: that share the run; by default this process is alone.
+        stops: of the run that starts from this one and is waiting for it.
 
     Raises:
         SuiteError: what the user can mend, in one sentence.
@@ -451,46 +471,55 @@ def run(
     """
     ranks = ranks or Ranks()
     folder = options.runs / config.run_name
-    done = ranks.tell(read_result(folder) if ranks.first else None)
+    done = ranks.ask_first(lambda: read_result(folder))
     if done is not None:
         reporter.say(f"{config.run_name} has finished already")
-        return dict(done)
+        return done
     lease = Lease(folder)
     with (
-        _remembered(folder),
+        _remembered(folder, ranks),
         _told(config.run_name, folder),
         contextlib.ExitStack() as stack,
     ):
-        if ranks.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lease.held(options.wait_s))
-            done = read_result(folder)
-        done = ranks.tell(done)
+        done = ranks.ask_first(lambda: _enter(config, options, lease, stack))
         if done is not None:
-            return dict(done)
-        if ranks.first:
+            return done
+        if stops is None:
+            stops = stack.enter_context(StopRequests())
+        return _train(Run(config, options, reporter, ranks, lease, stops))
+
+
+def _enter(
+    config: RunConfig, options: Options, lease: Lease, stack: contextlib.ExitStack
+) -> dict[str, Any] | None:
+    """Take the run's directory for oneself; return the result that another has left meanwhile."""
+    folder = lease.folder
+    with _told(config.run_name, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(lease.held(options.wait_s))
+        done = read_result(folder)
+        if done is None:
             _refuse_to_repeat(folder, options.attempt)
             remove_temporary(folder)
             remove_temporary(folder / "checkpoint")
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
-        return _train(Run(config, options, reporter, ranks, lease))
+        return done
 
 
 def _train(this: Run) -> dict[str, Any]:
-    with StopRequests() as stops:
-        try:
-            this.prepare()
-            if this.ranks.first:
-                record_provenance(this.folder, this.trainer.device)
-            this.train(stops)
-            result = this.finish()
-        except Diverged as error:
-            this.reporter.say(f"{this.config.run_name} diverged: {error}")
-            result = this.record("diverged")
-            result |= {"products": {}, "diverged_at": error.epoch, "diverged": str(error)}
-        finally:
-            if hasattr(this, "trainer"):
-                this.trainer.feed.close()
+    try:
+        this.prepare()
+        if this.ranks.first:
+            record_provenance(this.folder, this.trainer.device)
+        this.train()
+        result = this.finish()
+    except Diverged as error:
+        this.reporter.say(f"{this.config.run_name} diverged: {error}")
+        result = this.record("diverged")
+        result |= {"products": {}, "diverged_at": error.epoch, "diverged": str(error)}
+    finally:
+        if hasattr(this, "trainer"):
+            this.trainer.feed.close()
     if this.ranks.first:
         this.lease.check()
         write_json(this.folder / RESULT, result)
@@ -507,9 +536,10 @@ def _told(run_name: str, folder: Path) -> Iterator[None]:
         # On a CPU torch has no class for it.
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        detail = str(error).split(". ")[0]
+        asked = re.search(r"ried to allocate ([0-9.]+ \w+)", str(error))
+        detail = f" (it asked for {asked[1]} more)" if asked else ""
         raise DeviceMemoryError(
-            f"run {run_name} does not fit the device's memory ({detail}); share its batches among "
+            f"run {run_name} does not fit the device's memory{detail}; share its batches among "
             "several GPUs (--processes), give it a GPU of its own, or use precision bf16"
         ) from error
     except OSError as error:
@@ -528,7 +558,7 @@ def _told(run_name: str, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _remembered(folder: Path) -> Iterator[None]:
+def _remembered(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Write down an error that is bound to recur, for the next attempt."""
     try:
         yield
@@ -536,7 +566,7 @@ def _remembered(folder: Path) -> Iterator[None]:
         raise  # of the disk or the device: next time it may be better
     except Exception as error:
         recurs = error.recurs if isinstance(error, SuiteError) else True
-        if recurs and folder.is_dir():
+        if recurs and ranks.first and folder.is_dir():
             status = getattr(error, "exit_status", 1)
             text = str(error) if isinstance(error, SuiteError) else repr(error)
             write_json(folder / FAILED, {"error": text, "exit_status": status})

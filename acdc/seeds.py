@@ -41,8 +41,8 @@ def derive_many(seed: int, axis: Axis, *position: int, count: int) -> list[int]:
 def seed_device(device: torch.device, value: int) -> None:
     """Seed what draws without a generator of its own, such as dropout, on the CPU and on a device.
 
-    torch.manual_seed does it for devices of all kinds, takes a millisecond, and keeps a note of each
-    call until CUDA is first used.
+    torch.manual_seed does it for devices of all kinds, takes a millisecond, and keeps a note of
+    each call until CUDA is first used.
     """
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":

@@ -63,7 +63,7 @@ class Feed(Protocol):
         """
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
-        """Yield this rank's share of a split, not augmented; the ranks together: each image once."""
+        """Yield this rank's share of a split, not augmented; together they yield it once."""
 
     def samples(self, chosen: Tensor) -> Batch:
         """Return training images by their numbers (on the CPU), not augmented."""

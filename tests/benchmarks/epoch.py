@@ -33,7 +33,6 @@ import click
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd import DeviceType
 from torch.utils.data import DataLoader, Dataset
 
 from acdc import flops
@@ -290,12 +289,11 @@ def busiest(this: Contender, number: int, device: torch.device) -> tuple[float, 
         start = this.watch.clock()
         this.epoch(number)
         took = this.watch.clock() - start
-    where = DeviceType.CUDA if gpu else DeviceType.CPU
     kind = "self_device_time_total" if gpu else "self_cpu_time_total"
     spent = {
         event.key: (1e-6 * getattr(event, kind), event.count)
         for event in profile.key_averages()
-        if event.device_type == where
+        if event.device_type.name == ("CUDA" if gpu else "CPU")
     }
     lines = [
         f"{seconds / took:6.1%}  {count:6d} x  {name[:80]}"

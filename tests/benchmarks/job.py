@@ -126,11 +126,11 @@ def measure_jobs(rounds: int, device: str, threads: int) -> list[dict[str, Any]]
                 jobs[name][part].append(seconds)
             jobs[name]["beside"].append(parts["all"] - parts["steps"])
     rows: list[dict[str, Any]] = [{"job": IMPORT, "all": statistics.median(imports)}]
-    for name, parts in jobs.items():
-        medians = {part: statistics.median(seconds) for part, seconds in parts.items()}
+    for name, measured in jobs.items():
+        medians = {part: statistics.median(times) for part, times in measured.items()}
         ratios = {
-            "start_to_import": median_ratio(parts["start"], imports),
-            "beside_to_import": median_ratio(parts["beside"], imports),
+            "start_to_import": median_ratio(measured["start"], imports),
+            "beside_to_import": median_ratio(measured["beside"], imports),
         }
         rows.append({"job": name} | medians | ratios)
     return rows
@@ -163,8 +163,8 @@ def read_log(study: Path) -> tuple[float | None, dict[str, float]]:
             start, threads = begun.pop(finished["job"])
             rules[finished["rule"]] += threads * (moment - start)
         elif job and BEGINS.match(what):
-            threads = THREADS.search(what)
-            begun[job["job"]] = moment, int(threads["threads"]) if threads else 1
+            given = THREADS.search(what)
+            begun[job["job"]] = moment, int(given["threads"]) if given else 1
     found = ELAPSED.findall(text)
     if not found:
         return None, rules

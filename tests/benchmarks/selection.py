@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
-import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from acdc import selection
-from acdc.provenance import hardware
+from tests.benchmarks.common import circumstances, waiting_clock, write_record
 from tests.support import golden
 
 DENSITY = 0.1
@@ -75,12 +73,10 @@ def make_contenders(layers: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
     """Return the wall-clock time of one call."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
+    clock = waiting_clock(device)
+    start = clock()
     run()
-    wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _resident(field: str) -> int:
@@ -133,7 +129,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    print(where := hardware(arguments.device) | {"threads": torch.get_num_threads()})
+    print(around := circumstances(arguments.device))
     print(f"{'weights':>11}  {'':20}{'ms':>9}{'reads':>8}{'extra memory / weights':>24}")
     rows = []
     for size in arguments.sizes:
@@ -141,8 +137,7 @@ def main() -> None:
             rows.append(row)
             figures = f"{1e3 * row['time_s']:9.1f}{row['reads']:8.1f}{row['extra_memory']:24.2f}"
             print(f"{size:11,}  {row['contender']:20}{figures}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"hardware": where, "rows": rows}, indent=2) + "\n")
+    write_record(arguments.json, {**around, "rows": rows})
 
 
 if __name__ == "__main__":

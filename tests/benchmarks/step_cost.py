@@ -12,10 +12,7 @@ over the published interval.
 from __future__ import annotations
 
 import collections
-import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,14 @@ from acdc.layers import prunable_layers, prunable_weights
 from acdc.method import Context, SparseMethod
 from acdc.models import MODELS
 from acdc.optimizers import build_optimizer
-from acdc.provenance import provenance
 from acdc.schedules import Step
+from tests.benchmarks.common import (
+    circumstances,
+    json_option,
+    median_ratio,
+    waiting_clock,
+    write_record,
+)
 
 EPOCHS, BATCHES = 100, 5004  # ImageNet at batch 256
 
@@ -80,7 +83,7 @@ class Subject:
     def step(self, kind: str, iteration: int, inputs: Tensor, labels: Tensor) -> None:
         """Take one step; note the seconds of the whole and of the method's hooks."""
         step = Step(*divmod(iteration, BATCHES), BATCHES)
-        clock = Clock(inputs.device)
+        clock = waiting_clock(inputs.device)
         self.optimizer.zero_grad(set_to_none=True)
         start = clock()
         if step.batch == 0:
@@ -127,31 +130,18 @@ def no_gradients(*_arguments: object, **_options: object) -> Iterator[dict[str, 
     raise RuntimeError("a method asks for gradients outside of training; it cannot be timed here")
 
 
-class Clock:
-    """A clock that waits for the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.wait: Callable[[], None] = (
-            torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        )
-
-    def __call__(self) -> float:
-        self.wait()
-        return time.perf_counter()
-
-
 @click.command()
 @click.option("--model", default="resnet50", show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Images a step.")
 @click.option("--size", default=224, show_default=True, help="Height and width of the images.")
 @click.option("--rounds", default=4, show_default=True, help="After one that warms up.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
 def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path | None) -> None:
     """Measure what sparse methods add to a step of dense training."""
     where = torch.device(device)
-    hardware = provenance(where)["hardware"]
-    click.echo(f"{model}, batch {batch} of {size} x {size}, {rounds} rounds, {hardware}")
+    around = circumstances(where)
+    click.echo(f"{model}, batch {batch} of {size} x {size}, {rounds} rounds, {around}")
     inputs = torch.randn(batch, 3, size, size, device=where)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=where) % 1000
@@ -166,14 +156,15 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
     step = dense.best("ordinary step")
     rows = []
     for subject in SUBJECTS:
-        paired = zip(subject.times["ordinary step"], dense.times["ordinary step"], strict=True)
         row = {
             "method": subject.label,
             "interval": subject.interval,
             "hooks_ms": 1e3 * subject.best("ordinary hooks"),
             "update_ms": 1e3 * subject.best("update hooks"),
             "share": subject.share(step),
-            "whole_step_ratio": statistics.median(mine / theirs for mine, theirs in paired),
+            "whole_step_ratio": median_ratio(
+                subject.times["ordinary step"], dense.times["ordinary step"]
+            ),
         }
         rows.append(row)
         click.echo(
@@ -182,10 +173,8 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
             f"whole ordinary step {row['whole_step_ratio']:.3f} of a dense one"
         )
     click.echo(f"a dense step: {1e3 * step:.0f} ms")
-    if file is not None:
-        setting = {"model": model, "batch": batch, "size": size, "rounds": rounds}
-        record = {**setting, "hardware": hardware, "dense_step_ms": 1e3 * step, "rows": rows}
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    setting = {"model": model, "batch": batch, "size": size, "rounds": rounds}
+    write_record(file, {**setting, **around, "dense_step_ms": 1e3 * step, "rows": rows})
 
 
 if __name__ == "__main__":
