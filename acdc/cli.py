@@ -186,7 +186,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     ranks = from_environment()
-    where = torch.device(local_device(pick_device(device)))
+    where = torch.device(pick_device(local_device(pick_device(device))))
     how = Options(
         runs,
         Engine(where, workers, compile, deterministic),  # type: ignore[arg-type]

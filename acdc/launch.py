@@ -94,6 +94,7 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
     group = Group()
     with group.passing_on():
         port = _free_port()
+        threads = max((os.cpu_count() or 1) // count, 1)
         for rank in range(count):
             group.start(
                 arguments,
@@ -103,6 +104,7 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
                     "WORLD_SIZE": str(count),
                     "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port),
+                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
                 },
             )
         while group.working() and not group.failed():

@@ -351,8 +351,9 @@ def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
 
 def mask_gradients(weights: Mapping[str, nn.Parameter], masks: Masks) -> None:
     """Set the gradients outside the masks to zero, in place, in one call over all layers."""
-    gradients = [weights[name].grad for name in masks]
-    multiply_by_masks([gradient for gradient in gradients if gradient is not None], masks)
+    gradients = {name: weights[name].grad for name in masks}
+    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    multiply_by_masks(list(present.values()), {name: masks[name] for name in present})
 
 
 def multiply_by_masks(tensors: list[Tensor], masks: Masks) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -40,8 +40,8 @@ class Arithmetic:
         """Since the scale changed."""
         if device.type == "cuda":
             # cuDNN would round inputs to ten bits of mantissa unasked.
-            torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-            torch.backends.cudnn.allow_tf32 = precision != "fp32"
+            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     def forward(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context of a forward pass and its loss."""
@@ -50,17 +50,23 @@ class Arithmetic:
         return torch.autocast(self.device.type, self.dtype)
 
     def gradients(
-        self, compute: Callable[[], tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer
+        self,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        buffers: Iterable[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of a batch in the parameters, and return its outputs and loss.
 
         Args:
             compute: the forward pass, to outputs and loss; perhaps called again.
             optimizer: of the parameters.
+            buffers: that the forward pass changes, and that a batch must change once.
 
         Raises:
             FloatingPointError: the gradients overflow at any scale.
         """
+        buffers = list(buffers) if self.scale is not None else []
+        before = [buffer.clone() for buffer in buffers]
         while True:
             optimizer.zero_grad(set_to_none=True)
             with self.forward():
@@ -71,6 +77,8 @@ class Arithmetic:
             (loss * self.scale).backward()  # type: ignore[no-untyped-call]
             if self._unscale(optimizer):
                 return outputs, loss
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
 
     def _unscale(self, optimizer: torch.optim.Optimizer) -> bool:
         assert self.scale is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -68,9 +69,10 @@ class Ranks:
             except Exception as error:
                 # As a sentence and a status; the first rank has the rest.
                 status = error.exit_status if isinstance(error, SuiteError) else 1
-                dist.broadcast_object_list([None, (str(error), status)], src=0)
+                told = [None, (str(error), status)]
+                dist.broadcast_object_list(told, src=0, group=self._group)
                 raise
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self._group)
         if box[1] is not None:
             raise EndedByFirst(*box[1])
         value: T = box[0]
@@ -101,9 +103,12 @@ class Ranks:
             yield
             return
         gpu = device.type == "cuda"
+        if gpu:
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
-        # Wishes are numbers on the CPU, whatever the gradients are.
-        self._group = dist.new_group(backend="gloo")
+        # What ranks say to each other is on the CPU, whatever the gradients are; and the first one
+        # may take its time, waiting for another process or reading a large set.
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         try:
             yield
         finally:
@@ -154,21 +159,27 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        count = input.numel() / input.shape[1] * dist.get_world_size()
-        mean = _sum(input.sum(dim=(0, 2, 3))) / count
-        centred = input - mean[:, None, None]
+        # Sums over a batch are beyond sixteen bits.
+        whole = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        # Ranks may have different shares of a batch, so their numbers are added up, too.
+        elements = whole.new_full((1,), input.numel() / input.shape[1])
+        sums = _sum(torch.cat([whole.sum(dim=(0, 2, 3)), elements]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = whole - mean[:, None, None]
         variance = _sum(centred.square().sum(dim=(0, 2, 3))) / count
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        if self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         normal = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
             normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
-        return normal.contiguous(memory_format=torch.channels_last)
+        return normal.to(input.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _sum(tensor: Tensor) -> Tensor:
@@ -181,12 +192,21 @@ def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
 
     A run is then the same run on any number of ranks, but for rounding. Parameters and buffers stay
     those of the model.
+
+    Raises:
+        ConfigError: the model normalises batches in a way that is not provided for.
     """
     if device.type == "cuda":
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
         shared: nn.Module = convert(model)  # type: ignore[no-untyped-call]
         return shared
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            usual = module.track_running_stats and module.momentum is not None
+            if type(module) is not nn.BatchNorm2d or not usual:
+                raise ConfigError(
+                    f"model: {name} is a {type(module).__name__} that processes cannot share; "
+                    "BatchNorm2d with running statistics and a momentum is accepted"
+                )
             module.__class__ = SharedBatchNorm2d
     return model

@@ -126,16 +126,18 @@ class Run:
 
     def prepare(self) -> None:
         """Load data, build the network, take up a checkpoint or the run that this starts from."""
+        newest = self.ranks.ask_first(lambda: self.checkpoints.newest(self.reporter.say))
+        start = self.config.starts_from if newest is None else None
+        # Before anything of this run takes up memory.
+        parent = self._parent(start) if start is not None else None
         self.trainer = Trainer(self.config, self.options.engine, self.ranks)
         self.dense_flops = flops.dense_flops(self.trainer.costs)
         self.at = Step(0, 0, self.trainer.batches)
         self.totals: Totals | None = None
-        newest = self.ranks.ask_first(lambda: self.checkpoints.newest(self.reporter.say))
         device = self.trainer.device
         saved = None if newest is None else self.checkpoints.read(newest, device)
-        start = self.config.starts_from
-        if start is not None and saved is None:
-            self.at = Step(self._take_up(start), 0, self.trainer.batches)
+        if start is not None and parent is not None:
+            self.at = Step(self._take_up(start, parent), 0, self.trainer.batches)
         self.trainer.begin()
         if saved is not None:
             self._resume(saved)
@@ -144,13 +146,13 @@ class Run:
                 self.journal.cut(0)
             self.write_events(self.at.epoch)
 
-    def _take_up(self, start: Start) -> int:
-        """Take over the weights, and the cost, of another run, which is trained if need be.
+    def _parent(self, start: Start) -> dict[str, Any]:
+        """Return the result of the run that this one starts from, which is trained if need be."""
+        return run(start.config, self.options, self.reporter, self.ranks, self.stops)
 
-        Returns the epoch to begin with.
-        """
+    def _take_up(self, start: Start, result: dict[str, Any]) -> int:
+        """Take over the weights, and the cost, of another run; return the epoch to begin with."""
         folder = self.options.runs / start.config.run_name
-        result = run(start.config, self.options, self.reporter, self.ranks, self.stops)
         if result["status"] != "finished":
             raise Diverged(result["diverged_at"], f"{start.config.run_name} diverged")
         weights = verified(folder, weights_name(start.product, start.which), result)

@@ -110,10 +110,11 @@ class Trainer:
 
     def _set_kernels(self, deterministic: bool) -> None:
         if self.device.type == "cuda":
-            # cuBLAS asks for this before it is first used.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            if deterministic:
+                # cuBLAS asks for this before it is first used.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(deterministic)
-            # Shapes never change within a run, so the fastest kernels need to be sought only once.
+            # A run has few shapes, so that seeking the fastest kernel for each pays.
             torch.backends.cudnn.benchmark = not deterministic
 
     def _network(self, mode: Compile) -> Callable[[Tensor], Tensor]:
@@ -171,7 +172,7 @@ class Trainer:
     def _gradient(self, chosen: Tensor, *position: int) -> tuple[Tensor, ...]:
         """Return the gradients of the mean loss over chosen images, each rank computing a share."""
         inputs, labels = self.feed.samples(chosen[self.ranks.slice(len(chosen))])
-        with self.seeded("gradient_samples", *position):
+        with self.seeded("gradient_samples", *position, self.ranks.rank):
             # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
             loss = nn.functional.cross_entropy(self.model(inputs), labels, reduction="sum")
         found = torch.autograd.grad(loss / len(chosen), list(self.weights.values()))
@@ -223,6 +224,8 @@ class Trainer:
                     raise Diverged(epoch, str(error)) from None
                 totals.loss += loss.detach()
                 totals.correct += (outputs.detach().argmax(dim=1) == labels).sum()
+                if batch + 1 == self.batches and self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # what was launched has to be waited for
                 totals.seconds += time.perf_counter() - started
                 after(step)
                 started = time.perf_counter()
@@ -233,7 +236,7 @@ class Trainer:
             outputs = self.network(inputs)
             return outputs, self.loss(outputs, labels)
 
-        outputs, loss = self.arithmetic.gradients(compute, self.optimizer)
+        outputs, loss = self.arithmetic.gradients(compute, self.optimizer, self.model.buffers())
         if self.method.before_step(step):
             self.optimizer.step()
         self.method.after_step(step)

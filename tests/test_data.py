@@ -272,13 +272,13 @@ def numbered_images(count: int, channels: int, size: int) -> Tensor:
     return pixels.reshape(1, channels, size, size).repeat(count, 1, 1, 1)
 
 
-@settings(max_examples=20)
 def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tensor:
     reach = max(images.shape[2] // 8, 1)
     shifts = draw_shifts(how, reach, len(images), torch.Generator().manual_seed(seed))
     return PaddedImages(images, reach).windows(torch.arange(len(images)), shifts)
 
 
+@settings(max_examples=20)
 @given(
     st.sampled_from(["shift", "shift_flip"]),
     st.integers(1, 2),

@@ -85,6 +85,18 @@ def test_a_batch_that_overflows_is_computed_again_at_smaller_scales_until_it_doe
     assert torch.allclose(net.weight.grad, expected, rtol=1e-2)
 
 
+def test_a_batch_that_is_computed_again_counts_once_in_the_running_statistics() -> None:
+    trainer = Trainer(tiny_config("dense", precision="fp16"), Engine(), Ranks())
+    trainer.begin()
+    trainer.begin_epoch(0)
+    trainer.arithmetic.scale = 2.0**30
+    counted = trainer.model.get_buffer("bn1.num_batches_tracked")
+    seen: list[int] = []
+    trainer.train(0, 0, Totals.zero(CPU), lambda step: seen.append(int(counted)))
+    assert seen == [1, 2, 3, 4, 5]
+    assert trainer.arithmetic.scale < 2.0**30
+
+
 def test_gradients_that_overflow_at_any_scale_end_as_diverged() -> None:
     net, inputs, optimizer = net_and_batch()
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from acdc.data.feed import MemoryFeed
 from acdc.errors import ConfigError
-from acdc.ranks import Ranks, from_environment
+from acdc.ranks import Ranks, from_environment, share_statistics
 from acdc.runs import Options, run
 from acdc.schedules import Step
 from tests.support import METHODS, Drive, Silent, journal, tiny_config
@@ -158,3 +160,21 @@ def test_shares_are_disjoint_whole_and_even(length: int, count: int) -> None:
     shares = [range(length)[Ranks(rank, count).slice(length)] for rank in range(count)]
     assert [i for share in shares for i in share] == list(range(length))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_ranks_share_a_run_in_sixteen_bits(precision: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "acdc", "train", "--method", "rigl", "--epochs", "2"]
+    command += ["--set", f"precision={precision}", "--runs", str(tmp_path), "--device", "cpu"]
+    done = subprocess.run([*command, "--processes", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.glob("*/result.json")
+    (sparse,) = json.loads(result.read_text())["products"].values()
+    assert sparse["last"]["certificate"]["holds"]
+    assert sparse["best"]["val_accuracy"] > 0.2  # guessing gives 0.1
+
+
+def test_normalisation_that_ranks_cannot_share_is_refused() -> None:
+    for layer in (nn.BatchNorm1d(3), nn.BatchNorm2d(3, momentum=None)):
+        with pytest.raises(ConfigError, match=r"model: 0 is a BatchNorm.d that processes cannot"):
+            share_statistics(nn.Sequential(layer), torch.device("cpu"))

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from acdc import seeds
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.data.feed import Batch, MemoryFeed
@@ -105,6 +109,23 @@ def test_all_methods_see_the_same_batches_at_a_seed(
     assert len(batches["dense"]) == 4 * 5
     assert len(set(batches["dense"])) == 4 * 5  # another order and other shifts in every epoch
     assert all(batches[method] == batches["dense"] for method in batches)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2**33),
+            st.sampled_from(get_args(seeds.Axis)),
+            st.lists(st.integers(0, 2), max_size=3).map(tuple),
+        ),
+        unique=True,
+        max_size=20,
+    )
+)
+def test_every_axis_and_position_of_every_seed_has_draws_of_its_own(places: list[Any]) -> None:
+    derived = [seeds.derive(seed, axis, *position) for seed, axis, position in places]
+    assert len(set(derived)) == len(places)
+    assert all(0 <= value < 2**63 for value in derived)
 
 
 def test_the_optimizer_is_torchs_sgd_to_the_bit() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -202,13 +201,12 @@ class FolderFeed:
         order = plan.order(self.sizes["training"], epoch)
         key = seeds.derive(plan.seed, "augmentation", epoch)
         moved = plan.augmentation != "none"
-
-        def chosen() -> Iterator[tuple[Tensor, list[Draw | None]]]:
-            for mine in plan.shares(len(order), first):
-                positions = range(mine.start, mine.stop)
-                yield order[mine], [Draw(key, at) if moved else None for at in positions]
-
-        return self._batches("training", chosen())
+        shares = list(plan.shares(len(order), first))
+        draws = (
+            [Draw(key, at) if moved else None for at in range(mine.start, mine.stop)]
+            for mine in shares
+        )
+        return self._batches("training", order, shares, draws)
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
         mine = self.plan.ranks.slice(self.sizes[split])
@@ -219,25 +217,30 @@ class FolderFeed:
         return torch.cat(inputs), torch.cat(labels)
 
     def _centred(self, split: Split, chosen: Tensor) -> Iterator[Batch]:
-        starts = range(0, len(chosen), self.share)
-        parts = (chosen[start : start + self.share] for start in starts)
-        return self._batches(split, ((part, [None] * len(part)) for part in parts))
+        starts = range(0, max(len(chosen), 1), self.share)
+        shares = [slice(start, min(start + self.share, len(chosen))) for start in starts]
+        draws = ([None] * (mine.stop - mine.start) for mine in shares)
+        return self._batches(split, chosen, shares, draws)
 
     def _batches(
-        self, split: Split, chosen: Iterator[tuple[Tensor, list[Draw | None]]]
+        self,
+        split: Split,
+        chosen: Tensor,
+        shares: Sequence[slice],
+        draws: Iterable[Sequence[Draw | None]],
     ) -> Iterator[Batch]:
-        """Yield batches of images by their numbers and draws."""
-        files, device = self.files[split], self.plan.device
-        labels: deque[Tensor] = deque()
+        """Yield batches, each a share of the chosen images, with the draws of that share."""
+        files = self.files[split]
+        # Once, since a copy from ordinary memory waits for all that the device has yet to do.
+        labels = torch.from_numpy(files.labels[chosen.numpy()]).to(self.plan.device)
 
         def requests() -> Iterator[list[Request]]:
-            for numbers, draws in chosen:
-                labels.append(torch.from_numpy(files.labels[numbers.numpy()]))
-                paths = map(files.path, numbers.tolist())
-                yield [Request(path, draw) for path, draw in zip(paths, draws, strict=True)]
+            for mine, drawn in zip(shares, draws, strict=True):
+                paths = map(files.path, chosen[mine].tolist())
+                yield [Request(path, draw) for path, draw in zip(paths, drawn, strict=True)]
 
-        for pixels in self.workers.stream(requests()):
-            yield scale(pixels, self.mean, self.std), labels.popleft().to(device)
+        for pixels, mine in zip(self.workers.stream(requests()), shares, strict=True):
+            yield scale(pixels, self.mean, self.std), labels[mine]
 
     def close(self) -> None:
         self.workers.close()
