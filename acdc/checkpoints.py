@@ -15,6 +15,8 @@ import torch
 from acdc.errors import CheckpointError
 from acdc.files import write_atomically
 
+SCHEMA = 1
+"""Of what a checkpoint holds."""
 _KEPT = 2
 _NAME = re.compile(r"step-(\d{10})\.pt")
 
@@ -38,7 +40,7 @@ class Checkpoints:
         """Write the state after ``iteration`` batches and drop all but the last two."""
         self.folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()
-        torch.save({"fingerprint": self.fingerprint, **state}, buffer)
+        torch.save({"schema": SCHEMA, "fingerprint": self.fingerprint, **state}, buffer)
         content = buffer.getbuffer()
         digest = hashlib.sha256(content).digest()
 
@@ -54,16 +56,31 @@ class Checkpoints:
         for path in self.paths()[keep:]:
             path.unlink()
 
-    def newest(self, warn: Callable[[str], None]) -> Path | None:
+    def newest(
+        self,
+        warn: Callable[[str], None],
+        complaint: Callable[[dict[str, Any]], str | None] = lambda state: None,
+    ) -> Path | None:
         """Return the newest sound checkpoint, or none; says so where a damaged one is passed over.
 
         A damaged one is removed, so that it is not counted among the two that are kept.
+
+        Args:
+            warn: is told of each that is passed over.
+            complaint: what is wrong with what a state refers to, if anything is.
+
+        Raises:
+            CheckpointError: it belongs to a run of another fingerprint, or to another version.
         """
         for path in self.paths():
             raw = path.read_bytes()
-            if hashlib.sha256(memoryview(raw)[32:]).digest() == raw[:32]:
+            if hashlib.sha256(memoryview(raw)[32:]).digest() != raw[:32]:
+                wrong = "is damaged"
+            else:
+                wrong = complaint(self.read(path, torch.device("cpu"))) or ""
+            if not wrong:
                 return path
-            warn(f"checkpoint {path} is damaged; going back to the one before it")
+            warn(f"checkpoint {path} {wrong}; going back to the one before it")
             path.unlink()
         return None
 
@@ -71,10 +88,15 @@ class Checkpoints:
         """Return the state of a sound checkpoint.
 
         Raises:
-            CheckpointError: it belongs to a run of another fingerprint.
+            CheckpointError: it belongs to a run of another fingerprint, or to another version.
         """
         content = io.BytesIO(memoryview(path.read_bytes())[32:])
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+        if state.get("schema") != SCHEMA:
+            raise CheckpointError(
+                f"checkpoint {path} is of another version of the suite; remove "
+                f"{self.folder.parent} to start the run anew"
+            )
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"checkpoint {path} belongs to run {state['fingerprint']}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -220,12 +221,13 @@ def several(text: str) -> list[int]:
     Raises:
         ConfigError: it is not that.
     """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    parts = [part.strip() for part in text.split(",")]
+    found = [int(part) for part in parts if part.isdecimal()]
+    if len(set(found)) < len(parts):
         raise ConfigError(
             f"--seeds: got {text!r}; different whole numbers such as 1,2,3 are accepted"
         )
-    return [int(part) for part in parts]
+    return found
 
 
 def arguments_without(*names: str) -> list[str]:
@@ -338,6 +340,12 @@ def summary(result: dict[str, Any], runs: Path) -> list[str]:
     return lines
 
 
+def say(text: str) -> None:
+    """Say something to whoever still listens; a run does not end with the reader of its log."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
 class Terminal:
     """A progress bar, for a person at a terminal."""
 
@@ -366,7 +374,7 @@ class Terminal:
             self.bar.close()
 
     def say(self, text: str) -> None:
-        click.echo(text, err=True)
+        say(text)
 
 
 class Lines:
@@ -391,7 +399,7 @@ class Lines:
         )
 
     def say(self, text: str) -> None:
-        click.echo(text, err=True)
+        say(text)
 
 
 class Silent:

@@ -23,6 +23,8 @@ class Group:
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[str]] = []
+        self.stopped: signal.Signals | None = None
+        """The first signal that asked for an end, after which nothing more is started."""
         self.readers: list[threading.Thread] = []
 
     def start(
@@ -70,6 +72,7 @@ class Group:
         """Pass on the signals that ask a run to stop."""
 
         def handler(number: int, frame: FrameType | None) -> None:
+            self.stopped = self.stopped or signal.Signals(number)
             self.signal(number)
 
         before = {number: signal.signal(number, handler) for number in SIGNALS}
@@ -118,9 +121,11 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
 
 
 def launch_seeds(seeds: Sequence[int], at_once: int, arguments: Sequence[str]) -> int:
-    """Train several seeds of a run, some at a time on the same device; return the worst status.
+    """Train several seeds of a run, some at a time on the same device.
 
-    Each is a process and a run of its own, as if it had been started alone.
+    Each is a process and a run of its own, as if it had been started alone; one that fails leaves
+    the others alone. Returns 75 or 130 where a signal has stopped them, else the status of the
+    first in line that has failed, or 0.
 
     Args:
         seeds: of the runs.
@@ -133,11 +138,17 @@ def launch_seeds(seeds: Sequence[int], at_once: int, arguments: Sequence[str]) -
         for seed in seeds:
             while group.working() >= at_once:
                 time.sleep(0.02)
-            if group.failed() in (75, 130):
+            if group.stopped is not None:
                 break
             group.start([*arguments, "--seed", str(seed)], {}, prefix=f"seed {seed:{width}} | ")
         while group.working():
+            if group.stopped is not None:
+                # Also to one that was being started when the signal came.
+                group.signal(group.stopped)
+                time.sleep(1)
             time.sleep(0.02)
+    if group.stopped is not None:
+        return 130 if group.stopped is signal.SIGINT else 75
     return group.failed()
 
 

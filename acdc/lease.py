@@ -66,7 +66,12 @@ class Lease:
             Resumable: somebody else has taken it over.
         """
         owner = self._lock.owner
-        if self._lock.compromise is not None or owner is None or owner.token != self._lock.token:
+        if owner is None:
+            raise Resumable(
+                f"{self.folder.name} is no longer in the hands of this process: its lease was taken "
+                "over and given back, or removed; start it again, which finds its result or goes on"
+            )
+        if self._lock.compromise is not None or owner.token != self._lock.token:
             raise Resumable(
                 f"{self.folder.name} is now trained by {self._holder()}, which took it over when "
                 "this process gave no sign of life for a minute; it goes on there"

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -89,6 +90,7 @@ class Nursery:
             self._reap()
 
     def _begin(self, connection: socket.socket) -> None:
+        streams: list[int] = []
         try:
             connection.settimeout(10)
             header, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
@@ -96,16 +98,18 @@ class Nursery:
             while len(message) < _LENGTH.unpack(header)[0]:
                 message += connection.recv(1 << 16) or _raise(EOFError())
             task = json.loads(message)
-        except (OSError, EOFError, struct.error):
-            connection.close()  # killed while it spoke
+            sys.stdout.flush()
+            sys.stderr.flush()
+            child = os.fork()
+            if child == 0:
+                connection.close()
+                self._carry_out(task, streams)
+        except (OSError, EOFError, ValueError, struct.error):
+            connection.close()  # killed while it spoke, or no process to be had: it helps itself
             return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        child = os.fork()
-        if child == 0:
-            self._carry_out(task, streams)
-        for stream in streams:
-            os.close(stream)
+        finally:
+            for stream in streams:
+                os.close(stream)
         self.children[child] = connection
         self.selector.register(connection, selectors.EVENT_READ, child)
         _say(connection, child)
@@ -124,12 +128,21 @@ class Nursery:
             os.chdir(task["folder"])
             os.environ.clear()
             os.environ.update(task["environment"])
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             sys.argv = ["acdc", *task["arguments"]]
             status = _status_of_main()
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
             os._exit(status)
+
+    def end(self) -> None:
+        """Ask what is still at work to save a checkpoint and end, and wait for it."""
+        for child in self.children:
+            os.kill(child, signal.SIGTERM)
+        while self.children:
+            self._reap()
+            time.sleep(_POLL_S)
 
     def _reap(self) -> None:
         for child, connection in list(self.children.items()):
@@ -193,8 +206,13 @@ def main() -> int:
             listener.listen(64)
             # Those that are early wait for the imports, which take as long as theirs would.
             command = subprocess.Popen(sys.argv[1:], env={**os.environ, VARIABLE: path})
+            signal.signal(signal.SIGTERM, lambda number, frame: command.terminate())
             _import_all()
-            Nursery(listener).serve(command)
+            nursery = Nursery(listener)
+            try:
+                nursery.serve(command)
+            finally:
+                nursery.end()
     return command.returncode if command.returncode >= 0 else 128 - command.returncode
 
 

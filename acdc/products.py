@@ -48,6 +48,8 @@ class Shelf:
         self.resumable = resumable
         """Products whose optimizer is kept with the best weights."""
         self.records: dict[str, dict[str, dict[str, Any]]] = {"last": {}, "best": {}}
+        self.digests: dict[str, str] = {}
+        """The sha256 of each file that the records refer to, once it is written."""
         self._unwritten: dict[str, bytes] = {}
         self._referred: list[set[str]] = []
         """The files that the last two checkpoints refer to."""
@@ -83,9 +85,17 @@ class Shelf:
         if _optimizer_file(product, epoch) in needed:
             self._unwritten[_optimizer_file(product, epoch)] = _saved(optimizer.state_dict())
 
-    def take_up(self, records: Mapping[str, Any]) -> None:
-        """Go on from the records of a checkpoint."""
+    def complaint(self, digests: Mapping[str, str]) -> str | None:
+        """Return what is wrong with the files that a checkpoint refers to, if anything is."""
+        for name, digest in digests.items():
+            if _digest(self.folder / name) != digest:
+                return f"refers to {name}, which is missing or damaged"
+        return None
+
+    def take_up(self, records: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+        """Go on from the records of a checkpoint and the digests of their files."""
         self.records = {which: dict(products) for which, products in records.items()}
+        self.digests = dict(digests)
         self._unwritten = {}
         self._referred = [self._files()]
 
@@ -94,8 +104,11 @@ class Shelf:
         self.folder.mkdir(exist_ok=True)
         for name, content in self._unwritten.items():
             write_bytes(self.folder / name, content)
+            self.digests[name] = hashlib.sha256(content).hexdigest()
         self._unwritten = {}
-        self._referred = [*self._referred[-1:], self._files()]
+        needed = self._files()
+        self.digests = {name: digest for name, digest in self.digests.items() if name in needed}
+        self._referred = [*self._referred[-1:], needed]
 
     def sweep(self, keep: int = 2) -> None:
         """Remove what none of the last ``keep`` checkpoints refers to, once there are so many."""
@@ -109,7 +122,7 @@ class Shelf:
         """Give the models their final names in the run's own folder.
 
         Raises:
-            RunDirectoryError: a model that was written before is gone.
+            RunDirectoryError: a model that was written before is gone or damaged.
         """
         for which, products in self.records.items():
             for product, record in products.items():
@@ -120,10 +133,10 @@ class Shelf:
 
     def _link(self, name: str, target: Path) -> None:
         source = self.folder / name
-        if not source.exists():
+        if _digest(source) != self.digests[name]:
             raise RunDirectoryError(
-                f"{source} is missing, to which the checkpoint refers; remove {target.parent} to "
-                "train the run again"
+                f"{source} is missing or damaged; start again, which goes back to the checkpoint "
+                "before the last"
             )
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.unlink(missing_ok=True)
@@ -175,7 +188,12 @@ def _saved(state: Mapping[str, Any]) -> bytes:
 def digests(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file of weights, or of an optimizer, that a run has left."""
     found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    return {path.name: _digest(path) for path in found}
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, or nothing where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def verified(folder: Path, name: str, result: Mapping[str, Any]) -> bytes:

@@ -96,6 +96,17 @@ class Ranks:
         self._pending = work, largest
         return agreed
 
+    def withdraw(self, below: int) -> None:
+        """Drop the wish that is on its way, if the largest of all ranks' is below a number.
+
+        Called by every rank at the same step, when what was wished for has just been done.
+        """
+        if self._pending is not None:
+            work, largest = self._pending
+            work.wait()
+            if int(largest) < below:
+                self._pending = None
+
     @contextlib.contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
         """Meet the other ranks, and part in the end: over NCCL on GPUs, over gloo on CPUs."""

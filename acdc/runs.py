@@ -126,7 +126,11 @@ class Run:
 
     def prepare(self) -> None:
         """Load data, build the network, take up a checkpoint or the run that this starts from."""
-        newest = self.ranks.ask_first(lambda: self.checkpoints.newest(self.reporter.say))
+        newest = self.ranks.ask_first(
+            lambda: self.checkpoints.newest(
+                self.reporter.say, lambda state: self.shelf.complaint(state["files"])
+            )
+        )
         start = self.config.starts_from if newest is None else None
         # Before anything of this run takes up memory.
         parent = self._parent(start) if start is not None else None
@@ -169,7 +173,7 @@ class Run:
     def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
         self.progress = state["progress"]
-        self.shelf.take_up(state["products"])
+        self.shelf.take_up(state["products"], state["files"])
         self.at = Step(state["epoch"], state["batch"], self.trainer.batches)
         if self.at.batch:
             # The sums are those of all ranks, and will be added up again.
@@ -184,9 +188,12 @@ class Run:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write a line to the journal, on the first rank."""
-        if self.ranks.first:
+
+        def append() -> None:
             self.lease.check()
             self.journal.append(record)
+
+        self.ranks.ask_first(append)
 
     def write_events(self, epoch: int) -> None:
         """Write to the journal what the method did."""
@@ -267,24 +274,28 @@ class Run:
             summed.check(self.at.epoch)
             totals = {**vars(summed), "loss": summed.loss * self.ranks.count}
             self.write_events(self.at.epoch)
-        if self.ranks.first:
-            self.lease.check()
-            self.journal.flush()
-            self.shelf.write()
-            state = {
-                "epoch": self.at.epoch,
-                "batch": self.at.batch,
-                "totals": totals,
-                "trainer": self.trainer.state_dict(),
-                "progress": {**self.progress, "wall_s": self.wall_s()},
-                "products": self.shelf.records,
-                "journal_length": self.journal.length,
-            }
-            self.checkpoints.save(self.at.iteration, state)
-            self.shelf.sweep()
+        self.ranks.ask_first(lambda: self._save(totals))
+        self.ranks.withdraw(below=Wish.STOP)
         self.pace.wrote(started)
         self.progress["checkpoint_s"] += self.pace.cost_s
         self.checked = time.monotonic()
+
+    def _save(self, totals: dict[str, Any] | None) -> None:
+        self.lease.check()
+        self.journal.flush()
+        self.shelf.write()
+        state = {
+            "epoch": self.at.epoch,
+            "batch": self.at.batch,
+            "totals": totals,
+            "trainer": self.trainer.state_dict(),
+            "progress": {**self.progress, "wall_s": self.wall_s()},
+            "products": self.shelf.records,
+            "files": self.shelf.digests,
+            "journal_length": self.journal.length,
+        }
+        self.checkpoints.save(self.at.iteration, state)
+        self.shelf.sweep()
 
     def stop(self) -> None:
         """End with what the signal asks for, after a checkpoint."""
@@ -376,8 +387,10 @@ class Run:
         self.lease.check()
         self.shelf.publish(self.folder)
 
-    def tidy(self) -> None:
-        """Leave the last checkpoint only, from which a lost result can be made again."""
+    def conclude(self, result: dict[str, Any]) -> None:
+        """Write the result, and leave the last checkpoint only, by which it can be made again."""
+        self.lease.check()
+        write_json(self.folder / RESULT, result)
         self.checkpoints.drop(keep=1)
         self.shelf.sweep(keep=1)
 
@@ -522,10 +535,7 @@ def _train(this: Run) -> dict[str, Any]:
     finally:
         if hasattr(this, "trainer"):
             this.trainer.feed.close()
-    if this.ranks.first:
-        this.lease.check()
-        write_json(this.folder / RESULT, result)
-        this.tidy()
+    this.ranks.ask_first(lambda: this.conclude(result))
     return result
 
 
@@ -534,9 +544,11 @@ def _told(run_name: str, folder: Path) -> Iterator[None]:
     """Turn what the surroundings can do to a run into one sentence that says what to do."""
     try:
         yield
-    except RuntimeError as error:
-        # On a CPU torch has no class for it.
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        # torch has a class only for what its own allocator of GPU memory is refused.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not re.search(
+            "out of memory|allocate memory|ALLOC_FAILED", str(error)
+        ):
             raise
         asked = re.search(r"ried to allocate ([0-9.]+ \w+)", str(error))
         detail = f" (it asked for {asked[1]} more)" if asked else ""

@@ -22,7 +22,10 @@ class StopRequests:
     def __enter__(self) -> Self:
         # Only the main thread may handle signals; in another the caller takes care of them.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            for number in SIGNALS:
+                # A shell has Ctrl-C ignored in what it starts in the background.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -36,6 +39,6 @@ class StopRequests:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        if self.received is signal.SIGINT:
+        self.received = self.received or signal.Signals(number)
+        if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from acdc import checkpoints
 from acdc.config import RunConfig
 from acdc.errors import CheckpointError, RunDirectoryError
 from acdc.journal import read_journal
@@ -198,6 +199,41 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
     assert f"checkpoint {newest} is damaged; going back to the one before it" in reporter.said
     assert reporter.epochs == [2, 3]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize("how", ["one bit flipped", "removed"])
+def test_a_checkpoint_whose_models_are_damaged_is_passed_over(
+    how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    folder = tmp_path / config.run_name / "checkpoint"
+    model = folder / "dense-000002.safetensors"  # of the last dense phase: only the newest has it
+    if how == "removed":
+        model.unlink()
+    else:
+        damage(model, how)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [2, 3]
+    assert reporter.said[0] == (
+        f"checkpoint {folder / 'step-0000000015.pt'} refers to {model.name}, which is missing or "
+        "damaged; going back to the one before it"
+    )
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("dense")
+    monkeypatch.setattr(checkpoints, "SCHEMA", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(1))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of another version of the suite; remove"):
+        train(config, tmp_path)
 
 
 def test_with_all_checkpoints_damaged_a_run_starts_anew(

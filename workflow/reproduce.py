@@ -32,6 +32,8 @@ _POLL_S = 1.0
 _LINE_EVERY_S = 15.0
 # How long to wait for a suite that is just being stopped before saying that the folder is in use.
 _LOCK_WAIT_S = 5.0
+# What a run is given to finish its step and save a checkpoint, when a suite is stopped.
+_SAVING_S = 20.0
 # What follows the training (tables, figures, report), as a fraction of it, for the time left.
 _REST = 0.06
 
@@ -158,7 +160,9 @@ def cleared_of_killed_suites(results: Path) -> None:
 
 
 def end_session(leader: int, started: float) -> None:
-    """Kill what is alive of the session that a Snakemake led, also when it is dead itself.
+    """End what is alive of the session that a Snakemake led, also when it is dead itself.
+
+    Runs are given the time to save a checkpoint.
 
     Args:
         leader: the process id of that Snakemake, and so the id of its session.
@@ -168,11 +172,15 @@ def end_session(leader: int, started: float) -> None:
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == leader and process.create_time() > started - 2:
-                process.kill()
+                process.terminate()
+                process.send_signal(signal.SIGCONT)
                 members.append(process)
         except (psutil.Error, OSError):
             continue
-    psutil.wait_procs(members, timeout=5)
+    _, left = psutil.wait_procs(members, timeout=_SAVING_S)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 @dataclass
@@ -247,7 +255,7 @@ def _watched(
         for number, handler in old.items():
             signal.signal(number, handler)
     display.close()
-    if snakemake.returncode < 0:
+    if snakemake.returncode < 0 or snakemake.returncode > 128:
         cleared_of_killed_suites(results)  # Snakemake itself was killed, and left its lock
     (results / ".owner.json").unlink(missing_ok=True)
     nothing = "Nothing to be done" in log.read_text(errors="replace")
