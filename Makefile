@@ -2,6 +2,7 @@
 # make quick         the same on the digits (three minutes)
 # make test          the tests
 # make check         ruff, mypy, snakefmt, snakemake --lint
+# make bench         what training costs, side by side as ratios (docs/performance.md)
 # make ui            MLflow's interface on the results of SCALE
 #
 # Variables: SCALE=smoke|quick|small, RESULTS=folder, CORES=number, PORT=number,
@@ -24,7 +25,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
-.PHONY: reproduce quick test check format ui clean help
+.PHONY: reproduce quick test check bench format ui clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,20 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
+
+# On a GPU: make bench DEVICE=cuda BENCH=results/benchmarks/my-gpu
+DEVICE ?= cpu
+BENCH ?= $(RESULTS)/benchmarks
+bench: $(VENV)/dev
+	@mkdir -p $(BENCH)
+	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
+	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 1280 --compile off --precisions fp32 \
+		--methods acdc,gmp,rigl,set,top_kast --json $(BENCH)/methods.json
+	$(BIN)/python -m tests.benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
+	$(BIN)/python -m tests.benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
+	$(BIN)/python -m tests.benchmarks.loaders --json $(BENCH)/loaders.json
+	$(BIN)/python -m tests.benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
+	$(BIN)/python -m tests.benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -68,7 +68,7 @@ class Lease:
         owner = self._lock.owner
         if owner is None:
             raise Resumable(
-                f"{self.folder.name} is no longer in this process's hands: its lease was taken over "
+                f"{self.folder.name} is in this process's hands no more: its lease was taken over "
                 "and given back, or removed; start it again, which finds its result or goes on"
             )
         if self._lock.compromise is not None or owner.token != self._lock.token:

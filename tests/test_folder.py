@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,13 +25,17 @@ from scipy import stats
 from torch import Tensor
 
 from acdc.config import parse_run
-from acdc.data import DATASETS, folder
+from acdc.data import DATASETS, DatasetSpec, folder
 from acdc.data.feed import Batch, FeedPlan
 from acdc.data.folder import FolderSet, load
 from acdc.data.pictures import SIZE, Crop, Draw, draw_crop, read
 from acdc.errors import ConfigError, DataError
+from acdc.journal import read_journal
 from acdc.models.vision import torchvision_models
 from acdc.ranks import Ranks
+from acdc.runs import Options, run
+from acdc.training import Engine
+from tests.support import Silent, assert_same_run
 
 CLASSES, TRAINING, VALIDATION, TEST = ("bee", "cat", "yak"), 20, 2, 5  # images of each class
 PLAN = FeedPlan(seed=7, batch_size=8, augmentation="crop_flip", device=torch.device("cpu"))
@@ -554,3 +559,50 @@ def test_sets_in_memory_need_no_library_of_images() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize("method", ["acdc", "snip"])
+def test_a_run_on_files_resumes_exactly_within_an_epoch(
+    method: str, images: FolderSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on = len(images.training)
+    spec = DatasetSpec("Pictures", 3, SIZE, 3, trained_on, ("none", "crop_flip"), lambda: images)
+    monkeypatch.setitem(DATASETS, "pictures", spec)
+    phases = [["dense", 0, 1], ["sparse", 1, 2]]
+    settings = {"acdc": {"schedule": None, "phases": phases}, "snip": {"images": 13}}[method]
+    config = parse_run(
+        {
+            "model": "resnet8_s4",
+            "dataset": "pictures",
+            "method": method,
+            "settings": settings,
+            "sparsity": 0.8,
+            "epochs": 2,
+            "recipe": {"batch_size": 8, "augmentation": "crop_flip"},
+        }
+    )
+
+    class Stop(Silent):
+        steps = 0
+
+        def step(self) -> None:
+            self.steps += 1
+            if self.steps == 9:
+                raise KeyboardInterrupt
+
+    whole = run(config, Options(tmp_path / "whole"), Silent())
+    options = Options(tmp_path / "parts", engine=Engine(workers=1), checkpoint_interval_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, options, Stop())
+    result = run(config, options, Silent())
+    name = config.run_name
+    assert_same_run(tmp_path / "parts" / name, result, tmp_path / "whole" / name, whole)
+    resumed = resumptions(tmp_path / "parts" / name)
+    assert [(r["epoch"], r["batch"]) for r in resumed] == [(1, 2)]
+
+
+def resumptions(where: Path) -> list[dict[str, Any]]:
+    return [r for r in read_journal(where / "journal.jsonl") if r.get("event") == "resume"]

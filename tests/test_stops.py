@@ -265,3 +265,31 @@ def test_processes_are_refused_with_one_status_what_one_process_is_refused(tmp_p
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert "recipe.batch_size: 255 cannot be shared equally by 2 processes" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_seeds_that_are_stopped_save_and_nothing_more_is_started(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    first, second = (tiny_config("dense", epochs=200, seed=seed) for seed in (1, 2))
+    process = spawn(first, tmp_path, "--seeds", "1,2", "--at-once", "1")
+    wait_for_epochs(process, tmp_path / first.run_name, 1)
+    process.send_signal(number)
+    status, line = ended(process)
+    assert status == (130 if number is signal.SIGINT else 75)
+    assert line.startswith(f"seed 1 | {first.run_name} was stopped by {number.name}")
+    assert list((tmp_path / first.run_name / "checkpoint").glob("step-*.pt"))
+    assert not (tmp_path / second.run_name).exists()
+
+
+def test_a_seed_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    good, bad = (tiny_config("dense", seed=seed) for seed in (2, 1))
+    # In the place of the folder that the first seed would make.
+    (tmp_path / bad.run_name).write_text("")
+    process = spawn(good, tmp_path, "--seeds", "1,2", "--at-once", "1")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4
+    assert f"seed 1 | error: run {bad.run_name} cannot be written" in errors
+    result = read_result(tmp_path / good.run_name)
+    assert result is not None
+    assert result["status"] == "finished"
