@@ -53,7 +53,7 @@ BENCH ?= $(RESULTS)/benchmarks
 bench: $(VENV)/dev
 	@mkdir -p $(BENCH)
 	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
-	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 1280 --compile off --precisions fp32 \
+	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 320 --rounds 17 --compile off --precisions fp32 \
 		--methods acdc,gmp,rigl,set,top_kast --json $(BENCH)/methods.json
 	$(BIN)/python -m tests.benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
 	$(BIN)/python -m tests.benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
