@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +147,7 @@ def train(
     text: str | None,
     **options: Any,
 ) -> None:
-    r"""Train one run, or go on with it where it was interrupted.
+    """Train one run, or go on with it where it was interrupted.
 
     A run is fixed by its configuration. Its directory is named after it and holds the journal, the
     weights and, once it has finished, result.json. A finished run is not trained again. On SIGTERM,
@@ -161,7 +159,7 @@ def train(
       acdc train --method acdc --sparsity 0.9 --dataset digits
       acdc train --method rigl --set settings.distribution=erk --sparsity 0.95
       acdc methods        # what can be trained, and each method's settings
-    """
+    """  # noqa: D301
     if threads is not None:
         # Read by OpenMP when torch is imported, which happens below.
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -181,6 +179,7 @@ def train(
     import torch
 
     from acdc.ranks import from_environment, local_device
+    from acdc.reporters import Lines, Reporter, Silent, Terminal
     from acdc.runs import Options, run
     from acdc.training import Engine
 
@@ -196,7 +195,7 @@ def train(
         attempt=attempt,
     )
     if not ranks.first:
-        reporter: Any = Silent()
+        reporter: Reporter = Silent()
     elif sys.stderr.isatty():
         reporter = Terminal()
     else:
@@ -338,84 +337,6 @@ def summary(result: dict[str, Any], runs: Path) -> list[str]:
         )
         lines += [f"  {name:6}  not certified: {reason}" for reason in certificate["failures"]]
     return lines
-
-
-def say(text: str) -> None:
-    """Say something to whoever still listens; a run does not end with the reader of its log."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
-
-
-class Terminal:
-    """A progress bar, for a person at a terminal."""
-
-    def start(self, config: Any, first: Any) -> None:
-        from tqdm import tqdm
-
-        self.done, self.epochs = first.epoch, config.epochs
-        self.bar = tqdm(
-            total=config.epochs * first.batches_per_epoch,
-            initial=first.iteration,
-            desc=config.slug,
-            unit="step",
-            dynamic_ncols=True,
-        )
-
-    def step(self) -> None:
-        self.bar.update()
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        self.done += 1
-        self.bar.set_postfix_str(
-            f"epoch {record['epoch']}, {record['phase']}, "
-            f"validation {100 * record['val_accuracy']:.1f} %"
-        )
-        if self.done == self.epochs:
-            self.bar.close()
-
-    def say(self, text: str) -> None:
-        say(text)
-
-
-class Lines:
-    """Plain lines, one an epoch, for a log."""
-
-    def start(self, config: Any, first: Any) -> None:
-        self.epochs = config.epochs
-        self.first = first.iteration / first.batches_per_epoch
-        self.started = time.monotonic()
-        self.say(f"{config.run_name}: epochs {first.epoch} to {config.epochs}")
-
-    def step(self) -> None:
-        pass
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        done = record["epoch"] + 1 - self.first
-        left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
-        self.say(
-            f"epoch {record['epoch']:3d}  {record['phase']:6}  sparsity {record['sparsity']:.4f}"
-            f"  loss {record['train_loss']:.4f}  validation {100 * record['val_accuracy']:.2f} %"
-            f"  {record['train_s']:.1f} s, {left:.0f} s left"
-        )
-
-    def say(self, text: str) -> None:
-        say(text)
-
-
-class Silent:
-    """Nothing, for the ranks that nobody listens to."""
-
-    def start(self, config: Any, first: Any) -> None:
-        pass
-
-    def step(self) -> None:
-        pass
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
 
 
 @cli.command()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import io
-import json
-import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -24,14 +21,12 @@ from acdc.certificate import certify
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
 from acdc.errors import (
-    DeviceMemoryError,
     Diverged,
     Interrupted,
     Resumable,
-    RunDirectoryError,
-    SuiteError,
 )
 from acdc.evaluation import dead_filters
+from acdc.failures import NoModelError, refuse_to_repeat, remembered, told
 from acdc.files import remove_temporary, write_json, write_text
 from acdc.journal import Journal
 from acdc.lease import Lease
@@ -39,21 +34,11 @@ from acdc.method import Product, Start
 from acdc.products import Shelf, digests, optimizer_name, verified, weights_name
 from acdc.provenance import record as record_provenance
 from acdc.ranks import Ranks
+from acdc.reporters import Reporter
 from acdc.results import RESULT, SCHEMA, read_result
 from acdc.schedules import Step
 from acdc.stops import StopRequests
 from acdc.training import Engine, Totals, Trainer
-
-FAILED = "failed.json"
-
-
-class Reporter(Protocol):
-    """What a run tells the person who watches."""
-
-    def start(self, config: RunConfig, first: Step) -> None: ...
-    def step(self) -> None: ...
-    def epoch(self, record: dict[str, Any]) -> None: ...
-    def say(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -456,12 +441,6 @@ class Run:
         }
 
 
-class NoModelError(SuiteError):
-    """A method has trained to the end without naming a product."""
-
-    recurs = True
-
-
 def run(
     config: RunConfig,
     options: Options,
@@ -492,8 +471,8 @@ def run(
         return done
     lease = Lease(folder)
     with (
-        _remembered(folder, ranks),
-        _told(config.run_name, folder),
+        remembered(folder, ranks),
+        told(config.run_name, folder),
         contextlib.ExitStack() as stack,
     ):
         done = ranks.ask_first(lambda: _enter(config, options, lease, stack))
@@ -509,12 +488,12 @@ def _enter(
 ) -> dict[str, Any] | None:
     """Take the run's directory for oneself; return the result that another has left meanwhile."""
     folder = lease.folder
-    with _told(config.run_name, folder):
+    with told(config.run_name, folder):
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(lease.held(options.wait_s))
         done = read_result(folder)
         if done is None:
-            _refuse_to_repeat(folder, options.attempt)
+            refuse_to_repeat(folder, options.attempt)
             remove_temporary(folder)
             remove_temporary(folder / "checkpoint")
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
@@ -537,68 +516,3 @@ def _train(this: Run) -> dict[str, Any]:
             this.trainer.feed.close()
     this.ranks.ask_first(lambda: this.conclude(result))
     return result
-
-
-@contextlib.contextmanager
-def _told(run_name: str, folder: Path) -> Iterator[None]:
-    """Turn what the surroundings can do to a run into one sentence that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # torch has a class only for what its own allocator of GPU memory is refused.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not re.search(
-            "out of memory|allocate memory|ALLOC_FAILED", str(error)
-        ):
-            raise
-        asked = re.search(r"ried to allocate ([0-9.]+ \w+)", str(error))
-        detail = f" (it asked for {asked[1]} more)" if asked else ""
-        raise DeviceMemoryError(
-            f"run {run_name} does not fit the device's memory{detail}; share its batches among "
-            "several GPUs (--processes), give it a GPU of its own, or use precision bf16"
-        ) from error
-    except OSError as error:
-        place = Path(error.filename) if error.filename else folder
-        remedies = {
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "free some space or have the quota raised",
-            errno.EROFS: "mount it for writing or choose another folder with --runs",
-            errno.EACCES: "have it made writable or choose another folder with --runs",
-        }
-        remedy = remedies.get(error.errno or 0, "mend that")
-        raise RunDirectoryError(
-            f"run {run_name} cannot be written: {place}: {error.strerror or error}; {remedy} and "
-            "start again, which goes on from the last checkpoint"
-        ) from error
-
-
-@contextlib.contextmanager
-def _remembered(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Write down an error that is bound to recur, for the next attempt."""
-    try:
-        yield
-    except (OSError, RuntimeError):
-        raise  # of the disk or the device: next time it may be better
-    except Exception as error:
-        recurs = error.recurs if isinstance(error, SuiteError) else True
-        if recurs and ranks.first and folder.is_dir():
-            status = getattr(error, "exit_status", 1)
-            text = str(error) if isinstance(error, SuiteError) else repr(error)
-            write_json(folder / FAILED, {"error": text, "exit_status": status})
-        raise
-
-
-class Recurring(SuiteError):
-    """An attempt at what has failed before for a reason that is still there."""
-
-    def __init__(self, text: str, exit_status: int) -> None:
-        super().__init__(text)
-        self.exit_status = exit_status
-
-
-def _refuse_to_repeat(folder: Path, attempt: int) -> None:
-    """End a further attempt at what is bound to fail as the first one did."""
-    path = folder / FAILED
-    if attempt > 1 and path.exists():
-        failure = json.loads(path.read_text(encoding="utf-8"))
-        raise Recurring(f"as in the attempt before: {failure['error']}", failure["exit_status"])
-    path.unlink(missing_ok=True)

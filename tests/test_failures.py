@@ -19,9 +19,10 @@ from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
+from acdc.failures import FAILED
 from acdc.lease import LEASE
 from acdc.method import get_method
-from acdc.runs import FAILED, Options, run
+from acdc.runs import Options, run
 from tests.support import (
     Silent,
     Uninterrupted,

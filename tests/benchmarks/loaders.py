@@ -168,7 +168,7 @@ class ByteSet(Dataset[Tensor]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> Tensor:
-        raise NotImplementedError
+        return self.__getitems__([number])
 
     def __getitems__(self, numbers: list[int]) -> Tensor:
         batch = torch.empty((len(numbers), SIZE, SIZE, 3), dtype=torch.uint8)
