@@ -43,7 +43,7 @@ class Recipe(Frozen):
 
     batch_size: int = Field(default=128, ge=2)
     """Images per step; the last, smaller batch of an epoch is left out."""
-    lr: float = Field(default=0.1, gt=0, le=1e38)
+    lr: float = Field(default=0.1, gt=0)
     """Base learning rate of SGD."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ import torch
 
 from acdc.config import RunConfig
 from tests.support import Silent, Uninterrupted, train
+
+# A shell has Ctrl-C ignored in what it starts in the background; what tests start must not inherit
+# that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: the time of an example depends on what else the machine does.
 hypothesis.settings.register_profile("suite", deadline=None)
