@@ -20,11 +20,7 @@ from acdc import flops
 from acdc.certificate import certify
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
-from acdc.errors import (
-    Diverged,
-    Interrupted,
-    Resumable,
-)
+from acdc.errors import Diverged, Interrupted, Resumable
 from acdc.evaluation import dead_filters
 from acdc.failures import NoModelError, refuse_to_repeat, remembered, told
 from acdc.files import remove_temporary, write_json, write_text
