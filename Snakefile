@@ -1,10 +1,11 @@
 # The whole suite as one DAG: data, training, theory, tables, figures, report, tracking.
 #
 #   snakemake -c2                               here, at smoke scale
-#   snakemake -c2 --config scale=quick          the same on the digits
-#   snakemake --profile slurm                   on a cluster
+#   snakemake -c2 --config scale=quick          a part of it on the digits
+#   snakemake --profile slurm                   on a cluster, at the paper's scale
+#   snakemake --profile slurm table05 figure03  these only, and the runs that they need
 #
-# Scales are in workflow/scales, experiments in workflow/experiments.
+# Scales are in workflow/scales, experiments in workflow/experiments; docs/cluster.md has the rest.
 
 from snakemake.utils import min_version
 
@@ -27,8 +28,29 @@ rule all:
     localrule: True
 
 
-# Only the runs, without anything made from them.
+# Only runs: all, or those that --config method=..., row=..., experiment=... and others choose.
 rule trained:
     input:
-        RESULTS,
+        results_of(CHOSEN),
     localrule: True
+
+
+# Each table and each figure by its name.
+for _table in TABLE_IDS:
+
+    rule:
+        name:
+            _table
+        input:
+            f"{FOLDER}/tables/{_table}.tex",
+        localrule: True
+
+
+for _figure in FIGURE_IDS + THEORY_IDS:
+
+    rule:
+        name:
+            _figure
+        input:
+            f"{FOLDER}/figures/{_figure}.pdf",
+        localrule: True

@@ -6,7 +6,7 @@ after the released code (IST-DASLab/ACDC: policies/pruners.py, recyclers.py, man
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -35,6 +35,7 @@ from acdc.selection import (
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -138,6 +139,17 @@ class ACDC(SparseMethod):
             check_pattern(
                 config.layers, exempt, settings.pattern, settings.grouping, config.sparsity
             )
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        settings: Settings = outlook.settings
+        # N:M leaves every layer the same share.
+        together = settings.pattern is None and settings.distribution == "global"
+        spread = outlook.together if together else outlook.uniform
+        sparse = spread(outlook.config.sparsity)
+        densities = {"sparse": Densities(sparse, sparse), "dense": Densities({}, {})}
+        for phase in settings.resolve(outlook.config.epochs):
+            yield from [densities[phase.kind]] * (phase.end - phase.start)
 
     def setup(self, context: Context) -> None:
         super().setup(context)

@@ -6,16 +6,19 @@ configurations of the released code.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from acdc.acdc import ACDC, Settings, released_flops
 from acdc.errors import ConfigError
 from acdc.flops import LayerCost
-from acdc.method import Product, SparseMethod, Start
+from acdc.method import Densities, Product, SparseMethod, Start
 from acdc.schedules import Step
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class ACDCDense(SparseMethod):
@@ -47,6 +50,14 @@ class ACDCDense(SparseMethod):
     def starts_from(cls, config: RunConfig) -> Start | None:
         sparse = type(config).model_validate(config.model_dump() | {"method": "acdc"})
         return Start(sparse, product="dense", which="best", epoch=None)
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
+        return itertools.repeat(Densities({}, {}), outlook.config.epochs)
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return ()
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
         return released_flops(costs, self.densities())

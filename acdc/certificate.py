@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from acdc.flops import LayerCost
-from acdc.masks import count_zeros
+from acdc.counts import count_zeros
+
+if TYPE_CHECKING:
+    from acdc.flops import LayerCost
 
 # ERK rounds twice: the layers' budgets to whole weights, and each layer's share of their sum.
 ROUNDINGS = 2

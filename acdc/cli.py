@@ -38,7 +38,13 @@ class Lazy(click.Group):
 
 
 # Commands by what implements them; conformance stands beside acdc and baselines, and uses both.
-LAZY = {"conformance": "conformance.cli:conformance", "track": "acdc.tracking:track_command"}
+LAZY = {
+    "conformance": "conformance.cli:conformance",
+    "data": "acdc.data.command:data_command",
+    "plan": "workflow.plan:plan_command",
+    "stale": "workflow.stale:stale",
+    "track": "acdc.tracking:track_command",
+}
 
 
 @click.group(cls=Lazy, lazy=LAZY, context_settings=CONTEXT)
@@ -380,39 +386,6 @@ def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
         break_on_hyphens=False,
     )
     return text
-
-
-@cli.command()
-@click.argument("names", nargs=-1)
-@click.option(
-    "--manifest",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what was found as JSON.",
-)
-def data(names: tuple[str, ...], manifest: Path | None) -> None:
-    """Verify data sets against their checksums, by default all."""
-    from acdc.data import DATASETS
-    from acdc.errors import DataError
-    from acdc.files import write_json
-
-    unknown = [name for name in names if name not in DATASETS]
-    if unknown:
-        raise ConfigError(f"dataset: {unknown[0]!r} is unknown; {', '.join(DATASETS)} are accepted")
-    found = {}
-    for name in names or DATASETS:
-        try:
-            images = DATASETS[name].load()
-        except DataError as error:
-            if names:
-                raise
-            click.echo(f"{name}: {error}")
-            continue
-        splits = dict(images.sizes)
-        found[name] = {"title": DATASETS[name].title, "images": splits}
-        counts = ", ".join(f"{count} {split}" for split, count in splits.items())
-        click.echo(f"{name}: {DATASETS[name].title}: {counts} images, {DATASETS[name].verified}")
-    if manifest is not None:
-        write_json(manifest, found)
 
 
 @cli.group(cls=Lazy, lazy={"iht": "acdc.theory.experiment:iht_command"})

@@ -36,6 +36,7 @@ class Frozen(BaseModel):
 _LONGEST_VARIANT = 60
 
 Augmentation = Literal["none", "shift", "shift_flip", "crop_flip"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 class Recipe(Frozen):
@@ -107,7 +108,7 @@ class RunConfig(Frozen):
     """Passes over the training images."""
     seed: int = Field(default=1, ge=0)
     """Seed of initial weights, data order, augmentation and mask randomness."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the forward and backward pass; weights and masks are in single precision."""
 
     @field_validator("model")
@@ -210,9 +211,17 @@ class RunConfig(Frozen):
         """The name of the run's directory: slug and fingerprint."""
         return f"{self.slug}-{self.fingerprint}"
 
+    def with_seed(self, seed: int) -> RunConfig:
+        """Return the run with another seed, which needs no validation of the rest."""
+        return self.model_copy(update={"seed": seed})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain data."""
+        return self.model_dump(mode="json")
+
     def canonical_json(self) -> str:
         """Return the resolved configuration as JSON, the same text for the same configuration."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
 
 
 def parse_run(data: Any) -> RunConfig:

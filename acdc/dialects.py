@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.masks import Masks, count_zeros
+from acdc.counts import count_zeros
+from acdc.masks import Masks
 from acdc.ramps import (
     Ramp,
     bounded_cubic_ramp,

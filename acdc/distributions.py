@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
+from acdc.counts import count_zeros
 from acdc.errors import ConfigError
 from acdc.layers import Layers
-from acdc.masks import count_zeros
 
 Distribution = Literal["uniform", "erk", "er"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from acdc.data.feed import Feed, Split
+from acdc.data.images import Relabelled
 from acdc.ranks import Ranks
 
 
@@ -42,6 +43,40 @@ def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
     ranks.sum([correct, loss])
     images = feed.sizes[split]
     return Score(int(correct) / images, float(loss) / images)
+
+
+_AT_ONCE = 1000
+
+
+@torch.inference_mode()
+def evaluate_relabelled(
+    model: nn.Module, feed: Feed, relabelled: Relabelled, ranks: Ranks
+) -> dict[str, float]:
+    """Return how far a model has memorized the random labels of training images.
+
+    In evaluation mode, without augmentation; the ranks share the images.
+
+    Returns:
+        ``relabelled_given_accuracy``, the fraction classified as the label that they were given,
+        and ``relabelled_true_accuracy``, that classified as their own. One image in as many as
+        there are classes has the same label in both.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    own = relabelled.true_labels.to(device)
+    given_correct, true_correct = torch.zeros((2, 1), dtype=torch.int64, device=device)
+    mine = ranks.slice(len(relabelled))
+    for start in range(mine.start, mine.stop, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, mine.stop))
+        inputs, given = feed.samples(relabelled.numbers[part])
+        predicted = model(inputs).argmax(dim=1)
+        given_correct += (predicted == given).sum()
+        true_correct += (predicted == own[part]).sum()
+    ranks.sum([given_correct, true_correct])
+    return {
+        "relabelled_given_accuracy": int(given_correct) / len(relabelled),
+        "relabelled_true_accuracy": int(true_correct) / len(relabelled),
+    }
 
 
 def dead_filters(weights: dict[str, nn.Parameter]) -> int:

@@ -60,7 +60,8 @@ def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         layers: all prunable layers.
-        wanted: names of layers, or ``first``, ``last``, ``depthwise`` (of which there may be none).
+        wanted: names of layers, or ``first``, ``last``, ``depthwise``, ``shortcut`` (of the latter
+            two there may be none).
 
     Raises:
         ConfigError: a name is none of these, or no layer is left to prune.
@@ -70,6 +71,8 @@ def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
         "first": names[:1],
         "last": names[-1:],
         "depthwise": [name for name, layer in layers.items() if layer.kind == "depthwise"],
+        # As the networks here, and torchvision's, name the convolutions around a block.
+        "shortcut": [name for name in names if {"shortcut", "downsample"} & set(name.split("."))],
     }
     dense: set[str] = set()
     for name in wanted:

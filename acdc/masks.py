@@ -5,21 +5,14 @@ A mask is a boolean tensor of its weight's shape, true where the weight is activ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from acdc.counts import count_zeros
+
 Masks = dict[str, Tensor]
-
-
-def count_zeros(sparsity: float, size: int) -> int:
-    """Return how many of ``size`` weights are zero at ``sparsity``: floor(sparsity * size).
-
-    The rule of RigL's ``get_mask_random`` (rigl/sparse_utils.py), used for every method here.
-    """
-    return math.floor(sparsity * size)
 
 
 def random_masks(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -28,6 +29,7 @@ from acdc.schedules import Step
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 Product = Literal["sparse", "dense"]
 
@@ -35,6 +37,9 @@ Product = Literal["sparse", "dense"]
 # package, so that a new file there is a new method, with nothing to register.
 OWN = ("acdc", "acdc_dense")
 BASELINES = "baselines"
+
+STORED_BYTES = (1, 4)
+"""What ``SparseMethod.state_bytes`` is where pruned weights are stored: masks and values."""
 
 
 class MethodSettings(BaseModel):
@@ -80,8 +85,8 @@ class ScopedSettings(MethodSettings):
     """The settings of a method that can be told to leave layers alone."""
 
     dense_layers: tuple[str, ...] = ()
-    """Layers that stay dense: names of weights, or first, last, depthwise; the sparsity counts over
-    the others."""
+    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; the sparsity
+    counts over the others."""
 
     @field_validator("dense_layers")
     @classmethod
@@ -150,7 +155,7 @@ class Densities:
     """Per layer, the fraction of weights in the forward pass and of weights that get a gradient.
 
     The error is back-propagated through the forward weights, so a step costs
-    2 f(forward) + f(gradient) FLOPs (paper, Appendix C.2).
+    2 f(forward) + f(gradient) FLOPs (paper, Appendix C.2). A layer that is not named is dense.
     """
 
     forward: dict[str, float]
@@ -239,6 +244,31 @@ class SparseMethod:
     def starts_from(cls, config: RunConfig) -> Start | None:
         """Return the run whose weights this one starts from, or none: from initial weights."""
         return None
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
+        """Return, before a run begins, the densities expected at the end of each of its epochs.
+
+        Of all epochs, also those before the one that it starts with. By default the sparsity is
+        there from the first, over all layers together, and gradients are confined to the weights
+        that are left.
+        """
+        sparse = outlook.together(outlook.config.sparsity)
+        return itertools.repeat(Densities(sparse, sparse), outlook.config.epochs)
+
+    @classmethod
+    def further_gradients(cls, config: RunConfig) -> int:
+        """Return on how many images gradients are taken outside of training's own steps."""
+        return 0
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        """Return what the last checkpoint holds of each weight that is pruned: its masks.
+
+        One number for each tensor of the weight's shape, the bytes of an element; weights and
+        momentum not counted.
+        """
+        return (1,)
 
     def setup(self, context: Context) -> None:
         """Take hold of the weights and make the first masks."""

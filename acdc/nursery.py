@@ -190,9 +190,11 @@ def _import_all() -> None:
     import acdc.cli
     import acdc.runs  # noqa: F401
     from acdc.method import get_method, method_names
+    from acdc.sources import LOADED
 
     for name in method_names():
         get_method(name)
+    LOADED.parse()
     gc.freeze()  # children share these objects' memory as long as nobody writes to it
 
 

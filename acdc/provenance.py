@@ -1,8 +1,7 @@
-"""Where a result comes from: revision, package versions, hardware, job."""
+"""Where a result comes from: code, package versions, hardware, job."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -13,7 +12,10 @@ from typing import Any
 
 import torch
 
+from acdc.config import RunConfig
 from acdc.files import write_json
+from acdc.ranks import Ranks
+from acdc.sources import LOADED
 
 # What results are made by, as paths from the root of the repository; new files count too.
 SCIENCE = (":/acdc", ":/baselines", ":/workflow")
@@ -38,21 +40,6 @@ def git_revision() -> dict[str, Any]:
     return {"revision": revision, "clean": status == "" if status is not None else None}
 
 
-def source_digest() -> str:
-    """Return one digest of the modules that results depend on.
-
-    Results whose science has changed since can be told by it; moving or touching files does not
-    change it.
-    """
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(
-        path for name in ("acdc", "baselines") for path in root.glob(f"{name}/**/*.py")
-    ):
-        digest.update(f"{path.relative_to(root)} ".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -72,24 +59,28 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return all that is recorded of the circumstances of a run."""
     return {
         "git": git_revision(),
-        "source_digest": source_digest(),
+        "modules": LOADED.fingerprint(config),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "hardware": hardware(device),
+        "ranks": ranks.count,
+        "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()}",
         "job": os.environ.get("SLURM_JOB_ID"),
     }
 
 
-def record(folder: Path, device: torch.device) -> None:
-    """Write down what a run is made by; a resumed run adds to what it was begun by."""
+def record(
+    folder: Path, config: RunConfig, device: torch.device, ranks: Ranks, *, resumed: bool
+) -> None:
+    """Write down what a run is made by; an attempt that goes on adds to those before it."""
     path = folder / "provenance.json"
-    now = provenance(device)
-    if path.exists():
+    now = provenance(config, device, ranks)
+    if resumed and path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))
         now = {**begun, "resumed": [*begun.get("resumed", []), now]}
     write_json(path, now)

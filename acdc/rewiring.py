@@ -8,7 +8,8 @@ rigl/sparse_optimizers_base.py and rigl/sparse_utils.py.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +22,9 @@ from acdc.errors import ConfigError
 from acdc.flops import LayerCost, step_flops
 from acdc.masks import random_masks
 from acdc.method import (
+    STORED_BYTES,
     Context,
+    Densities,
     Deviation,
     ScopedSettings,
     SparseMethod,
@@ -34,6 +37,7 @@ from acdc.selection import top_k_mask
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class SparseStartSettings(ScopedSettings):
@@ -42,8 +46,8 @@ class SparseStartSettings(ScopedSettings):
     distribution: Distribution = "uniform"
     """The same sparsity in every layer, Erdos-Renyi-Kernel (erk) or Erdos-Renyi (er)."""
     dense_layers: tuple[str, ...] = ("first",)
-    """Layers that stay dense: names of weights, or first, last, depthwise; by default the first
-    with uniform and none with erk and er, as in RigL."""
+    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; by default
+    the first with uniform and none with erk and er, as in RigL."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +119,15 @@ class SparseStart(SparseMethod):
         dense = settings.exempt(config.layers)
         layer_sparsities(config.layers, settings.distribution, config.sparsity, dense)
 
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
+        config, settings = outlook.config, outlook.settings
+        sparsities = layer_sparsities(
+            config.layers, settings.distribution, config.sparsity, outlook.exempt
+        )
+        sparse = outlook.kept(sparsities)
+        return itertools.repeat(Densities(sparse, sparse), config.epochs)
+
     def setup(self, context: Context) -> None:
         super().setup(context)
         sparsities = layer_sparsities(
@@ -152,6 +165,10 @@ class Rewiring(SparseStart, abc.ABC):
             raise ConfigError(
                 f"sparsity: 0 leaves {cls.label} nothing to move; a value above 0 is accepted"
             )
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return STORED_BYTES
 
     def setup(self, context: Context) -> None:
         super().setup(context)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import io
 import signal
 import time
 from collections.abc import Mapping
@@ -12,26 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import load, load_file
 
-from acdc import flops
-from acdc.certificate import certify
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
 from acdc.errors import Diverged, Interrupted, Resumable
-from acdc.evaluation import dead_filters
 from acdc.failures import NoModelError, refuse_to_repeat, remembered, told
 from acdc.files import remove_temporary, write_json, write_text
 from acdc.journal import Journal
 from acdc.lease import Lease
-from acdc.method import Product, Start
-from acdc.products import Shelf, digests, optimizer_name, verified, weights_name
+from acdc.method import Start
+from acdc.products import Shelf, digests
 from acdc.provenance import record as record_provenance
 from acdc.ranks import Ranks
+from acdc.records import Records
 from acdc.reporters import Reporter
-from acdc.results import RESULT, SCHEMA, read_result
+from acdc.results import RESULT, read_result
 from acdc.schedules import Step
 from acdc.stops import StopRequests
 from acdc.training import Engine, Totals, Trainer
@@ -95,15 +90,6 @@ class Run:
         self.pace = Pace(options.checkpoint_interval_s, options.checkpoint_share)
         self.checked = time.monotonic()
         self.stopping = False
-        self.progress: dict[str, Any] = {
-            "train_flops": 0.0,
-            "train_flops_published": 0.0,
-            "train_s": 0.0,
-            "wall_s": 0.0,
-            "checkpoint_s": 0.0,
-            "attempts": 0,
-            "mask_changes": [],
-        }
 
     def prepare(self) -> None:
         """Load data, build the network, take up a checkpoint or the run that this starts from."""
@@ -116,13 +102,16 @@ class Run:
         # Before anything of this run takes up memory.
         parent = self._parent(start) if start is not None else None
         self.trainer = Trainer(self.config, self.options.engine, self.ranks)
-        self.dense_flops = flops.dense_flops(self.trainer.costs)
+        self.records = Records(self.config, self.trainer, self.shelf)
         self.at = Step(0, 0, self.trainer.batches)
         self.totals: Totals | None = None
         device = self.trainer.device
         saved = None if newest is None else self.checkpoints.read(newest, device)
+        self.resumed = saved is not None
         if start is not None and parent is not None:
-            self.at = Step(self._take_up(start, parent), 0, self.trainer.batches)
+            folder = self.options.runs / start.config.run_name
+            first = self.records.take_up(start, folder, parent)
+            self.at = Step(first, 0, self.trainer.batches)
         self.trainer.begin()
         if saved is not None:
             self._resume(saved)
@@ -135,25 +124,9 @@ class Run:
         """Return the result of the run that this one starts from, which is trained if need be."""
         return run(start.config, self.options, self.reporter, self.ranks, self.stops)
 
-    def _take_up(self, start: Start, result: dict[str, Any]) -> int:
-        """Take over the weights, and the cost, of another run; return the epoch to begin with."""
-        folder = self.options.runs / start.config.run_name
-        if result["status"] != "finished":
-            raise Diverged(result["diverged_at"], f"{start.config.run_name} diverged")
-        weights = verified(folder, weights_name(start.product, start.which), result)
-        self.trainer.model.load_state_dict(load(weights))
-        self.progress["train_flops"] = result["flops"]["training"]
-        self.progress["train_flops_published"] = result["flops"]["training_published"]
-        if start.epoch is not None:
-            return start.epoch
-        content = io.BytesIO(verified(folder, optimizer_name(start.product), result))
-        state = torch.load(content, map_location=self.trainer.device, weights_only=True)
-        self.trainer.optimizer.load_state_dict(state)
-        return int(result["products"][start.product][start.which]["epoch"]) + 1
-
     def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
-        self.progress = state["progress"]
+        self.records.progress = state["progress"]
         self.shelf.take_up(state["products"], state["files"])
         self.at = Step(state["epoch"], state["batch"], self.trainer.batches)
         if self.at.batch:
@@ -181,7 +154,8 @@ class Run:
         for event in self.trainer.method.events.drain():
             self.write({"epoch": epoch, **event})
             if event.get("mask_change"):
-                self.progress["mask_changes"].append({"epoch": epoch, **event["mask_change"]})
+                change = {"epoch": epoch, **event["mask_change"]}
+                self.records.progress["mask_changes"].append(change)
 
     def train(self) -> None:
         """Train what is left.
@@ -190,7 +164,7 @@ class Run:
             Resumable: a signal asked for it; a checkpoint has been written.
             Diverged: a loss is not finite.
         """
-        self.progress["attempts"] += 1
+        self.records.progress["attempts"] += 1
         self.reporter.start(self.config, self.at)
         for epoch in range(self.at.epoch, self.config.epochs):
             first = self.at.batch
@@ -199,7 +173,8 @@ class Run:
                 self.trainer.begin_epoch(epoch)
                 self.write_events(epoch)
             self.trainer.train(epoch, first, self.totals, self.after_step)
-            record = self.end_epoch(epoch)
+            self.write_events(epoch)
+            record = self.records.end_epoch(epoch, self.records.summed(self.totals))
             self.at, self.totals = Step(epoch + 1, 0, self.trainer.batches), None
             self.write(record)
             self.reporter.epoch(record)
@@ -224,7 +199,7 @@ class Run:
         elif wish == Wish.CHECK:
             self.checked = time.monotonic()
             assert self.totals is not None
-            self.summed(self.totals).check(step.epoch)
+            self.records.summed(self.totals).check(step.epoch)
 
     def wish(self) -> Wish:
         """Return what this rank wants after a step."""
@@ -236,12 +211,6 @@ class Run:
             return Wish.CHECK
         return Wish.NOTHING
 
-    def summed(self, totals: Totals) -> Totals:
-        """Return an epoch's sums over all ranks."""
-        loss, correct = totals.loss.clone(), totals.correct.clone()
-        self.ranks.sum([loss, correct])
-        return Totals(loss / self.ranks.count, correct, totals.seconds)
-
     def save(self) -> None:
         """Write a checkpoint of where the run is.
 
@@ -251,14 +220,14 @@ class Run:
         started = time.monotonic()
         totals = None
         if self.totals is not None:
-            summed = self.summed(self.totals)
+            summed = self.records.summed(self.totals)
             summed.check(self.at.epoch)
             totals = {**vars(summed), "loss": summed.loss * self.ranks.count}
             self.write_events(self.at.epoch)
         self.ranks.ask_first(lambda: self._save(totals))
         self.ranks.withdraw(below=Wish.STOP)
         self.pace.wrote(started)
-        self.progress["checkpoint_s"] += self.pace.cost_s
+        self.records.progress["checkpoint_s"] += self.pace.cost_s
         self.checked = time.monotonic()
 
     def _save(self, totals: dict[str, Any] | None) -> None:
@@ -270,7 +239,7 @@ class Run:
             "batch": self.at.batch,
             "totals": totals,
             "trainer": self.trainer.state_dict(),
-            "progress": {**self.progress, "wall_s": self.wall_s()},
+            "progress": {**self.records.progress, "wall_s": self.wall_s()},
             "products": self.shelf.records,
             "files": self.shelf.digests,
             "journal_length": self.journal.length,
@@ -288,76 +257,20 @@ class Run:
             "the same command goes on with it"
         )
 
-    def end_epoch(self, epoch: int) -> dict[str, Any]:
-        """Evaluate after an epoch, keep its weights where they are the best, and describe it."""
-        trainer, progress = self.trainer, self.progress
-        step = Step(epoch, trainer.batches - 1, trainer.batches)
-        self.write_events(epoch)
-        assert self.totals is not None
-        totals = self.summed(self.totals)
-        totals.check(epoch)
-        progress["train_s"] += totals.seconds
-        validation = trainer.score("validation")
-        # The training loss is measured before each step: the last one shows only here.
-        if not validation.finite:
-            raise Diverged(epoch, f"the validation loss is {validation.loss}")
-        densities = trainer.method.densities()
-        nonzeros = trainer.nonzeros()
-        spent = flops.step_flops(trainer.costs, densities.forward, densities.gradient)
-        progress["train_flops"] += spent * trainer.images_per_epoch
-        published = trainer.method.published_flops(trainer.costs)
-        progress["train_flops_published"] += published * trainer.images_per_epoch
-        product = trainer.method.product(step)
-        if product is not None:
-            kept = trainer.method.kept()
-            self.shelf.keep(product, epoch, validation, kept, trainer.model, trainer.optimizer)
-        total = sum(cost.weights for cost in trainer.costs)
-        return {
-            "epoch": epoch,
-            "phase": trainer.method.phase(step),
-            "product": product,
-            "learning_rate": trainer.optimizer.param_groups[0]["lr"],
-            "sparsity": 1 - sum(nonzeros.values()) / total,
-            "train_loss": float(totals.loss) / trainer.batches,
-            "train_accuracy": int(totals.correct) / trainer.images_per_epoch,
-            "val_loss": validation.loss,
-            "val_accuracy": validation.accuracy,
-            "forward_flops": trainer.inference_flops(nonzeros),
-            "train_flops": progress["train_flops"],
-            "train_flops_published": progress["train_flops_published"],
-            "nonzeros": nonzeros,
-            "dead_filters": dead_filters(trainer.weights),
-            "train_s": round(totals.seconds, 3),
-        }
-
     def finish(self) -> dict[str, Any]:
         """Evaluate the products on the test images and return the final record."""
-        trainer = self.trainer
         if self.at.epoch == self.config.epochs and not self.shelf.records["last"]:
-            # Nothing to train: the method's work was done in its setup.
-            step = Step(self.config.epochs - 1, trainer.batches - 1, trainer.batches)
-            validation = trainer.score("validation")
-            product: Product = trainer.method.product(step) or "sparse"
-            kept = trainer.method.kept()
-            self.shelf.keep(product, step.epoch, validation, kept, trainer.model, trainer.optimizer)
+            self.records.keep_untrained()
             self.ranks.ask_first(self.shelf.write)
         self.ranks.ask_first(self.publish)
         started = time.perf_counter()
-        products: dict[str, Any] = {}
-        for name, last in self.shelf.records["last"].items():
-            best = self.shelf.records["best"][name]
-            assessed = self.assess(name, "last")
-            same = best["epoch"] == last["epoch"]
-            products[name] = {
-                "last": assessed,
-                "best": assessed if same else self.assess(name, "best"),
-            }
+        products = self.records.assess_all(self.folder)
         if not products:
             raise NoModelError(
                 f"{self.config.run_name} has trained without yielding a model; a method has to "
                 "name its product by the last epoch"
             )
-        result = self.record("finished")
+        result = self.records.final("finished", self.wall_s())
         result["products"] = products
         result["files"] = digests(self.folder)
         result["timings"]["test_s"] = round(time.perf_counter() - started, 3)
@@ -375,66 +288,9 @@ class Run:
         self.checkpoints.drop(keep=1)
         self.shelf.sweep(keep=1)
 
-    def assess(self, product: str, which: str) -> dict[str, Any]:
-        """Evaluate one kept model on the test images, and certify the weights that were used."""
-        trainer = self.trainer
-        kept = self.shelf.records[which][product]
-        weights = self.folder / weights_name(product, which)
-        trainer.model.load_state_dict(load_file(weights, device=str(trainer.device)))
-        test = trainer.score("test")
-        # Counted in the very weights that were just evaluated.
-        nonzeros = trainer.nonzeros()
-        return {
-            "epoch": kept["epoch"],
-            "val_accuracy": kept["accuracy"],
-            "val_loss": kept["loss"],
-            "test_accuracy": test.accuracy,
-            "test_loss": test.loss,
-            "inference_flops": trainer.inference_flops(nonzeros),
-            "certificate": certify(
-                self.config.sparsity if product == "sparse" else 0.0,
-                trainer.costs,
-                kept=kept["kept"],
-                nonzeros=nonzeros,
-                exempt=trainer.method.exempt,
-                tolerance=trainer.method.sparsity_tolerance,
-                dead_filters=dead_filters(trainer.weights),
-            ),
-        }
-
     def wall_s(self) -> float:
         """Return the seconds that the run has taken, earlier attempts up to their checkpoints."""
-        return float(self.progress["wall_s"]) + time.monotonic() - self.started
-
-    def record(self, status: str) -> dict[str, Any]:
-        """Return the parts of the final record that do not depend on how the run ended."""
-        method = self.config.method_class
-        images = self.trainer.images_per_epoch * self.config.epochs
-        return {
-            "schema": SCHEMA,
-            "status": status,
-            "run": self.config.run_name,
-            "fingerprint": self.config.fingerprint,
-            "config": self.config.model_dump(mode="json"),
-            "label": method.label,
-            "variant": self.config.settings.variant(),
-            "primary": method.products[0],
-            "flops": {
-                "dense_inference": self.dense_flops,
-                "dense_training": 3 * self.dense_flops * images,
-                "training": self.progress["train_flops"],
-                "training_published": self.progress["train_flops_published"],
-                "published_formula": method.flops_formula,
-            },
-            "mask_changes": self.progress["mask_changes"],
-            "prunable_weights": sum(cost.weights for cost in self.trainer.costs),
-            "timings": {
-                "wall_s": round(self.wall_s(), 3),
-                "train_s": round(self.progress["train_s"], 3),
-                "checkpoint_s": round(self.progress["checkpoint_s"], 3),
-                "attempts": self.progress["attempts"],
-            },
-        }
+        return float(self.records.progress["wall_s"]) + time.monotonic() - self.started
 
 
 def run(
@@ -500,12 +356,14 @@ def _train(this: Run) -> dict[str, Any]:
     try:
         this.prepare()
         if this.ranks.first:
-            record_provenance(this.folder, this.trainer.device)
+            record_provenance(
+                this.folder, this.config, this.trainer.device, this.ranks, resumed=this.resumed
+            )
         this.train()
         result = this.finish()
     except Diverged as error:
         this.reporter.say(f"{this.config.run_name} diverged: {error}")
-        result = this.record("diverged")
+        result = this.records.final("diverged", this.wall_s())
         result |= {"products": {}, "diverged_at": error.epoch, "diverged": str(error)}
     finally:
         if hasattr(this, "trainer"):

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from acdc.masks import Masks, count_zeros
+from acdc.counts import count_zeros
+from acdc.masks import Masks
 
 Array = npt.NDArray[Any]
 

@@ -18,6 +18,7 @@ import yaml
 
 from acdc.errors import SuiteError
 from acdc.results import RESULT
+from acdc.sources import source_digest
 
 JOURNAL = "journal.jsonl"
 # The result is read first: once it is there, the journal is complete.
@@ -190,7 +191,7 @@ class Snapshot:
             "git_revision": git.get("revision"),
             "git_clean": git.get("clean"),
             "mlflow.source.git.commit": git.get("revision"),
-            "source_digest": self.provenance.get("source_digest"),
+            "source_digest": source_digest(self.provenance),
         }
         return {key: str(value) for key, value in tags.items() if value is not None}
 

@@ -19,7 +19,7 @@ from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.data.feed import FeedPlan
 from acdc.errors import Diverged
-from acdc.evaluation import Score, evaluate
+from acdc.evaluation import Score, evaluate, evaluate_relabelled
 from acdc.layers import prunable_layers, prunable_weights
 from acdc.masks import count_nonzeros
 from acdc.method import Context
@@ -251,6 +251,12 @@ class Trainer:
     def score(self, split: Literal["validation", "test"]) -> Score:
         """Evaluate the weights as they are now."""
         return evaluate(self.model, self.feed, split, self.ranks)
+
+    def memorized(self) -> dict[str, float]:
+        """Return the accuracies on training images with random labels, if the set has some."""
+        if self.feed.relabelled is None:
+            return {}
+        return evaluate_relabelled(self.model, self.feed, self.feed.relabelled, self.ranks)
 
     def inference_flops(self, nonzeros: Mapping[str, int]) -> float:
         """Return the FLOPs of one image at these numbers of non-zero weights."""

@@ -28,5 +28,9 @@ class Dense(SparseMethod):
                 f"sparsity: {config.sparsity} does not go with method dense; 0 is accepted"
             )
 
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return ()
+
     def product(self, step: Step) -> Product | None:
         return "dense"

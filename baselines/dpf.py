@@ -6,14 +6,16 @@ No code of the authors was within reach.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from acdc.masks import Masks, count_nonzeros
 from acdc.method import (
+    STORED_BYTES,
     Context,
+    Densities,
     Deviation,
     Product,
     ScopedSettings,
@@ -24,6 +26,10 @@ from acdc.method import (
 from acdc.ramps import cubic_ramp
 from acdc.schedules import Step
 from acdc.selection import global_magnitude_masks, layer_magnitude_masks
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -42,6 +48,11 @@ class Settings(ScopedSettings):
     def _ordered(self) -> Settings:
         check_order(self.begin, self.end)
         return self
+
+    def ramp(self, iterations: int) -> tuple[int, int]:
+        """Return after how many steps the ramp begins and ends."""
+        begin = min(round(self.begin * iterations), iterations - 1)
+        return begin, max(round(self.end * iterations), begin + 1)
 
 
 class DPF(SparseMethod):
@@ -79,11 +90,25 @@ class DPF(SparseMethod):
     )
     Settings = Settings
 
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        settings: Settings = outlook.settings
+        begin, end = settings.ramp(outlook.iterations)
+        spread = outlook.together if settings.distribution == "global" else outlook.uniform
+        for steps in outlook.steps_taken():
+            update = steps - steps % settings.update_interval
+            if end <= steps:
+                update = max(update, end)
+            level = cubic_ramp(update, begin, end, 0.0, outlook.config.sparsity)
+            yield Densities(spread(level), {})
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return STORED_BYTES
+
     def setup(self, context: Context) -> None:
         super().setup(context)
-        length = context.iterations
-        self.begin = min(round(self.settings.begin * length), length - 1)
-        self.end = max(round(self.settings.end * length), self.begin + 1)
+        self.begin, self.end = self.settings.ramp(context.iterations)
         self.stored = StoredWeights()
         self._update(0)
         self.stored.park(self.weights, self.masks)

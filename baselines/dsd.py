@@ -6,6 +6,7 @@ the paper's description.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ from acdc.errors import ConfigError
 from acdc.masks import count_nonzeros
 from acdc.method import (
     Context,
+    Densities,
     Deviation,
     Product,
     ScopedSettings,
@@ -26,6 +28,7 @@ from acdc.selection import layer_magnitude_masks
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -101,6 +104,18 @@ class DSD(SparseMethod):
                 f"{settings.sparse_begin} and settings.sparse_end {settings.sparse_end}, one of "
                 "the three phases would vanish; more epochs are accepted"
             )
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        settings: Settings = outlook.settings
+        begin, end = settings.sparse_epochs(outlook.config.epochs)
+        sparse = outlook.uniform(outlook.config.sparsity)
+        for epoch in range(outlook.config.epochs):
+            yield Densities(sparse, sparse) if begin <= epoch < end else Densities({}, {})
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return ()
 
     def setup(self, context: Context) -> None:
         super().setup(context)

@@ -6,7 +6,7 @@ Elsen and Hooker 2019 (threshold decay 0) and by RigL's baseline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,9 @@ from acdc.errors import ConfigError
 from acdc.flops import LayerCost, step_flops
 from acdc.masks import Masks, count_nonzeros
 from acdc.method import (
+    STORED_BYTES,
     Context,
+    Densities,
     Deviation,
     Product,
     ScopedSettings,
@@ -32,6 +34,7 @@ from acdc.schedules import Step
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -89,6 +92,11 @@ class Settings(ScopedSettings):
             # There is no step before which the end of training could have its update.
             grid = tuple(position for position in grid if position < length) or (begin,)
         return begin, end, grid
+
+    @property
+    def ranking(self) -> Distribution:
+        """How the weights are ranked: as said, or by default as the dialect does."""
+        return self.distribution or DIALECTS[self.dialect].distributions[0]
 
 
 class GMP(SparseMethod):
@@ -161,6 +169,28 @@ class GMP(SparseMethod):
                 f"longer ramp or more updates are accepted for dialect {settings.dialect}"
             )
 
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        config, settings = outlook.config, outlook.settings
+        dialect = DIALECTS[settings.dialect]
+        begin, end, grid = settings.plan(config.epochs, outlook.batches)
+        spread = outlook.together if settings.ranking == "global" else outlook.uniform
+        for epoch, steps in enumerate(outlook.steps_taken()):
+            reached = epoch if dialect.by_epoch else steps - (dialect.when == "before_step")
+            level = 0.0
+            if updates := [position for position in grid if position <= reached]:
+                level = dialect.ramp(
+                    updates[-1], begin, end, settings.initial_sparsity, config.sparsity
+                )
+            forward = spread(level)
+            yield Densities(forward, {} if dialect.dense_gradient else forward)
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        return STORED_BYTES if DIALECTS[settings.dialect].stored else (1,)
+
     def setup(self, context: Context) -> None:
         super().setup(context)
         begin, end, grid = self.settings.plan(context.config.epochs, context.batches_per_epoch)
@@ -221,8 +251,8 @@ class GMP(SparseMethod):
             name: self.dialect.score(weight, self.masks.get(name)).contiguous()
             for name, weight in self.ranked.items()
         }
-        distribution = self.settings.distribution or self.dialect.distributions[0]
-        groups = [scores] if distribution == "global" else [{n: s} for n, s in scores.items()]
+        together = self.settings.ranking == "global"
+        groups = [scores] if together else [{n: s} for n, s in scores.items()]
         masks: Masks = {}
         for group in groups:
             masks |= self.dialect.rule(group, self.rate, self.histogram)

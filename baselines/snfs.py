@@ -6,8 +6,8 @@ Dettmers and Zettlemoyer 2019, "Sparse networks from scratch", as restated for R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -15,9 +15,13 @@ from torch import Tensor
 
 from acdc.flops import LayerCost, dense_flops, forward_flops
 from acdc.masks import Masks
-from acdc.method import Context, Deviation
+from acdc.method import STORED_BYTES, Context, Densities, Deviation
 from acdc.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
 from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(RewiringSettings):
@@ -49,6 +53,15 @@ class SNFS(Rewiring):
     )
     flops_formula = "2 f_S + f_D (Evci et al. 2020, Appendix H)"
     Settings = Settings
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        for densities in super().forecast(outlook):
+            yield Densities(densities.forward, {})
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return (*STORED_BYTES, 4)
 
     def setup(self, context: Context) -> None:
         super().setup(context)

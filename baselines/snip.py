@@ -5,11 +5,16 @@ Lee, Ajanthan, Torr, ICLR 2019; namhoonlee/snip-public, snip/model.py and snip/p
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
-from acdc.masks import count_zeros
+from acdc.counts import count_zeros
 from acdc.method import Context, Deviation, ScopedSettings, SparseMethod, apply_masks
 from acdc.selection import top_k_masks
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
 
 
 class Settings(ScopedSettings):
@@ -47,6 +52,12 @@ class SNIP(SparseMethod):
         ),
     )
     Settings = Settings
+
+    @classmethod
+    def further_gradients(cls, config: RunConfig) -> int:
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        return settings.images
 
     def setup(self, context: Context) -> None:
         super().setup(context)

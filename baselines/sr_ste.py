@@ -6,7 +6,8 @@ Neural Networks From Scratch"; NM-sparsity/NM-sparsity, devkit/sparse_ops/sparse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,20 +15,30 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from acdc.masks import Masks
-from acdc.method import Context, Deviation, ScopedSettings, SparseMethod, StoredWeights
+from acdc.method import (
+    STORED_BYTES,
+    Context,
+    Densities,
+    Deviation,
+    ScopedSettings,
+    SparseMethod,
+    StoredWeights,
+)
 from acdc.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
 from acdc.schedules import Step
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
     """The pattern, and how strongly pruned weights are pulled to zero."""
 
     dense_layers: tuple[str, ...] = ("first",)
-    """Layers that stay dense: names of weights, or first, last, depthwise; by default the first, as
-    images have too few channels for a group, and with grouping flat the last, as originally."""
+    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; by default
+    the first, as images have too few channels for a group, and with grouping flat the last, as
+    originally."""
     pattern: str = "2:4"
     """N:M: at most N weights of every M neighbours are not zero."""
     grouping: Grouping = "input"
@@ -113,6 +124,15 @@ class SRSTE(SparseMethod):
             settings.grouping,
             config.sparsity,
         )
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
+        sparse = outlook.uniform(outlook.config.sparsity)
+        return itertools.repeat(Densities(sparse, {}), outlook.config.epochs)
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return STORED_BYTES
 
     def setup(self, context: Context) -> None:
         super().setup(context)

@@ -6,15 +6,27 @@ utils/conv_type.py and main.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from acdc.method import Context, Deviation, Product, ScopedSettings, SparseMethod
+from acdc.method import (
+    STORED_BYTES,
+    Context,
+    Densities,
+    Deviation,
+    Product,
+    ScopedSettings,
+    SparseMethod,
+)
 from acdc.schedules import Step
+
+if TYPE_CHECKING:
+    from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 GROUP = "thresholds"
 
@@ -87,6 +99,19 @@ class STR(SparseMethod):
     )
     sparsity_tolerance = 0.0125
     Settings = Settings
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        # How fast the weights fall below the thresholds shows only in training: a straight line is
+        # a guess. While all thresholds are the same, weights are ranked over all layers.
+        config = outlook.config
+        for epoch in range(config.epochs):
+            forward = outlook.together(config.sparsity * (epoch + 1) / config.epochs)
+            yield Densities(forward, forward)
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return STORED_BYTES
 
     def setup(self, context: Context) -> None:
         super().setup(context)

@@ -6,7 +6,7 @@ the definition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 from acdc.errors import ConfigError
 from acdc.masks import Masks
 from acdc.method import (
+    STORED_BYTES,
     Context,
+    Densities,
     Deviation,
     ScopedSettings,
     SparseMethod,
@@ -29,6 +31,7 @@ from acdc.selection import global_magnitude_masks, layer_magnitude_masks
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 Exploration = Literal["l2", "l1"]
 
@@ -37,8 +40,8 @@ class Settings(ScopedSettings):
     """The two sets, how often they are refreshed, and how weights compete to be in them."""
 
     dense_layers: tuple[str, ...] = ("first", "last")
-    """Layers that stay dense: names of weights, or first, last, depthwise; the sparsity counts over
-    the others."""
+    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; the sparsity
+    counts over the others."""
     backward_sparsity: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of weights without gradient; null: twice the forward density gets one."""
     distribution: Literal["uniform", "global"] = "uniform"
@@ -57,6 +60,10 @@ class Settings(ScopedSettings):
             return self.backward_sparsity
         # Rounded, so that 0.95 gives 0.9 and not the number below it, whose count is another.
         return max(0.0, round(1 - 2 * (1 - sparsity), 12))
+
+    def explored(self, epochs: int) -> int:
+        """Return the first epoch whose backward set is the forward set."""
+        return epochs if self.explore_until is None else round(self.explore_until * epochs)
 
 
 def exploration_penalty(
@@ -129,12 +136,27 @@ class TopKAST(SparseMethod):
                 f"{config.sparsity}; a value up to it is accepted"
             )
 
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        config, settings = outlook.config, outlook.settings
+        spread = outlook.together if settings.distribution == "global" else outlook.uniform
+        forward = spread(config.sparsity)
+        backward = spread(settings.resolved_backward_sparsity(config.sparsity))
+        explored = settings.explored(config.epochs)
+        for epoch in range(config.epochs):
+            yield Densities(forward, backward if epoch < explored else forward)
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        # In the end the two sets may be one.
+        one = settings.explored(config.epochs) < config.epochs
+        return STORED_BYTES if one else (1, *STORED_BYTES)
+
     def setup(self, context: Context) -> None:
         super().setup(context)
-        until = self.settings.explore_until
-        self.explored = context.config.epochs
-        if until is not None:
-            self.explored = round(until * context.config.epochs)
+        self.explored = self.settings.explored(context.config.epochs)
         self.strength = context.config.recipe.weight_decay
         for group in context.optimizer.param_groups:
             if group["name"] == "prunable":

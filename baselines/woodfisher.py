@@ -7,16 +7,19 @@ policies/pruners.py. Gradual pruning of a trained dense network, with fine-tunin
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from acdc.counts import count_zeros
 from acdc.errors import ConfigError
-from acdc.masks import Masks, count_nonzeros, count_zeros
+from acdc.masks import Masks, count_nonzeros
 from acdc.method import (
     Context,
+    Densities,
     Deviation,
     Product,
     ScopedSettings,
@@ -31,6 +34,7 @@ from acdc.selection import strictly_above_masks, top_k_masks
 
 if TYPE_CHECKING:
     from acdc.config import RunConfig
+    from acdc.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -74,6 +78,15 @@ class Settings(ScopedSettings):
             return begin, end, even_updates(begin, end, self.updates)
         frequency = max(1, round((end - begin) / self.updates))
         return begin, end, updates_since_begin(begin, end, frequency)
+
+    def levels(self, epochs: int, sparsity: float) -> dict[int, float]:
+        """Return the sparsity that each epoch that prunes prunes to, given the last."""
+        begin, end, prunings = self.prunings(epochs)
+        levels = {
+            epoch: cubic_ramp(epoch, begin, end, self.initial_sparsity, sparsity)
+            for epoch in prunings
+        }
+        return {epoch: level for epoch, level in levels.items() if level > 0}
 
 
 class InverseFisher:
@@ -233,18 +246,32 @@ class WoodFisher(SparseMethod):
         )
         return Start(dense, product="dense", which="last", epoch=0)
 
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
+        config, settings = outlook.config, outlook.settings
+        levels = settings.levels(config.epochs, config.sparsity)
+        densities = Densities({}, {})
+        for epoch in range(config.epochs):
+            if epoch in levels:
+                sparse = outlook.together(levels[epoch])
+                densities = Densities(sparse, sparse)
+            yield densities
+
+    @classmethod
+    def further_gradients(cls, config: RunConfig) -> int:
+        settings = config.settings
+        assert isinstance(settings, Settings)
+        prunings = len(settings.levels(config.epochs, config.sparsity))
+        return prunings * settings.fisher_batches * settings.fisher_batch_size
+
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.begin, self.end, self.prune_at = self.settings.prunings(context.config.epochs)
+        self.levels = self.settings.levels(context.config.epochs, self.sparsity)
+        self.last_pruning = self.settings.prunings(context.config.epochs)[2][-1]
 
     def epoch_start(self, step: Step) -> None:
-        if step.epoch not in self.prune_at:
-            return
-        level = cubic_ramp(
-            step.epoch, self.begin, self.end, self.settings.initial_sparsity, self.sparsity
-        )
-        if level > 0:
-            self._prune(step.epoch, level)
+        if step.epoch in self.levels:
+            self._prune(step.epoch, self.levels[step.epoch])
 
     def _prune(self, epoch: int, level: float) -> None:
         inverses = self._inverse_fishers(epoch)
@@ -293,7 +320,7 @@ class WoodFisher(SparseMethod):
         return rate * float(self.settings.lr_factor)
 
     def product(self, step: Step) -> Product | None:
-        return "sparse" if step.epoch >= self.prune_at[-1] else None
+        return "sparse" if step.epoch >= self.last_pruning else None
 
     def phase(self, step: Step) -> str:
         if not self.masks:

@@ -14,6 +14,7 @@ import pandas as pd
 from acdc.files import write_atomically
 from acdc.journal import read_journal
 from acdc.results import RESULT, SCHEMA, read_result
+from acdc.sources import source_digest
 from reports.plan import Plan, ReportError
 
 RUN_COLUMNS: dict[str, str] = {
@@ -101,7 +102,16 @@ def aggregate(study: Path, plan: Plan) -> Tables:
     Raises:
         ReportError: a run has no result yet, or its result is not the run's.
     """
-    folders = {run: study / "runs" / run for run in plan.runs}
+    return read_runs(study, plan.runs)
+
+
+def read_runs(study: Path, runs: Iterable[str]) -> Tables:
+    """Read the results and journals of some runs.
+
+    Raises:
+        ReportError: a run has no result yet, or its result is not the run's.
+    """
+    folders = {run: study / "runs" / run for run in runs}
     results = {run: read_result(folder) for run, folder in folders.items()}
     missing = [run for run, result in results.items() if result is None]
     if missing:
@@ -144,7 +154,7 @@ def _origin(folder: Path) -> dict[str, Any]:
     return {
         "git_revision": git.get("revision"),
         "git_clean": git.get("clean"),
-        "source_digest": data.get("source_digest"),
+        "source_digest": source_digest(data),
         "processor": hardware.get("processor"),
         "cores": hardware.get("cores"),
         "device": hardware.get("device"),

@@ -1,21 +1,56 @@
-"""The cells of an accuracy table: one row of the plan against the tidy table of runs."""
+"""The cells of a table: each row of the plan against the tidy table of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from reports.aggregate import FAILURES
-from reports.paper import UNKNOWN, PaperValue, paper_setting, paper_values
+from reports.columns import COLUMNS, Source
+from reports.paper import PaperValue, paper_metrics, paper_setting, paper_values
 from reports.plan import Experiment, ReportError, Row, Scale
 from reports.statistics import Summary, summarise
-from reports.text import left_out, percent
+from reports.text import NO_ROW, NOT_YET, left_out, percent
 
 PERCENT = 100.0
-# The paper shows the dense models that go with these tables in a table of their own.
-_SPARSE_ONLY = ("1", "2", "3")
+
+_SOURCES: dict[Source, str] = {
+    "row": "",
+    "dense": ", dense model,",
+    "fine_tuned": ", fine-tuned dense model,",
+}
+"""How the notes call the models of a row."""
+
+_MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
+    **dict.fromkeys(
+        ("top1", "dense_top1", "dense_ft_top1"), lambda last: PERCENT * last["test_accuracy"]
+    ),
+    **dict.fromkeys(
+        ("inference_ratio", "dense_inference_ratio"), lambda last: last["inference_ratio"]
+    ),
+    "training_ratio": lambda last: last["training_flops"] / last["dense_task_flops"],
+    "published_ratio": lambda last: last["training_flops_published"] / last["dense_task_flops"],
+    **dict.fromkeys(
+        ("zero_weights", "zero_weights_ft"), lambda last: PERCENT * last["sparsity_achieved"]
+    ),
+    "dead_filters": lambda last: last["dead_filters"],
+}
+"""By column, what is averaged of the last records of the column's model."""
+
+FLOPS = {
+    "inference_ratio": "inference_flops",
+    "training_ratio": "training_flops",
+    "published_ratio": "training_flops_published",
+}
+"""By column, the absolute FLOPs of which it is the ratio to dense."""
+
+_PAPER_FLOPS = {
+    "inference_ratio": ("inference_gflops", 1e9),
+    "training_ratio": ("train_eflops", 1e18),
+}
+"""By column, the paper's absolute FLOPs of the dense row, and their unit."""
 
 
 @dataclass(frozen=True)
@@ -34,69 +69,140 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Model:
+    """What is measured of one of a row's models, over its runs."""
+
+    counts: Summary
+    """Of accuracies; for how many runs are averaged, and how many are not."""
+    refusals: tuple[Refusal, ...]
+    last: pd.DataFrame = field(compare=False, repr=False)
+    """The last records of the runs that are averaged, by seed."""
+
+    def summary(self, values: Iterable[float]) -> Summary:
+        """Return the mean of numbers of the runs that are averaged."""
+        numbers = [float(value) for value in values]
+        return summarise(numbers, self.counts.diverged, self.counts.refused)
+
+
+@dataclass(frozen=True)
 class Cells:
     """One line of a table. Accuracies and achieved sparsity in per cent, FLOPs ratios of dense."""
 
     row: Row
-    sparsity: Summary
-    """Weights that are zero, of all prunable ones."""
-    pruned: Summary
-    """Weights that the masks prune, of the layers that are not exempt: those it was asked of."""
-    exempt: tuple[str, ...]
-    """Layers that the row's method leaves out of the sparsity."""
-    top1: Summary
-    """Test accuracy of the product after the last epoch."""
+    columns: tuple[str, ...]
+    """What the table shows."""
+    models: Mapping[Source, Model]
+    """Those that the row has; none where it has no runs."""
     top1_best: Summary
     """Test accuracy of the product's epoch with the best validation accuracy."""
-    dense_top1: Summary | None
-    """Test accuracy of the dense product, where a sparse row's method yields one too."""
-    inference_flops: Summary
-    """FLOPs of one forward pass over one image."""
-    inference_ratio: Summary
-    training_flops: Summary
-    """By the paper's accounting."""
-    training_ratio: Summary
-    """Of dense training for the task's epochs, also where the row's runs are longer."""
-    published_flops: Summary
-    """Training FLOPs by the formula that the method's own publication counts with."""
-    published_ratio: Summary
     published_formula: str
-    refusals: tuple[Refusal, ...]
-    dense_refusals: tuple[Refusal, ...]
-    """The same of the dense product."""
     paper: Mapping[str, PaperValue] | None
     """The paper's row by metric; None where the paper has no such row."""
 
+    def ours(self, column: str) -> Summary | None:
+        """Return the mean of a column over the row's runs; None where it has no such model."""
+        model = self.models.get(COLUMNS[column].source)
+        if model is None or column not in _MEASURES:
+            return None
+        return model.summary(_MEASURES[column](model.last))
+
+    def flops(self, column: str) -> Summary:
+        """Return the absolute FLOPs of which a column is the ratio."""
+        return self._of_row(FLOPS[column])
+
+    def absence(self, column: str) -> str:
+        """Return what stands in a column of ours that has no mean; nothing where it has one."""
+        if self.row.method is None:
+            return NO_ROW
+        if COLUMNS[column].awaits or not self.row.runs:
+            return NOT_YET
+        summary = self.ours(column)
+        if summary is None:
+            return NO_ROW
+        return left_out(summary) if summary.mean is None else ""
+
+    def paper_value(self, column: str) -> PaperValue | None:
+        """Return the paper's number of a column; None where the paper has none there."""
+        metrics = COLUMNS[column].metrics
+        return (
+            next((self.paper[m] for m in metrics if m in self.paper), None) if self.paper else None
+        )
+
+    def paper_flops(self, column: str) -> tuple[PaperValue, float] | None:
+        """Return the paper's absolute FLOPs of a dense row and their unit, where it has them."""
+        if not self.is_dense or column not in _PAPER_FLOPS or not self.paper:
+            return None
+        metric, unit = _PAPER_FLOPS[column]
+        value = self.paper.get(metric)
+        return (value, unit) if value is not None and value.value is not None else None
+
+    @property
+    def top1(self) -> Summary:
+        """Test accuracy of the product after the last epoch."""
+        return self.models["row"].counts if self.models else _NOTHING
+
+    @property
+    def sparsity(self) -> Summary:
+        """Weights that are zero, of all prunable ones."""
+        return self._of_row("sparsity_achieved", PERCENT)
+
+    @property
+    def pruned(self) -> Summary:
+        """Weights that the masks prune, of the layers that are not exempt."""
+        return self._of_row("sparsity_pruned", PERCENT)
+
+    @property
+    def training_ratio(self) -> Summary:
+        """Training FLOPs, of those of dense training for the task's epochs."""
+        return self.ours("training_ratio") or _NOTHING
+
+    def _of_row(self, name: str, factor: float = 1) -> Summary:
+        model = self.models.get("row")
+        return model.summary(factor * model.last[name]) if model else _NOTHING
+
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """Layers that the row's method leaves out of the sparsity."""
+        if not self.models:
+            return ()
+        return tuple(dict.fromkeys(" ".join(self.models["row"].last["exempt"]).split()))
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The refused runs of all models that the table shows."""
+        return tuple(r for source in self._shown for r in self.models[source].refusals)
+
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why fewer runs are averaged than there are, a sentence for each product concerned."""
+        """Why fewer runs are averaged than there are, a sentence for each model concerned."""
         return tuple(
-            f"{self.row.label}{of} at {percent(self.row.sparsity)}: {left_out(summary)}"
-            + (f": {'; '.join(refusal.reason for refusal in refusals)}." if refusals else ".")
-            for of, summary, refusals in (
-                ("", self.top1, self.refusals),
-                (", dense model,", self.dense_top1, self.dense_refusals),
+            f"{self.row.label}{_SOURCES[source]} at {percent(self.row.sparsity)}: "
+            + left_out(model.counts)
+            + (
+                f": {'; '.join(refusal.reason for refusal in model.refusals)}."
+                if model.refusals
+                else "."
             )
+            for source in self._shown
+            for model in (self.models[source],)
             # Runs that diverged are missing from both products, and said so once.
-            if summary and not summary.is_whole and (refusals or not of)
+            if not model.counts.is_whole and (model.refusals or source != "dense")
         )
+
+    @property
+    def _shown(self) -> tuple[Source, ...]:
+        sources = dict.fromkeys(("row", *(COLUMNS[column].source for column in self.columns)))
+        if self.row.product == "dense":
+            sources.pop("dense", None)
+        return tuple(source for source in sources if source in self.models)
 
     @property
     def is_dense(self) -> bool:
         """Whether this is the dense baseline, whose FLOPs are given in absolute units."""
         return self.row.method == "dense"
 
-    def paper_value(self, metric: str) -> PaperValue | None:
-        """Return a number of the paper: unknown where the paper's row is there but not the number.
 
-        Of a row that has a sparse and a dense accuracy, ``top1`` is that of the row's product.
-        """
-        if self.paper is None:
-            return None
-        if metric == "top1":
-            own = f"{self.row.product}_top1"
-            return self.paper.get("top1", self.paper.get(own, UNKNOWN))
-        return self.paper.get(metric, UNKNOWN)
+_NOTHING = Summary(None, None, 0)
 
 
 @dataclass(frozen=True)
@@ -106,15 +212,28 @@ class Table:
     experiment: Experiment
     scale: Scale
     rows: tuple[Cells, ...]
-    paper_setting: str | None
-    """What the paper trained, the heading of its column; None where the paper has no such table."""
 
     @property
-    def has_dense_product(self) -> bool:
-        """Whether the table shows the dense models that some methods yield too."""
-        if self.experiment.paper_table in _SPARSE_ONLY:
-            return False
-        return any(cells.dense_top1 is not None for cells in self.rows)
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns."""
+        return self.experiment.columns
+
+    @property
+    def paper_tables(self) -> tuple[str, ...]:
+        """The paper's tables whose values stand beside ours."""
+        tables = {cells.row.paper.table for cells in self.rows if cells.row.paper}
+        return tuple(sorted(tables, key=lambda table: (not table.isdigit(), len(table), table)))
+
+    @property
+    def paper_columns(self) -> tuple[str, ...]:
+        """The columns of which those tables have any number."""
+        there = paper_metrics(self.paper_tables)
+        return tuple(c for c in self.columns if there.intersection(COLUMNS[c].metrics))
+
+    @property
+    def paper_setting(self) -> str:
+        """What the paper trained; empty where its tables have no such values."""
+        return paper_setting(self.paper_tables)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -122,67 +241,111 @@ class Table:
         return tuple(note for cells in self.rows for note in cells.notes)
 
     @property
+    def citations(self) -> tuple[str, ...]:
+        """Where the cited values are from, a sentence for each label and publication."""
+        found: dict[str, dict[str, dict[str, None]]] = {}
+        for cells in self.rows:
+            by = f": {cells.row.paper.cites}" if cells.row.paper and cells.row.paper.cites else ""
+            for column in self.paper_columns:
+                value = cells.paper_value(column)
+                if value is not None and value.mark == "‡":
+                    sources = found.setdefault(f"{cells.row.label}{by}", {})
+                    sources.setdefault(value.source, {})[percent(cells.row.sparsity)] = None
+        return tuple(
+            f"{who}: "
+            + "; ".join(f"{source} ({', '.join(where)})" for source, where in sources.items())
+            + "."
+            for who, sources in found.items()
+        )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is not there yet, and what it waits for."""
+        found = []
+        waits: dict[str, list[str]] = {}
+        for column in self.columns:
+            awaits = COLUMNS[column].awaits
+            if awaits:
+                waits.setdefault(awaits, []).append(COLUMNS[column].heading)
+        found += [f"{' and '.join(names)}: {awaits}" for awaits, names in waits.items()]
+        if self.experiment.awaits and self.experiment.awaits not in waits:
+            found.append(self.experiment.awaits)
+        empty = dict.fromkeys(
+            f"{cells.row.label} at {percent(cells.row.sparsity)}"
+            for cells in self.rows
+            if cells.row.method is not None and not cells.row.runs
+        )
+        if empty and not found:
+            found.append(f"no runs at this scale: {', '.join(empty)}")
+        return tuple(found)
+
+    @property
     def seeds(self) -> tuple[int, int]:
-        """Fewest and most runs of a row, those that are not averaged included."""
-        counts = [cells.top1.runs for cells in self.rows]
-        return min(counts), max(counts)
+        """Fewest and most runs of a row that has any, those that are not averaged included."""
+        counts = [cells.top1.runs for cells in self.rows if cells.row.runs]
+        return min(counts, default=0), max(counts, default=0)
 
 
-def accuracy_table(experiment: Experiment, scale: Scale, runs: pd.DataFrame) -> Table:
+def table_cells(experiment: Experiment, scale: Scale, runs: pd.DataFrame) -> Table:
     """Return the cells of all rows of an experiment.
 
     Raises:
-        ReportError: the experiment has no rows or no task, or the runs lack a row's product.
+        ReportError: the experiment has no rows, or the runs lack a row's product.
     """
     if not experiment.rows:
         raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no rows")
-    table = experiment.paper_table
-    return Table(
-        experiment=experiment,
-        scale=scale,
-        rows=tuple(row_cells(experiment, row, runs) for row in experiment.rows),
-        paper_setting=paper_setting(table) if table else None,
-    )
+    rows = tuple(row_cells(experiment, row, runs) for row in experiment.rows)
+    return Table(experiment, scale, rows)
 
 
 def row_cells(experiment: Experiment, row: Row, runs: pd.DataFrame) -> Cells:
-    """Return one row's cells from its runs."""
-    mine = runs[runs["run"].isin(row.runs)]
-    refusals = refused(mine, row.product)
-    last = _records(mine, row, "last")
-    best = _records(mine, row, "best")
-    diverged = mine.loc[mine["status"] == "diverged", "run"].nunique()
-    dense_training = last["dense_training_flops"] / last["epochs"] * experiment.needed_task().epochs
+    """Return one row's cells from its runs.
 
-    def summary(values: Iterable[float], refused: int = len(refusals)) -> Summary:
-        return summarise([float(value) for value in values], diverged, refused)
+    Raises:
+        ReportError: a run has neither diverged nor the row's product.
+    """
+    models: dict[Source, Model] = {}
+    best, formula = _NOTHING, ""
+    if row.runs:
+        mine = runs[runs["run"].isin(row.runs)]
+        _check(mine, row.runs, row.product)
+        models["row"] = _model(row, mine, row.product)
+        best = models["row"].summary(
+            PERCENT * _admitted(mine, row.product, "best")["test_accuracy"]
+        )
+        formula = str(mine["published_formula"].iloc[0])
+        if (mine["product"] == "dense").any():
+            models["dense"] = _model(row, mine, "dense")
+    if row.fine_tuned:
+        tuned = runs[runs["run"].isin(row.fine_tuned)]
+        _check(tuned, row.fine_tuned, "dense")
+        models["fine_tuned"] = _model(row, tuned, "dense")
+    paper = (paper_values(row.paper) or None) if row.paper else None
+    return Cells(row, experiment.columns, models, best, formula, paper)
 
-    dense_top1 = None
-    dense_refusals: tuple[Refusal, ...] = ()
-    if row.product == "sparse" and (mine["product"] == "dense").any():
-        dense_refusals = refused(mine, "dense")
-        dense = _admitted(mine, "dense", "last")
-        dense_top1 = summary(PERCENT * dense["test_accuracy"], len(dense_refusals))
-    table = row.paper and (row.paper.table or experiment.paper_table)
-    return Cells(
-        row=row,
-        sparsity=summary(PERCENT * last["sparsity_achieved"]),
-        pruned=summary(PERCENT * last["sparsity_pruned"]),
-        exempt=tuple(dict.fromkeys(" ".join(last["exempt"]).split())),
-        top1=summary(PERCENT * last["test_accuracy"]),
-        top1_best=summary(PERCENT * best["test_accuracy"]),
-        dense_top1=dense_top1,
-        inference_flops=summary(last["inference_flops"]),
-        inference_ratio=summary(last["inference_ratio"]),
-        training_flops=summary(last["training_flops"]),
-        training_ratio=summary(last["training_flops"] / dense_training),
-        published_flops=summary(last["training_flops_published"]),
-        published_ratio=summary(last["training_flops_published"] / dense_training),
-        published_formula=str(mine["published_formula"].iloc[0]),
-        refusals=refusals,
-        dense_refusals=dense_refusals,
-        paper=paper_values(table, row.paper, row.sparsity) if row.paper and table else None,
-    )
+
+def _model(row: Row, runs: pd.DataFrame, product: str) -> Model:
+    refusals = refused(runs, product)
+    last = _admitted(runs, product, "last")
+    epochs = row.task.epochs if row.task else row.epochs
+    last = last.assign(dense_task_flops=last["dense_training_flops"] / last["epochs"] * epochs)
+    diverged = runs.loc[runs["status"] == "diverged", "run"].nunique()
+    accuracies = [PERCENT * float(value) for value in last["test_accuracy"]]
+    return Model(summarise(accuracies, diverged, len(refusals)), refusals, last)
+
+
+def _check(runs: pd.DataFrame, names: Iterable[str], product: str) -> None:
+    """Raise a ReportError if a run has neither diverged nor both records of a product."""
+    diverged = set(runs.loc[runs["status"] == "diverged", "run"])
+    for which in ("last", "best"):
+        chosen = runs[(runs["product"] == product) & (runs["which"] == which)]
+        for run in names:
+            if run not in diverged and not (chosen["run"] == run).any():
+                there = sorted(set(runs.loc[runs["run"] == run, "product"].dropna()))
+                raise ReportError(
+                    f"run {run} has no {product} model ({which}); "
+                    f"it has {', '.join(there) or 'none'}"
+                )
 
 
 def refused(runs: pd.DataFrame, product: str) -> tuple[Refusal, ...]:
@@ -203,24 +366,6 @@ def _admitted(runs: pd.DataFrame, product: str, which: str) -> pd.DataFrame:
     out = [refusal.run for refusal in refused(runs, product)]
     chosen = runs[(runs["product"] == product) & (runs["which"] == which)]
     return chosen[~chosen["run"].isin(out)].sort_values("seed")
-
-
-def _records(runs: pd.DataFrame, row: Row, which: str) -> pd.DataFrame:
-    """Return the admitted records of a row's product.
-
-    Raises:
-        ReportError: a run has neither diverged nor such a record.
-    """
-    chosen = runs[(runs["product"] == row.product) & (runs["which"] == which)]
-    diverged = set(runs.loc[runs["status"] == "diverged", "run"])
-    for run in row.runs:
-        if run not in diverged and not (chosen["run"] == run).any():
-            there = sorted(set(runs.loc[runs["run"] == run, "product"].dropna()))
-            raise ReportError(
-                f"run {run} has no {row.product} model ({which}); "
-                f"it has {', '.join(there) or 'none'}"
-            )
-    return _admitted(runs, row.product, which)
 
 
 def averaged(runs: pd.DataFrame, row: Row) -> list[str]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from acdc.cli import CONTEXT
-
-if TYPE_CHECKING:
-    from reports.outputs import Source
 
 _results = click.option(
     "--results",
@@ -25,7 +21,7 @@ _results = click.option(
 def cli() -> None:
     """Turn the runs of a study into tables, figures and one report.
 
-    Run `aggregate` first; the other commands read the tables that it writes.
+    A table or figure needs its own runs only; `report` needs what `aggregate` gathers of all.
     """
 
 
@@ -45,10 +41,9 @@ def aggregate_command(study: Path) -> None:
 @_results
 def table_command(name: str, study: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
-    from reports.outputs import write_table
+    from reports.outputs import source_of, write_table
 
-    source = _source(study)
-    _say(write_table(source, source.plan.experiment(name)))
+    _say(write_table(*source_of(study, name)))
 
 
 @cli.command("figure")
@@ -56,10 +51,9 @@ def table_command(name: str, study: Path) -> None:
 @_results
 def figure_command(name: str, study: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
-    from reports.outputs import write_figure
+    from reports.outputs import source_of, write_figure
 
-    source = _source(study)
-    _say(write_figure(source, source.plan.experiment(name)))
+    _say(write_figure(*source_of(study, name)))
 
 
 @cli.command("report")
@@ -67,22 +61,17 @@ def figure_command(name: str, study: Path) -> None:
 def report_command(study: Path) -> None:
     """Write the whole study as one self-contained page, and its methods for a paper's appendix."""
     from acdc.files import write_text
+    from reports.aggregate import read_tables
     from reports.html import report
     from reports.methods import methods, to_latex
+    from reports.outputs import Source
+    from reports.plan import read_plan
 
-    source = _source(study)
+    source = Source(study, read_plan(study), read_tables(study))
     page, appendix = study / "report.html", study / "tables" / "methods_appendix.tex"
     write_text(appendix, to_latex(methods(source.plan)))
     write_text(page, report(source))
     _say([appendix, page])
-
-
-def _source(study: Path) -> Source:
-    from reports.aggregate import read_tables
-    from reports.outputs import Source
-    from reports.plan import read_plan
-
-    return Source(study, read_plan(study), read_tables(study))
 
 
 def _say(paths: list[Path]) -> None:

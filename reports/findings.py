@@ -47,18 +47,20 @@ class Finding:
 
 
 def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
-    """Return one finding a sparsity: the range of means, and AC/DC minus every other row."""
-    dense = next((cells for cells in table.rows if cells.is_dense), None)
-    sparsities = sorted({cells.row.sparsity for cells in table.rows if not cells.is_dense})
-    return tuple(
-        _finding(
-            sparsity,
-            [c for c in table.rows if not c.is_dense and c.row.sparsity == sparsity],
-            dense,
-            runs,
-        )
-        for sparsity in sparsities
-    )
+    """Return one finding a task and sparsity: the range of means, and AC/DC minus every other row.
+
+    Rows without runs are left out.
+    """
+    rows = [cells for cells in table.rows if cells.row.runs]
+    found = []
+    for task in dict.fromkeys(cells.row.task for cells in rows):
+        of_task = [cells for cells in rows if cells.row.task == task]
+        dense = next((cells for cells in of_task if cells.is_dense), None)
+        sparse = [cells for cells in of_task if not cells.is_dense]
+        for sparsity in sorted({cells.row.sparsity for cells in sparse}):
+            here = [cells for cells in sparse if cells.row.sparsity == sparsity]
+            found.append(_finding(sparsity, here, dense, runs))
+    return tuple(found)
 
 
 def _finding(

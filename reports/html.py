@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from reports import text
+from reports import tables, text
 from reports.aggregate import FAILURES
-from reports.cells import Table
+from reports.cells import FLOPS, Cells, Table
+from reports.columns import COLUMNS
 from reports.findings import findings
 from reports.latex import TEMPLATES
 from reports.methods import methods
 from reports.outputs import Source, TableKind, build_table, draw_figure, kind_of
-from reports.plan import Experiment
+from reports.plan import Experiment, ReportError
 from reports.statistics import Summary
-from reports.tables import (
-    caption,
-    paper_inference,
-    paper_note,
-    paper_top1,
-    paper_training,
-    requested,
-)
 from reports.theory import read_summary, verdicts
+
+if TYPE_CHECKING:
+    from acdc.sources import Standing
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,29 @@ class Section:
     """One experiment on the page."""
 
     experiment: Experiment
+    title: str
     table: Table | None = None
     svg: Markup | None = None
     theory: pd.DataFrame | None = None
+    problem: str = ""
+    """Why there is no figure."""
+
+
+_LEGENDS = {
+    "accuracy_by_flops": "Markers are means over seeds, bars one sample standard deviation; the "
+    "dashed line is the dense network.",
+    "schedule": "In a dense phase, weights that were restored at zero and never moved still count "
+    "as zeros.",
+}
+"""What a plot needs said below it, beside what it says itself."""
+_LINES = "Lines: means over seeds; bands: one sample standard deviation."
 
 
 def report(source: Source) -> str:
-    """Return the page as HTML: no scripts, no requests, the same text for the same results."""
-    sections = [_section(source, experiment) for experiment in source.plan.experiments]
-    tables = [section.table for section in sections if section.table is not None]
+    """Return the page as HTML: no scripts, no requests, a function of the results and the code."""
+    sections = [_section(source, experiment) for experiment in ordered(source.plan.experiments)]
     refused = refusals(source.tables.runs)
+    standings = standings_of(source)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -53,49 +63,115 @@ def report(source: Source) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
+    found = [
+        (section, findings(section.table, source.tables.runs))
+        for section in sections
+        if section.table is not None and "top1" in section.table.columns
+    ]
     return environment.get_template("report.html.j2").render(
         plan=source.plan,
-        facts=facts(source.tables.runs),
+        facts=facts(source.tables.runs, standings),
         tasks=_tasks(source),
         sections=sections,
-        findings=[(table, findings(table, source.tables.runs)) for table in tables],
+        missing=[(section, missing(section)) for section in sections if missing(section)],
+        findings=[(section, results) for section, results in found if results],
         methods=methods(source.plan),
-        runs=run_list(source.tables.runs),
+        runs=run_list(source.tables.runs, standings),
         refusals=refused,
         refused={(refusal["run"], refusal["product"]) for refusal in refused},
         fingerprints=dict(
             zip(source.tables.runs["run"], source.tables.runs["fingerprint"], strict=True)
         ),
         seeds=dict(zip(source.tables.runs["run"], source.tables.runs["seed"], strict=True)),
-        paper_top1=paper_top1,
-        paper_inference=paper_inference,
-        paper_training=paper_training,
-        paper_note=paper_note,
-        table_caption=caption,
-        requested=requested,
+        columns=COLUMNS,
+        legend=_legend,
+        hint=_hint,
+        typeset=tables,
     )
 
 
+def ordered(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Return the paper's tables by number, then its figures, then the suite's own experiments."""
+
+    def place(experiment: Experiment) -> tuple[int, int, str]:
+        number = re.match(r"\d+", experiment.paper or "")
+        if number is None:
+            return 2, 0, ""
+        return int(experiment.kind != "table"), int(number.group()), experiment.paper or ""
+
+    return sorted(experiments, key=place)
+
+
+def missing(section: Section) -> tuple[str, ...]:
+    """Return what an experiment does not show yet, and what that waits for."""
+    if section.table is not None:
+        return section.table.missing
+    return tuple(filter(None, (section.experiment.awaits, section.problem)))
+
+
 def _section(source: Source, experiment: Experiment) -> Section:
+    title = text.title(experiment, source.plan.scale)
     if isinstance(kind_of(experiment), TableKind):
-        return Section(experiment, table=build_table(source, experiment))
+        return Section(experiment, title, table=build_table(source, experiment))
+    if experiment.kind == "figure" and not experiment.runs:
+        return Section(experiment, title, problem="no runs at this scale")
     from reports.figures.style import close, inline_svg, to_bytes
 
-    figure = draw_figure(source, experiment)
-    description = f"{experiment.title}. {experiment.caption}"
+    try:
+        figure = draw_figure(source, experiment)
+    except ReportError as error:
+        # All of its runs diverged or are refused; the rest of the page is worth having.
+        return Section(experiment, title, problem=str(error))
+    description = f"{title}. {experiment.caption}"
     svg = inline_svg(to_bytes(figure, "svg", experiment.id), experiment.id, description)
     close(figure)
     theory = verdicts(read_summary(source.study)) if experiment.kind == "iht" else None
     # Made by matplotlib from numbers and labels, and escaped there.
-    return Section(experiment, svg=Markup(svg), theory=theory)
+    return Section(experiment, title, svg=Markup(svg), theory=theory)
+
+
+def _legend(experiment: Experiment) -> str:
+    """Return what is said below a figure about its lines and its tasks."""
+    plots = list(dict.fromkeys(panel.plot for panel in experiment.panels))
+    parts = [_LINES] if set(plots) - {"accuracy_by_flops"} else []
+    parts += [_LEGENDS[plot] for plot in plots if plot in _LEGENDS]
+    return " ".join(parts)
+
+
+def _hint(cells: Cells, column: str) -> str:
+    """Return what is said of a cell of ours when it is pointed at: its absolute FLOPs."""
+    mean = cells.flops(column).mean if column in FLOPS else None
+    if mean is None:
+        return ""
+    formula = f": {cells.published_formula}" if column == "published_ratio" else ""
+    return text.quantity(mean, "FLOPs") + formula
 
 
 def _tasks(source: Source) -> list[str]:
-    tasks = (experiment.task for experiment in source.plan.experiments if experiment.task)
+    tasks = (task for experiment in source.plan.experiments for task in experiment.tasks)
     return list(dict.fromkeys(f"{t.model} on {t.dataset}, {t.epochs} epochs" for t in tasks))
 
 
-def facts(runs: pd.DataFrame) -> dict[str, str]:
+def standings_of(source: Source) -> dict[str, Standing]:
+    """Return by run how its result stands to the code that is there now."""
+    from acdc.sources import standing  # imports torch to read configurations
+
+    runs = source.study / "runs"
+    return {name: standing(runs / name, config) for name, config in source.plan.runs.items()}
+
+
+def state_of_source(standings: Mapping[str, Standing]) -> str:
+    """Return in words how many results were made by the code that is there now."""
+    unknown = sum(standing.unknown is not None for standing in standings.values())
+    other = sum(not standing.current for standing in standings.values()) - unknown
+    if not (other or unknown):
+        return "all results were made by the code that is there now"
+    counts = {"other code than there is now": other, "code that cannot be told": unknown}
+    said = ", ".join(f"{count} by {what}" for what, count in counts.items() if count)
+    return f"of {len(standings)} results, {said}; acdc stale says which modules differ"
+
+
+def facts(runs: pd.DataFrame, standings: Mapping[str, Standing]) -> dict[str, str]:
     """Return what was run, where and from which source, in words."""
     each = runs.drop_duplicates("run")
     counts = {
@@ -116,7 +192,6 @@ def facts(runs: pd.DataFrame) -> dict[str, str]:
         else f"{row.device} ({row.processor}, {row.cores} cores)"
         for row in each[["processor", "cores", "device"]].dropna().drop_duplicates().itertuples()
     ]
-    digests = each["source_digest"].dropna().nunique()
     return {
         "Runs": f"{len(each)}" + (f", of which {left_out}" if left_out else ""),
         "Seeds": ", ".join(str(seed) for seed in sorted(each["seed"].unique())),
@@ -125,13 +200,11 @@ def facts(runs: pd.DataFrame) -> dict[str, str]:
         "Hardware": "; ".join(processors) or "not recorded",
         "PyTorch": ", ".join(sorted(each["torch"].dropna().unique())) or "not recorded",
         "Source": "; ".join(revisions) or "not recorded",
-        "State of the source": "one state of the training code for all runs"
-        if digests == 1
-        else f"{digests} different states of the training code; the list of runs tells them apart",
+        "State of the source": state_of_source(standings),
     }
 
 
-def run_list(runs: pd.DataFrame) -> list[dict[str, Any]]:
+def run_list(runs: pd.DataFrame, standings: Mapping[str, Standing]) -> list[dict[str, Any]]:
     """Return every run once with the last record of each of its products."""
     listed = []
     for name, group in runs.groupby("run", sort=False):
@@ -146,6 +219,7 @@ def run_list(runs: pd.DataFrame) -> list[dict[str, Any]]:
                     if not pd.isna(first[key])
                 ],
                 "run": name,
+                "differs": "" if standings[str(name)].current else str(standings[str(name)]),
                 "train_s": float(first["train_s"]),
                 "diverged_at": None if pd.isna(first["diverged_at"]) else first["diverged_at"],
                 "products": last.to_dict("records"),

@@ -24,6 +24,7 @@ _SPECIAL = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     "\N{EN DASH}": r"--",
     "\N{MINUS SIGN}": r"$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",

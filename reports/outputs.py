@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from acdc.files import finite, write_atomically, write_text
-from reports.aggregate import Tables
-from reports.plan import Experiment, Plan, ReportError
+from reports.aggregate import Tables, read_runs
+from reports.plan import Experiment, Plan, ReportError, read_plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,17 @@ class Source:
     study: Path
     plan: Plan
     tables: Tables
+
+
+def source_of(study: Path, name: str) -> tuple[Source, Experiment]:
+    """Return an experiment, and its own runs as they lie in the study's folder.
+
+    Raises:
+        ReportError: the plan has no such experiment, or one of its runs has no result.
+    """
+    plan = read_plan(study)
+    experiment = plan.experiment(name)
+    return Source(study, plan, read_runs(study, experiment.runs)), experiment
 
 
 @dataclass(frozen=True)
@@ -46,22 +57,16 @@ class FigureKind:
 
 
 # Imported when drawn: matplotlib takes longer to start than a table to make.
-def _accuracy_table(source: Source, experiment: Experiment) -> Table:
-    from reports.cells import accuracy_table
+def _table(source: Source, experiment: Experiment) -> Table:
+    from reports.cells import table_cells
 
-    return accuracy_table(experiment, source.plan.scale, source.tables.runs)
-
-
-def _flops_accuracy(source: Source, experiment: Experiment) -> Figure:
-    from reports.figures import flops_accuracy
-
-    return flops_accuracy.draw(_accuracy_table(source, experiment))
+    return table_cells(experiment, source.plan.scale, source.tables.runs)
 
 
-def _schedule_curve(source: Source, experiment: Experiment) -> Figure:
-    from reports.figures import schedule_curve
+def _figure(source: Source, experiment: Experiment) -> Figure:
+    from reports.figures import draw
 
-    return schedule_curve.draw(experiment, source.tables.runs, source.tables.epochs)
+    return draw(experiment, source.plan.scale, source.tables)
 
 
 def _iht(source: Source, experiment: Experiment) -> Figure:
@@ -72,9 +77,8 @@ def _iht(source: Source, experiment: Experiment) -> Figure:
 
 
 KINDS: dict[str, TableKind | FigureKind] = {
-    "accuracy_table": TableKind(_accuracy_table),
-    "flops_accuracy": FigureKind(_flops_accuracy),
-    "schedule_curve": FigureKind(_schedule_curve),
+    "table": TableKind(_table),
+    "figure": FigureKind(_figure),
     "iht": FigureKind(_iht),
 }
 

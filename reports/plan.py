@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,47 +47,79 @@ class Task:
 class PaperRow:
     """The row of the paper's table that a row of ours stands beside."""
 
+    table: str
     method: str
     variant: str
-    table: str | None = None
-    """The paper's table where it is not the experiment's own."""
+    sparsity: float
+    """Of the paper's row, which may be only near to ours."""
+    cites: str = ""
+    """Whose publication the paper took the row from; empty for the paper's own results."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a method at a sparsity, and its runs, one a seed."""
+    """One line of a table or one series of a plot: a method at a sparsity, one run a seed."""
 
     label: str
-    method: str
+    method: str | None
+    """None for what the paper only cites and this suite does not train."""
     sparsity: float
     epochs: int
     """Of its runs, which may train longer than the task's dense network."""
     product: str
     runs: tuple[str, ...]
+    """Empty where nothing is trained for it (yet)."""
+    fine_tuned: tuple[str, ...]
+    """The dense fine-tuning that goes on from each of the runs, where the table shows it."""
     paper: PaperRow | None
+    task: Task | None
+    """None where the scale has nothing for it."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the plots of a figure."""
+
+    plot: str
+    title: str
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure; ``kind`` says which module makes it."""
+    """One table or figure; ``kind`` says which: table, figure or iht."""
 
     id: str
     kind: str
     title: str
     caption: str
-    paper_table: str | None
-    task: Task | None
+    paper: str | None
+    """Number of the paper's table or figure."""
+    awaits: str | None
+    """What has to exist before all of it can be shown; None where nothing is missing."""
+    columns: tuple[str, ...]
+    """Of a table, by the names of columns.py."""
     rows: tuple[Row, ...]
+    """Of a table."""
+    panels: tuple[Panel, ...]
+    """Of a figure."""
 
-    def needed_task(self) -> Task:
-        """Return the task.
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows of the table or of all panels."""
+        return (*self.rows, *(row for panel in self.panels for row in panel.rows))
 
-        Raises:
-            ReportError: the experiment has none.
-        """
-        if self.task is None:
-            raise ReportError(f"experiment {self.id} of kind {self.kind} names no task")
-        return self.task
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What its runs train, each task once."""
+        return tuple(dict.fromkeys(row.task for row in self.all_rows if row.task))
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs that are shown, each once."""
+        return tuple(
+            dict.fromkeys(run for row in self.all_rows for run in (*row.runs, *row.fine_tuned))
+        )
 
 
 @dataclass(frozen=True)
@@ -135,45 +167,37 @@ def read_plan(study: Path) -> Plan:
         raise ReportError(f"{path} lacks the key {error}") from None
     except (TypeError, AttributeError) as error:
         raise ReportError(f"{path} is not a plan: {error}") from None
-    for experiment in plan.experiments:
-        for row in experiment.rows:
-            for run in row.runs:
-                if run not in plan.runs:
-                    raise ReportError(
-                        f"{path}: experiment {experiment.id} needs run {run}, "
-                        "which the plan does not describe"
-                    )
+    for experiment, run in _needed(plan):
+        if run not in plan.runs:
+            raise ReportError(
+                f"{path}: experiment {experiment} needs run {run}, which the plan does not describe"
+            )
     return plan
 
 
+def _needed(plan: Plan) -> Iterator[tuple[str, str]]:
+    for experiment in plan.experiments:
+        for run in experiment.runs:
+            yield experiment.id, run
+
+
 def _experiment(data: Mapping[str, Any]) -> Experiment:
-    task = data.get("task")
     return Experiment(
-        id=data["id"],
-        kind=data["kind"],
-        title=data["title"],
-        caption=data["caption"],
-        paper_table=None if data.get("paper_table") is None else str(data["paper_table"]),
-        task=Task(task["name"], task["model"], task["dataset"], task["epochs"]) if task else None,
-        rows=tuple(_row(item) for item in data.get("rows", ())),
+        **{key: data[key] for key in ("id", "kind", "title", "caption", "paper", "awaits")},
+        columns=tuple(data["columns"]),
+        rows=tuple(_row(item) for item in data["rows"]),
+        panels=tuple(
+            Panel(item["plot"], item["title"], tuple(_row(row) for row in item["rows"]))
+            for item in data["panels"]
+        ),
     )
 
 
 def _row(data: Mapping[str, Any]) -> Row:
-    paper = data["paper"]
     return Row(
-        label=data["label"],
-        method=data["method"],
-        sparsity=data["sparsity"],
-        epochs=data["epochs"],
-        product=data["product"],
+        **{key: data[key] for key in ("label", "method", "sparsity", "epochs", "product")},
         runs=tuple(data["runs"]),
-        paper=_paper_row(paper) if paper else None,
-    )
-
-
-def _paper_row(data: Mapping[str, Any]) -> PaperRow:
-    table = data.get("table")
-    return PaperRow(
-        data["method"], data.get("variant") or "", None if table is None else str(table)
+        fine_tuned=tuple(data["fine_tuned"]),
+        paper=PaperRow(**data["paper"]) if data["paper"] else None,
+        task=Task(**data["task"]) if data["task"] else None,
     )

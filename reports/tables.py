@@ -1,4 +1,4 @@
-"""An accuracy table as LaTeX, CSV and JSON, all from the same cells."""
+"""A table as LaTeX, CSV and JSON, all from the same cells."""
 
 from __future__ import annotations
 
@@ -7,35 +7,58 @@ import io
 from typing import Any
 
 from reports import text
-from reports.cells import Cells, Table
+from reports.cells import FLOPS, Cells, Table
+from reports.columns import COLUMNS
 from reports.latex import escape, render
 from reports.plan import Scale
 from reports.statistics import Summary
 
-_PAPER_METRICS = ("top1", "inference_flops_ratio", "train_flops_ratio")
+_CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
+"""Mean width of a character of such tables in Computer Modern."""
+_PAGE_PT = {"table": 400.0, "sidewaystable": 620.0}
+"""Width that a table may have upright and turned on a page of the usual margins."""
+_GAP_PT = 6.0
 
 
 def caption(table: Table) -> str:
     """Return the caption as plain text: what is shown, at which scale, over how many seeds."""
-    task = table.experiment.needed_task()
+    shown = set(table.columns)
+    parts = [table.experiment.caption, scale_note(table.scale)]
+    tasks = [f"{t.model} on {t.dataset}, {t.epochs} epochs" for t in table.experiment.tasks]
+    if tasks:
+        parts.append(f"{'; '.join(tasks)}.")
     low, high = table.seeds
-    seeds = f"{high}" if low == high else f"{low} to {high}"
-    parts = [
-        table.experiment.caption,
-        f"{scale_note(table.scale)} {task.model} on {task.dataset}, {task.epochs} epochs.",
-        "Top-1: test accuracy in per cent after the last epoch, mean ± sample standard deviation "
-        f"over n runs with different seeds (n = {seeds}; none is given for n = 1). Runs that "
-        "diverged, and runs that are refused since the sparsity certificate of their model does "
-        "not hold, are counted, not averaged.",
+    if high:
+        seeds = f"{high}" if low == high else f"{low} to {high}"
+        parts.append(
+            "Mean ± sample standard deviation over n runs with different seeds "
+            f"(n = {seeds}; none is given for n = 1), after the last epoch. Runs that diverged "
+            "or are refused, since the sparsity certificate of their model does not hold, "
+            "are counted, not averaged."
+        )
+    if any(COLUMNS[column].heading.endswith("top-1 (%)") for column in table.columns):
+        parts.append("Top-1: test accuracy.")
+    parts.append(
         "Sparsity: asked of the layers that a method does not leave dense, and pruned there; zero: "
-        "of all prunable weights, whatever the reason.",
-        "FLOPs: of one inference and of the whole training, as a fraction of the dense network's "
-        f"and of its {task.epochs} epochs; the dense row is absolute. Training: by the paper's "
-        "accounting, common to all, and as the method's own publication counts it (formulas: "
-        "Methods).",
-    ]
-    if table.paper_setting:
+        "of all prunable weights, whatever the reason."
+    )
+    if shown & {"inference_ratio", "dense_inference_ratio"}:
+        parts.append("Inference FLOPs: of one image, as a fraction of the dense network's.")
+    if shown & {"training_ratio", "published_ratio"}:
+        parts.append(
+            "Training FLOPs: of the whole training, as a fraction of dense training for the "
+            "task's epochs, by the paper's accounting, common to all"
+            + (
+                ", and as the method's own publication counts it (formulas: Methods)."
+                if "published_ratio" in shown
+                else "."
+            )
+        )
+    if shown & FLOPS.keys() and any(cells.is_dense for cells in table.rows):
+        parts.append("FLOPs of the dense row are absolute.")
+    if table.paper_columns:
         parts.append(paper_note(table))
+    parts += missing_notes(table)
     return " ".join(parts)
 
 
@@ -47,36 +70,83 @@ def scale_note(scale: Scale) -> str:
 
 def paper_note(table: Table) -> str:
     """Return what the paper's columns hold and what their marks mean."""
-    others = {r.row.paper.table for r in table.rows if r.row.paper and r.row.paper.table}
-    numbers = " and ".join(sorted({str(table.experiment.paper_table), *others}))
-    note = f"Paper: the values of the paper's Table {numbers}"
-    note += f", {table.paper_setting}"
+    numbers = " and ".join(f"Table {n}" if n.isdigit() else n for n in table.paper_tables)
+    note = f"Paper: the values of the paper's {numbers}, {table.paper_setting}"
     if not table.scale.is_paper:
         note += "; another network and data set, so not comparable with the columns beside them"
+    values = [cells.paper_value(c) for cells in table.rows for c in table.paper_columns]
+    absolute = [cells.paper_flops(c) for cells in table.rows for c in table.paper_columns]
     note += f"; unknown: printed there, but not known here; {text.NO_ROW}: no such number there."
-    if any(
-        value is not None and value.is_marked
-        for cells in table.rows
-        for value in (cells.paper_value(metric) for metric in _PAPER_METRICS)
-    ):
+    marks = {value.mark for value in values if value} | {pair[0].mark for pair in absolute if pair}
+    if "†" in marks:
         note += (
             " † counted, inferred from the paper's text, or from the compared method's own"
             " publication."
         )
+    if "‡" in marks:
+        note += " ‡ cited, see below."
     return note
+
+
+def missing_notes(table: Table) -> list[str]:
+    """Return one sentence on what is not there yet, if anything is."""
+    return [f"Not there yet: {'; '.join(table.missing)}."] if table.missing else []
+
+
+def ours_text(cells: Cells, column: str) -> str:
+    """Return a cell of ours as text; the dense row's FLOPs are absolute."""
+    absence = cells.absence(column)
+    summary = cells.ours(column)
+    if absence or summary is None or summary.mean is None:
+        return absence
+    form = COLUMNS[column].form
+    if form == "ratio":
+        return _flops_text(cells, column) or f"{summary.mean:.{text.DIGITS[form]}f}"
+    return text.mean_and_std(summary, text.DIGITS[form])
+
+
+def _flops_text(cells: Cells, column: str) -> str:
+    """Return the absolute FLOPs of a dense row, nothing for another row."""
+    if not cells.is_dense or column not in FLOPS:
+        return ""
+    mean = cells.flops(column).mean
+    return "" if mean is None else " ".join(text.engineering(mean))
+
+
+def paper_text(cells: Cells, column: str) -> str:
+    """Return a cell of the paper as text; the dense row's FLOPs are absolute."""
+    flops = cells.paper_flops(column)
+    if flops is not None and flops[0].value is not None:
+        value, unit = flops
+        return " ".join(text.engineering(flops[0].value * unit)) + value.mark
+    return text.paper_text(cells.paper_value(column), COLUMNS[column].form)
+
+
+def paper_source(cells: Cells, column: str) -> str:
+    """Return where a cell of the paper is known from, and how surely; empty where it has none."""
+    flops = cells.paper_flops(column)
+    value = flops[0] if flops else cells.paper_value(column)
+    return f"{value.confidence}: {value.source}" if value else ""
+
+
+def requested(cells: Cells) -> str:
+    """Return the sparsity, per cent, that a model was asked for; a dense model of a sparse row."""
+    if cells.row.product == "dense" and cells.row.sparsity:
+        return "dense"
+    return f"{100 * cells.row.sparsity:.6g}"
 
 
 def to_csv(table: Table) -> str:
     """Return the cells in full precision, one line a row."""
     buffer = io.StringIO()
-    lines = [_flat(cells) for cells in table.rows]
+    lines = [_flat(table, cells) for cells in table.rows]
     writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
 
 
-def _flat(cells: Cells) -> dict[str, Any]:
+def _flat(table: Table, cells: Cells) -> dict[str, Any]:
     flat: dict[str, Any] = {
         "label": cells.row.label,
         "method": cells.row.method,
@@ -88,46 +158,53 @@ def _flat(cells: Cells) -> dict[str, Any]:
         "notes": " ".join(cells.notes),
         "exempt": " ".join(cells.exempt),
     }
-    for name, summary in _summaries(cells).items():
+    for name, summary in _summaries(table, cells).items():
         low, high = summary.interval or (None, None)
         flat |= {f"{name}_mean": summary.mean, f"{name}_std": summary.std}
         flat |= {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
-    for metric in _PAPER_METRICS:
-        value = cells.paper_value(metric)
-        flat[f"paper_{metric}"] = (
-            value.value if value and value.value is not None else text.paper_text(value)
-        )
-        flat[f"paper_{metric}_confidence"] = value.confidence if value else ""
+    for column in table.columns:
+        flat[f"{column}_absent"] = cells.absence(column)
+    for column in table.paper_columns:
+        value = cells.paper_value(column)
+        known = value is not None and value.value is not None
+        flat[f"paper_{column}"] = value.value if value and known else text.paper_text(value)
+        flat[f"paper_{column}_std"] = value.std if value else None
+        flat[f"paper_{column}_confidence"] = value.confidence if value else ""
+        flat[f"paper_{column}_source"] = value.source if value else ""
+    flat["cites"] = cells.row.paper.cites if cells.row.paper else ""
     flat["published_formula"] = cells.published_formula
-    flat["runs"] = " ".join(cells.row.runs)
+    flat["runs"] = " ".join((*cells.row.runs, *cells.row.fine_tuned))
     return flat
 
 
-def _summaries(cells: Cells) -> dict[str, Summary]:
+def _summaries(table: Table, cells: Cells) -> dict[str, Summary]:
+    """Return what is averaged, by name with its unit, in the order of the columns."""
     nothing = Summary(None, None, 0)
-    return {
+    found = {
         "sparsity_achieved_pct": cells.sparsity,
         "sparsity_pruned_layers_pct": cells.pruned,
-        "top1_pct": cells.top1,
-        "top1_best_pct": cells.top1_best,
-        "dense_top1_pct": cells.dense_top1 or nothing,
-        "inference_flops": cells.inference_flops,
-        "inference_ratio": cells.inference_ratio,
-        "training_flops": cells.training_flops,
-        "training_ratio": cells.training_ratio,
-        "training_flops_published": cells.published_flops,
-        "training_ratio_published": cells.published_ratio,
     }
+    for column in table.columns:
+        unit = "_pct" if COLUMNS[column].form == "percent" else ""
+        found[f"{column}{unit}"] = cells.ours(column) or nothing
+        if column == "top1":
+            found["top1_best_pct"] = cells.top1_best
+        if column in FLOPS:
+            found[FLOPS[column]] = cells.flops(column)
+    return found
 
 
 def to_json(table: Table) -> dict[str, Any]:
     """Return the table as plain data: caption, scale, and each row's cells with their runs."""
     return {
         "id": table.experiment.id,
-        "title": table.experiment.title,
+        "title": text.title(table.experiment, table.scale),
         "caption": caption(table),
         "scale": table.scale.name,
+        "columns": list(table.columns),
         "paper_setting": table.paper_setting,
+        "citations": list(table.citations),
+        "missing": list(table.missing),
         "rows": [
             {
                 "label": cells.row.label,
@@ -136,19 +213,22 @@ def to_json(table: Table) -> dict[str, Any]:
                 "sparsity": cells.row.sparsity,
                 "epochs": cells.row.epochs,
                 "runs": list(cells.row.runs),
+                "fine_tuned": list(cells.row.fine_tuned),
                 "exempt": list(cells.exempt),
                 "refused": [
                     {"run": refusal.run, "seed": refusal.seed, "reasons": list(refusal.reasons)}
-                    for refusal in (*cells.refusals, *cells.dense_refusals)
+                    for refusal in cells.refusals
                 ],
                 "notes": list(cells.notes),
                 "published_formula": cells.published_formula,
-                **{name: _plain(summary) for name, summary in _summaries(cells).items()},
+                **{name: _plain(summary) for name, summary in _summaries(table, cells).items()},
+                "absent": {column: cells.absence(column) for column in table.columns},
                 "paper": {
-                    metric: value and {**vars(value)}
-                    for metric in _PAPER_METRICS
-                    for value in (cells.paper_value(metric),)
+                    column: value and {**vars(value)}
+                    for column in table.paper_columns
+                    for value in (cells.paper_value(column),)
                 },
+                "cites": cells.row.paper.cites if cells.row.paper else "",
             }
             for cells in table.rows
         ],
@@ -160,99 +240,124 @@ def _plain(summary: Summary) -> dict[str, Any]:
 
 
 def to_latex(table: Table) -> str:
-    """Return a complete table environment for booktabs and siunitx (3 or later)."""
-    task = table.experiment.needed_task()
+    """Return a complete table environment for booktabs and siunitx (3 or later).
+
+    One that is too wide for a page stands on its side, which needs the package rotating too.
+    """
+    environment, size = _fitting(table)
     return render(
         "table.tex.j2",
-        table=table,
-        caption=escape(caption(table)),
-        setting=escape(f"{task.model}, {task.dataset}"),
-        top1_format=_number_format([cells.top1 for cells in table.rows]),
-        dense_format=_number_format([c.dense_top1 for c in table.rows if c.dense_top1]),
-        lines=[_latex_line(cells) for cells in table.rows],
+        id=table.experiment.id,
+        environment=environment,
+        size=size,
+        caption=escape(f"{text.title(table.experiment, table.scale)}. {caption(table)}"),
+        heads=_heads(table),
+        lines=[_latex_line(table, cells) for cells in table.rows],
         notes=[escape(note) for note in table.notes],
+        citations=[escape(citation) for citation in table.citations],
     )
 
 
-def _latex_line(cells: Cells) -> dict[str, Any]:
+def _heads(table: Table) -> list[dict[str, Any]]:
+    """Return for each column its heading, its place, and what stands below it."""
+    heads = []
+    first = 6
+    for column in table.columns:
+        is_spread = _has_spread(column)
+        has_paper = column in table.paper_columns
+        span = 1 + is_spread + has_paper
+        digits = text.DIGITS[COLUMNS[column].form]
+        heads.append(
+            {
+                "heading": r"\\".join(map(escape, broken(COLUMNS[column].heading))),
+                "span": span,
+                "first": first,
+                "last": first + span - 1,
+                "ours": 1 + is_spread,
+                "paper": has_paper,
+                "form": f"S[table-format = {_integers(table, column)}.{digits}]"
+                + (r" @{\,} r" if is_spread else "")
+                + (" r" if has_paper else ""),
+            }
+        )
+        first += span
+    return heads
+
+
+def _has_spread(column: str) -> bool:
+    """Return whether a column's standard deviation is printed."""
+    return COLUMNS[column].form != "ratio"
+
+
+def broken(heading: str) -> tuple[str, ...]:
+    """Return a heading in two lines of the most equal length, in one where it is a word."""
+    words = heading.split(" ")
+    options = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+    return min(options, key=lambda lines: max(map(len, lines)), default=(heading,))
+
+
+def _integers(table: Table, column: str) -> int:
+    """Return the digits before the point of the largest mean of a column."""
+    means = [s.mean for cells in table.rows if (s := cells.ours(column)) and s.mean is not None]
+    least = 2 if COLUMNS[column].form == "percent" else 1
+    return max((len(f"{mean:.0f}") for mean in means), default=least)
+
+
+def _fitting(table: Table) -> tuple[str, str]:
+    """Return the environment and the largest font in which the table fits on a page."""
+    texts = [max(len(cells.row.label) for cells in table.rows)]
+    texts += [6, 6, 6, 3]
+    for column in table.columns:
+        ours = max(len(ours_text(cells, column)) for cells in table.rows)
+        theirs = 0
+        if column in table.paper_columns:
+            theirs = max(len(paper_text(cells, column)) for cells in table.rows)
+        heading = max(map(len, broken(COLUMNS[column].heading)))
+        texts += [max(ours + theirs, heading)]
+    gaps = 5 + sum(2 if column in table.paper_columns else 1 for column in table.columns)
+    for environment, page in _PAGE_PT.items():
+        for size in ("footnotesize", "scriptsize"):
+            if sum(texts) * _CHARACTER_PT[size] + gaps * _GAP_PT <= page:
+                return environment, size
+    return "sidewaystable", "tiny"
+
+
+def _latex_line(table: Table, cells: Cells) -> dict[str, Any]:
     return {
         "sparsity": cells.row.sparsity,
         "label": escape(cells.row.label),
         "requested": requested(cells),
         "pruned": _latex_percent(cells.pruned),
         "achieved": _latex_percent(cells.sparsity),
-        "n": f"{cells.top1.n}" + ("$^\\ast$" if cells.notes else ""),
-        "top1": _latex_accuracy(cells.top1),
-        "dense_top1": _latex_accuracy(cells.dense_top1),
-        "inference": _latex_flops(cells, cells.inference_ratio, cells.inference_flops),
-        "training": _latex_flops(cells, cells.training_ratio, cells.training_flops),
-        "published": _latex_flops(cells, cells.published_ratio, cells.published_flops),
-        "paper": [
-            escape(paper_top1(cells)),
-            escape(paper_inference(cells)),
-            escape(paper_training(cells)),
+        "n": (f"{cells.top1.n}" if cells.row.runs else "--") + ("$^\\ast$" if cells.notes else ""),
+        "cells": [
+            cell
+            for column in table.columns
+            for cell in (
+                _latex_ours(cells, column),
+                *([escape(paper_text(cells, column))] if column in table.paper_columns else []),
+            )
         ],
     }
 
 
-_NONE = "{--}"
-
-
-def requested(cells: Cells) -> str:
-    """Return the sparsity, per cent, that a model was asked for; a dense model of a sparse row."""
-    if cells.row.product == "dense" and cells.row.sparsity:
-        return "dense"
-    return f"{100 * cells.row.sparsity:.6g}"
-
-
 def _latex_percent(summary: Summary) -> str:
-    return _NONE if summary.mean is None else f"{summary.mean:.2f}"
+    return "{--}" if summary.mean is None else f"{summary.mean:.2f}"
 
 
-def _latex_accuracy(summary: Summary | None) -> str:
-    """Return two cells, the mean and its spread.
+def _latex_ours(cells: Cells, column: str) -> str:
+    """Return a cell of ours; where it has a spread, two cells.
 
     siunitx leaves out an uncertainty of 0.00, which is a result here, hence a cell of its own.
     """
-    if summary is None:
-        return f"{_NONE} &"
-    if summary.mean is None:
-        return f"\\multicolumn{{2}}{{c}}{{{text.left_out(summary)}}}"
-    spread = "" if summary.std is None else f"$\\pm$ \\num{{{summary.std:.2f}}}"
-    return f"{summary.mean:.2f} & {spread}"
-
-
-def _latex_flops(cells: Cells, ratio: Summary, flops: Summary) -> str:
-    if ratio.mean is None or flops.mean is None:
-        return _NONE
-    if cells.is_dense:
-        return f"{{{escape(' '.join(text.engineering(flops.mean)))}}}"
-    return f"{ratio.mean:.3f}"
-
-
-def _number_format(summaries: list[Summary]) -> str:
-    """Return the siunitx table-format that leaves room for the widest mean."""
-    means = [summary.mean for summary in summaries if summary.mean is not None]
-    return f"{max((len(f'{mean:.2f}') - 3 for mean in means), default=2)}.2"
-
-
-def paper_top1(cells: Cells) -> str:
-    """Return the paper's accuracy as text."""
-    return text.paper_text(cells.paper_value("top1"))
-
-
-def paper_inference(cells: Cells) -> str:
-    """Return the paper's inference FLOPs: a fraction of dense, for the dense row absolute."""
-    return _paper_flops(cells, "inference_flops_ratio", "inference_gflops", 1e9)
-
-
-def paper_training(cells: Cells) -> str:
-    """Return the paper's training FLOPs: a fraction of dense, for the dense row absolute."""
-    return _paper_flops(cells, "train_flops_ratio", "train_eflops", 1e18)
-
-
-def _paper_flops(cells: Cells, ratio: str, absolute: str, unit: float) -> str:
-    value = cells.paper_value(absolute) if cells.is_dense else None
-    if value is not None and value.value is not None:
-        return " ".join(text.engineering(value.value * unit)) + ("†" if value.is_marked else "")
-    return text.paper_text(cells.paper_value(ratio))
+    summary = cells.ours(column)
+    absence = cells.absence(column)
+    digits = text.DIGITS[COLUMNS[column].form]
+    if absence or summary is None or summary.mean is None:
+        words = escape(absence)
+        return f"\\multicolumn{{2}}{{c}}{{{words}}}" if _has_spread(column) else f"{{{words}}}"
+    if not _has_spread(column):
+        absolute = _flops_text(cells, column)
+        return f"{{{escape(absolute)}}}" if absolute else f"{summary.mean:.{digits}f}"
+    spread = "" if summary.std is None else f"$\\pm$ \\num{{{summary.std:.{digits}f}}}"
+    return f"{summary.mean:.{digits}f} & {spread}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from reports.columns import Form
 from reports.paper import PaperValue
+from reports.plan import Experiment, Scale
 from reports.statistics import Summary
 
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"
+NOT_YET = "not there yet"
+DIGITS: dict[Form, int] = {"percent": 2, "ratio": 3, "number": 1}
+"""After the decimal point of our numbers."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -47,14 +52,26 @@ def left_out(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def paper_text(value: PaperValue | None, digits: int = 2) -> str:
+def paper_text(value: PaperValue | None, form: Form = "percent") -> str:
     """Return the paper's number, ``unknown``, or a dash where the paper has none."""
     if value is None:
         return NO_ROW
     if value.value is None:
         return NO_ROW if value.is_dash else UNKNOWN
-    spread = f" ± {value.std:.{digits}f}" if value.std is not None else ""
-    return f"{value.value:.{digits}f}{spread}{'†' if value.is_marked else ''}"
+    number = format(value.value, "g" if form == "number" else ".2f")
+    spread = f" ± {value.std:.2f}" if value.std is not None else ""
+    return f"{number}{spread}{value.mark}"
+
+
+def title(experiment: Experiment, scale: Scale) -> str:
+    """Return an experiment's heading: the paper's number, the scale, and what is trained at it."""
+    number = f"{experiment.kind.capitalize()} {experiment.paper}" if experiment.paper else ""
+    if not number.endswith(tuple("0123456789")):
+        heading = f"{experiment.title} (at {scale.name} scale)"
+    else:
+        heading = f"{number} at {scale.name} scale: {experiment.title}"
+    stand_ins = dict.fromkeys(f"{task.model} on {task.dataset}" for task in experiment.tasks)
+    return heading if scale.is_paper or not stand_ins else f"{heading}; {', '.join(stand_ins)}"
 
 
 def signed(value: float, digits: int = 2) -> str:

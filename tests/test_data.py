@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acdc import seeds
+from acdc.cli import main
 from acdc.config import Augmentation
-from acdc.data import DATASETS, digits, fashion_mnist
+from acdc.data import DATASETS, command, digits, fashion_mnist
 from acdc.data.feed import FeedPlan, MemoryFeed, PaddedImages, draw_shifts
 from acdc.data.images import as_images, moments, scale, split
-from acdc.errors import DataError
+from acdc.errors import ConfigError, DataError
 from acdc.ranks import Ranks
 
 EMBEDDED = fashion_mnist._EMBEDDED
 NAMES = list(EMBEDDED)
+# Those that come with the suite.
 HERE = [
-    name for name in DATASETS if name not in ("fashion_mnist", "imagenet")
-]  # those that come with the suite
+    *("digits", "fashion_mnist_1k", "fashion_mnist_2k", "fashion_mnist_4k", "fashion_mnist_10k"),
+    *("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled"),
+]
 
 
 @pytest.fixture
@@ -391,3 +398,159 @@ def test_mean_and_deviation_are_those_of_the_pixels(seed: int, channels: int, si
     exact = pixels.double()
     assert torch.allclose(mean.double(), exact.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
     assert torch.allclose(std.double(), exact.std(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+
+
+# What is there
+
+
+def cell(table: str, name: str, column: int) -> str:
+    rows = [[text.strip() for text in line.split("|")[1:-1]] for line in table.splitlines()]
+    return next(row[column] for row in rows if row and row[0] == name)
+
+
+@pytest.fixture
+def acdc_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call ``acdc data``, sets being looked for in ``tmp_path``; return status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acdc", "data", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_sets_of_the_suite_are_there() -> None:
+    for name in HERE:
+        place = DATASETS[name].locate()
+        assert place.missing is None
+        assert place.folder is not None
+        assert place.folder.is_dir()
+    assert {name: DATASETS[name].missing() for name in HERE} == dict.fromkeys(HERE)
+
+
+def test_describing_and_locating_sets_imports_little() -> None:
+    heavy = ("torch", "numpy", "PIL", "pydantic")
+    for code, unwanted in (
+        ("from acdc.data import DATASETS", heavy),
+        (
+            "from acdc.data import DATASETS; [spec.missing() for spec in DATASETS.values()]",
+            ("torchvision", "sklearn", "scipy", "pandas"),
+        ),
+    ):
+        script = f"{code}; import sys; print(sorted(set({unwanted!r}) & set(sys.modules)))"
+        ran = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DATASETS if DATASETS[name].module != "acdc.data"]
+)
+def test_the_module_of_a_set_is_the_one_that_loads_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Called(Exception):
+        pass
+
+    def refuse(*arguments: object) -> None:
+        raise Called
+
+    module = importlib.import_module(DATASETS[name].module)
+    for function in [f for f in vars(module) if f.startswith("load")]:
+        monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(Called):
+        DATASETS[name].load()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_noticed_without_reading_any(name: str, copied: Path) -> None:
+    spec = DATASETS["fashion_mnist_2k"]
+    for file in NAMES:
+        (copied / file).write_bytes(b"")
+    assert spec.missing() is None
+    (copied / name).unlink()
+    missing = spec.missing()
+    assert missing is not None
+    assert f"data file {copied / name} is missing" in missing
+    assert "git checkout -- acdc/data" in missing
+
+
+def test_a_full_set_in_part_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
+    spec = DATASETS["fashion_mnist"]
+    assert command.examine(spec).state == "missing"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / NAMES[3].removesuffix(".gz")).write_bytes(b"")
+    found = command.examine(spec)
+    assert (found.state, found.folder, found.sizes) == ("incomplete", tmp_path / "b", {})
+    assert f"{tmp_path / 'b' / NAMES[0]} is missing" in found.complaint
+
+
+AcdcData = Callable[..., tuple[int, str, str]]
+
+
+def test_the_table_says_what_is_there_and_what_is_not(acdc_data: AcdcData) -> None:
+    status, text, error = acdc_data("check", "digits", "fashion_mnist_2k", "cifar10", "imagenet")
+    states = {"digits": "there", "fashion_mnist_2k": "there", "cifar10": "missing"}
+    assert {name: cell(text, name, 1) for name in states} == states
+    assert cell(text, "digits", 2) == "1,294 + 143 + 360"
+    assert cell(text, "fashion_mnist_2k", 3) == "checksums agree"
+    assert "CIFAR10(" in text  # how to get it
+    assert "imagenet/train/CLASS/*.JPEG" in text
+    assert status == DataError.exit_status
+    assert error.startswith("error: data sets: cifar10 is missing, imagenet is missing; ")
+    assert acdc_data("check", "digits")[0] == 0
+
+
+def test_without_names_only_what_is_there_in_part_is_wrong(
+    acdc_data: AcdcData, tmp_path: Path
+) -> None:
+    status, text, _ = acdc_data("check")
+    assert status == 0
+    assert {cell(text, name, 1) for name in ("cifar10", "imagenet")} == {"missing"}
+    # A folder of ImageNet as a copy that was cut short leaves it.
+    for part in ("train", "val"):
+        for label in range(1000):
+            (tmp_path / "imagenet" / part / f"n{label:08}").mkdir(parents=True)
+            (tmp_path / "imagenet" / part / f"n{label:08}" / "1.JPEG").touch()
+    assert DATASETS["imagenet"].missing() is None
+    status, text, error = acdc_data("check")
+    assert status == DataError.exit_status
+    assert cell(text, "imagenet", 1) == "incomplete"
+    assert "it has 1000 images in train, 1281167 are expected; unpack it anew" in text
+    assert error.startswith("error: data sets: imagenet is incomplete; ")
+
+
+def test_imagenet_without_its_test_images_is_noticed_at_a_glance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    missing = DATASETS["imagenet"].missing()
+    assert missing is not None
+    assert missing.startswith(f"data folder {tmp_path / 'imagenet' / 'val'} is missing; train/")
+
+
+def test_verifying_a_set_writes_its_manifest(acdc_data: AcdcData, tmp_path: Path) -> None:
+    assert acdc_data("verify", "digits", "--manifest", "digits.json")[0] == 0
+    found = json.loads((tmp_path / "digits.json").read_text())
+    images = {"training": 1294, "validation": 143, "test": 360}
+    assert found == {"digits": {"title": "Digits (8 x 8)", "images": images}}
+    status, _, _ = acdc_data("verify", "cifar10", "--manifest", "cifar.json")
+    assert status == DataError.exit_status
+    assert not (tmp_path / "cifar.json").exists()
+    status, _, error = acdc_data("verify", "cifar11")
+    assert status == ConfigError.exit_status
+    assert error.startswith("error: dataset: 'cifar11' is unknown; digits, fashion_mnist")

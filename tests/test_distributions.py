@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acdc.counts import count_zeros
 from acdc.distributions import erk_sparsities, uniform_sparsities
-from acdc.masks import count_zeros
 from tests.support import golden
 
 

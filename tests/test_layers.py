@@ -81,3 +81,15 @@ def test_asking_for_a_models_layers_leaves_the_random_numbers_alone() -> None:
     layers_of.cache_clear()
     assert "fc.weight" in layers_of("resnet8", "digits")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_shortcuts_are_the_convolutions_around_blocks() -> None:
+    assert dense_layers(layers_of("resnet20", "fashion_mnist_1k"), ["shortcut"]) == (
+        "layer2.0.shortcut.0.weight",
+        "layer3.0.shortcut.0.weight",
+    )
+    # The released configurations of ResNet20 prune the other 20 of its 22 layers at 75 % and above.
+    assert len(layers_of("resnet20", "fashion_mnist_1k")) == 22
+    around = dense_layers(layers_of("resnet50", "imagenet"), ["shortcut"])
+    assert around == tuple(f"layer{stage}.0.downsample.0.weight" for stage in (1, 2, 3, 4))
+    assert dense_layers(prunable_layers(TinyNet()), ["shortcut"]) == ()

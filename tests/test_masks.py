@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acdc.masks import count_nonzeros, count_zeros, mask_change, random_masks
+from acdc.counts import count_zeros
+from acdc.masks import count_nonzeros, mask_change, random_masks
 
 SPARSITIES = st.floats(0, 1, exclude_max=True)
 

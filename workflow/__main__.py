@@ -30,10 +30,12 @@ cli.add_command(reference)
 
 @cli.command()
 @click.argument("scale")
+@click.option("--seeds", type=click.IntRange(1), help="So many for each row, from 1 on.")
+@click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def plan(scale: str, out: Path) -> None:
+def plan(scale: str, seeds: int | None, experiments: str | None, out: Path) -> None:
     """Write the resolved study of SCALE as JSON."""
-    write_json(out, load(scale).plan())
+    write_json(out, load(scale, seeds, experiments).plan())
 
 
 if __name__ == "__main__":

@@ -359,9 +359,7 @@ def _failures(log: Path, folder: Path) -> str:
 def _made(study: Study, folder: Path) -> Iterator[str]:
     """Yield the paths of what a study makes, those that are there."""
     paths = [("report", folder / "report.html")]
-    paths += [("table", folder / "tables" / f"{i}.tex") for i in study.ids("accuracy_table")]
-    figures = study.ids("flops_accuracy", "schedule_curve", "iht")
-    paths += [("figure", folder / "figures" / f"{i}.pdf") for i in figures]
+    paths += [("tables", folder / "tables"), ("figures", folder / "figures")]
     paths += [("data", folder / "tables" / "runs.csv"), ("runs", folder / "runs")]
     paths += [("MLflow", folder / "mlflow.db")]
     for what, path in paths:

@@ -11,11 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.images import ImageSet, as_images, split
+from acdc.data.places import Place
 from acdc.errors import DataError
 
+_FILE = Path("datasets", "data", "digits.csv.gz")
 _SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
 _TEST_IMAGES = 360
 _SHUFFLE_SEED = 1797
+
+
+def locate() -> Place:
+    """Return where scikit-learn's file is."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        return Place(
+            missing="dataset: digits comes with scikit-learn, which is not installed; install it"
+        )
+    path = Path(package.origin).parent / _FILE
+    missing = None if path.exists() else f"data file {path} is missing; reinstall scikit-learn"
+    return Place(path.parent, missing)
 
 
 def load() -> ImageSet:
@@ -27,10 +41,10 @@ def load() -> ImageSet:
     Raises:
         DataError: scikit-learn's file is missing or is not the one known.
     """
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise DataError("dataset: digits comes with scikit-learn, which is not installed")
-    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    place = locate()
+    if place.folder is None or place.missing:
+        raise DataError(place.missing)
+    path = place.folder / _FILE.name
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:

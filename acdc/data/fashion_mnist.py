@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import sys
 import zlib
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.images import ImageSet, as_images, split
+from acdc.data.places import Place, nowhere, roots
 from acdc.errors import DataError
 
 EMBEDDED_TRAINING_IMAGES = 10_000
@@ -37,6 +37,8 @@ _FULL = {
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+_RESTORE = "restore it with: git checkout -- acdc/data"
+_FETCH = "fetch it anew"
 
 
 def embedded_folder() -> Path:
@@ -46,9 +48,46 @@ def embedded_folder() -> Path:
 
 def full_folders() -> list[Path]:
     """Return where the full set is looked for: ACDC_DATA, torchvision's place, Debian's."""
-    roots = [os.environ[name] for name in ("ACDC_DATA",) if os.environ.get(name)]
-    candidates = [Path(root) / "FashionMNIST" / "raw" for root in [*roots, "data"]]
-    return [*map(Path, roots), *candidates, Path("/usr/share/datasets/fashion-mnist")]
+    below = [root / "FashionMNIST" / "raw" for root in roots()]
+    return [*roots()[:-1], *below, Path("/usr/share/datasets/fashion-mnist")]
+
+
+def locate_embedded() -> Place:
+    """Return where the embedded subset is."""
+    return _place(embedded_folder(), _EMBEDDED, _RESTORE)
+
+
+def locate_full() -> Place:
+    """Return where the full set is: in the first folder that has one of its files."""
+    for folder in full_folders():
+        if any(_path(folder, name).exists() for name in _FULL):
+            return _place(folder, _FULL, _FETCH)
+    return nowhere(
+        "fashion_mnist",
+        full_folders(),
+        "set ACDC_DATA to the folder that holds its four IDX files or torchvision's FashionMNIST "
+        "folder, install Debian's package dataset-fashion-mnist, or use fashion_mnist_10k, which "
+        "comes with the suite",
+    )
+
+
+def _place(folder: Path, checksums: dict[str, str], remedy: str) -> Place:
+    absent = (name for name in checksums if not _path(folder, name).exists())
+    first = next(absent, None)
+    if first is None:
+        return Place(folder)
+    return Place(folder, _missing(folder / first, checksums[first], remedy))
+
+
+def _missing(path: Path, digest: str, remedy: str) -> str:
+    return f"data file {path} is missing (sha256 {digest} expected); {remedy}"
+
+
+def _path(folder: Path, name: str) -> Path:
+    """Return where a file is: compressed, or else not."""
+    path = folder / name
+    plain = path.with_suffix("")
+    return plain if plain.exists() and not path.exists() else path
 
 
 def load_embedded(training_images: int | None = None) -> ImageSet:
@@ -61,7 +100,7 @@ def load_embedded(training_images: int | None = None) -> ImageSet:
     Raises:
         DataError: a file is missing or damaged; names it and the checksums.
     """
-    images = _load(embedded_folder(), _EMBEDDED, "restore it with: git checkout -- acdc/data")
+    images = _load(embedded_folder(), _EMBEDDED, _RESTORE)
     return replace(images, training=images.training.first(training_images))
 
 
@@ -71,16 +110,10 @@ def load_full() -> ImageSet:
     Raises:
         DataError: it is nowhere; lists where it was looked for and how to get it.
     """
-    probe = next(iter(_FULL))
-    for folder in full_folders():
-        if (folder / probe).exists() or (folder / probe.removesuffix(".gz")).exists():
-            return _load(folder, _FULL, "fetch it anew")
-    places = ", ".join(str(folder) for folder in full_folders())
-    raise DataError(
-        f"dataset: fashion_mnist was found in none of {places}; set ACDC_DATA to the folder that "
-        "holds its four IDX files or torchvision's FashionMNIST folder, install Debian's package "
-        "dataset-fashion-mnist, or use fashion_mnist_10k, which comes with the suite"
-    )
+    place = locate_full()
+    if place.folder is None:
+        raise DataError(place.missing)
+    return _load(place.folder, _FULL, _FETCH)
 
 
 def _load(folder: Path, checksums: dict[str, str], remedy: str) -> ImageSet:
@@ -95,16 +128,12 @@ def read_idx(folder: Path, name: str, digest: str, remedy: str) -> np.ndarray:
     Raises:
         DataError: missing, unreadable or not the content whose sha256 is ``digest``.
     """
-    path = folder / name
-    if not path.exists() and path.with_suffix("").exists():
-        path = path.with_suffix("")
+    path = _path(folder, name)
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except FileNotFoundError:
-        raise DataError(
-            f"data file {path} is missing (sha256 {digest} expected); {remedy}"
-        ) from None
+        raise DataError(_missing(path, digest, remedy)) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"data file {path} cannot be read ({error}; content of sha256 {digest} expected); "

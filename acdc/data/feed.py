@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from acdc import seeds
-from acdc.data.images import Images, ImageSet, scale
+from acdc.data.images import Images, ImageSet, Relabelled, scale
 from acdc.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Feed(Protocol):
 
     sizes: Mapping[Split, int]
     """Images of each split, over all ranks."""
+    relabelled: Relabelled | None
+    """The training images with random labels, over all ranks, in sets that have some."""
 
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of each batch of an epoch, augmented, from batch ``first`` on.
@@ -139,6 +141,7 @@ class MemoryFeed:
         self.labels = images.training.labels.to(device)
         self.mean, self.std = images.mean.to(device), images.std.to(device)
         self.sizes: Mapping[Split, int] = images.sizes
+        self.relabelled = images.relabelled
         self.reach = (
             0 if plan.augmentation == "none" else max(images.training.pixels.shape[2] // 8, 1)
         )

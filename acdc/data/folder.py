@@ -14,8 +14,9 @@ from torch import Tensor
 
 from acdc import seeds
 from acdc.data.feed import Batch, FeedPlan, Split
-from acdc.data.images import scale
+from acdc.data.images import Relabelled, scale
 from acdc.data.pictures import Draw
+from acdc.data.places import Place, nowhere, roots
 from acdc.data.workers import Request, Workers
 from acdc.errors import DataError
 
@@ -82,19 +83,32 @@ class FolderSet:
         return FolderFeed(self, plan)
 
 
+def locate_imagenet() -> Place:
+    """Return where ImageNet is: in the folder ``imagenet`` of ACDC_DATA or of ``data``."""
+    folders = [root / "imagenet" for root in roots()]
+    for folder in filter(Path.is_dir, folders):
+        absent = [folder / part for part in ("train", "val") if not (folder / part).is_dir()]
+        missing = f"data folder {absent[0]} is missing; {_LAYOUT} are expected" if absent else None
+        return Place(folder, missing)
+    return nowhere(
+        "imagenet",
+        folders,
+        "set ACDC_DATA to the folder that holds "
+        f"imagenet/{_LAYOUT.replace('and ', 'and imagenet/')}, unpacked from the archives of "
+        "image-net.org",
+    )
+
+
 def load_imagenet() -> FolderSet:
-    """Return ImageNet (ILSVRC 2012) from the folder ``imagenet`` of ACDC_DATA, else of ``data``.
+    """Return ImageNet (ILSVRC 2012), after counting its files.
 
     Raises:
         DataError: it is not there, or not whole.
     """
-    folder = Path(os.environ.get("ACDC_DATA") or "data") / "imagenet"
-    if not folder.is_dir():
-        raise DataError(
-            f"dataset: imagenet was not found at {folder}; set ACDC_DATA to the folder that holds "
-            f"imagenet/{_LAYOUT.replace('and ', 'and imagenet/')}"
-        )
-    return load(folder, classes=1000, train=1_281_167, val=50_000)
+    place = locate_imagenet()
+    if place.folder is None:
+        raise DataError(place.missing)
+    return load(place.folder, classes=1000, train=1_281_167, val=50_000)
 
 
 def load(
@@ -186,6 +200,7 @@ class FolderFeed:
     def __init__(self, images: FolderSet, plan: FeedPlan) -> None:
         self.plan = plan
         self.sizes: Mapping[Split, int] = images.sizes
+        self.relabelled: Relabelled | None = None
         self.files: dict[Split, Files] = {
             "training": images.training,
             "validation": images.validation,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # One split for all runs: it must not depend on a run's seed, or seeds would choose on other images.
 _SPLIT_SEED = 2021
+# Likewise: what one run memorizes is compared with what another does.
+_RELABEL_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Relabelled:
+    """Training images whose labels were drawn at random."""
+
+    numbers: Tensor
+    """Which of the training images, ascending, (N,) as int64."""
+    true_labels: Tensor
+    """The labels that they had, (N,) as int64."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """The three splits of a data set and the normalisation of its pixels."""
 
@@ -42,6 +57,8 @@ class ImageSet:
     """Per channel mean of the training pixels, in units of the byte values, shape (1, C, 1, 1)."""
     std: Tensor
     """Per channel standard deviation, likewise."""
+    relabelled: Relabelled | None = None
+    """The training images with random labels, in sets that have some."""
 
     @property
     def sizes(self) -> dict[Split, int]:
@@ -88,6 +105,20 @@ def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
         mean=mean,
         std=std,
     )
+
+
+def relabel(images: ImageSet, count: int, classes: int) -> ImageSet:
+    """Give some of the training images labels drawn uniformly from all classes (Appendix B.6).
+
+    The draw is the same for all runs. One image in ``classes`` keeps its label by chance.
+    """
+    generator = np.random.default_rng(_RELABEL_SEED)
+    chosen = np.sort(generator.permutation(len(images.training))[:count])
+    numbers = torch.from_numpy(chosen)
+    labels = images.training.labels.clone()
+    relabelled = Relabelled(numbers, labels[numbers])
+    labels[numbers] = torch.from_numpy(generator.integers(0, classes, count))
+    return replace(images, training=Images(images.training.pixels, labels), relabelled=relabelled)
 
 
 def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:

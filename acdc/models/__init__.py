@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from acdc.data import DATASETS
 
@@ -14,13 +15,26 @@ if TYPE_CHECKING:
     from acdc.layers import Layers
 
 
-def _resnet(depth: int, **shape: int) -> Callable[[int, int], nn.Module]:
+@dataclass(frozen=True)
+class Architecture:
+    """A function of (input channels, classes) that builds a network."""
+
+    build: Callable[[int, int], nn.Module]
+    module: str
+    """The module that defines the network's class."""
+
+    def __call__(self, channels: int, classes: int) -> nn.Module:
+        return self.build(channels, classes)
+
+
+def _resnet(depth: int, *, bottlenecks: bool = False, **shape: Any) -> Architecture:
     def build(channels: int, classes: int) -> nn.Module:
-        from acdc.models.resnet import ResNet
+        from acdc.models.resnet import Block, Bottleneck, ResNet
 
-        return ResNet(depth, channels, classes, **shape)
+        block = Bottleneck if bottlenecks else Block
+        return ResNet(depth, channels, classes, block=block, **shape)
 
-    return build
+    return Architecture(build, "acdc.models.resnet")
 
 
 def _resnet50(channels: int, classes: int) -> nn.Module:
@@ -35,20 +49,25 @@ def _resnet50(channels: int, classes: int) -> nn.Module:
     return model
 
 
-def _mobilenet_v1(channels: int, classes: int) -> nn.Module:
-    from acdc.models.mobilenet import MobileNetV1
+def _mobilenet_v1(multiplier: float = 1.0, **shape: int) -> Architecture:
+    def build(channels: int, classes: int) -> nn.Module:
+        from acdc.models.mobilenet import MobileNetV1
 
-    return MobileNetV1(channels, classes)
+        return MobileNetV1(channels, classes, multiplier=multiplier, **shape)
+
+    return Architecture(build, "acdc.models.mobilenet")
 
 
-def _wide_resnet(depth: int, widening: int) -> Callable[[int, int], nn.Module]:
+def _wide_resnet(depth: int, widening: int, **shape: Any) -> Architecture:
     def build(channels: int, classes: int) -> nn.Module:
         from acdc.models.wide_resnet import WideResNet
 
-        return WideResNet(depth, widening, channels, classes)
+        return WideResNet(depth, widening, channels, classes, **shape)
 
-    return build
+    return Architecture(build, "acdc.models.wide_resnet")
 
+
+_STEM: dict[str, Any] = {"stem_kernel": 7, "stem_stride": 4, "stem_pool": True}
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     # Residual networks for small images (He et al. 2015, Section 4.2): depth 6n + 2.
@@ -60,11 +79,27 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     # A stem of 5 x 5 and stride 4, cheap enough for a laptop's minutes.
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
-    "resnet50": _resnet50,
-    "mobilenet_v1": _mobilenet_v1,
+    "resnet50": Architecture(_resnet50, "acdc.models.vision"),
+    "mobilenet_v1": _mobilenet_v1(),
     "wrn28_10": _wide_resnet(28, 10),
+    # Their relatives for grey images of 28 x 28 and a laptop's minutes: the stem makes 4 x 4 of
+    # them (7 x 7 in the second), and there are fewer stages, blocks and channels.
+    "resnet8_bottleneck_s8": _resnet(8, bottlenecks=True, stages=2, width=8, **_STEM),
+    "mobilenet_v1_x0_5_b4_s4": _mobilenet_v1(0.5, blocks=4, stem_stride=4),
+    "wrn10_2_w4_s8": _wide_resnet(10, 2, width=4, **_STEM),
+    "resnet6_s8": _resnet(6, stages=2, **_STEM),
+    # Relatives for images of 28 x 28 or 32 x 32 and one GPU.
+    "resnet56_bottleneck": _resnet(56, bottlenecks=True),
+    "mobilenet_v1_x0_5_s1": _mobilenet_v1(0.5, stem_stride=1),
+    "wrn16_4": _wide_resnet(16, 4),
 }
 """From a name to a function of (input channels, classes) that builds the network."""
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that a network's code comes from."""
+    build = MODELS[name]
+    return build.module if isinstance(build, Architecture) else build.__module__
 
 
 @functools.cache

@@ -20,18 +20,31 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: in
 
 
 class MobileNetV1(nn.Module):
-    """A first convolution, thirteen depthwise-separable blocks and a linear classifier.
+    """A first convolution, depthwise-separable blocks and a linear classifier.
 
     Args:
         channels: of the input images.
         classes: number of outputs.
+        multiplier: factor on the channels of every layer, the width multiplier of the paper.
+        blocks: how many of the thirteen there are, counted from the first.
+        stem_stride: stride of the first convolution.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        multiplier: float = 1.0,
+        blocks: int = len(_BLOCKS),
+        stem_stride: int = 2,
+    ) -> None:
         super().__init__()
-        self.stem = _convolution(channels, 32, 3, stride=2, groups=1)
-        inputs = 32
-        for number, (outputs, stride) in enumerate(_BLOCKS):
+        inputs = round(32 * multiplier)
+        self.stem = _convolution(channels, inputs, 3, stem_stride, groups=1)
+        self.blocks = blocks
+        for number, (width, stride) in enumerate(_BLOCKS[:blocks]):
+            outputs = round(width * multiplier)
             depthwise = _convolution(inputs, inputs, 3, stride, groups=inputs)
             pointwise = _convolution(inputs, outputs, 1, 1, groups=1)
             self.add_module(f"block{number}", nn.Sequential(depthwise, pointwise))
@@ -44,7 +57,7 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for number in range(len(_BLOCKS)):
+        for number in range(self.blocks):
             x = self.get_submodule(f"block{number}")(x)
         logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits

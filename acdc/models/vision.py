@@ -1,4 +1,4 @@
-"""torchvision's architectures, imported also where its wheel does not match the torch beside it."""
+"""torchvision, imported also where its wheel does not match the torch beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ _LIBRARY: torch.library.Library | None = None
 
 
 def torchvision_models() -> ModuleType:
-    """Return the module ``torchvision.models``.
+    """Return the module ``torchvision.models``; see ``torchvision_module``."""
+    return torchvision_module("torchvision.models")
+
+
+def torchvision_module(name: str) -> ModuleType:
+    """Return a module of torchvision, such as ``torchvision.datasets``.
 
     With a CPU-only torch, a torchvision built for CUDA cannot register its operators, and its
     import fails as it describes those of detection to the compiler. Declaring the two that it asks
@@ -23,7 +28,7 @@ def torchvision_models() -> ModuleType:
     """
     global _LIBRARY
     try:
-        return importlib.import_module("torchvision.models")
+        return importlib.import_module(name)
     except RuntimeError as error:
         mismatch = "operator torchvision::nms does not exist" in str(error)
         if not mismatch or torch.version.cuda is not None:
@@ -31,6 +36,6 @@ def torchvision_models() -> ModuleType:
     # Kept for good: the declarations go with the object.
     _LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for name in ("nms", "qnms"):
-        _LIBRARY.define(name + arguments)  # type: ignore[no-untyped-call]
-    return importlib.import_module("torchvision.models")
+    for operator in ("nms", "qnms"):
+        _LIBRARY.define(operator + arguments)  # type: ignore[no-untyped-call]
+    return importlib.import_module(name)

@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of pre-activation blocks of 16, 32 and 64 times ``widening`` channels.
+    """Three stages of pre-activation blocks of 1, 2 and 4 times ``width * widening`` channels.
 
     Args:
         depth: 6 n + 4 for n blocks a stage.
@@ -40,22 +40,38 @@ class WideResNet(nn.Module):
         channels: of the input images.
         classes: number of outputs.
         dropout: between the convolutions of a block.
+        width: channels of the first convolution.
+        stem_stride: stride of the first convolution.
+        stem_kernel: its size, odd.
+        stem_pool: whether the maximum over 3 x 3 follows, with a stride of 2.
 
     Raises:
         ValueError: the depth is not 6 n + 4.
     """
 
     def __init__(
-        self, depth: int, widening: int, channels: int, classes: int, *, dropout: float = 0.3
+        self,
+        depth: int,
+        widening: int,
+        channels: int,
+        classes: int,
+        *,
+        dropout: float = 0.3,
+        width: int = 16,
+        stem_stride: int = 1,
+        stem_kernel: int = 3,
+        stem_pool: bool = False,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth {depth} is not 6 n + 4")
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
-        inputs = 16
+        padding = stem_kernel // 2
+        self.conv1 = nn.Conv2d(channels, width, stem_kernel, stem_stride, padding)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if stem_pool else nn.Identity()
+        inputs = width
         for stage in range(3):
-            outputs = 16 * widening * 2**stage
+            outputs = width * widening * 2**stage
             layers = []
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
@@ -66,7 +82,7 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
+        x = self.pool(self.conv1(x))
         for stage in range(3):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         logits: Tensor = self.fc(torch.relu(self.bn(x)).mean(dim=(2, 3)))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from acdc.counts import count_zeros
 from acdc.distributions import erk_sparsities, uniform_sparsities
-from acdc.masks import count_zeros
 from acdc.rewiring import rewire
 from acdc.schedules import cosine_drop_fraction
 from conformance.vectors import Case, compare

@@ -1,1 +1,154 @@
-"""The figures: each module draws one kind from the tidy tables, and draws nothing else."""
+"""The figures: panels of plots drawn from the tidy tables, and from nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.legend import Legend
+
+from reports import plan
+from reports.aggregate import Tables
+from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
+from reports.figures.by_flops import accuracy_by_flops
+from reports.figures.by_phase import mask_change, phase_flops
+from reports.figures.curves import SPARSE_PHASE
+from reports.figures.series import Panel, gather, notes
+from reports.figures.style import Look, curve_looks, letter, point_looks, style
+from reports.plan import Experiment, ReportError, Row, Scale
+
+PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
+    "schedule": schedule,
+    "accuracy_by_epoch": accuracy_by_epoch,
+    "accuracy_by_flops": accuracy_by_flops,
+    "mask_change": mask_change,
+    "sparse_flops": phase_flops,
+    "dense_flops": phase_flops,
+    "relabelled_true": relabelled,
+    "relabelled_given": relabelled,
+}
+"""What draws each plot into its part of a figure; it returns the axes that carry the title."""
+
+_WIDTH = 3.4
+"""Inches of one plot of several, about a column of text."""
+_NARROW = 2.75
+"""Of one of three beside each other."""
+_HEIGHT = 2.7
+_ALONE = (6.0, 3.4)
+_LETTERS_PER_INCH = 13
+_MOST_COLUMNS = 5
+
+
+def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
+    """Draw the panels of an experiment's figure, which share one legend.
+
+    Means over seeds with one standard deviation; what they leave out is said below.
+
+    Raises:
+        ReportError: there is no panel, a plot is unknown, or a panel has nothing to draw.
+    """
+    if not experiment.panels:
+        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no panels")
+    style()
+    looks = {
+        "points": point_looks(experiment.all_rows),
+        "curves": curve_looks(
+            row
+            for panel in experiment.panels
+            if panel.plot != "accuracy_by_flops"
+            for row in panel.rows
+        ),
+    }
+    panels = [_panel(experiment, each, looks, tables) for each in experiment.panels]
+    columns, lines, size = _layout(experiment)
+    figure = plt.figure(figsize=size)
+    places = figure.subfigures(lines, columns, squeeze=False).flat
+    for index, panel in enumerate(panels):
+        axes = PLOTS[panel.plot](places[index], panel)
+        if len(panels) > 1:
+            letter(axes, index, experiment.panels[index].title)
+    _below(figure, notes(experiment, tables.runs))
+    _legend(figure, _heading(experiment, scale))
+    return figure
+
+
+def _panel(
+    experiment: Experiment,
+    planned: plan.Panel,
+    looks: Mapping[str, Mapping[Row, Look]],
+    tables: Tables,
+) -> Panel:
+    if planned.plot not in PLOTS:
+        raise ReportError(
+            f"experiment {experiment.id}: plot {planned.plot!r} is unknown; "
+            f"{', '.join(PLOTS)} are accepted"
+        )
+    look = looks["points" if planned.plot == "accuracy_by_flops" else "curves"]
+    found = (gather(experiment, row, look[row], tables) for row in planned.rows)
+    series = tuple(each for each in found if each)
+    if not series:
+        raise ReportError(f"experiment {experiment.id}: {planned.plot} has no run to draw")
+    return Panel(experiment.id, planned.plot, series)
+
+
+def _layout(experiment: Experiment) -> tuple[int, int, tuple[float, float]]:
+    """Return columns and lines of panels, and the figure's width and height in inches."""
+    across = max(
+        len({row.sparsity for row in panel.rows if row.method != "dense"})
+        if panel.plot == "accuracy_by_flops"
+        else 1
+        for panel in experiment.panels
+    )
+    count = len(experiment.panels)
+    if across == 1 and count == 1:
+        return 1, 1, _ALONE
+    columns = 2 if across == 1 else 1
+    lines = -(-count // columns)
+    wide = _WIDTH * 2 if across < 3 else _NARROW * 3
+    return columns, lines, (wide, _HEIGHT * lines * -(-across // 3) + 0.5)
+
+
+def _heading(experiment: Experiment, scale: Scale) -> str:
+    name = f"Figure {experiment.paper}" if experiment.paper else experiment.title
+    return f"{name} at {scale.name} scale"
+
+
+def _below(figure: Figure, sentences: list[str]) -> None:
+    if sentences:
+        width = round(_LETTERS_PER_INCH * figure.get_figwidth())
+        lines = [line for each in sentences for line in textwrap.wrap(each, width)]
+        figure.supxlabel("\n".join(lines), fontsize=8)
+        figure.set_figheight(figure.get_figheight() + 0.16 * len(lines))
+
+
+def _legend(figure: Figure, heading: str) -> Legend:
+    """Name each series once, above the panels, in as many columns as there is room for."""
+    handles = {
+        label: handle[0] if isinstance(handle, ErrorbarContainer) else handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    phase = handles.pop(SPARSE_PHASE, None)
+    if phase is not None:
+        handles[SPARSE_PHASE] = phase
+    room = figure.get_figwidth() * figure.dpi
+    for lines in range(-(-len(handles) // _MOST_COLUMNS), len(handles) + 1):
+        legend = figure.legend(
+            handles.values(),
+            handles.keys(),
+            title=heading,
+            loc="outside upper center",
+            ncols=-(-len(handles) // lines),
+            columnspacing=1.4,
+            handlelength=2.2,
+        )
+        box = legend.get_window_extent()
+        if box.width <= room or lines == len(handles):
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+    return legend

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,19 +14,39 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+
+from reports.plan import Row
 
 INK = "#1b1b1c"
 """Text, axes and the dense baseline. The report replaces it by the text colour of the page."""
 
 # Okabe and Ito's palette without yellow (too light on white) and black (the dense baseline).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-_LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), "--")
-# A method that the suite brings keeps its place whatever else a figure shows.
-_KNOWN = ("acdc", "gmp", "rigl", "top_kast", "one_shot", "str")
-_LINE = 80
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
+# A method that the suite brings has the same place, so the same look, in every figure.
+_KNOWN = (
+    "acdc",
+    "gmp",
+    "rigl",
+    "top_kast",
+    "one_shot",
+    "str",
+    "woodfisher",
+    "set",
+    "snfs",
+    "dpf",
+    "static",
+    "snip",
+    "sr_ste",
+    "dsd",
+    "acdc_dense",
+)
+_LIGHTEST, _DARKEST = -0.45, 0.5
+_LONGEST_RAMP = 8
+_SIZE = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,41 +55,109 @@ class Look:
 
     colour: str
     marker: str
-    line: str | tuple[int, tuple[float, ...]]
     fill: str = "full"
+    size: float = _SIZE
 
 
-def looks(series: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
-    """Return the look of each (method, label): a method's colour and marker, a variant's filling.
+def point_looks(rows: Iterable[Row]) -> dict[Row, Look]:
+    """Return the looks of single points: colour and marker say the method, whatever its sparsity.
 
-    The dense baseline is drawn in ink. Methods that the suite does not know follow in
-    alphabetical order.
+    Runs that train longer have larger markers; the filling tells variants of a method apart.
     """
-    pairs = list(dict.fromkeys(series))
-    methods = [*_KNOWN, *sorted({method for method, _ in pairs} - {*_KNOWN, "dense"})]
-    result: dict[tuple[str, str], Look] = {}
-    seen: dict[str, int] = {}
-    for method, label in pairs:
-        if method == "dense":
-            result[method, label] = Look(INK, "*", (0, (4, 2)))
-            continue
-        place, variant = methods.index(method), seen.get(method, 0)
-        seen[method] = variant + 1
-        result[method, label] = Look(
-            _COLOURS[place % len(_COLOURS)],
-            _MARKERS[place % len(_MARKERS)],
-            _LINES[(place + variant) % len(_LINES)],
-            _FILLS[variant % len(_FILLS)],
-        )
+    rows = tuple(rows)
+    places = _places(rows)
+    variants: dict[str, list[str]] = {}
+    result = {}
+    for row in rows:
+        if row.method in places:
+            known = variants.setdefault(row.method, [])
+            if variant(row) not in known:
+                known.append(variant(row))
+            place = places[row.method]
+            result[row] = Look(
+                _COLOURS[place % len(_COLOURS)],
+                _MARKERS[place % len(_MARKERS)],
+                _FILLS[known.index(variant(row)) % len(_FILLS)],
+                _SIZE + 2 * math.log2(max(1.0, extent(row))),
+            )
+        else:
+            result[row] = Look(INK, "*")
     return result
 
 
+def curve_looks(rows: Iterable[Row]) -> dict[Row, Look]:
+    """Return the looks of curves: the method's colour, the darker the sparser, and markers too."""
+    rows = tuple(rows)
+    places = _places(rows)
+    series = {
+        method: sorted({(row.sparsity, row.label) for row in rows if row.method == method})
+        for method in places
+    }
+    result = {}
+    for row in rows:
+        if row.method in places:
+            mine = series[row.method]
+            rank = mine.index((row.sparsity, row.label))
+            place = places[row.method]
+            result[row] = Look(
+                _shade(_COLOURS[place % len(_COLOURS)], _ramp(len(mine))[rank]),
+                _MARKERS[(place + rank) % len(_MARKERS)],
+            )
+        else:
+            result[row] = Look(INK, "*")
+    return result
+
+
+def extent(row: Row) -> float:
+    """Return how many times as long as its task's dense network a row trains."""
+    return row.epochs / row.task.epochs if row.task else 1.0
+
+
+def variant(row: Row) -> str:
+    """Return a row's label without how long it trains: ``RigL (ERK)`` of ``RigL 2x (ERK)``."""
+    return row.label.replace(f" {extent(row):g}x", "")
+
+
+def _places(rows: Iterable[Row]) -> dict[str, int]:
+    """Return the place of each method but dense training; unknown ones follow by their names."""
+    methods = {row.method for row in rows if row.method is not None} - {"dense"}
+    order = [*_KNOWN, *sorted(methods - set(_KNOWN))]
+    return {method: order.index(method) for method in sorted(methods)}
+
+
+def _ramp(count: int) -> list[float]:
+    """Return steps from light (below 0) to dark (above 0); one alone is the colour itself."""
+    if count == 1:
+        return [0.0]
+    return [_LIGHTEST + (_DARKEST - _LIGHTEST) * step / (count - 1) for step in range(count)]
+
+
+def _shade(colour: str, step: float) -> str:
+    """Return a colour mixed with white (below 0) or with ink (above 0), by so large a share."""
+    share = abs(step)
+    other = to_rgb("white" if step < 0 else INK)
+    red, green, blue = (
+        (1 - share) * a + share * b for a, b in zip(to_rgb(colour), other, strict=True)
+    )
+    return to_hex((red, green, blue))
+
+
+def _page_colours() -> dict[str, str]:
+    """Return what the report's page draws each colour in; it lightens them on a dark ground."""
+    found = {}
+    for index, colour in enumerate(_COLOURS):
+        for step in sorted({step for count in range(1, _LONGEST_RAMP) for step in _ramp(count)}):
+            base = f"var(--c{index}, {colour})"
+            ground = "var(--page, white)" if step < 0 else "currentColor"
+            kept = f"{100 * (1 - abs(step)):.4g}%"
+            found[_shade(colour, step)] = f"color-mix(in srgb, {base} {kept}, {ground})"
+        found[colour] = base
+    return {**found, INK: "currentColor"}
+
+
 def sequence(count: int) -> list[Look]:
-    """Return looks for an ordered series, such as growing k, told apart by marker and dash too."""
-    return [
-        Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
-        for i in range(count)
-    ]
+    """Return looks for an ordered series, such as growing k, told apart by marker too."""
+    return [Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i in range(count)]
 
 
 def style() -> None:
@@ -112,11 +200,6 @@ def letter(axes: Axes, index: int, title: str) -> None:
     axes.set_title(f"({chr(ord('a') + index)}) {title}", loc="left")
 
 
-def below(notes: Iterable[str]) -> list[str]:
-    """Return the lines to write below a figure of what is missing from its means."""
-    return [line for note in notes for line in textwrap.wrap(note, _LINE)]
-
-
 def to_bytes(figure: Figure, form: str, salt: str) -> bytes:
     """Return a figure as pdf, png or svg, the same bytes for the same figure."""
     without_dates: dict[str, dict[str, str | None]] = {
@@ -150,10 +233,8 @@ def inline_svg(svg: bytes, name: str, description: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = text.replace(INK, "currentColor")
-    for index, colour in enumerate(_COLOURS):
-        # The page lightens them on a dark ground.
-        text = text.replace(colour.lower(), f"var(--c{index}, {colour.lower()})")
+    colours = _page_colours()
+    text = re.sub("#[0-9a-f]{6}", lambda match: colours.get(match[0], match[0]), text)
     escaped = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     width = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt"', text)
     limit = f"{float(width.group(1)) * 1.5:.0f}px" if width else "100%"

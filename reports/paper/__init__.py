@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from reports.plan import PaperRow, ReportError
 
 _FILE = Path(__file__).with_name("tables.csv")
+
+_CHECKPOINTS = "README"
+"""What stands for a table's number in the rows of the models that the authors released."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,17 @@ class PaperValue:
     source: str
     is_dash: bool = False
     """Whether the paper prints a dash."""
+    is_cited: bool = False
+    """Whether it is of another publication, or of a model that the authors released."""
 
     @property
-    def is_marked(self) -> bool:
-        """Whether the number is counted, inferred from the text or from another publication."""
-        return self.value is not None and self.confidence in ("secondary", "derived", "from-text")
-
-
-UNKNOWN = PaperValue(None, None, "unknown", "not known")
+    def mark(self) -> str:
+        """A double dagger where cited; a dagger where counted or inferred from the text."""
+        if self.value is None:
+            return ""
+        if self.is_cited:
+            return "‡"
+        return "†" if self.confidence in ("secondary", "derived", "from-text") else ""
 
 
 @functools.cache
@@ -38,37 +45,60 @@ def _rows() -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def paper_setting(table: str) -> str:
-    """Return what a table of the paper trained, such as ``ResNet50, ImageNet``.
+def _of_table(table: str) -> list[dict[str, str]]:
+    """Return the rows of a table.
 
     Raises:
         ReportError: no such table; lists those that there are.
     """
-    for row in _rows():
-        if row["table"] == table:
-            return f"{row['model']}, {row['dataset']}"
-    known = ", ".join(sorted({row["table"] for row in _rows()}))
-    raise ReportError(f"paper_table: {table!r} is unknown; {known} are accepted")
+    rows = [row for row in _rows() if row["table"] == table]
+    if not rows:
+        known = ", ".join(dict.fromkeys(row["table"] for row in _rows()))
+        raise ReportError(f"paper: table {table!r} is unknown; {known} are accepted")
+    return rows
 
 
-def paper_values(table: str, paper_row: PaperRow, sparsity: float) -> dict[str, PaperValue] | None:
-    """Return the metrics of one row of the paper, or None if the paper has no such row.
+def paper_setting(tables: Iterable[str]) -> str:
+    """Return what tables of the paper trained, such as ``ResNet50 and MobileNetV1 on ImageNet``.
 
-    An empty variant stands for the method's only variant at that sparsity.
+    Raises:
+        ReportError: no such table; lists those that there are.
+    """
+    models: dict[str, dict[str, None]] = {}
+    for table in tables:
+        for row in _of_table(table):
+            models.setdefault(row["dataset"], {})[row["model"]] = None
+    return "; ".join(f"{' and '.join(names)} on {dataset}" for dataset, names in models.items())
+
+
+def paper_metrics(tables: Iterable[str]) -> frozenset[str]:
+    """Return the metrics of which tables of the paper have any number.
+
+    Raises:
+        ReportError: no such table; lists those that there are.
+    """
+    return frozenset(row["metric"] for table in tables for row in _of_table(table))
+
+
+def paper_values(paper_row: PaperRow) -> dict[str, PaperValue]:
+    """Return the metrics of one row of the paper, none if it has no such row at this sparsity.
+
+    An empty variant stands for the method's only variant at that sparsity. Where a number is not
+    known, that of the model which the authors released for the same row stands in, as cited.
 
     Raises:
         ReportError: the paper's table has no such method or variant at any sparsity, or
             several variants at this one of which none is named.
     """
-    method, variant = paper_row.method, paper_row.variant
-    rows = [row for row in _rows() if row["table"] == table and row["method"] == method]
+    table, method, variant = paper_row.table, paper_row.method, paper_row.variant
+    rows = [row for row in _of_table(table) if row["method"] == method]
     if not rows:
-        known = ", ".join(sorted({row["method"] for row in _rows() if row["table"] == table}))
+        known = ", ".join(dict.fromkeys(row["method"] for row in _of_table(table)))
         raise ReportError(
             f"paper: table {table} of the paper has no method {method!r}; {known} are accepted"
         )
-    variants = sorted({row["variant"] for row in rows})
-    here = [row for row in rows if abs(float(row["sparsity_pct"]) - 100 * sparsity) < 1e-6]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    here = [row for row in rows if _is_at(row, 100 * paper_row.sparsity)]
     if variant:
         is_clear = variant in variants
         here = [row for row in here if row["variant"] == variant]
@@ -76,13 +106,34 @@ def paper_values(table: str, paper_row: PaperRow, sparsity: float) -> dict[str, 
         is_clear = len({row["variant"] for row in here}) <= 1
     if not is_clear:
         raise ReportError(
-            f"paper: {method} at {100 * sparsity:g} % has no one row of variant "
+            f"paper: {method} at {100 * paper_row.sparsity:g} % has no one row of variant "
             f"{variant!r} in table {table} of the paper; {', '.join(variants)} are accepted"
         )
-    return {row["metric"]: _value(row) for row in here} or None
+    cited = bool(paper_row.cites)
+    return {row["metric"]: _known(row) or _value(row, cited) for row in here}
 
 
-def _value(row: dict[str, str]) -> PaperValue:
+def _is_at(row: dict[str, str], percent: float) -> bool:
+    return abs(float(row["sparsity_pct"]) - percent) < 1e-6
+
+
+def _known(row: dict[str, str]) -> PaperValue | None:
+    """Return the number of the released model that stands in for one that is not known."""
+    if row["confidence"] != "unknown":
+        return None
+    metric = row["metric"].removeprefix("sparse_")
+    for other in _rows():
+        if (
+            other["table"] == _CHECKPOINTS
+            and other["metric"] == metric
+            and all(other[key] == row[key] for key in ("model", "dataset", "method", "variant"))
+            and _is_at(other, float(row["sparsity_pct"]))
+        ):
+            return _value(other, is_cited=True)
+    return None
+
+
+def _value(row: dict[str, str], is_cited: bool) -> PaperValue:
     is_dash = row["value"] == "-"
     known = bool(row["value"]) and not is_dash
     return PaperValue(
@@ -91,4 +142,5 @@ def _value(row: dict[str, str]) -> PaperValue:
         confidence=row["confidence"],
         source=row["source"],
         is_dash=is_dash,
+        is_cited=is_cited,
     )

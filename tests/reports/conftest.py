@@ -44,7 +44,7 @@ def describe(method: str, sparsity: float, seed: int, **more: Any) -> RunConfig:
             "model": "resnet8_s2",
             "dataset": "digits",
             "method": method,
-            "settings": PHASES if method == "acdc" else {},
+            "settings": PHASES if method.startswith("acdc") else {},
             "sparsity": sparsity,
             "epochs": EPOCHS,
             "seed": seed,
@@ -68,6 +68,51 @@ def study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return folder
 
 
+OWN = [
+    *("top1", "dense_top1", "zero_weights", "dead_filters", "dense_inference_ratio"),
+    *("inference_ratio", "training_ratio", "published_ratio"),
+]
+
+
+def paper_row(
+    table: str, method: str, variant: str, sparsity: float, cites: str = ""
+) -> dict[str, Any]:
+    """Return a row of the paper as the plan has it."""
+    return {
+        "table": table,
+        "method": method,
+        "variant": variant,
+        "sparsity": sparsity,
+        "cites": cites,
+    }
+
+
+def experiment(name: str, kind: str, title: str, **more: Any) -> dict[str, Any]:
+    """Return an experiment as the plan has it."""
+    return {
+        "id": name,
+        "kind": kind,
+        "title": title,
+        "caption": "What to see: 50% & more.",
+        "paper": None,
+        "awaits": None,
+        "columns": [],
+        "rows": [],
+        "panels": [],
+        **more,
+    }
+
+
+def panel(plot: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a panel as the plan has it."""
+    return {"plot": plot, "title": "", "rows": rows}
+
+
+def unprinted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without the paper's."""
+    return [row | {"paper": None} for row in rows]
+
+
 def make_study(folder: Path) -> None:
     """Train the runs, run the theory, write the plan and the tidy tables."""
     runs: dict[str, RunConfig] = {}
@@ -78,16 +123,20 @@ def make_study(folder: Path) -> None:
             runs[config.run_name] = config
         return [config.run_name for config in configs]
 
-    def row(label: str, method: str, sparsity: float, names: list[str], paper: Any = None) -> Any:
-        product = "dense" if method == "dense" else "sparse"
+    def row(
+        label: str, method: str | None, sparsity: float, names: list[str], **more: Any
+    ) -> dict[str, Any]:
         return {
             "label": label,
             "method": method,
             "sparsity": sparsity,
             "epochs": EPOCHS,
-            "product": product,
+            "product": "dense" if method == "dense" else "sparse",
             "runs": names,
-            "paper": paper,
+            "fine_tuned": [],
+            "paper": None,
+            "task": TASK if names else None,
+            **more,
         }
 
     dense = row(
@@ -95,14 +144,14 @@ def make_study(folder: Path) -> None:
         "dense",
         0.0,
         train(*(describe("dense", 0, s) for s in SEEDS)),
-        paper={"method": "Dense"},
+        paper=paper_row("1", "Dense", "", 0.0),
     )
     acdc = row(
         "AC/DC",
         "acdc",
         0.9,
         train(*(describe("acdc", 0.9, s) for s in SEEDS)),
-        paper={"method": "AC/DC", "variant": "global"},
+        paper=paper_row("1", "AC/DC", "global", 0.9),
     )
     gmp = row(
         "GMP_50% & co",
@@ -120,8 +169,25 @@ def make_study(folder: Path) -> None:
         "rigl",
         0.8,
         train(describe("rigl", 0.8, 1)),
-        paper={"method": "RigL1x", "variant": "uniform"},
+        paper=paper_row("1", "RigL1x", "uniform", 0.8, cites="Evci et al. 2020"),
     )
+    # Trained by nobody: cited alone, and still to be trained.
+    cited = row(
+        "STR",
+        None,
+        0.9,
+        [],
+        paper=paper_row("1", "STR", "", 0.9023, cites="Kusupati et al. 2020"),
+    )
+    awaited = row("Awaited", "woodfisher", 0.9, [], paper=paper_row("1", "WoodFisher", "", 0.9))
+    tuned = acdc | {
+        "fine_tuned": train(*(describe("acdc_dense", 0.9, s) for s in SEEDS)),
+        "paper": paper_row("9", "AC/DC", "global*", 0.9),
+    }
+    language = [
+        row("Dense", "dense", 0.0, [], paper=paper_row("4", "Dense", "", 0.0)),
+        row("AC/DC", "acdc", 0.8, [], paper=paper_row("4", "AC/DC", "embeddings 50%", 0.8)),
+    ]
     write(
         Settings(
             n=200,
@@ -135,50 +201,38 @@ def make_study(folder: Path) -> None:
         ),
         folder / "theory",
     )
-    common: dict[str, Any] = {"caption": "What to see: 50% & more.", "task": TASK}
     rows = [dense, rigl, acdc, gmp, one_shot]
+    ratios = ["inference_ratio", "training_ratio", "published_ratio"]
     experiments = [
-        {
-            "id": "table1",
-            "kind": "accuracy_table",
-            "title": "Methods",
-            "paper_table": "1",
-            "rows": rows,
-            **common,
-        },
-        {
-            "id": "own",
-            "kind": "accuracy_table",
-            "title": "No paper",
-            "paper_table": None,
-            "rows": rows,
-            **common,
-        },
-        {
-            "id": "figure3",
-            "kind": "flops_accuracy",
-            "title": "Cost",
-            "paper_table": None,
-            "rows": rows,
-            **common,
-        },
-        {
-            "id": "figure2a",
-            "kind": "schedule_curve",
-            "title": "Epochs",
-            "paper_table": None,
-            "rows": [dense, acdc],
-            **common,
-        },
-        {
-            "id": "theory_iht",
-            "kind": "iht",
-            "title": "IHT",
-            "caption": "Rates.",
-            "paper_table": None,
-            "task": None,
-            "rows": [],
-        },
+        experiment("theory_iht", "iht", "IHT"),
+        experiment("own", "table", "No paper", rows=unprinted(rows), columns=OWN),
+        experiment("figure3", "figure", "Cost", panels=[panel("accuracy_by_flops", rows)]),
+        experiment("figure2a", "figure", "Epochs", panels=[panel("schedule", [dense, acdc])]),
+        experiment(
+            "table9",
+            "table",
+            "Pairs",
+            paper="9",
+            rows=[dense | {"paper": None}, tuned, gmp],
+            columns=["top1", "dense_top1", "dense_ft_top1", *ratios[:2], "agreement"],
+        ),
+        experiment(
+            "table4",
+            "table",
+            "Language",
+            paper="4",
+            awaits="Transformer-XL and WikiText-103",
+            rows=language,
+            columns=["sparse_ppl", "dense_ppl", "dense_ft_ppl"],
+        ),
+        experiment(
+            "table1",
+            "table",
+            "Methods",
+            paper="1",
+            rows=[*rows, cited, awaited],
+            columns=["top1", *ratios],
+        ),
     ]
     plan = {
         "scale": {"name": "tiny", "title": "Tiny scale <digits>", "description": "For tests."},
@@ -203,6 +257,8 @@ def outputs(study: Path) -> Path:
         ["aggregate"],
         ["table", "table1"],
         ["table", "own"],
+        ["table", "table4"],
+        ["table", "table9"],
         ["figure", "figure3"],
         ["figure", "figure2a"],
         ["figure", "theory_iht"],

@@ -1,60 +1,505 @@
-"""Figures draw the numbers they were given, and are the same bytes each time."""
+"""Figures draw the means of the tables that they are given, and are the same bytes each time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 
-from reports.figures.style import INK, close, inline_svg, looks, to_bytes
-from reports.outputs import FORMATS, Source, build_table, draw_figure
+from reports import columns
+from reports.aggregate import RUN_COLUMNS, Tables
+from reports.figures import PLOTS, draw
+from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
+from reports.outputs import FORMATS, Source, draw_figure
+from reports.plan import Experiment, Panel, ReportError, Row, Scale, Task
 from reports.theory import read_curves, read_summary, verdicts
 
+EPOCHS = 10
+TASK = Task("toy", "resnet8_s2", "digits", EPOCHS)
+SCALE = Scale("toy", "Toy scale", "For tests.")
+PHASES = (("dense", 0, 2), ("sparse", 2, 4), ("dense", 4, 6), ("sparse", 6, 10))
+SEEDS = (1, 2, 3)
+DENSE_FLOPS = 1000.0
+FLOPS = {("sparse", 4): 0.25, ("sparse", 10): 0.24, ("dense", 2): 1.0, ("dense", 6): 0.75}
 
-def test_accuracy_over_cost(source: Source) -> None:
-    table = build_table(source, source.plan.experiment("own"))
-    figure = draw_figure(source, source.plan.experiment("figure3"))
-    sparsities = sorted({c.row.sparsity for c in table.rows} - {0.0})
-    assert len(figure.axes) == len(sparsities)
-    for axes, sparsity in zip(figure.axes, sparsities, strict=True):
-        drawn = {
-            str(bar.get_label()): bar.lines[0].get_xydata()[0]
-            for bar in axes.containers
-            if isinstance(bar, ErrorbarContainer)
-        }
-        here = [c for c in table.rows if c.row.sparsity == sparsity]
-        assert set(drawn) == {cells.row.label for cells in here}
-        for cells in here:
-            x, y = drawn[cells.row.label]
-            assert x == pytest.approx(cells.training_ratio.mean)
-            if y > axes.get_ylim()[0]:
-                assert y == pytest.approx(cells.top1.mean)
+
+@dataclass
+class Records:
+    """Tables made by hand: means are those of seed 2, standard deviations known."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def row(
+        self,
+        label: str,
+        method: str,
+        sparsity: float,
+        seeds: Iterable[int] = SEEDS,
+        epochs: int = EPOCHS,
+        phases: tuple[tuple[str, int, int], ...] = PHASES,
+        diverged: tuple[int, ...] = (),
+        refused: tuple[int, ...] = (),
+        relabelled: bool = True,
+        top1: float = 0.7,
+        cost: float = 0.5,
+    ) -> Row:
+        """Add runs and return the row that shows them."""
+        product = "dense" if method == "dense" else "sparse"
+        if method == "dense":
+            phases = (("dense", 0, epochs),)
+        names = []
+        for seed in seeds:
+            name = f"{method}_{label}_{sparsity}_{epochs}_seed{seed}".replace(" ", "")
+            names.append(name)
+            run = {
+                "run": name,
+                "status": "diverged" if seed in diverged else "finished",
+                "method": method,
+                "seed": seed,
+                "epochs": epochs,
+                "sparsity_requested": sparsity,
+                "dense_inference_flops": DENSE_FLOPS,
+                "dense_training_flops": 3e6 * epochs,
+                "prunable_weights": 100,
+                "train_s": 1.0,
+                "wall_s": 1.0,
+                "attempts": 1,
+                "published_formula": "ours",
+            }
+            if seed in diverged:
+                self.runs.append(run)
             else:
-                assert f"{cells.top1.mean:.1f} % ↓" in [t.get_text() for t in axes.texts]
-        dense = next(cells for cells in table.rows if cells.is_dense)
-        assert axes.lines[0].get_ydata()[0] == pytest.approx(dense.top1.mean)
+                for which in ("last", "best"):
+                    self.runs.append(
+                        run
+                        | {
+                            "product": product,
+                            "which": which,
+                            "test_accuracy": top1 + 0.01 * (seed - 2),
+                            "training_flops": 3e6 * EPOCHS * cost,
+                            "training_flops_published": 3e6 * EPOCHS * cost,
+                            "inference_flops": DENSE_FLOPS,
+                            "inference_ratio": 1.0,
+                            "sparsity_achieved": sparsity,
+                            "sparsity_pruned": sparsity,
+                            "exempt": "",
+                            "certificate_holds": seed not in refused,
+                            "certificate_failures": "too dense" if seed in refused else "",
+                        }
+                    )
+            self._journal(name, seed, sparsity, phases, relabelled)
+        return Row(label, method, sparsity, epochs, product, tuple(names), (), None, TASK)
+
+    def _journal(
+        self,
+        name: str,
+        seed: int,
+        sparsity: float,
+        phases: tuple[tuple[str, int, int], ...],
+        relabelled: bool,
+    ) -> None:
+        prunings = 0
+        for phase, first, end in phases:
+            if phase == "sparse" and first:
+                self.events.append(
+                    {
+                        "run": name,
+                        "seed": seed,
+                        "epoch": first,
+                        "event": "prune",
+                        "mask_change_of_kept": None if not prunings else 0.1 * prunings * seed,
+                        "mask_change_relative": None if not prunings else 0.01,
+                    }
+                )
+                prunings += 1
+            for epoch in range(first, end):
+                accuracy = accuracy_at(epoch, sparsity) + 0.01 * (seed - 2)
+                record = {
+                    "run": name,
+                    "seed": seed,
+                    "epoch": epoch,
+                    "phase": phase,
+                    "sparsity": sparsity if phase == "sparse" else 0.0,
+                    "val_accuracy": accuracy,
+                    "forward_flops": DENSE_FLOPS * (0.5 + 0.01 * (seed - 2)),
+                }
+                if (phase, epoch + 1) in FLOPS:
+                    ratio = FLOPS[phase, epoch + 1] - 0.1 * sparsity + 0.01 * (seed - 2)
+                    record["forward_flops"] = DENSE_FLOPS * ratio
+                if relabelled:
+                    record |= {
+                        "relabelled_true_accuracy": accuracy / 2,
+                        "relabelled_given_accuracy": accuracy / 4,
+                    }
+                self.epochs.append(record)
+
+    @property
+    def tables(self) -> Tables:
+        """The tables of all runs so far."""
+        runs = pd.DataFrame(self.runs).reindex(columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS)
+        return Tables(runs, pd.DataFrame(self.epochs), pd.DataFrame(self.events))
+
+    def draw(self, *panels: Panel, **more: Any) -> Figure:
+        """Return the figure of some panels."""
+        given = {"id": "figure9", "title": "Toy", "paper": "9", **more}
+        experiment = Experiment(
+            kind="figure", caption="", awaits=None, columns=(), rows=(), panels=panels, **given
+        )
+        return draw(experiment, SCALE, self.tables)
+
+
+def accuracy_at(epoch: int, sparsity: float) -> float:
+    return 0.4 + 0.03 * epoch - 0.1 * sparsity
+
+
+def curves(axes: Axes) -> dict[str, np.ndarray]:
+    """Return what is drawn as named lines."""
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in named}
+
+
+def shaded(axes: Axes) -> list[tuple[float, float]]:
+    boxes = [patch for patch in axes.patches if patch.get_label() == "sparse phase"]
+    return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in boxes]
+
+
+def band(axes: Axes, index: int, x: float) -> tuple[float, float]:
+    """Return the ends of a series' band at an x."""
+    points = axes.collections[index].get_paths()[0].vertices
+    at = points[points[:, 0] == x][:, 1]
+    return float(at.min()), float(at.max())
+
+
+def legend(figure: Figure) -> list[str]:
+    (found,) = figure.legends
+    return [text.get_text() for text in found.get_texts()]
+
+
+def words(figure: Figure) -> str:
+    texts = [item.get_text() for item in figure.findobj() if hasattr(item, "get_text")]
+    return " ".join(" ".join(texts).split())
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+def three(records: Records) -> tuple[Row, ...]:
+    """Dense training and AC/DC at two sparsities."""
+    return (
+        records.row("Dense", "dense", 0.0),
+        records.row("AC/DC", "acdc", 0.8),
+        records.row("AC/DC", "acdc", 0.95),
+    )
+
+
+def test_every_plot_that_experiments_may_name_can_be_drawn(records: Records) -> None:
+    assert set(PLOTS) == set(get_args(columns.Plot))
+    rows = three(records)
+    for plot in PLOTS:
+        close(records.draw(Panel(plot, "", rows)))
+
+
+@pytest.mark.parametrize(
+    ("plot", "factor"),
+    [
+        ("schedule", 100.0),
+        ("accuracy_by_epoch", 100.0),
+        ("relabelled_true", 50.0),
+        ("relabelled_given", 25.0),
+    ],
+)
+def test_accuracy_by_epoch_is_the_mean_with_its_band(
+    plot: str, factor: float, records: Records
+) -> None:
+    figure = records.draw(Panel(plot, "", three(records)))
+    axes = figure.axes[0]
+    drawn = curves(axes)
+    expected = {"Dense": 0.0, "AC/DC, 80 %": 0.8, "AC/DC, 95 %": 0.95}
+    assert legend(figure) == [*expected, "sparse phase"]
+    assert list(drawn) == list(expected)
+    for index, (label, sparsity) in enumerate(expected.items()):
+        means = [factor * accuracy_at(epoch, sparsity) for epoch in range(EPOCHS)]
+        np.testing.assert_allclose(drawn[label][:, 0], range(1, EPOCHS + 1))
+        np.testing.assert_allclose(drawn[label][:, 1], means)
+        # The standard deviation of 0.99, 1 and 1.01 times one per cent is one per cent.
+        ends = means[6] - factor * 0.01, means[6] + factor * 0.01
+        assert band(axes, index, 7) == pytest.approx(ends)
+    assert shaded(axes) == [(2, 4), (6, 10)]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
     close(figure)
 
 
-def test_schedule_shows_mean_sparsity_and_phases(source: Source) -> None:
-    experiment = source.plan.experiment("figure2a")
-    figure = draw_figure(source, experiment)
-    top, bottom = figure.axes
-    acdc = next(row for row in experiment.rows if row.method == "acdc")
-    epochs = source.tables.epochs
-    mine = epochs[epochs["run"].isin(acdc.runs)]
-    expected = 100 * mine.groupby("epoch")["val_accuracy"].mean()
-    line = next(line for line in top.lines if line.get_label() == "AC/DC, 90 %")
-    np.testing.assert_allclose(line.get_xdata(), expected.index + 1)
-    np.testing.assert_allclose(line.get_ydata(), expected)
-    steps = bottom.patches[0].get_data()
-    np.testing.assert_allclose(steps.values, 100 * mine.groupby("epoch")["sparsity"].mean())
-    np.testing.assert_allclose(steps.edges, np.arange(len(expected) + 1))
-    shaded = [patch.get_extents().transformed(top.transData.inverted()) for patch in top.patches]
-    assert [(round(box.x0), round(box.x1)) for box in shaded] == [(1, 2), (3, 4)]
+def test_schedule_has_a_strip_of_sparsity(records: Records) -> None:
+    figure = records.draw(Panel("schedule", "", three(records)))
+    top, strip = figure.axes
+    for patch, sparsity in zip(strip.patches[:2], (80, 95), strict=True):
+        steps = patch.get_data()
+        expected = [0, 0, *[sparsity] * 2, 0, 0, *[sparsity] * 4]
+        np.testing.assert_allclose(steps.values, expected)
+        np.testing.assert_allclose(steps.edges, range(EPOCHS + 1))
+    assert shaded(strip) == shaded(top) == [(2, 4), (6, 10)]
+    assert strip.get_xlim() == top.get_xlim()
     close(figure)
+
+
+def test_phases_that_differ_are_not_shaded(records: Records) -> None:
+    other = (("dense", 0, 5), ("sparse", 5, 10))
+    rows = (
+        records.row("AC/DC", "acdc", 0.9),
+        records.row("Short", "acdc", 0.9, phases=other),
+    )
+    figure = records.draw(Panel("accuracy_by_epoch", "", rows))
+    assert shaded(figure.axes[0]) == []
+    assert legend(figure) == ["AC/DC, 90 %", "Short, 90 %"]
+    close(figure)
+
+
+def test_mask_change_by_pruning(records: Records) -> None:
+    twice = (*PHASES[:3], ("sparse", 6, 7), ("dense", 7, 8), ("sparse", 8, 10))
+    row = records.row("AC/DC", "acdc", 0.9, phases=twice)
+    dense = records.row("Dense", "dense", 0.0)
+    figure = records.draw(Panel("mask_change", "", (dense, row)))
+    (axes,) = figure.axes
+    assert list(curves(axes)) == ["AC/DC, 90 %"]
+    # From the second pruning on, at the epoch that it begins with; 10, 20 and 30 % on average 20.
+    np.testing.assert_allclose(curves(axes)["AC/DC, 90 %"], [[6, 20], [8, 40]])
+    assert band(axes, 0, 6) == pytest.approx((10, 30))
+    assert "% of kept" in axes.get_ylabel()
+    close(figure)
+
+
+@pytest.mark.parametrize(("plot", "ends"), [("sparse_flops", (4, 10)), ("dense_flops", (2, 6))])
+def test_inference_flops_at_the_ends_of_phases(
+    plot: str, ends: tuple[int, int], records: Records
+) -> None:
+    figure = records.draw(Panel(plot, "", three(records)))
+    (axes,) = figure.axes
+    kind = plot.removesuffix("_flops")
+    for label, sparsity in (("AC/DC, 80 %", 0.8), ("AC/DC, 95 %", 0.95)):
+        expected = [[end, FLOPS[kind, end] - 0.1 * sparsity] for end in ends]
+        np.testing.assert_allclose(curves(axes)[label], expected)
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > FLOPS[kind, ends[0]] - 0.08
+    close(figure)
+
+
+def points(axes: Axes) -> dict[str, tuple[float, float]]:
+    found = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+    return {str(bar.get_label()): tuple(bar.lines[0].get_xydata()[0]) for bar in found}
+
+
+def test_accuracy_over_cost(records: Records) -> None:
+    rows = (
+        records.row("Dense", "dense", 0.0, top1=0.8, cost=1.0),
+        records.row("RigL", "rigl", 0.9, top1=0.7, cost=0.3),
+        records.row("RigL 2x", "rigl", 0.9, seeds=(2,), epochs=2 * EPOCHS, top1=0.75, cost=0.6),
+        records.row("One-shot", "one_shot", 0.9, top1=0.2, cost=1.0),
+        records.row("RigL", "rigl", 0.95, top1=0.6, cost=0.2),
+    )
+    figure = records.draw(Panel("accuracy_by_flops", "", rows))
+    first, second = figure.axes
+    assert points(second) == {"RigL": pytest.approx((0.2, 60))}
+    drawn = points(first)
+    assert drawn.keys() == {"RigL", "RigL 2x", "One-shot"}
+    assert drawn["RigL"] == pytest.approx((0.3, 70))
+    assert drawn["RigL 2x"] == pytest.approx((0.6, 75))
+    # One-shot pruning would flatten the rest: its value is written at the edge.
+    assert drawn["One-shot"] == pytest.approx((1.0, first.get_ylim()[0]))
+    assert "20.0 % ↓" in [text.get_text() for text in first.texts]
+    bars = {str(bar.get_label()): bar for bar in first.containers}
+    assert bars["RigL"].has_yerr
+    assert not bars["RigL 2x"].has_yerr
+    (span,) = bars["RigL"].lines[2]
+    np.testing.assert_allclose(span.get_segments()[0][:, 1], [69, 71])
+    assert curves(first)["Dense"][0, 1] == pytest.approx(80)
+    assert legend(figure) == ["Dense", "RigL", "RigL 2x", "One-shot"]
+    close(figure)
+
+
+def test_runs_left_out_are_said_below(records: Records) -> None:
+    row = records.row("AC/DC", "acdc", 0.9, diverged=(1,), refused=(3,))
+    figure = records.draw(Panel("accuracy_by_epoch", "", (row,)))
+    (axes,) = figure.axes
+    expected = [100 * accuracy_at(epoch, 0.9) for epoch in range(EPOCHS)]
+    np.testing.assert_allclose(curves(axes)["AC/DC, 90 %"][:, 1], expected)
+    assert not axes.collections, "one run has no band"
+    said = "AC/DC at 90 %: 1 of 3, 1 diverged, 1 refused: too dense (seed 3)."
+    assert said in words(figure)
+    close(figure)
+
+
+def test_a_row_without_runs_is_said_below(records: Records) -> None:
+    awaited = Row("AC/DC", "acdc", 0.98, EPOCHS, "sparse", (), (), None, None)
+    figure = records.draw(Panel("schedule", "", (records.row("AC/DC", "acdc", 0.9), awaited)))
+    assert "AC/DC at 98 %: not trained." in words(figure)
+    assert legend(figure) == ["AC/DC, 90 %", "sparse phase"]
+    close(figure)
+
+
+@pytest.mark.parametrize("plot", ["relabelled_true", "relabelled_given"])
+def test_a_run_without_relabelled_images_is_named(plot: str, records: Records) -> None:
+    row = records.row("AC/DC", "acdc", 0.9, relabelled=False)
+    with pytest.raises(ReportError, match=rf"figure9.*{row.runs[0]} has no {plot}_accuracy"):
+        records.draw(Panel(plot, "", (row,)))
+    with_some = records.row("Other", "acdc", 0.9)
+    with pytest.raises(ReportError, match=rf"figure9.*{row.runs[0]} has no {plot}_accuracy"):
+        records.draw(Panel(plot, "", (with_some, row)))
+
+
+def test_masks_that_never_changed_are_not_made_up(records: Records) -> None:
+    row = records.row("AC/DC", "acdc", 0.9, phases=PHASES[:2])
+    with pytest.raises(ReportError, match=f"{row.runs[0]} has no mask_change_of_kept"):
+        records.draw(Panel("mask_change", "", (row,)))
+
+
+def test_nothing_to_draw_is_an_error(records: Records) -> None:
+    diverged = records.row("AC/DC", "acdc", 0.9, diverged=SEEDS)
+    dense = records.row("Dense", "dense", 0.0)
+    with pytest.raises(ReportError, match="figure9: schedule has no run to draw"):
+        records.draw(Panel("schedule", "", (diverged,)))
+    with pytest.raises(ReportError, match="figure9: schedule has no run of a sparse method"):
+        records.draw(Panel("schedule", "", (dense, diverged)))
+    with pytest.raises(ReportError, match="figure9: sparse_flops has no run of a sparse method"):
+        records.draw(Panel("sparse_flops", "", (dense, diverged)))
+    with pytest.raises(ReportError, match="'pie' is unknown; schedule, accuracy_by_epoch"):
+        records.draw(Panel("pie", "", (dense,)))
+    with pytest.raises(ReportError, match="figure9 of kind figure has no panels"):
+        records.draw()
+
+
+def test_panels_have_letters_one_legend_and_a_heading(records: Records) -> None:
+    rows = three(records)
+    panels = [Panel(plot, f"the {plot}", rows[1:]) for plot in ("sparse_flops", "dense_flops")]
+    figure = records.draw(Panel("accuracy_by_epoch", "accuracy", rows), *panels)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["(a) accuracy", "(b) the sparse_flops", "(c) the dense_flops"]
+    assert legend(figure) == ["Dense", "AC/DC, 80 %", "AC/DC, 95 %", "sparse phase"]
+    assert figure.legends[0].get_title().get_text() == "Figure 9 at toy scale"
+    close(figure)
+    figure = records.draw(Panel("schedule", "untitled", rows), paper=None, title="Our own")
+    assert figure.legends[0].get_title().get_text() == "Our own at toy scale"
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["", ""]
+    close(figure)
+
+
+def crowd(records: Records) -> tuple[Row, ...]:
+    """As many series as a plot of accuracy over cost may have."""
+    rows = [records.row("Dense", "dense", 0.0, top1=0.8, cost=1.0)]
+    for sparsity in (0.8, 0.9, 0.95):
+        for place, (method, name) in enumerate(
+            [
+                ("acdc", "AC/DC"),
+                ("acdc", "AC/DC, short dense phases"),
+                ("top_kast", "Top-KAST, backward 0 %"),
+                ("top_kast", "Top-KAST, backward 80 %"),
+                ("rigl", "RigL"),
+                ("gmp", "GMP"),
+            ]
+        ):
+            head, *tail = name.split(", ")
+            for times in (1, 2, 5):
+                label = ", ".join([f"{head} {times}x", *tail])
+                top1 = 0.75 - 0.02 * place + 0.01 * times - 0.1 * sparsity
+                cost = times * (0.3 + 0.05 * place)
+                epochs = times * EPOCHS
+                row = records.row(label, method, sparsity, epochs=epochs, top1=top1, cost=cost)
+                rows.append(row)
+    return tuple(rows)
+
+
+LAYOUTS = {
+    "one": ("schedule",),
+    "two": ("schedule", "relabelled_true"),
+    "three": ("accuracy_by_epoch", "mask_change", "dense_flops"),
+    "four": ("schedule", "mask_change", "sparse_flops", "relabelled_given"),
+    "the same twice": ("schedule", "schedule"),
+    "points and curves": ("accuracy_by_flops", "mask_change"),
+    "crowd": ("accuracy_by_flops",),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_overlaps_or_leaves_the_figure(layout: str, records: Records) -> None:
+    rows = (*three(records), records.row("AC/DC", "acdc", 0.9, diverged=(1,)))
+    shown = crowd(records) if layout == "crowd" else rows
+    figure = records.draw(*(Panel(plot, plot, shown) for plot in LAYOUTS[layout]))
+    figure.canvas.draw()
+    whole = figure.bbox
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes += [found.get_window_extent() for found in figure.legends]
+    boxes += [text.get_window_extent() for text in figure.texts if text.get_text()]
+    for index, box in enumerate(boxes):
+        assert box.x0 >= whole.x0 - 1
+        assert box.y0 >= whole.y0 - 1
+        assert box.x1 <= whole.x1 + 1
+        assert box.y1 <= whole.y1 + 1
+        for other in boxes[index + 1 :]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(width, height) <= 1
+    smallest = min(axes.get_window_extent().height for axes in figure.axes) / figure.dpi
+    assert smallest > 0.4
+    close(figure)
+
+
+def test_methods_keep_their_look(records: Records) -> None:
+    rigl = records.row("RigL", "rigl", 0.9)
+    erk = records.row("RigL (ERK)", "rigl", 0.9)
+    longer = records.row("RigL 2x (ERK)", "rigl", 0.9, epochs=2 * EPOCHS)
+    others = (
+        records.row("Dense", "dense", 0.0),
+        records.row("Mine", "mine", 0.9),
+        records.row("AC/DC", "acdc", 0.9),
+    )
+    alone = point_looks([rigl])[rigl]
+    looks = point_looks([*others, rigl, erk, longer])
+    assert looks[rigl] == alone
+    assert looks[others[0]].colour == INK
+    assert len({look.colour for look in looks.values()}) == 4
+    assert (alone.colour, alone.marker) == (looks[erk].colour, looks[erk].marker)
+    assert alone.fill != looks[erk].fill == looks[longer].fill
+    assert looks[longer].size > looks[erk].size == alone.size
+    assert curve_looks([others[2]])[others[2]].colour == looks[others[2]].colour
+
+
+def test_sparser_is_darker(records: Records) -> None:
+    rows = [records.row("AC/DC", "acdc", s) for s in (0.95, 0.5, 0.9, 0.75)]
+    looks = curve_looks(rows)
+    by_sparsity = [looks[row].colour for row in sorted(rows, key=lambda row: row.sparsity)]
+    luminance = [np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) for colour in by_sparsity]
+    assert all(b < a - 0.05 for a, b in pairwise(luminance))
+    hues = [rgb_to_hsv(to_rgb(colour))[0] for colour in by_sparsity]
+    assert max(hues) - min(hues) < 0.02
+    assert len({looks[row].marker for row in rows}) == len(rows)
+
+
+def test_the_page_sets_every_colour_of_a_series(records: Records) -> None:
+    rows = three(records)
+    figure = records.draw(Panel("accuracy_by_epoch", "", rows))
+    text = inline_svg(to_bytes(figure, "svg", "toy"), "toy", 'a "quoted" <text>')
+    close(figure)
+    assert INK not in text
+    assert text.startswith("<svg")
+    assert "&quot;quoted&quot; &lt;text" in text
+    assert 'id="toy-' in text
+    for look in curve_looks(rows).values():
+        assert f": {look.colour}" not in text
+    for share, ground in ((55, "var(--page, white)"), (50, "currentColor")):
+        assert f"color-mix(in srgb, var(--c0, #0072b2) {share}%, {ground})" in text
 
 
 def test_iht_draws_gaps_and_no_vacuous_bound(source: Source) -> None:
@@ -86,31 +531,31 @@ def test_verdicts_are_those_of_the_runs(source: Source) -> None:
             assert runs["holds"].astype(bool).all()
 
 
-@pytest.mark.parametrize("name", ["figure3", "figure2a", "theory_iht"])
-def test_the_same_figure_is_the_same_bytes(source: Source, outputs: Path, name: str) -> None:
-    figure = draw_figure(source, source.plan.experiment(name))
-    for form in FORMATS:
-        stored = (outputs / "figures" / f"{name}.{form}").read_bytes()
-        assert stored
-        assert to_bytes(figure, form, name) == stored
-    close(figure)
+def test_real_runs_are_drawn_as_recorded(source: Source) -> None:
+    epochs = source.tables.epochs
+    for experiment in source.plan.experiments:
+        for index, panel in enumerate(experiment.panels):
+            if panel.plot not in ("schedule", "accuracy_by_epoch") or index:
+                continue
+            figure = draw_figure(source, experiment)
+            row = next(row for row in panel.rows if row.method == "acdc")
+            mine = epochs[epochs["run"].isin(row.runs)]
+            expected = 100 * mine.groupby("epoch")["val_accuracy"].mean()
+            drawn = curves(figure.axes[0])[f"{row.label}, {100 * row.sparsity:g} %"]
+            np.testing.assert_allclose(drawn[:, 1], expected)
+            np.testing.assert_allclose(drawn[:, 0], expected.index + 1)
+            close(figure)
+            return
+    pytest.fail("the study has no figure of accuracy by epoch")
 
 
-def test_methods_keep_their_look() -> None:
-    alone = looks([("rigl", "RigL")])["rigl", "RigL"]
-    among = looks([("dense", "Dense"), ("mine", "Mine"), ("acdc", "AC/DC"), ("rigl", "RigL")])
-    assert among["rigl", "RigL"] == alone
-    assert among["dense", "Dense"].colour == INK
-    variants = looks([("rigl", "RigL"), ("rigl", "RigL (ERK)")])
-    plain, erk = variants.values()
-    assert (plain.colour, plain.marker) == (erk.colour, erk.marker)
-    assert plain.fill != erk.fill
-
-
-def test_inline_svg_has_its_own_ids_and_the_pages_ink(outputs: Path) -> None:
-    svg = (outputs / "figures" / "figure3.svg").read_bytes()
-    text = inline_svg(svg, "figure3", 'a "quoted" <text>')
-    assert text.startswith("<svg")
-    assert INK not in text
-    assert 'id="figure3-' in text
-    assert "&quot;quoted&quot; &lt;text" in text
+def test_the_same_figure_is_the_same_bytes(source: Source, outputs: Path) -> None:
+    figures = [each for each in source.plan.experiments if each.kind in ("figure", "iht")]
+    assert len(figures) > 1
+    for experiment in figures:
+        figure = draw_figure(source, experiment)
+        for form in FORMATS:
+            stored = (outputs / "figures" / f"{experiment.id}.{form}").read_bytes()
+            assert stored
+            assert to_bytes(figure, form, experiment.id) == stored
+        close(figure)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reports.columns import COLUMNS
 from reports.outputs import kind_of
-from reports.paper import paper_setting, paper_values
+from reports.paper import paper_values
 from reports.plan import ReportError, read_plan
 from workflow import study as studies
 
@@ -24,16 +25,15 @@ def test_the_workflows_plan_is_understood(scale: str, tmp_path: Path) -> None:
     assert any(row.paper for experiment in plan.experiments for row in experiment.rows)
     for experiment in plan.experiments:
         assert kind_of(experiment)
-        if experiment.paper_table:
-            assert paper_setting(experiment.paper_table)
-            for row in experiment.rows:
-                if row.paper:
-                    paper_values(experiment.paper_table, row.paper, row.sparsity)
+        assert set(experiment.columns) <= set(COLUMNS)
+        for row in experiment.all_rows:
+            if row.paper:
+                assert paper_values(row.paper), f"{experiment.id}: {row.paper}"
 
 
 def test_a_plan_that_needs_an_undescribed_run_is_refused(study: Path, tmp_path: Path) -> None:
     plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
-    name = plan["experiments"][0]["rows"][0]["runs"][0]
+    name = next(row["runs"][0] for e in plan["experiments"] for row in e["rows"] if row["runs"])
     del plan["runs"][name]
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(ReportError, match=name):
@@ -42,7 +42,7 @@ def test_a_plan_that_needs_an_undescribed_run_is_refused(study: Path, tmp_path: 
 
 def test_a_key_that_is_not_there_is_named(study: Path, tmp_path: Path) -> None:
     plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
-    del plan["experiments"][0]["rows"][0]["product"]
+    del next(e["rows"] for e in plan["experiments"] if e["rows"])[0]["product"]
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(ReportError, match="product"):
         read_plan(tmp_path)

@@ -54,14 +54,14 @@ def row_of(source: Source, method: str, table: str = "table1") -> Cells:
 
 @pytest.fixture
 def spoiled(study: Path, tmp_path: Path) -> Callable[..., Source]:
-    """Return a function that spoils the results of AC/DC at some seeds and aggregates them."""
+    """Return a function that spoils the results of a method at some seeds and aggregates them."""
 
-    def make(spoil: Spoil, *seeds: int, product: str = "sparse") -> Source:
+    def make(spoil: Spoil, *seeds: int, product: str = "sparse", method: str = "acdc") -> Source:
         copy = tmp_path / "study"
         shutil.copytree(study, copy)
         plan = read_plan(copy)
         for name, run in plan.runs.items():
-            if run["method"] == "acdc" and run["seed"] in seeds:
+            if run["method"] == method and run["seed"] in seeds:
                 path = copy / "runs" / name / "result.json"
                 data = json.loads(path.read_text(encoding="utf-8"))
                 spoil(data["products"][product])
@@ -83,7 +83,9 @@ def test_its_values_enter_no_mean(
     assert (cells.top1.n, cells.top1.refused, cells.top1.diverged) == (2, 1, 0)
     assert cells.top1.mean == pytest.approx((whole[1] + whole[3]) / 2)
     assert set(by_seed(bad.tables.runs, cells.row)) == {1, 3}
-    for summary in (cells.top1_best, cells.sparsity, cells.inference_ratio, cells.training_ratio):
+    ratio = cells.ours("inference_ratio")
+    for summary in (cells.top1_best, cells.sparsity, ratio, cells.training_ratio):
+        assert summary is not None
         assert (summary.n, summary.refused) == (2, 1)
     (note,) = cells.notes
     assert note.startswith("AC/DC at 90 %: 2 of 3, 1 refused: ")
@@ -133,7 +135,7 @@ def test_a_refused_run_is_not_drawn(spoiled: Callable[..., Source]) -> None:
     figure = draw_figure(bad, experiment)
     line = next(x for x in figure.axes[0].lines if x.get_label() == "AC/DC, 90 %")
     epochs = bad.tables.epochs
-    acdc = next(row for row in experiment.rows if row.method == "acdc")
+    acdc = next(row for row in experiment.all_rows if row.method == "acdc")
     (third,) = [run for run in acdc.runs if "_seed3-" in run]
     expected = 100 * epochs[epochs["run"] == third]["val_accuracy"]
     assert list(line.get_ydata()) == pytest.approx(list(expected))
@@ -146,15 +148,27 @@ def test_where_all_are_refused_there_is_no_number(spoiled: Callable[..., Source]
     assert (cells.top1.mean, cells.top1.n, cells.top1.refused) == (None, 0, 3)
     tex = write_table(bad, bad.plan.experiment("table1"))[0].read_text()
     assert r"\multicolumn{2}{c}{0 of 3, 3 refused}" in tex
-    close(draw_figure(bad, bad.plan.experiment("figure2a")))
     assert "0 of 3, 3 refused" in report(bad)
 
 
 def test_the_dense_model_is_refused_by_itself(spoiled: Callable[..., Source]) -> None:
     cells = row_of(spoiled(no_certificate, 2, product="dense"), "acdc", "own")
     assert (cells.top1.n, cells.top1.refused) == (3, 0)
-    assert cells.dense_top1 is not None
-    assert (cells.dense_top1.n, cells.dense_top1.refused) == (2, 1)
+    dense = cells.ours("dense_top1")
+    assert dense is not None
+    assert (dense.n, dense.refused) == (2, 1)
     assert cells.notes == (
         "AC/DC, dense model, at 90 %: 2 of 3, 1 refused: there is no certificate (seed 2).",
     )
+
+
+def test_the_fine_tuned_dense_model_is_refused_by_itself(spoiled: Callable[..., Source]) -> None:
+    bad = spoiled(no_certificate, 2, product="dense", method="acdc_dense")
+    cells = row_of(bad, "acdc", "table9")
+    tuned, dense = cells.ours("dense_ft_top1"), cells.ours("dense_top1")
+    assert tuned is not None
+    assert dense is not None
+    assert (tuned.n, tuned.refused) == (2, 1)
+    assert (cells.top1.n, dense.n) == (3, 3)
+    (note,) = cells.notes
+    assert note.startswith("AC/DC, fine-tuned dense model, at 90 %: 2 of 3, 1 refused: ")

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from click.testing import CliRunner
 from acdc.catalogue import settings
 from acdc.method import get_method, method_names
 from reports.cli import cli
+from reports.html import ordered, report
 from reports.latex import escape
 from reports.methods import methods, to_latex
 from reports.outputs import Source, build_table
-from reports.plan import Plan, ReportError, Scale
-from reports.text import mean_and_std
+from reports.plan import Panel, Plan, ReportError, Scale
+from reports.tables import ours_text, paper_text
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -91,9 +93,55 @@ def test_every_run_is_listed(text: str, source: Source) -> None:
 
 
 def test_every_cell_is_shown(text: str, source: Source) -> None:
-    for cells in build_table(source, source.plan.experiment("table1")).rows:
-        assert f">{mean_and_std(cells.top1)}<" in text
+    for name in ("table1", "own", "table9", "table4"):
+        table = build_table(source, source.plan.experiment(name))
+        start = text.index(f'<section id="{name}"')
+        section = text[start : text.index("</section>", start)]
+        for cells in table.rows:
+            for column in table.columns:
+                assert f">{ours_text(cells, column)}<" in section
+            for column in table.paper_columns:
+                assert f">{paper_text(cells, column)}<" in section
     assert "2 of 3, 1 diverged" in text
+
+
+def test_experiments_are_in_the_papers_order_and_listed(text: str) -> None:
+    order = ["table1", "table4", "table9", "theory_iht", "own", "figure3", "figure2a"]
+    places = [text.index(f'<section id="{name}"') for name in order]
+    assert places == sorted(places)
+    contents = text[text.index("<nav") : text.index("</nav>")]
+    assert [f'href="#{name}"' in contents for name in order] == [True] * len(order)
+    assert ">Table 9 at tiny scale: Pairs; resnet8_s2 on digits</a>" in contents
+
+
+def test_what_is_not_there_yet_is_listed_in_one_place(text: str) -> None:
+    start = text.index('<section id="page-missing"')
+    listed = text[start : text.index("</section>", start)]
+    for said in (
+        "Transformer-XL and WikiText-103",
+        "comparing the outputs of two models",
+        "no runs at this scale: Awaited at 90 %",
+    ):
+        assert said in listed
+    assert listed.count("<li>") == 3
+
+
+def test_a_figure_with_nothing_to_draw_does_not_cost_the_page(source: Source) -> None:
+    figure = source.plan.experiment("figure2a")
+    empty = replace(figure, panels=(*figure.panels, Panel("schedule", "Empty", ())))
+    plan = replace(source.plan, experiments=(source.plan.experiment("table1"), empty))
+    page = report(replace(source, plan=plan))
+    assert "Not there: experiment figure2a: schedule " in page
+    assert '<section id="table1"' in page
+
+
+@pytest.mark.parametrize("number", ["2a", "10"])
+def test_numbers_of_the_paper_are_ordered_as_numbers(source: Source, number: str) -> None:
+    plain = source.plan.experiment("own")
+    first = replace(source.plan.experiment("figure3"), paper="1")
+    second = replace(first, paper=number)
+    table = replace(plain, paper="11")
+    assert ordered([plain, second, first, table]) == [table, first, second, plain]
 
 
 def test_scale_is_in_the_title_and_escaped(text: str) -> None:
@@ -146,7 +194,7 @@ def test_everything_is_made_again_byte_for_byte(outputs: Path) -> None:
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     before = digests()
-    assert len(before) == 6 + 2 * 3 + 1 + 3 * 3 + 1
+    assert len(before) == 6 + 4 * 3 + 1 + 3 * 3 + 1
     for command in (["aggregate"], ["table", "table1"], ["report"]):
         CliRunner().invoke(cli, [*command, "--results", str(outputs)], catch_exceptions=False)
     assert digests() == before

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from reports.cells import Table, accuracy_table, by_seed
+from reports.cells import Cells, Table, by_seed, row_cells, table_cells
 from reports.findings import findings
 from reports.latex import escape
-from reports.outputs import Source, build_table
-from reports.paper import paper_values
-from reports.plan import PaperRow, ReportError
+from reports.outputs import Source, build_table, source_of
+from reports.plan import ReportError, read_plan
+from reports.tables import broken, caption, ours_text, paper_text, to_latex
+from reports.text import NO_ROW
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +27,27 @@ def table(source: Source) -> Table:
     return build_table(source, source.plan.experiment("table1"))
 
 
+@pytest.fixture(scope="module")
+def pairs(source: Source) -> Table:
+    return build_table(source, source.plan.experiment("table9"))
+
+
 COLUMNS = (
-    *("label", "asked", "pruned", "zero", "n", "top1", "spread"),
-    *("inference", "common", "published"),
+    *("label", "asked", "pruned", "zero", "n", "top1", "spread", "paper_top1"),
+    *("inference", "paper_inference", "common", "paper_common", "published"),
 )
 """Of the LaTeX table."""
+
+
+def of_method(table: Table, method: str) -> Cells:
+    return next(cells for cells in table.rows if cells.row.method == method)
+
+
+def mean(cells: Cells, column: str) -> float:
+    summary = cells.ours(column)
+    assert summary is not None
+    assert summary.mean is not None
+    return summary.mean
 
 
 def result(source: Source, run: str) -> dict:  # type: ignore[type-arg]
@@ -37,63 +56,135 @@ def result(source: Source, run: str) -> dict:  # type: ignore[type-arg]
     return data
 
 
+def trained(table: Table) -> list[Cells]:
+    return [cells for cells in table.rows if cells.row.runs]
+
+
 def test_cells_are_the_last_epochs_of_finished_runs(source: Source, table: Table) -> None:
-    for cells in table.rows:
+    for cells in trained(table):
         results = [result(source, run) for run in cells.row.runs]
         finished = [r for r in results if r["status"] == "finished"]
         accuracies = [
             100 * r["products"][cells.row.product]["last"]["test_accuracy"] for r in finished
         ]
-        assert cells.top1.mean == pytest.approx(np.mean(accuracies))
+        assert mean(cells, "top1") == pytest.approx(np.mean(accuracies))
         assert cells.top1.n == len(finished)
         assert cells.top1.diverged == len(results) - len(finished)
         ratios = [r["flops"]["training"] / r["flops"]["dense_training"] for r in finished]
-        assert cells.training_ratio.mean == pytest.approx(np.mean(ratios))
+        assert mean(cells, "training_ratio") == pytest.approx(np.mean(ratios))
+        inference = [
+            r["products"][cells.row.product]["last"]["inference_flops"]
+            / r["flops"]["dense_inference"]
+            for r in finished
+        ]
+        assert mean(cells, "inference_ratio") == pytest.approx(np.mean(inference))
         published = [r["flops"]["training_published"] for r in finished]
-        assert cells.published_flops.mean == pytest.approx(np.mean(published))
+        assert cells.flops("published_ratio").mean == pytest.approx(np.mean(published))
         assert cells.published_formula == finished[0]["flops"]["published_formula"]
+
+
+def test_each_column_is_of_its_own_model(source: Source, pairs: Table) -> None:
+    cells = of_method(pairs, "acdc")
+
+    def accuracies(runs: tuple[str, ...], product: str) -> list[float]:
+        products = [result(source, run)["products"][product]["last"] for run in runs]
+        return [100 * record["test_accuracy"] for record in products]
+
+    for column, runs, product in (
+        ("top1", cells.row.runs, "sparse"),
+        ("dense_top1", cells.row.runs, "dense"),
+        ("dense_ft_top1", cells.row.fine_tuned, "dense"),
+    ):
+        expected = accuracies(runs, product)
+        summary = cells.ours(column)
+        assert summary is not None
+        assert (summary.mean, summary.std) == (
+            pytest.approx(np.mean(expected)),
+            pytest.approx(np.std(expected, ddof=1)),
+        )
+    gmp = of_method(pairs, "gmp")
+    assert gmp.absence("dense_top1") == gmp.absence("dense_ft_top1") == NO_ROW
+
+
+def test_zeros_and_dead_filters_are_the_dense_models(source: Source) -> None:
+    own = build_table(source, source.plan.experiment("own"))
+    cells = of_method(own, "acdc")
+    records = [result(source, run)["products"]["dense"]["last"] for run in cells.row.runs]
+    certificates = [record["certificate"] for record in records]
+    zeros = [
+        100 * (1 - sum(x["nonzeros"] for x in c["layers"]) / sum(x["weights"] for x in c["layers"]))
+        for c in certificates
+    ]
+    assert mean(cells, "zero_weights") == pytest.approx(np.mean(zeros))
+    dead = [c["dead_filters"] for c in certificates]
+    assert mean(cells, "dead_filters") == pytest.approx(np.mean(dead))
+    assert mean(cells, "dense_inference_ratio") == pytest.approx(
+        np.mean([record["inference_flops"] for record in records])
+        / result(source, cells.row.runs[0])["flops"]["dense_inference"]
+    )
+
+
+def test_fine_tuned_runs_that_diverged_are_counted_by_themselves(source: Source) -> None:
+    experiment = source.plan.experiment("table9")
+    row = next(row for row in experiment.rows if row.fine_tuned)
+    runs = source.tables.runs
+    victim = runs["run"] == row.fine_tuned[1]
+    rest, gone = runs[~victim], runs[victim].head(1).copy()
+    gone["status"] = "diverged"
+    gone[["product", "which", "test_accuracy", "training_flops"]] = None
+    table = table_cells(experiment, source.plan.scale, pd.concat([rest, gone]))
+    cells = of_method(table, "acdc")
+    summary = cells.ours("dense_ft_top1")
+    assert summary is not None
+    assert (summary.n, summary.diverged) == (2, 1)
+    left = [
+        100 * result(source, row.fine_tuned[i])["products"]["dense"]["last"]["test_accuracy"]
+        for i in (0, 2)
+    ]
+    assert summary.mean == pytest.approx(np.mean(left))
+    assert cells.top1.n == 3
+    assert cells.notes == ("AC/DC, fine-tuned dense model, at 90 %: 2 of 3, 1 diverged.",)
 
 
 def test_the_two_accountings_differ_where_the_method_counts_otherwise(table: Table) -> None:
     """AC/DC's code logs three sparse forward passes where the paper counts a dense gradient."""
-    cells = {cells.row.method: cells for cells in table.rows}
-    dense, acdc = cells["dense"], cells["acdc"]
-    assert dense.published_ratio.mean == dense.training_ratio.mean == 1
-    assert (acdc.published_ratio.mean or 1) < (acdc.training_ratio.mean or 0)
+    dense, acdc = of_method(table, "dense"), of_method(table, "acdc")
+    assert mean(dense, "published_ratio") == mean(dense, "training_ratio") == 1
+    assert mean(acdc, "published_ratio") < mean(acdc, "training_ratio")
 
 
 def test_sparsity_has_the_scope_it_was_asked_for(table: Table) -> None:
     """RigL leaves its first layer dense: 80 % of the other layers are less of them all."""
-    rigl = next(cells for cells in table.rows if cells.row.method == "rigl")
+    rigl = of_method(table, "rigl")
     assert len(rigl.exempt) == 1
     assert rigl.pruned.mean == pytest.approx(80, abs=0.05)
     assert (rigl.sparsity.mean or 100) < 79.99
-    acdc = next(cells for cells in table.rows if cells.row.method == "acdc")
-    assert acdc.exempt == ()
+    assert of_method(table, "acdc").exempt == ()
 
 
-def test_last_and_best_are_not_mixed_up(source: Source, table: Table) -> None:
+def test_last_and_best_are_not_mixed_up(source: Source, pairs: Table) -> None:
     """Runs so short are often best in their last epoch, so the best ones are marked by a zero."""
     runs = source.tables.runs.copy()
     runs.loc[runs["which"] == "best", "test_accuracy"] = 0.0
-    marked = accuracy_table(source.plan.experiment("table1"), source.plan.scale, runs)
-    assert [cells.top1 for cells in marked.rows] == [cells.top1 for cells in table.rows]
-    assert [cells.dense_top1 for cells in marked.rows] == [c.dense_top1 for c in table.rows]
-    assert all(cells.top1_best.mean == 0 for cells in marked.rows)
+    marked = table_cells(pairs.experiment, source.plan.scale, runs)
+    for ours, theirs in zip(marked.rows, pairs.rows, strict=True):
+        for column in ("top1", "dense_top1", "dense_ft_top1"):
+            assert ours.ours(column) == theirs.ours(column)
+        assert ours.top1_best.mean == 0
 
 
 def test_one_run_did_diverge(table: Table) -> None:
-    gmp = next(cells for cells in table.rows if cells.row.method == "gmp")
+    gmp = of_method(table, "gmp")
     assert (gmp.top1.n, gmp.top1.diverged) == (2, 1)
 
 
 def test_ratios_are_of_the_tasks_epochs(source: Source, table: Table) -> None:
     """A row that trains twice as long as the task's dense network costs twice as much."""
-    experiment = source.plan.experiment("table1")
-    short = replace(experiment, task=replace(experiment.needed_task(), epochs=2))
-    halved = accuracy_table(short, source.plan.scale, source.tables.runs)
-    for ours, theirs in zip(halved.rows, table.rows, strict=True):
-        assert ours.training_ratio.mean == pytest.approx(2 * (theirs.training_ratio.mean or 0))
+    for cells in trained(table):
+        assert cells.row.task
+        short = replace(cells.row, task=replace(cells.row.task, epochs=2))
+        halved = row_cells(table.experiment, short, source.tables.runs)
+        assert mean(halved, "training_ratio") == pytest.approx(2 * mean(cells, "training_ratio"))
 
 
 def test_a_product_that_is_not_there_is_named(source: Source) -> None:
@@ -101,28 +192,73 @@ def test_a_product_that_is_not_there_is_named(source: Source) -> None:
     gmp = next(row for row in experiment.rows if row.method == "gmp")
     wrong = replace(experiment, rows=(replace(gmp, product="dense"),))
     with pytest.raises(ReportError, match=gmp.runs[0]):
-        accuracy_table(wrong, source.plan.scale, source.tables.runs)
+        table_cells(wrong, source.plan.scale, source.tables.runs)
 
 
-def test_dense_product_beside_the_sparse_one(source: Source) -> None:
-    own = build_table(source, source.plan.experiment("own"))
-    assert own.has_dense_product
-    acdc = next(cells for cells in own.rows if cells.row.method == "acdc")
-    assert acdc.dense_top1 is not None
-    expected = [
-        100 * result(source, run)["products"]["dense"]["last"]["test_accuracy"]
-        for run in acdc.row.runs
+def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) -> None:
+    cited = next(cells for cells in table.rows if cells.row.method is None)
+    assert {ours_text(cited, column) for column in table.columns} == {NO_ROW}
+    assert paper_text(cited, "top1") == "74.31‡"
+    assert paper_text(cited, "training_ratio") == NO_ROW
+    rigl = next(c for c in table.citations if c.startswith("RigL: Evci et al. 2020: "))
+    assert "(80 %)" in rigl
+    tex = to_latex(table)
+    assert r"74.31\textdaggerdbl{}" in tex
+    assert "STR: Kusupati et al. 2020" in tex
+    assert "published_ratio" not in table.paper_columns
+
+
+def test_what_is_not_there_yet_says_so_and_why(pairs: Table, table: Table) -> None:
+    assert {ours_text(cells, "agreement") for cells in pairs.rows} == {"not there yet"}
+    assert pairs.missing == ("same top-1 (%): comparing the outputs of two models",)
+    assert "Not there yet: same top-1 (%)" in caption(pairs)
+    awaited = of_method(table, "woodfisher")
+    assert {ours_text(awaited, column) for column in table.columns} == {"not there yet"}
+    assert table.missing == ("no runs at this scale: Awaited at 90 %",)
+
+
+def test_a_table_without_any_run_is_made_all_the_same(outputs: Path) -> None:
+    with (outputs / "tables" / "table4.csv").open(encoding="utf-8") as file:
+        dense, acdc = csv.DictReader(file)
+    assert (dense["n"], dense["paper_dense_ppl"], dense["paper_sparse_ppl"]) == (
+        "0",
+        "18.95",
+        NO_ROW,
+    )
+    assert (acdc["paper_sparse_ppl"], acdc["paper_dense_ft_ppl"]) == ("20.83", "19.68")
+    assert acdc["sparse_ppl_absent"] == "not there yet"
+    data = json.loads((outputs / "tables" / "table4.json").read_text(encoding="utf-8"))
+    assert data["missing"] == [
+        "perplexity, sparse and perplexity, dense and perplexity, fine-tuned: "
+        "Transformer-XL and WikiText-103"
     ]
-    assert acdc.dense_top1.mean == pytest.approx(np.mean(expected))
+    assert "not there yet" in (outputs / "tables" / "table4.tex").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["table1", "own"])
+def test_a_table_needs_its_own_runs_only(study: Path, tmp_path: Path) -> None:
+    """Neither aggregated tables nor any other run."""
+    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    needed = read_plan(study).experiment("figure2a").runs
+    assert len(needed) < len(plan["runs"])
+    for run in needed:
+        shutil.copytree(study / "runs" / run, tmp_path / "runs" / run)
+    source, experiment = source_of(tmp_path, "figure2a")
+    assert set(source.tables.runs["run"]) == set(needed)
+    assert experiment.id == "figure2a"
+    source_of(tmp_path, "table4")
+    with pytest.raises(ReportError, match="train them first"):
+        source_of(tmp_path, "own")
+
+
+@pytest.mark.parametrize("name", ["table1", "own", "table4", "table9"])
 def test_latex_is_whole(outputs: Path, name: str) -> None:
     text = (outputs / "tables" / f"{name}.tex").read_text(encoding="utf-8")
     begun = re.findall(r"\\begin\{(\w+)\}", text)
     ended = re.findall(r"\\end\{(\w+)\}", text)
-    assert begun == ["table", "tabular"]
-    assert ended == ["tabular", "table"]
+    assert begun in (["table", "tabular"], ["sidewaystable", "tabular"])
+    assert ended == begun[::-1]
+    assert ("rotating" in text) == (begun[0] == "sidewaystable")
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
@@ -135,18 +271,17 @@ def test_latex_is_whole(outputs: Path, name: str) -> None:
     assert "not the paper's scale" in text
 
 
-@pytest.mark.parametrize("name", ["table1", "own"])
+@pytest.mark.parametrize("name", ["table1", "own", "table4", "table9"])
 def test_latex_lines_have_as_many_cells_as_columns(outputs: Path, name: str) -> None:
     text = (outputs / "tables" / f"{name}.tex").read_text(encoding="utf-8")
     declared = re.search(r"\\begin\{tabular\}\{(.*)\}\n", text)
     assert declared
     columns = len(re.findall(r"[lrcS]", re.sub(r"\[[^]]*\]|@\{[^}]*\}", "", declared.group(1))))
-    for line in text.splitlines():
+    for line in re.sub(r"\\shortstack\{[^}]*\}", "", text).splitlines():
         if line.endswith(r"\\"):
             spanned = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
             cells = len(re.findall(r"(?<!\\)&", line)) + 1 + spanned
-            # The heading over the columns stands on two lines of the source.
-            assert cells == columns or "paper:" in line
+            assert cells == columns
 
 
 def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None:
@@ -154,10 +289,10 @@ def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None
     with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(table.rows)
-    for line in lines:
+    for line in (line for line in lines if line["runs"]):
         label = escape(line["label"])
         typeset = next(t for t in text.splitlines() if t.strip().startswith(label + " &"))
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)&", typeset)]
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)&", typeset.removesuffix(r"\\"))]
         shown = dict(zip(COLUMNS, cells, strict=False))
         assert shown["asked"] == f"{float(line['sparsity_requested_pct']):g}"
         assert shown["pruned"] == f"{float(line['sparsity_pruned_layers_pct_mean']):.2f}"
@@ -171,7 +306,7 @@ def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None
         if line["method"] != "dense":
             assert shown["inference"] == f"{float(line['inference_ratio_mean']):.3f}"
             assert shown["common"] == f"{float(line['training_ratio_mean']):.3f}"
-            assert shown["published"] == f"{float(line['training_ratio_published_mean']):.3f}"
+            assert shown["published"] == f"{float(line['published_ratio_mean']):.3f}"
 
 
 def test_diverged_runs_are_named(outputs: Path) -> None:
@@ -180,34 +315,34 @@ def test_diverged_runs_are_named(outputs: Path) -> None:
 
 
 def test_all_diverged_prints_no_number(source: Source) -> None:
-    from reports.tables import to_latex
-
     experiment = source.plan.experiment("table1")
     gmp = next(row for row in experiment.rows if row.method == "gmp")
     only = replace(experiment, rows=(replace(gmp, runs=gmp.runs[-1:]),))
-    table = accuracy_table(only, source.plan.scale, source.tables.runs)
+    table = table_cells(only, source.plan.scale, source.tables.runs)
     assert table.rows[0].top1.mean is None
     assert "{0 of 1, 1 diverged}" in to_latex(table)
 
 
-def test_paper_values_are_known_unknown_or_absent() -> None:
-    row = paper_values("1", PaperRow("AC/DC", "global"), 0.9)
-    assert row is not None
-    assert row["top1"].value == 75.04
-    assert row["inference_flops_ratio"].value is None
-    assert row["inference_flops_ratio"].confidence == "unknown"
-    assert paper_values("1", PaperRow("AC/DC", "global"), 0.95) is None
-    with pytest.raises(ReportError, match="AC/DC"):
-        paper_values("1", PaperRow("ACDC", ""), 0.9)
-    with pytest.raises(ReportError, match="global"):
-        paper_values("1", PaperRow("AC/DC", "uniform"), 0.9)
-
-
-def test_paper_column_is_headed_with_the_papers_task(outputs: Path) -> None:
+def test_the_papers_setting_and_scale_are_said(outputs: Path) -> None:
     text = (outputs / "tables" / "table1.tex").read_text(encoding="utf-8")
-    assert r"paper:\\ResNet50, ImageNet" in text
+    assert r"\caption{Table 1 at tiny scale: Methods; resnet8\_s2 on digits. " in text
+    assert "paper's Table 1, ResNet50 on ImageNet; another network and data set" in text
     assert "unknown" in text
-    assert "paper:" not in (outputs / "tables" / "own.tex").read_text(encoding="utf-8")
+    own = (outputs / "tables" / "own.tex").read_text(encoding="utf-8")
+    assert r"\caption{No paper (at tiny scale); resnet8\_s2 on digits. " in own
+    assert "& paper" not in own
+
+
+@pytest.mark.parametrize(
+    ("heading", "lines"),
+    [
+        ("perplexity, sparse", ("perplexity,", "sparse")),
+        ("dense model's top-1 (%)", ("dense model's", "top-1 (%)")),
+        ("top-1", ("top-1",)),
+    ],
+)
+def test_headings_are_broken_in_the_middle(heading: str, lines: tuple[str, ...]) -> None:
+    assert broken(heading) == lines
 
 
 def test_escaping_is_done_once() -> None:
@@ -219,6 +354,7 @@ def test_escaping_is_done_once() -> None:
 def test_findings_are_paired_and_neutral(source: Source, table: Table) -> None:
     (low, high) = findings(table, source.tables.runs)
     assert low.differences == ()
+    assert not {"STR", "Awaited"} & {difference.other for difference in high.differences}
     rows = {cells.row.label: cells.row for cells in table.rows}
     for difference in high.differences:
         ours = by_seed(source.tables.runs, rows[difference.reference])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +33,12 @@ def test_make_quick_makes_everything_and_a_second_one_nothing(tmp_path: Path) ->
     study = tmp_path / "quick"
     for path in (
         "report.html",
-        "tables/table1.tex",
-        "tables/table5.tex",
+        "tables/table01.tex",
+        "tables/table05.tex",
         "tables/runs.parquet",
         "tables/epochs.csv",
-        "figures/figure3.pdf",
-        "figures/figure2a.png",
+        "figures/figure05.pdf",
+        "figures/figure05.png",
         "figures/theory_iht.pdf",
         "mlflow.db",
         "plan.json",
@@ -61,9 +62,10 @@ def jobs(dry_run: str) -> dict[str, int]:
     return {name: int(count) for name, count in pairs if count.isdigit() and name != "total"}
 
 
-def dry(workplace: Workplace, scale: Path) -> dict[str, int]:
+def dry(workplace: Workplace, scale: Path, *targets: str, **config: object) -> dict[str, int]:
     triggers = ("--rerun-triggers", "mtime", "params", "input")
-    done = workplace.snakemake("-n", *triggers, "--config", f"scale={scale}")
+    settings = [f"{key}={value}" for key, value in {"scale": scale, **config}.items()]
+    done = workplace.snakemake("-n", *triggers, "--config", *settings, "--", *targets)
     assert done.returncode == 0, done.stderr
     return jobs(done.stdout + done.stderr)
 
@@ -89,11 +91,65 @@ def test_another_title_reruns_what_prints_it_and_no_training(
     assert not {"train", "data", "iht", "track"} & set(rerun)
 
 
-def test_one_more_seed_trains_only_that_seed(finished: Workplace, tmp_path: Path) -> None:
-    scale = tmp_path / "more.yaml"
-    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"seeds": [1, 2]}))
+def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path: Path) -> None:
+    folder = tmp_path / "experiments"
+    shutil.copytree(ROOT / "workflow" / "experiments", folder)
+    path = folder / "table06.yaml"
+    table = yaml.safe_load(path.read_text())
+    table["columns"] = ["inference_ratio", *reversed(table["columns"])]
+    table["rows"] = list(reversed(table["rows"]))
+    table["rows"][0]["label"] = "another name"
+    table["caption"] = "Another caption."
+    path.write_text(yaml.safe_dump(table, sort_keys=False))
+    rerun = dry(finished, TINY, experiments=folder)
+    assert {"plan", "table", "report"} <= set(rerun)
+    assert not {"train", "data", "iht", "track"} & set(rerun)
+
+
+def test_one_more_seed_trains_only_that_seed(finished: Workplace) -> None:
     plan = json.loads((finished.study / "plan.json").read_text())
-    assert dry(finished, scale)["train"] == len(plan["runs"])
+    rerun = dry(finished, TINY, seeds=2)
+    assert rerun["train"] == len(plan["runs"])
+    assert {"plan", "aggregate", "table", "figure", "report", "track"} <= set(rerun)
+
+
+@pytest.mark.parametrize(
+    ("targets", "config", "runs"),
+    [
+        (["table06"], {}, 5),  # dense, AC/DC and AC/DC*, and the fine-tuning of the latter two
+        (["figure05"], {}, 2),
+        (["trained"], {"method": "acdc_dense"}, 4),
+        (["trained"], {"experiment": "table06", "row": "AC/DC*"}, 2),
+        (["table06"], {"seeds": 3}, 15),
+    ],
+)
+def test_a_person_can_choose_what_is_made(
+    workplace: Workplace, targets: list[str], config: dict[str, object], runs: int
+) -> None:
+    planned = dry(workplace, TINY, *targets, **config)
+    assert planned["train"] == runs
+    shown = (
+        {"table": 1} if targets == ["table06"] else {"figure": 1} if "figure05" in targets else {}
+    )
+    assert {key: planned[key] for key in ("table", "figure") if key in planned} == shown
+
+
+def test_a_dry_run_ends_with_what_is_left_and_what_is_missing(workplace: Workplace) -> None:
+    scale = workplace.folder / "lacking.yaml"
+    task = {"model": "resnet20", "dataset": "cifar10", "epochs": 20}
+    tiny = yaml.safe_load(TINY.read_text()) | {"tasks": {"imagenet-resnet50": task}}
+    scale.write_text(yaml.safe_dump(tiny))
+    settings = ("--config", f"scale={scale}", "data=nowhere")
+    looked = workplace.snakemake("-n", "--quiet", "all", *settings)
+    assert looked.returncode == 0, looked.stderr
+    assert "5 in all, 0 done, 5 left" in looked.stderr
+    *_, last = looked.stderr.splitlines()
+    sentence = "lacking.yaml: tasks.imagenet-resnet50.dataset: dataset: cifar10 was found in none"
+    assert last.startswith(sentence)
+    started = workplace.snakemake("-c1", "--quiet", "all", *settings)
+    assert started.returncode == 1
+    assert f"error: {sentence}" in started.stderr
+    assert not list((workplace.folder / "results").glob("tiny/runs/*"))
 
 
 def test_a_removed_result_is_finished_again_without_training(
@@ -122,7 +178,7 @@ def test_a_removed_result_is_finished_again_without_training(
 
 def test_the_cluster_profile_plans_every_run_with_its_requests() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n"],
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", "--", "figure08"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -133,7 +189,7 @@ def test_the_cluster_profile_plans_every_run_with_its_requests() -> None:
     assert blocks
     for block in blocks:
         resources = next(line for line in block.splitlines() if "resources:" in line)
-        for request in ("gpu=1", "mem_mb=16000", "runtime=240", "slurm_partition=gpu"):
+        for request in ("gpu=1", "mem_mb=16000", "runtime=1440", "slurm_partition=gpu"):
             assert request in resources
 
 
@@ -149,7 +205,7 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(workplace: Work
 def test_an_unknown_scale_is_one_sentence(workplace: Workplace, scale: str) -> None:
     done = workplace.reproduce(scale)
     assert done.returncode == 2
-    assert f"error: scale: '{scale}' is unknown; quick, small, smoke" in done.stderr
+    assert f"error: scale: '{scale}' is unknown; paper, quick, small, smoke" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -161,7 +217,7 @@ def test_a_damaged_data_file_stops_the_study_and_names_the_checksum(
     (folder / "train-images-idx3-ubyte").write_bytes(b"not images")
     task = {"model": "resnet8_s2", "dataset": "fashion_mnist", "epochs": 20}
     scale = tmp_path / "damaged.yaml"
-    changed = {"tasks": {"imagenet-resnet50": task, "cifar100-wrn28-10": task}}
+    changed = {"tasks": {"imagenet-resnet50": task}}
     scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | changed))
     done = workplace.reproduce(scale, ACDC_DATA=str(folder))
     assert done.returncode == 1

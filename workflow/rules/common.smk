@@ -1,5 +1,7 @@
 # The study that the configuration names, and the files that it consists of.
 
+import atexit
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,18 +14,39 @@ if not workflow.deployment_settings.deployment_method:
     shell.prefix(
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     )
+# Where data sets are looked for; jobs inherit it.
+if "data" in config:
+    os.environ["ACDC_DATA"] = str(Path(config["data"]).absolute())
 
+SCALE = config.get("scale", "smoke")
+# What a person may ask the rule "trained" for: the runs that fulfil all of it.
+CHOICE = {
+    key: config[key]
+    for key in ("experiment", "row", "method", "sparsity", "model", "dataset")
+    if key in config
+}
 try:
-    STUDY = studies.load(config.get("scale", "smoke"))
+    STUDY = studies.load(SCALE, config.get("seeds"), config.get("experiments"))
+    CHOSEN = STUDY.select(**CHOICE)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
 # Everything that a study writes lies below one folder.
-FOLDER = f"{config.get('results', 'results')}/{STUDY.scale.name}"
-RESULTS = [f"{FOLDER}/runs/{run}/result.json" for run in STUDY.runs]
-TABLES = [f"{FOLDER}/tables/{table}.tex" for table in STUDY.ids("accuracy_table")]
-FIGURE_IDS = STUDY.ids("flops_accuracy", "schedule_curve", "iht")
-FIGURES = [f"{FOLDER}/figures/{figure}.pdf" for figure in FIGURE_IDS]
+RESULTS_FOLDER = config.get("results", "results")
+FOLDER = f"{RESULTS_FOLDER}/{STUDY.scale.name}"
+
+
+def results_of(runs):
+    """Return the files that runs are finished with."""
+    return [f"{FOLDER}/runs/{run}/result.json" for run in runs]
+
+
+RESULTS = results_of(STUDY.runs)
+TABLE_IDS = STUDY.ids("table")
+FIGURE_IDS = STUDY.ids("figure")
+THEORY_IDS = STUDY.ids("iht")
+TABLES = [f"{FOLDER}/tables/{table}.tex" for table in TABLE_IDS]
+FIGURES = [f"{FOLDER}/figures/{figure}.pdf" for figure in FIGURE_IDS + THEORY_IDS]
 
 
 def study_folder(wildcards, output):
@@ -44,8 +67,41 @@ def sources(*patterns):
     )
 
 
+def names(found):
+    """Return a regular expression that matches these names and no others."""
+    return "|".join(found) or "none"
+
+
 wildcard_constraints:
-    dataset="|".join(STUDY.datasets),
+    dataset=names(STUDY.datasets),
     run="[A-Za-z0-9_.-]+",
-    table="|".join(STUDY.ids("accuracy_table")) or "none",
-    figure="|".join(FIGURE_IDS) or "none",
+    table=names(TABLE_IDS),
+    figure=names(FIGURE_IDS),
+    theory=names(THEORY_IDS),
+
+
+def planned(rule, wildcard):
+    """Return what a wildcard of a rule stands for in the jobs of this run."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    return sorted(job.wildcards_dict[wildcard] for job in jobs if job.rule.name == rule)
+
+
+def missing_data():
+    """Return what to say of the data sets that this run needs and that are not there."""
+    return STUDY.missing_data(planned("data", "dataset"))
+
+
+onstart:
+    # Before the first job, and not where somebody only looks at the plan.
+    if workflow.is_main_process and missing_data():
+        sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
+
+
+@atexit.register
+def tell_the_cost():
+    """End a dry run with what it costs, the last thing that is read."""
+    if workflow.is_main_process and workflow.dryrun and workflow.dag is not None:
+        from workflow.plan import closing_lines
+
+        lines = closing_lines(STUDY, Path(RESULTS_FOLDER), planned("train", "run"))
+        print("", *lines, *missing_data(), sep="\n", file=sys.stderr)

@@ -1,6 +1,21 @@
 # From results to tidy tables, from these to tables, figures and the report; and the mirror in MLflow.
 
 
+FIGURE_SOURCES = sources(
+    *(
+        "aggregate.py",
+        "statistics.py",
+        "cells.py",
+        "columns.py",
+        "outputs.py",
+        "plan.py",
+        "text.py",
+        "theory.py",
+    ),
+    *("figures/*.py", "paper/*.csv", "paper/*.py"),
+)
+
+
 rule plan:
     """Write down what the study consists of, for the reports."""
     output:
@@ -12,9 +27,15 @@ rule plan:
         "../../environment.yml"
     params:
         digest=STUDY.digest,
-        scale=config.get("scale", "smoke"),
+        scale=SCALE,
+        options=[
+            part
+            for key in ("seeds", "experiments")
+            if key in config
+            for part in (f"--{key}", str(config[key]))
+        ],
     shell:
-        "python -m workflow plan {params.scale:q} --out {output:q} > {log:q} 2>&1"
+        "python -m workflow plan {params.scale:q} {params.options:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule aggregate:
@@ -39,13 +60,16 @@ rule aggregate:
 
 
 rule table:
-    """One table of the paper, as LaTeX and as data."""
+    """One table, as LaTeX and as data, from its own runs."""
     input:
-        f"{FOLDER}/tables/runs.parquet",
+        f"{FOLDER}/plan.json",
+        lambda wildcards: results_of(STUDY.shown(wildcards.table)),
         sources(
             *(
+                "aggregate.py",
                 "statistics.py",
                 "cells.py",
+                "columns.py",
                 "outputs.py",
                 "plan.py",
                 "tables.py",
@@ -68,22 +92,11 @@ rule table:
 
 
 rule figure:
-    """One figure of the paper."""
+    """One figure, from its own runs."""
     input:
-        f"{FOLDER}/tables/runs.parquet",
-        f"{FOLDER}/tables/epochs.parquet",
-        rules.iht.output,
-        sources(
-            *(
-                "statistics.py",
-                "cells.py",
-                "outputs.py",
-                "plan.py",
-                "text.py",
-                "theory.py",
-            ),
-            *("figures/*.py", "paper/*.csv", "paper/*.py"),
-        ),
+        f"{FOLDER}/plan.json",
+        lambda wildcards: results_of(STUDY.shown(wildcards.figure)),
+        FIGURE_SOURCES,
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
@@ -97,12 +110,32 @@ rule figure:
         "python -m reports figure {wildcards.figure} --results {params.folder:q} > {log:q} 2>&1"
 
 
+rule theory_figure:
+    """One figure of the theory."""
+    input:
+        f"{FOLDER}/plan.json",
+        rules.iht.output,
+        FIGURE_SOURCES,
+    output:
+        multiext(f"{FOLDER}/figures/{{theory}}", ".pdf", ".png", ".svg"),
+    log:
+        f"{FOLDER}/logs/figures/{{theory}}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        folder=study_folder,
+    shell:
+        "python -m reports figure {wildcards.theory} --results {params.folder:q} > {log:q} 2>&1"
+
+
 rule report:
     """One self-contained page with all of it."""
     input:
+        f"{FOLDER}/tables/runs.parquet",
         TABLES,
         FIGURES,
-        rules.iht.output,
+        rules.iht.output if THEORY_IDS else [],
         sources("*.py", "templates/*.j2", "templates/*.css"),
     output:
         f"{FOLDER}/report.html",

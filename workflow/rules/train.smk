@@ -12,7 +12,7 @@ rule data:
     conda:
         "../../environment.yml"
     shell:
-        "python -m acdc data {wildcards.dataset} --manifest {output:q} > {log:q} 2>&1"
+        "python -m acdc data verify {wildcards.dataset} --manifest {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -39,5 +39,5 @@ rule train:
         configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     shell:
         "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
-        " --threads {threads} --wait 900 --attempt {resources.attempt} --allow-divergence"
-        " > {log:q} 2>&1"
+        " --threads {threads} --workers {threads} --wait 900"
+        " --attempt {resources.attempt} --allow-divergence > {log:q} 2>&1"
