@@ -190,4 +190,4 @@ class MemoryFeed:
         """Nothing is open."""
 
 
-_EVALUATED_AT_ONCE = 1000
+_EVALUATED_AT_ONCE = 500
