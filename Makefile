@@ -1,11 +1,11 @@
 # make reproduce     the smoke scale: data, training, theory, tables, figures, report (minutes)
-# make quick         the same on the digits (three minutes)
+# make quick         a part of it on the digits (three minutes)
 # make test          the tests
 # make check         ruff, mypy, snakefmt, snakemake --lint
 # make bench         what training costs, side by side as ratios (docs/performance.md)
 # make ui            MLflow's interface on the results of SCALE
 #
-# Variables: SCALE=smoke|quick|small, RESULTS=folder, CORES=number, PORT=number,
+# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, PORT=number,
 # PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 
@@ -60,6 +60,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m tests.benchmarks.loaders --json $(BENCH)/loaders.json
 	$(BIN)/python -m tests.benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
 	$(BIN)/python -m tests.benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
+	$(BIN)/python -m tests.benchmarks.planning --json $(BENCH)/planning.json
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -97,6 +97,8 @@ class Experiment:
     """Number of the paper's table or figure."""
     awaits: str | None
     """What has to exist before all of it can be shown; None where nothing is missing."""
+    reference: str | None
+    """Label of the row that the others are compared with; None where none is meant."""
     columns: tuple[str, ...]
     """Of a table, by the names of columns.py."""
     rows: tuple[Row, ...]
@@ -184,6 +186,7 @@ def _needed(plan: Plan) -> Iterator[tuple[str, str]]:
 def _experiment(data: Mapping[str, Any]) -> Experiment:
     return Experiment(
         **{key: data[key] for key in ("id", "kind", "title", "caption", "paper", "awaits")},
+        reference=data.get("reference"),
         columns=tuple(data["columns"]),
         rows=tuple(_row(item) for item in data["rows"]),
         panels=tuple(

@@ -18,7 +18,7 @@ from acdc.models.resnet import Block, Bottleneck, ResNet
 from acdc.models.vision import torchvision_models
 from acdc.models.wide_resnet import WideResNet
 
-RELATIVES = ("resnet11_bottleneck_s8", "mobilenet_v1_x0_5_b4_s4", "wrn10_2_w4_s8", "resnet6_s8")
+RELATIVES = ("resnet8_bottleneck_s8", "mobilenet_v1_x0_5_b4_s4", "wrn10_2_w4_s8", "resnet6_s8")
 
 
 def parameters(model: nn.Module) -> int:
@@ -186,7 +186,7 @@ def test_the_relatives_have_every_kind_of_layer_that_the_papers_networks_have() 
         return {(layer.kind, layer.shape[2:]) for layer in layers[1:]}
 
     relatives = {
-        "resnet50": "resnet11_bottleneck_s8",
+        "resnet50": "resnet8_bottleneck_s8",
         "mobilenet_v1": "mobilenet_v1_x0_5_b4_s4",
         "wrn28_10": "wrn10_2_w4_s8",
         "resnet20": "resnet6_s8",
