@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from acdc.data.feed import Feed, Split
+from acdc.data.feed import EVALUATED_AT_ONCE, Feed, Split
 from acdc.data.images import Relabelled
 from acdc.ranks import Ranks
 
@@ -45,9 +45,6 @@ def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
     return Score(int(correct) / images, float(loss) / images)
 
 
-_AT_ONCE = 1000
-
-
 @torch.inference_mode()
 def evaluate_relabelled(
     model: nn.Module, feed: Feed, relabelled: Relabelled, ranks: Ranks
@@ -66,8 +63,8 @@ def evaluate_relabelled(
     own = relabelled.true_labels.to(device)
     given_correct, true_correct = torch.zeros((2, 1), dtype=torch.int64, device=device)
     mine = ranks.slice(len(relabelled))
-    for start in range(mine.start, mine.stop, _AT_ONCE):
-        part = slice(start, min(start + _AT_ONCE, mine.stop))
+    for start in range(mine.start, mine.stop, EVALUATED_AT_ONCE):
+        part = slice(start, min(start + EVALUATED_AT_ONCE, mine.stop))
         inputs, given = feed.samples(relabelled.numbers[part])
         predicted = model(inputs).argmax(dim=1)
         given_correct += (predicted == given).sum()

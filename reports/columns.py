@@ -36,10 +36,10 @@ COLUMNS: dict[str, Column] = {
     "top1": Column("top-1 (%)", "row", ("top1", "sparse_top1"), "percent"),
     "dense_top1": Column("dense model's top-1 (%)", "dense", ("dense_top1",), "percent"),
     "dense_ft_top1": Column(
-        "fine-tuned dense model's top-1 (%)",
-        "fine_tuned",
-        ("dense_ft_top1", "dense_top1"),
-        "percent",
+        "fine-tuned dense model's top-1 (%)", "fine_tuned", ("dense_ft_top1",), "percent"
+    ),
+    "companion_top1": Column(
+        "dense companion's top-1 (%)", "fine_tuned", ("dense_ft_top1", "dense_top1"), "percent"
     ),
     "inference_ratio": Column("inference FLOPs", "row", ("inference_flops_ratio",), "ratio"),
     "training_ratio": Column("training FLOPs", "row", ("train_flops_ratio",), "ratio"),

@@ -6,29 +6,63 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+import reports.plan
 from acdc.config import Frozen, Precision, Recipe, RunConfig, accepted, explain, parse_run
 from acdc.data import DATASETS
 from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
-from acdc.method import Product
+from acdc.method import Product, method_names
 from reports.columns import COLUMNS, Plot
+from reports.paper import paper_values
 
 FOLDER = Path(__file__).resolve().parent
 
 Kind = Literal["table", "figure", "iht"]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"names {value} twice; each once is accepted")
+    return values
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, strict=True)], ...],
+    Field(min_length=1),
+    AfterValidator(_once_each),
+]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 # The method that goes on from a run's best dense weights, whose model some columns show.
 FINE_TUNING = {"acdc": "acdc_dense"}
+# What no scale has anything for yet; an experiment that needs it says what it awaits.
+AWAITED_TASKS = ("wikitext103-transformer_xl",)
+# Names of files and rules that an experiment cannot have.
+RESERVED = (
+    *("all", "trained", "data", "train", "plan", "aggregate", "report", "track", "iht", "table"),
+    *("figure", "theory_figure", "runs", "epochs", "events", "methods_appendix"),
+)
+
+
+def _known(value: str, what: str, names: Iterable[str]) -> str:
+    """Return a name that there is.
+
+    Raises:
+        ConfigError: there is not; lists those that there are.
+    """
+    known = list(names)
+    if value not in known:
+        raise ConfigError(f"{what}: {value!r} is unknown; {accepted(value, known)}")
+    return value
 
 
 class PaperRow(Frozen):
@@ -51,6 +85,7 @@ class Row(Frozen):
     """What it is called in the table."""
     method: str | None = None
     """Training method; none where the paper's values are printed alone."""
+
     settings: dict[str, Any] = {}
     """Settings of the method that differ from its defaults."""
     recipe: dict[str, Any] = {}
@@ -70,6 +105,11 @@ class Row(Frozen):
     sparsity."""
     paper: PaperRow | None = None
     """The paper's row, where it has one."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str | None) -> str | None:
+        return value if value is None else _known(value, "method", method_names())
 
 
 class Panel(Frozen):
@@ -97,12 +137,14 @@ class Experiment(Frozen):
     """Number of the paper's table or figure."""
     awaits: str | None = None
     """What has to exist before all of it can be made."""
+    reference: str | None = None
+    """Label of the row that a table's other rows are compared with, paired by seed."""
     task: str | None = None
     """Model and data set, by the paper's names; a scale says what stands in for them."""
     sparsities: tuple[Fraction, ...] = ()
     """Fractions of zero weights."""
     seeds: Seeds = (1, 2, 3)
-    """Seeds of each row."""
+    """Seeds of each row, unless the scale has others."""
     columns: tuple[str, ...] = ()
     """What a table shows beside sparsity and number of runs."""
     rows: tuple[Row, ...] = ()
@@ -110,13 +152,20 @@ class Experiment(Frozen):
     panels: tuple[Panel, ...] = ()
     """The plots of a figure."""
 
+    @field_validator("id")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        if value in RESERVED:
+            raise ConfigError(f"id: {value!r} is the name of a rule or a file; others are accepted")
+        return value
+
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in COLUMNS:
                 raise ConfigError(f"columns: {name!r} is unknown; {accepted(name, COLUMNS)}")
-        return value
+        return _once_each(value)
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
@@ -127,6 +176,17 @@ class Experiment(Frozen):
                 raise ConfigError(f"{key}: a {self.kind} has none; one or more are accepted")
             if key not in (*needs, "rows") and getattr(self, key):
                 raise ConfigError(f"{key}: a {self.kind} has no {key}; none are accepted")
+        for name in self.columns:
+            if COLUMNS[name].awaits and self.awaits is None:
+                raise ConfigError(
+                    f"columns: {name} cannot be measured before {COLUMNS[name].awaits} exists; it "
+                    "is accepted where the experiment's awaits says so"
+                )
+        labels = [row.label for row in self.rows]
+        if self.reference is not None and self.reference not in labels:
+            raise ConfigError(
+                f"reference: {self.reference!r} is no row; {accepted(self.reference, labels)}"
+            )
         return self
 
 
@@ -134,33 +194,50 @@ class Task(Frozen):
     """What is trained at a scale in place of one of the paper's tasks."""
 
     model: str
-    dataset: tuple[str, ...] | str
+    dataset: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """The first of these that is there; the last where none is."""
     epochs: int = Field(ge=1)
     recipe: Recipe = Recipe()
     precision: Precision = "fp32"
 
+    @field_validator("dataset")
+    @classmethod
+    def _known_datasets(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for name in (value,) if isinstance(value, str) else value:
+            _known(name, "dataset", DATASETS)
+        return value
+
     @functools.cached_property
     def chosen_dataset(self) -> str:
         """The data set that is trained on."""
         options = (self.dataset,) if isinstance(self.dataset, str) else self.dataset
-        there = (name for name in options if name in DATASETS and DATASETS[name].missing() is None)
+        there = (name for name in options if DATASETS[name].missing() is None)
         return next(there, options[-1])
 
 
 class Override(Frozen):
-    """What a scale changes of the rows that match; where several do, the later ones win."""
+    """What a scale changes of the rows that match; where several do, the later ones win.
+
+    Runs that a row starts from have the row's task and recipe, so that the recipe of a method that
+    starts from dense training changes that training too, and makes another run of it.
+    """
 
     method: str
+    """With its dense fine-tuning."""
     task: str | None = None
     sparsity: Fraction | None = None
     settings: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
 
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return _known(value, "method", method_names())
+
     def matches(self, row: Row, task: str, sparsity: float) -> bool:
         """Return whether it concerns a row of an experiment."""
         return (
-            self.method == row.method
+            row.method in (self.method, FINE_TUNING.get(self.method))
             and self.task in (None, task)
             and self.sparsity in (None, sparsity)
         )
@@ -295,7 +372,7 @@ class Study:
             values = known.get(key)
             if values is None:
                 raise ConfigError(f"{key}: unknown; {accepted(key, known)}")
-            if value not in values:
+            if not isinstance(value, str | float | int) or value not in values:
                 names = accepted(str(value), [str(v) for v in values])
                 raise ConfigError(f"{key}: {value!r} is not in the study; {names}")
         if "row" in choice:
@@ -307,6 +384,9 @@ class Study:
         for key in ("method", "sparsity", "model", "dataset"):
             if key in choice:
                 found = tuple(r for r in found if getattr(self.runs[r], key) == choice[key])
+        if choice and not found:
+            asked = ", ".join(f"{key}={value}" for key, value in choice.items())
+            raise ConfigError(f"no run of the study fulfils all of {asked}; others are accepted")
         return self.with_parents(found)
 
     def plan(self) -> dict[str, Any]:
@@ -397,7 +477,7 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     file = find_scale(scale_name)
     scale: Scale = read(file, Scale)
     if seeds is not None:
-        if not isinstance(seeds, int) or seeds < 1:
+        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
             raise ConfigError(f"seeds: got {seeds!r}; 1 or more is accepted")
         scale = scale.model_copy(update={"seeds": tuple(range(1, seeds + 1))})
     found = _listed(Path(experiments or FOLDER / "experiments"))
@@ -410,13 +490,13 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     for name in chosen:
         if name not in files:
             raise ConfigError(f"{file}: experiments: {name!r} is unknown; {accepted(name, files)}")
-    for key, values in (("experiments", chosen), ("seeds", scale.seeds or ())):
-        if len(set(values)) < len(values):
-            raise ConfigError(
-                f"{file}: {key}: {list(values)} names one twice; each once is accepted"
-            )
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(
+            f"{file}: experiments: {list(chosen)} names one twice; each once is accepted"
+        )
     resolver = Resolver(scale, file)
     resolved = tuple(resolver.experiment(files[name]) for name in chosen)
+    resolver.check()
     return Study(scale, file, resolved, resolver.runs)
 
 
@@ -433,6 +513,30 @@ class Resolver:
     scale: Scale
     file: Path
     runs: dict[str, RunConfig] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)
+    """The overrides that some row has matched, by their number."""
+    empty: bool = True
+    """Whether no experiment has shown anything so far."""
+
+    def check(self) -> None:
+        """Refuse a scale that leaves nothing to show, or that changes what is not there.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        if self.empty:
+            raise ConfigError(
+                f"{self.file}: experiments, sparsities: nothing is left to show; experiments with "
+                "rows at these sparsities are accepted"
+            )
+        if self.scale.experiments is None and self.scale.sparsities is None:
+            for number, override in enumerate(self.scale.overrides):
+                if number not in self.used:
+                    raise ConfigError(
+                        f"{self.file}: overrides.{number}: no row is of method {override.method}, "
+                        f"task {override.task} and sparsity {override.sparsity}; those of "
+                        "some row are accepted"
+                    )
 
     def experiment(self, path: Path) -> dict[str, Any]:
         """Return one experiment as plain data, its runs added to those of the study.
@@ -445,8 +549,10 @@ class Resolver:
             raise ConfigError(
                 f"{path}: id: {read_from.id!r} is not the name of the file; {path.stem} is accepted"
             )
-        keys = {"id", "kind", "title", "caption", "paper", "awaits", "columns"}
+        keys = {"id", "kind", "title", "caption", "paper", "awaits", "reference", "columns"}
         plain = {**read_from.model_dump(mode="json", include=keys), "rows": [], "panels": []}
+        if read_from.kind == "iht":
+            self.empty = False
         if read_from.kind == "table":
             plain["rows"] = self.lines(read_from, None, path)
         elif read_from.kind == "figure":
@@ -482,6 +588,10 @@ class Resolver:
             self.line(experiment, row, sparsity, row.task or task, path) for row, sparsity in pairs
         ]
         self._check_distinct(found, path)
+        if panel is not None and panel.plot.startswith("relabelled"):
+            self._check_relabelled(found, path)
+        if found:
+            self.empty = False
         return found
 
     def line(
@@ -502,7 +612,7 @@ class Resolver:
         task = self.scale.tasks.get(task_name or "")
         if task is None:
             # What cannot be trained at any scale yet is announced, and nothing else may be missing.
-            if experiment.awaits is None:
+            if experiment.awaits is None or task_name not in AWAITED_TASKS:
                 raise ConfigError(
                     f"{path}: task: scale {self.scale.name} has nothing for {task_name!r}; "
                     f"{accepted(str(task_name), self.scale.tasks)}"
@@ -516,7 +626,13 @@ class Resolver:
         }
         if row.method is None:
             return plain
-        matching = [o for o in self.scale.overrides if o.matches(row, str(task_name), sparsity)]
+        numbers = [
+            number
+            for number, override in enumerate(self.scale.overrides)
+            if override.matches(row, str(task_name), sparsity)
+        ]
+        self.used.update(numbers)
+        matching = [self.scale.overrides[number] for number in numbers]
         if row.settings_from_scale and not matching:
             return plain
         where = f"{path}: row {row.label!r} ({self.file}: tasks.{task_name})"
@@ -569,11 +685,27 @@ class Resolver:
                 f"{path}: rows.paper.table: row {row.label!r} names none, and the experiment is no "
                 "table of the paper; the number of one is accepted"
             )
-        return {
+        plain = {
             **row.paper.model_dump(include={"method", "variant", "cites"}),
             "table": table,
             "sparsity": sparsity if row.paper.sparsity is None else row.paper.sparsity,
         }
+        try:
+            paper_values(reports.plan.PaperRow(**plain))
+        except reports.plan.ReportError as error:
+            raise ConfigError(f"{path}: rows.{error} (row {row.label!r})") from None
+        return plain
+
+    def _check_relabelled(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
+        """Refuse to plot what became of random labels where there are none."""
+        for row in rows:
+            dataset = row["task"]["dataset"]
+            if not DATASETS[dataset].relabelled:
+                relabelled = [name for name, spec in DATASETS.items() if spec.relabelled]
+                raise ConfigError(
+                    f"{path}: panels.plot: {self.file} has {dataset} for {row['task']['name']}, "
+                    f"of which no label is random; {', '.join(relabelled)} are accepted"
+                )
 
     def _check_distinct(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
         """Refuse rows that cannot be told apart, or that show one model under two names."""

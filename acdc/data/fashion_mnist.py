@@ -38,7 +38,7 @@ _FULL = {
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 _RESTORE = "restore it with: git checkout -- acdc/data"
-_FETCH = "fetch it anew"
+_FETCH = "install Debian's package dataset-fashion-mnist or fetch it with torchvision"
 
 
 def embedded_folder() -> Path:

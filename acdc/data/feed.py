@@ -24,6 +24,9 @@ Split = Literal["training", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
 """Inputs (N, C, H, W) in single precision, channels last in memory, and labels (N,) as int64."""
 
+EVALUATED_AT_ONCE = 500
+"""Images of a batch in evaluation, which is kept small enough for a processor's cache."""
+
 
 @dataclass(frozen=True)
 class FeedPlan:
@@ -173,8 +176,8 @@ class MemoryFeed:
     def evaluation(self, split: Split) -> Iterator[Batch]:
         images = self.held_out[split]
         pixels, labels = images.pixels, images.labels
-        for start in range(0, len(images), _EVALUATED_AT_ONCE):
-            part = slice(start, start + _EVALUATED_AT_ONCE)
+        for start in range(0, len(images), EVALUATED_AT_ONCE):
+            part = slice(start, start + EVALUATED_AT_ONCE)
             inputs = self.normal(pixels[part])
             yield inputs.contiguous(memory_format=torch.channels_last), labels[part]
 
@@ -188,6 +191,3 @@ class MemoryFeed:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-_EVALUATED_AT_ONCE = 500

@@ -134,6 +134,24 @@ def test_a_person_can_choose_what_is_made(
     assert {key: planned[key] for key in ("table", "figure") if key in planned} == shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seed=5"], "--config: seed is unknown; did you mean seeds?"),
+        (["method=acdc"], "--config: method choose what the rule trained makes"),
+        (["scale=5"], "scale: '5' is unknown; "),
+        (["experiments=5"], "experiments: 5 holds no YAML file"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(
+    workplace: Workplace, arguments: list[str], message: str
+) -> None:
+    scale = [] if arguments[0].startswith("scale") else [f"scale={TINY}"]
+    done = workplace.snakemake("-n", "--config", *scale, *arguments)
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stderr
+
+
 def test_a_dry_run_ends_with_what_is_left_and_what_is_missing(workplace: Workplace) -> None:
     scale = workplace.folder / "lacking.yaml"
     task = {"model": "resnet20", "dataset": "cifar10", "epochs": 20}

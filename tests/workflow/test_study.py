@@ -13,6 +13,7 @@ import yaml
 
 from acdc.errors import ConfigError
 from acdc.method import method_names
+from acdc.optimizers import learning_rate
 from tests.workflow.conftest import ROOT, TINY
 from workflow.study import FOLDER, Study, load, rows_of
 
@@ -149,6 +150,12 @@ def test_the_longer_schedules_of_the_paper_have_its_epochs() -> None:
 def test_the_recipe_of_imagenet_is_the_papers() -> None:
     study = load("paper")
     found = [run for run in study.runs.values() if run.dataset == "imagenet"]
+    # Five epochs of warm-up, also where AC/DC trains for 150 or 200.
+    for run in found:
+        if run.method.startswith("acdc"):
+            rates = [learning_rate(run.recipe, epoch, run.epochs) for epoch in range(6)]
+            assert [rate / 0.256 for rate in rates[:5]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+            assert rates[5] == rates[4]  # where the cosine begins
     assert {run.model for run in found} == {"resnet50", "mobilenet_v1"}
     for run in found:
         recipe = run.recipe
@@ -158,6 +165,31 @@ def test_the_recipe_of_imagenet_is_the_papers() -> None:
         if run.method != "str":  # has hyper-parameters of its own
             assert recipe.weight_decay == 2**-15
             assert recipe.label_smoothing == 0
+
+
+def test_gmp_of_table_14_prunes_when_the_released_configuration_does() -> None:
+    study = load("paper")
+    (gmp, *_) = (study.runs[r] for r in study.shown("table14") if study.runs[r].method == "gmp")
+    _, _, epochs = gmp.settings.plan(gmp.epochs, 5000)  # type: ignore[attr-defined]
+    assert epochs == (1, 6, 11, 16, 21, 26, 31, 36)
+
+
+@pytest.mark.parametrize("scale", WHOLE)
+def test_dense_and_sparse_phases_keep_their_proportions(scale: str) -> None:
+    study = load(scale)
+    for experiment, label, share in (
+        ("table01", "AC/DC", 0.5), ("table03", "AC/DC", 0.5), ("figure03", "AC/DC 2x", 0.5),
+        ("text", "AC/DC, 150 epochs", 0.5), ("table05", "AC/DC-20", 0.45),
+        ("text", "AC/DC, short dense phases", 0.32),
+    ):  # fmt: skip
+        row = next(row for row in rows(study, experiment) if row["label"] == label)
+        run = study.runs[row["runs"][0]]
+        dense = sum(
+            phase.end - phase.start
+            for phase in run.settings.resolve(run.epochs)  # type: ignore[attr-defined]
+            if phase.kind == "dense"
+        )
+        assert dense / run.epochs == pytest.approx(share, abs=0.004), (experiment, label)
 
 
 def test_every_method_is_in_some_experiment() -> None:
@@ -186,8 +218,10 @@ def test_the_rows_of_a_task_differ_in_method_settings_and_length_only(scale: str
             for name in row["runs"]:
                 run, task = study.runs[name], study.scale.tasks[row["task"]["name"]]
                 assert (run.model, run.precision) == (task.model, task.precision)
-                own = run.recipe.model_dump() | {"milestones": ()}
-                theirs = task.recipe.model_dump() | {"milestones": ()}
+                # Of a longer training, warm-up and milestones are other fractions.
+                fractions = {"milestones": (), "warmup": 0}
+                own = run.recipe.model_dump() | fractions
+                theirs = task.recipe.model_dump() | fractions
                 # Weight decay and smoothing are how STR is told its sparsity.
                 assert own == theirs or row["method"] == "str"
                 longer = row["epochs"] != row["task"]["epochs"]
@@ -332,6 +366,11 @@ def test_what_a_person_chooses_comes_with_what_it_starts_from() -> None:
         ({"experiment": "table6"}, "experiment: .* did you mean table06"),
         ({"sparsity": 0.8}, "sparsity: 0.8 is not in the study; .*0.9"),
         ({"color": 1}, "color: unknown; .*dataset, experiment, method"),
+        ({"method": ["acdc"]}, r"method: \['acdc'\] is not in the study"),
+        (
+            {"method": "dense", "sparsity": 0.9},
+            "no run of the study fulfils all of method=dense, sparsity=0.9",
+        ),
     ],
 )
 def test_a_choice_that_is_not_there_is_one_sentence(choice: dict[str, Any], message: str) -> None:
@@ -347,6 +386,9 @@ def test_a_choice_that_is_not_there_is_one_sentence(choice: dict[str, Any], mess
         ({"experiments": ["table06"] * 2}, r"experiments: .* names one twice"),
         ({"tasks": {}}, r"table06.yaml: task: scale tiny has nothing for 'imagenet-resnet50'"),
         ({"sparsities": [1.0]}, r"sparsities.0: got 1.0; less than 1.0 is accepted"),
+        ({"seeds": [2, 2]}, r"edited.yaml: seeds: .* names 2 twice; each once is accepted"),
+        ({"experiments": []}, r"edited.yaml: experiments, sparsities: nothing is left to show"),
+        ({"overrides": [{"method": "acdcc"}]}, r"method: 'acdcc' is unknown; did you mean acdc\?"),
     ],
 )
 def test_a_wrong_scale_is_one_sentence(
@@ -360,6 +402,8 @@ def test_a_wrong_scale_is_one_sentence(
 @pytest.mark.parametrize(
     ("task", "message"),
     [
+        ({"dataset": ["digitz", "digits"]}, r"dataset: 'digitz' is unknown; did you mean digits"),
+        ({"dataset": []}, r"edited.yaml: tasks.imagenet-resnet50.dataset"),
         ({"model": "resnet9"}, r"edited.yaml: tasks.imagenet-resnet50\): model: 'resnet9' is "
          r"unknown; .*resnet20"),
         ({"epochs": 19}, r"table06.yaml: row 'AC/DC' \(.*edited.yaml: tasks.imagenet-resnet50\): "
@@ -388,6 +432,19 @@ ACDC = {"label": "AC/DC", "method": "acdc"}
         ([ACDC], {"panels": [{"plot": "schedule"}]}, "mine.yaml: panels: a table has no panels"),
         ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "pie"}]},
          "mine.yaml: panels.0.plot: got 'pie'; .*'schedule'.* accepted"),
+        ([ACDC], {"columns": ["top1", "top1"]}, "mine.yaml: columns: .* names top1 twice"),
+        ([ACDC], {"columns": ["agreement"]}, "columns: agreement cannot be measured before compar"),
+        ([ACDC], {"reference": "DC/AC"}, "mine.yaml: reference: 'DC/AC' is no row; .*AC/DC are"),
+        ([ACDC | {"method": "acdcc"}], {}, "method: 'acdcc' is unknown; did you mean acdc"),
+        ([ACDC | {"seeds": [1, 1]}], {}, "mine.yaml: rows.0.seeds: .* names 1 twice"),
+        ([ACDC | {"task": "nowhere"}], {"awaits": "something"},
+         "mine.yaml: task: scale tiny has nothing for 'nowhere'"),
+        ([ACDC | {"paper": {"method": "DC/AC", "table": "1"}}], {},
+         "mine.yaml: rows.paper: table 1 of the paper has no method 'DC/AC'"),
+        ([ACDC | {"paper": {"method": "AC/DC", "table": "99"}}], {},
+         "mine.yaml: rows.paper: table '99' is unknown"),
+        ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "relabelled_true"}]},
+         "mine.yaml: panels.plot: .*edited.yaml has digits for imagenet-resnet50, of which no"),
         ([ACDC], {"id": "yours"}, "mine.yaml: id: 'yours' is not the name of the file"),
         ([ACDC], {"sparsities": []}, "mine.yaml: rows: without rows and sparsities"),
         ([ACDC | {"paper": {"method": "AC/DC"}}], {}, "row 'AC/DC' names none, and the experiment"),
@@ -407,6 +464,25 @@ def test_a_wrong_experiment_is_one_sentence_that_names_file_and_key(
     with pytest.raises(ConfigError, match=message) as caught:
         resolved(*found, **keys)
     assert "\n" not in str(caught.value)
+
+
+def test_an_override_that_concerns_no_row_is_refused(resolved: Resolve) -> None:
+    overrides = [{"method": "rigl", "sparsity": 0.8, "settings": {"update_interval": 7}}]
+    everything = {"experiments": None, "overrides": overrides}
+    with pytest.raises(ConfigError, match=r"edited.yaml: overrides.0: no row is of method rigl"):
+        resolved({"label": "RigL", "method": "rigl"}, scale=everything)
+
+
+def test_an_experiment_cannot_have_the_name_of_a_rule(resolved: Resolve) -> None:
+    with pytest.raises(ConfigError, match=r"mine.yaml: id: 'train' is the name of a rule"):
+        resolved(ACDC, id="train")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(TINY.read_text() + "seeds: [1, 2]\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml is not YAML: key 'seeds' stands twice"):
+        load(str(path))
 
 
 def test_the_two_models_of_one_run_may_have_rows_of_their_own(resolved: Resolve) -> None:

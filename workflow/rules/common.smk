@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from acdc.config import accepted
 from acdc.errors import ConfigError
 from workflow import study as studies
 
@@ -14,25 +15,35 @@ if not workflow.deployment_settings.deployment_method:
     shell.prefix(
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     )
+SETTINGS = ("scale", "seeds", "experiments", "results", "data")
+# What a person may ask the rule "trained" for: the runs that fulfil all of it.
+CHOICES = ("experiment", "row", "method", "sparsity", "model", "dataset")
+CHOICE = {key: config[key] for key in CHOICES if key in config}
+# Snakemake reads what looks like a number as one.
+SCALE = str(config.get("scale", "smoke"))
+RESULTS_FOLDER = str(config.get("results", "results"))
+EXPERIMENTS = str(config["experiments"]) if "experiments" in config else None
 # Where data sets are looked for; jobs inherit it.
 if "data" in config:
-    os.environ["ACDC_DATA"] = str(Path(config["data"]).absolute())
-
-SCALE = config.get("scale", "smoke")
-# What a person may ask the rule "trained" for: the runs that fulfil all of it.
-CHOICE = {
-    key: config[key]
-    for key in ("experiment", "row", "method", "sparsity", "model", "dataset")
-    if key in config
-}
+    os.environ["ACDC_DATA"] = str(Path(str(config["data"])).absolute())
 try:
-    STUDY = studies.load(SCALE, config.get("seeds"), config.get("experiments"))
+    for key in config:
+        if key not in SETTINGS + CHOICES:
+            known = accepted(key, SETTINGS + CHOICES)
+            raise ConfigError(f"--config: {key} is unknown; {known}")
+    if CHOICE and workflow.is_main_process:
+        targets = set(workflow.dag_settings.targets)
+        if targets != {"trained"}:
+            raise ConfigError(
+                f"--config: {', '.join(CHOICE)} choose what the rule trained makes; the target "
+                "trained, alone, is accepted with them"
+            )
+    STUDY = studies.load(SCALE, config.get("seeds"), EXPERIMENTS)
     CHOSEN = STUDY.select(**CHOICE)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
 # Everything that a study writes lies below one folder.
-RESULTS_FOLDER = config.get("results", "results")
 FOLDER = f"{RESULTS_FOLDER}/{STUDY.scale.name}"
 
 
