@@ -52,6 +52,11 @@ class Sources:
         """
         return {name: self._module(name).digest for name in self.closure(roots(config))}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules that there are."""
+        return tuple(sorted(self._texts))
+
     def parse(self) -> None:
         """Read all modules now, so that processes forked from this one need not."""
         for name in self._texts:

@@ -25,7 +25,8 @@ _SOURCES: dict[Source, str] = {
 
 _MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     **dict.fromkeys(
-        ("top1", "dense_top1", "dense_ft_top1"), lambda last: PERCENT * last["test_accuracy"]
+        ("top1", "dense_top1", "dense_ft_top1", "companion_top1"),
+        lambda last: PERCENT * last["test_accuracy"],
     ),
     **dict.fromkeys(
         ("inference_ratio", "dense_inference_ratio"), lambda last: last["inference_ratio"]
@@ -47,10 +48,20 @@ FLOPS = {
 """By column, the absolute FLOPs of which it is the ratio to dense."""
 
 _PAPER_FLOPS = {
-    "inference_ratio": ("inference_gflops", 1e9),
-    "training_ratio": ("train_eflops", 1e18),
+    "inference_ratio": ("inference_gflops", "G", 1e9),
+    "training_ratio": ("train_eflops", "E", 1e18),
 }
 """By column, the paper's absolute FLOPs of the dense row, and their unit."""
+
+
+@dataclass(frozen=True)
+class PaperFlops:
+    """Absolute FLOPs that the paper has of a dense row."""
+
+    value: PaperValue
+    """In FLOPs with the prefix."""
+    prefix: str
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -128,13 +139,30 @@ class Cells:
             next((self.paper[m] for m in metrics if m in self.paper), None) if self.paper else None
         )
 
-    def paper_flops(self, column: str) -> tuple[PaperValue, float] | None:
-        """Return the paper's absolute FLOPs of a dense row and their unit, where it has them."""
+    def paper_flops(self, column: str) -> PaperFlops | None:
+        """Return the paper's absolute FLOPs of a dense row, where it has them."""
         if not self.is_dense or column not in _PAPER_FLOPS or not self.paper:
             return None
-        metric, unit = _PAPER_FLOPS[column]
+        metric, prefix, unit = _PAPER_FLOPS[column]
         value = self.paper.get(metric)
-        return (value, unit) if value is not None and value.value is not None else None
+        if value is None or value.value is None:
+            return None
+        return PaperFlops(value, prefix, value.value * unit)
+
+    @property
+    def paper_sparsity(self) -> float | None:
+        """The sparsity of the paper's row; None where it has no such row."""
+        return self.row.paper.sparsity if self.row.paper and self.paper else None
+
+    @property
+    def counts(self) -> Summary:
+        """Of accuracies of the first model that the table shows; for how many runs that are."""
+        return self.models[self._shown[0]].counts if self._shown else _NOTHING
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs of the first model that the table shows."""
+        return self.row.fine_tuned if self._shown[:1] == ("fine_tuned",) else self.row.runs
 
     @property
     def top1(self) -> Summary:
@@ -186,15 +214,18 @@ class Cells:
             for source in self._shown
             for model in (self.models[source],)
             # Runs that diverged are missing from both products, and said so once.
-            if not model.counts.is_whole and (model.refusals or source != "dense")
+            if not model.counts.is_whole
+            and (model.refusals or source != "dense" or "row" not in self._shown)
         )
 
     @property
     def _shown(self) -> tuple[Source, ...]:
-        sources = dict.fromkeys(("row", *(COLUMNS[column].source for column in self.columns)))
+        """The models that the table shows; the row's own where it has none of these."""
+        sources: list[Source] = [COLUMNS[column].source for column in self.columns]
         if self.row.product == "dense":
-            sources.pop("dense", None)
-        return tuple(source for source in sources if source in self.models)
+            sources = ["row" if source == "dense" else source for source in sources]
+        found = tuple(source for source in self.models if source in sources)
+        return found or tuple(source for source in self.models if source == "row")
 
     @property
     def is_dense(self) -> bool:
@@ -217,6 +248,11 @@ class Table:
     def columns(self) -> tuple[str, ...]:
         """The names of its columns."""
         return self.experiment.columns
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether any column is of the rows' own products, whose sparsity then stands beside."""
+        return any(COLUMNS[column].source == "row" for column in self.columns)
 
     @property
     def paper_tables(self) -> tuple[str, ...]:
@@ -259,6 +295,16 @@ class Table:
         )
 
     @property
+    def nearby(self) -> tuple[str, ...]:
+        """The rows that stand beside one of the paper at another sparsity, and at which."""
+        return tuple(
+            f"{cells.row.label}, {percent(cells.row.sparsity)} (at {percent(theirs)})"
+            for cells in self.rows
+            for theirs in (cells.paper_sparsity,)
+            if theirs is not None and theirs != cells.row.sparsity
+        )
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """What is not there yet, and what it waits for."""
         found = []
@@ -282,7 +328,7 @@ class Table:
     @property
     def seeds(self) -> tuple[int, int]:
         """Fewest and most runs of a row that has any, those that are not averaged included."""
-        counts = [cells.top1.runs for cells in self.rows if cells.row.runs]
+        counts = [cells.counts.runs for cells in self.rows if cells.counts.runs]
         return min(counts, default=0), max(counts, default=0)
 
 

@@ -11,8 +11,6 @@ from reports.plan import Row
 from reports.statistics import Summary, paired_difference
 from reports.text import mean_and_std, percent
 
-_REFERENCE = "acdc"
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -28,8 +26,10 @@ class Difference:
         interval = self.summary.interval
         if self.summary.n == 0:
             return "no common seeds"
-        if interval is None:
+        if self.summary.n == 1:
             return "one pair only"
+        if interval is None:
+            return "no spread"
         if interval[0] > 0:
             return f"{self.reference} higher"
         if interval[1] < 0:
@@ -47,9 +47,10 @@ class Finding:
 
 
 def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
-    """Return one finding a task and sparsity: the range of means, and AC/DC minus every other row.
+    """Return one finding a task and sparsity: the rows by their means, and what they differ by.
 
-    Rows without runs are left out.
+    Differences are those of the experiment's reference to every other sparse row and the dense one;
+    there are none where it names no reference, or that has no runs. Rows without runs are left out.
     """
     rows = [cells for cells in table.rows if cells.row.runs]
     found = []
@@ -59,12 +60,16 @@ def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
         sparse = [cells for cells in of_task if not cells.is_dense]
         for sparsity in sorted({cells.row.sparsity for cells in sparse}):
             here = [cells for cells in sparse if cells.row.sparsity == sparsity]
-            found.append(_finding(sparsity, here, dense, runs))
+            found.append(_finding(table.experiment.reference, sparsity, here, dense, runs))
     return tuple(found)
 
 
 def _finding(
-    sparsity: float, rows: list[Cells], dense: Cells | None, runs: pd.DataFrame
+    reference: str | None,
+    sparsity: float,
+    rows: list[Cells],
+    dense: Cells | None,
+    runs: pd.DataFrame,
 ) -> Finding:
     sparse = [cells for cells in rows if cells.row.product == "sparse"]
     sentences = []
@@ -84,14 +89,15 @@ def _finding(
                 f"{means}{baseline}."
             )
     sentences += [note for cells in rows for note in cells.notes]
-    reference = next((cells.row for cells in sparse if cells.row.method == _REFERENCE), None)
-    if reference is None:
-        return Finding(sparsity, tuple(sentences), ())
-    compared = (*sparse, *([dense] if dense else []))
-    others = [cells.row for cells in compared if cells.row != reference]
-    return Finding(
-        sparsity, tuple(sentences), tuple(_difference(reference, row, runs) for row in others)
+    compared = [cells.row for cells in (*sparse, *([dense] if dense else []))]
+    differences = tuple(
+        _difference(row, other, runs)
+        for row in compared
+        if row.label == reference
+        for other in compared
+        if other != row
     )
+    return Finding(sparsity, tuple(sentences), differences)
 
 
 def _difference(reference: Row, other: Row, runs: pd.DataFrame) -> Difference:

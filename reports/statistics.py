@@ -11,6 +11,9 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
+_DIFFERENCE_DIGITS = 9
+"""After the decimal point; far finer than one test image, far coarser than rounding."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -38,8 +41,11 @@ class Summary:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95 % confidence interval of the mean, by Student's t; None for n < 2."""
-        if self.std is None:
+        """Half of the 95 % confidence interval of the mean, by Student's t.
+
+        None for n < 2, and for equal values, which tell nothing of how far others would vary.
+        """
+        if not self.std:
             return None
         return float(stdtrit(self.n - 1, 0.5 + CONFIDENCE / 2)) * self.std / math.sqrt(self.n)
 
@@ -70,6 +76,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
     """Return the summary of ours minus theirs over the seeds that both have.
 
     Runs of one seed share initial weights and data order, so that their difference is less
-    noisy than the difference of two means.
+    noisy than the difference of two means. Differences that are equal but for rounding are equal.
     """
-    return summarise([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    common = sorted(ours.keys() & theirs.keys())
+    return summarise([round(ours[seed] - theirs[seed], _DIFFERENCE_DIGITS) for seed in common])

@@ -10,6 +10,7 @@ from reports import text
 from reports.cells import FLOPS, Cells, Table
 from reports.columns import COLUMNS
 from reports.latex import escape, render
+from reports.paper import PaperValue
 from reports.plan import Scale
 from reports.statistics import Summary
 
@@ -38,10 +39,13 @@ def caption(table: Table) -> str:
         )
     if any(COLUMNS[column].heading.endswith("top-1 (%)") for column in table.columns):
         parts.append("Top-1: test accuracy.")
-    parts.append(
-        "Sparsity: asked of the layers that a method does not leave dense, and pruned there; zero: "
-        "of all prunable weights, whatever the reason."
-    )
+    asked = "Sparsity: asked of the layers that a method does not leave dense"
+    if table.shows_own:
+        parts.append(
+            f"{asked}, and pruned there; zero: of all prunable weights, whatever the reason."
+        )
+    else:
+        parts.append(f"{asked}, of the sparse model that belongs to the dense ones shown.")
     if shown & {"inference_ratio", "dense_inference_ratio"}:
         parts.append("Inference FLOPs: of one image, as a fraction of the dense network's.")
     if shown & {"training_ratio", "published_ratio"}:
@@ -74,10 +78,9 @@ def paper_note(table: Table) -> str:
     note = f"Paper: the values of the paper's {numbers}, {table.paper_setting}"
     if not table.scale.is_paper:
         note += "; another network and data set, so not comparable with the columns beside them"
-    values = [cells.paper_value(c) for cells in table.rows for c in table.paper_columns]
-    absolute = [cells.paper_flops(c) for cells in table.rows for c in table.paper_columns]
+    pairs = [(cells, column) for cells in table.rows for column in table.paper_columns]
     note += f"; unknown: printed there, but not known here; {text.NO_ROW}: no such number there."
-    marks = {value.mark for value in values if value} | {pair[0].mark for pair in absolute if pair}
+    marks = {value.mark for pair in pairs if (value := paper_shown(*pair))}
     if "†" in marks:
         note += (
             " † counted, inferred from the paper's text, or from the compared method's own"
@@ -86,6 +89,13 @@ def paper_note(table: Table) -> str:
     if "‡" in marks:
         note += " ‡ cited, see below."
     return note
+
+
+def nearby_notes(table: Table) -> list[str]:
+    """Return one sentence on the paper's rows at another sparsity than ours, if there are any."""
+    if not table.nearby:
+        return []
+    return [f"The paper's row is at another sparsity: {'; '.join(table.nearby)}."]
 
 
 def missing_notes(table: Table) -> list[str]:
@@ -113,19 +123,21 @@ def _flops_text(cells: Cells, column: str) -> str:
     return "" if mean is None else " ".join(text.engineering(mean))
 
 
+def paper_shown(cells: Cells, column: str) -> PaperValue | None:
+    """Return the number of the paper that stands in a column: of the dense row absolute FLOPs."""
+    flops = cells.paper_flops(column)
+    return flops.value if flops else cells.paper_value(column)
+
+
 def paper_text(cells: Cells, column: str) -> str:
     """Return a cell of the paper as text; the dense row's FLOPs are absolute."""
     flops = cells.paper_flops(column)
-    if flops is not None and flops[0].value is not None:
-        value, unit = flops
-        return " ".join(text.engineering(flops[0].value * unit)) + value.mark
-    return text.paper_text(cells.paper_value(column), COLUMNS[column].form)
+    return text.paper_text(paper_shown(cells, column), flops.prefix if flops else "")
 
 
 def paper_source(cells: Cells, column: str) -> str:
     """Return where a cell of the paper is known from, and how surely; empty where it has none."""
-    flops = cells.paper_flops(column)
-    value = flops[0] if flops else cells.paper_value(column)
+    value = paper_shown(cells, column)
     return f"{value.confidence}: {value.source}" if value else ""
 
 
@@ -152,9 +164,9 @@ def _flat(table: Table, cells: Cells) -> dict[str, Any]:
         "method": cells.row.method,
         "product": cells.row.product,
         "sparsity_requested_pct": 100 * cells.row.sparsity,
-        "n": cells.top1.n,
-        "diverged": cells.top1.diverged,
-        "refused": cells.top1.refused,
+        "n": cells.counts.n,
+        "diverged": cells.counts.diverged,
+        "refused": cells.counts.refused,
         "notes": " ".join(cells.notes),
         "exempt": " ".join(cells.exempt),
     }
@@ -167,23 +179,41 @@ def _flat(table: Table, cells: Cells) -> dict[str, Any]:
     for column in table.paper_columns:
         value = cells.paper_value(column)
         known = value is not None and value.value is not None
-        flat[f"paper_{column}"] = value.value if value and known else text.paper_text(value)
-        flat[f"paper_{column}_std"] = value.std if value else None
-        flat[f"paper_{column}_confidence"] = value.confidence if value else ""
-        flat[f"paper_{column}_source"] = value.source if value else ""
+        flat[f"paper_{column}"] = value.digits if value and known else text.paper_text(value)
+        flat |= _origin(f"paper_{column}", value)
+        if column in FLOPS:
+            flops = cells.paper_flops(column)
+            flat[f"paper_{FLOPS[column]}"] = flops.flops if flops else None
+            flat |= _origin(f"paper_{FLOPS[column]}", flops.value if flops else None)
+    flat["paper_sparsity_pct"] = _percent(cells.paper_sparsity)
     flat["cites"] = cells.row.paper.cites if cells.row.paper else ""
     flat["published_formula"] = cells.published_formula
     flat["runs"] = " ".join((*cells.row.runs, *cells.row.fine_tuned))
     return flat
 
 
+def _origin(name: str, value: PaperValue | None) -> dict[str, str]:
+    """Return what stands beside a number of the paper: spread, mark and where it is known from."""
+    return {
+        f"{name}_std": value.std_digits if value else "",
+        f"{name}_mark": value.mark if value else "",
+        f"{name}_confidence": value.confidence if value else "",
+        f"{name}_source": value.source if value else "",
+    }
+
+
+def _percent(fraction: float | None) -> float | None:
+    # Rounded to what the study can ask for, so that 0.9023 is not 90.22999999999999.
+    return None if fraction is None else round(100 * fraction, 9)
+
+
 def _summaries(table: Table, cells: Cells) -> dict[str, Summary]:
     """Return what is averaged, by name with its unit, in the order of the columns."""
     nothing = Summary(None, None, 0)
-    found = {
-        "sparsity_achieved_pct": cells.sparsity,
-        "sparsity_pruned_layers_pct": cells.pruned,
-    }
+    found = {}
+    if table.shows_own:
+        found["sparsity_achieved_pct"] = cells.sparsity
+        found["sparsity_pruned_layers_pct"] = cells.pruned
     for column in table.columns:
         unit = "_pct" if COLUMNS[column].form == "percent" else ""
         found[f"{column}{unit}"] = cells.ours(column) or nothing
@@ -224,10 +254,17 @@ def to_json(table: Table) -> dict[str, Any]:
                 **{name: _plain(summary) for name, summary in _summaries(table, cells).items()},
                 "absent": {column: cells.absence(column) for column in table.columns},
                 "paper": {
-                    column: value and {**vars(value)}
+                    column: value and _plain_paper(value)
                     for column in table.paper_columns
                     for value in (cells.paper_value(column),)
                 },
+                "paper_flops": {
+                    FLOPS[column]: _plain_paper(flops.value) | {"flops": flops.flops}
+                    for column in table.paper_columns
+                    for flops in (cells.paper_flops(column),)
+                    if flops
+                },
+                "paper_sparsity": cells.paper_sparsity,
                 "cites": cells.row.paper.cites if cells.row.paper else "",
             }
             for cells in table.rows
@@ -237,6 +274,10 @@ def to_json(table: Table) -> dict[str, Any]:
 
 def _plain(summary: Summary) -> dict[str, Any]:
     return {**vars(summary), "ci95": summary.interval}
+
+
+def _plain_paper(value: PaperValue) -> dict[str, Any]:
+    return {**vars(value), "value": value.value, "std": value.std, "mark": value.mark}
 
 
 def to_latex(table: Table) -> str:
@@ -253,7 +294,9 @@ def to_latex(table: Table) -> str:
         caption=escape(f"{text.title(table.experiment, table.scale)}. {caption(table)}"),
         heads=_heads(table),
         lines=[_latex_line(table, cells) for cells in table.rows],
+        shows_own=table.shows_own,
         notes=[escape(note) for note in table.notes],
+        nearby=[escape(note) for note in nearby_notes(table)],
         citations=[escape(citation) for citation in table.citations],
     )
 
@@ -261,7 +304,7 @@ def to_latex(table: Table) -> str:
 def _heads(table: Table) -> list[dict[str, Any]]:
     """Return for each column its heading, its place, and what stands below it."""
     heads = []
-    first = 6
+    first = 6 if table.shows_own else 4
     for column in table.columns:
         is_spread = _has_spread(column)
         has_paper = column in table.paper_columns
@@ -306,7 +349,8 @@ def _integers(table: Table, column: str) -> int:
 def _fitting(table: Table) -> tuple[str, str]:
     """Return the environment and the largest font in which the table fits on a page."""
     texts = [max(len(cells.row.label) for cells in table.rows)]
-    texts += [6, 6, 6, 3]
+    texts += [6, 6, 6, 3] if table.shows_own else [6, 3]
+    gaps = len(texts)
     for column in table.columns:
         ours = max(len(ours_text(cells, column)) for cells in table.rows)
         theirs = 0
@@ -314,7 +358,7 @@ def _fitting(table: Table) -> tuple[str, str]:
             theirs = max(len(paper_text(cells, column)) for cells in table.rows)
         heading = max(map(len, broken(COLUMNS[column].heading)))
         texts += [max(ours + theirs, heading)]
-    gaps = 5 + sum(2 if column in table.paper_columns else 1 for column in table.columns)
+    gaps += sum(2 if column in table.paper_columns else 1 for column in table.columns)
     for environment, page in _PAGE_PT.items():
         for size in ("footnotesize", "scriptsize"):
             if sum(texts) * _CHARACTER_PT[size] + gaps * _GAP_PT <= page:
@@ -329,7 +373,7 @@ def _latex_line(table: Table, cells: Cells) -> dict[str, Any]:
         "requested": requested(cells),
         "pruned": _latex_percent(cells.pruned),
         "achieved": _latex_percent(cells.sparsity),
-        "n": (f"{cells.top1.n}" if cells.row.runs else "--") + ("$^\\ast$" if cells.notes else ""),
+        "n": (f"{cells.counts.n}" if cells.runs else "--") + ("$^\\ast$" if cells.notes else ""),
         "cells": [
             cell
             for column in table.columns

@@ -52,15 +52,18 @@ def left_out(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def paper_text(value: PaperValue | None, form: Form = "percent") -> str:
-    """Return the paper's number, ``unknown``, or a dash where the paper has none."""
-    if value is None:
+def paper_text(value: PaperValue | None, prefix: str = "") -> str:
+    """Return the paper's number in its own digits, ``unknown``, or a dash where it has none.
+
+    An SI prefix stands between the number and its mark.
+    """
+    if value is None or value.is_dash:
         return NO_ROW
-    if value.value is None:
-        return NO_ROW if value.is_dash else UNKNOWN
-    number = format(value.value, "g" if form == "number" else ".2f")
-    spread = f" ± {value.std:.2f}" if value.std is not None else ""
-    return f"{number}{spread}{value.mark}"
+    if not value.digits:
+        return UNKNOWN
+    spread = f" ± {value.std_digits}" if value.std_digits else ""
+    unit = f" {prefix}" if prefix else ""
+    return f"{value.digits}{spread}{unit}{value.mark}"
 
 
 def title(experiment: Experiment, scale: Scale) -> str:

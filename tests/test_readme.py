@@ -15,7 +15,8 @@ import baselines
 from acdc.config import parse_run
 from acdc.method import get_method, method_names
 from tests.support import Silent, tiny_config, train
-from workflow.study import Row, load
+from workflow.schema import Row
+from workflow.study import load
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

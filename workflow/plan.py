@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def closing_lines(study: Study, results: Path, planned: Iterable[str]) -> list[s
         f"this would train {now.runs} runs: {spent(now, plan.device)}",
         f"study {total.id}: {total.total.runs} runs in all, {total.done} done, {total.left.runs} "
         f"left: {spent(total.left, plan.device)}",
-        f"table by table: acdc plan --scale {total.id}",
+        f"table by table: {shlex.join(['acdc', 'plan', *study.arguments])}",
     ]
 
 
@@ -311,15 +312,25 @@ def show_errors(found: dict[str, dict[str, list[float]]]) -> Iterable[str]:
     show_default=True,
     help="Folder of all results.",
 )
+@click.option("--seeds", type=click.IntRange(1), help="So many for each row, from 1 on.")
+@click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
 @click.option("--check", is_flag=True, help="Compare the estimates of finished runs with them.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain data.")
-def plan_command(scale: str, gpu: str | None, results: Path, check: bool, as_json: bool) -> None:
+def plan_command(
+    scale: str,
+    gpu: str | None,
+    results: Path,
+    seeds: int | None,
+    experiments: str | None,
+    check: bool,
+    as_json: bool,
+) -> None:
     """Say what the study of a scale costs: runs, FLOPs, hours on a GPU, storage.
 
     Table by table, and what each adds to those before it. Speeds are those measured by finished
     runs, else assumed from the GPU's peak.
     """
-    study = load(scale)
+    study = load(scale, seeds, experiments)
     if check:
         found = errors(study, results)
         lines = [json.dumps(found)] if as_json else show_errors(found)

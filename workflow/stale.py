@@ -14,7 +14,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from acdc.config import parse_run
+from acdc.config import accepted, parse_run
 from acdc.errors import ConfigError, RunDirectoryError
 from acdc.results import RESULT, read_result
 from acdc.sources import LOADED, Sources, Standing, standing
@@ -75,6 +75,9 @@ def stale(scale: str | None, results: Path, module: str | None, each: bool, fold
         place: list(examine(place))
         for place in ([results / scale / "runs"] if scale else places(results))
     }
+    used = {name for those in found.values() for result in those for name in differing(result)}
+    if module is not None and module not in used.union(LOADED.names):
+        raise ConfigError(f"--module: {module!r} is unknown; {accepted(module, LOADED.names)}")
     chosen = {
         place: [
             result

@@ -18,25 +18,44 @@ _CHECKPOINTS = "README"
 
 @dataclass(frozen=True)
 class PaperValue:
-    """One number of the paper; ``value`` is None where it is not known or not printed."""
+    """One number of the paper."""
 
-    value: float | None
-    std: float | None
+    digits: str
+    """As tables.csv has it: empty where it is not known, ``-`` where the paper prints a dash."""
+    std_digits: str
     confidence: str
     source: str
-    is_dash: bool = False
-    """Whether the paper prints a dash."""
     is_cited: bool = False
     """Whether it is of another publication, or of a model that the authors released."""
 
     @property
+    def is_dash(self) -> bool:
+        """Whether the paper prints a dash."""
+        return self.digits == "-"
+
+    @property
+    def value(self) -> float | None:
+        """The number; None where it is not known or not printed."""
+        return float(self.digits) if self.digits and not self.is_dash else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation that is printed beside it, if any is."""
+        return float(self.std_digits) if self.std_digits else None
+
+    @property
     def mark(self) -> str:
-        """A double dagger where cited; a dagger where counted or inferred from the text."""
+        """A dagger where counted, a double dagger where cited, a dagger where inferred.
+
+        No publication printed what is counted, also where the row cites one.
+        """
         if self.value is None:
             return ""
+        if self.confidence == "derived":
+            return "†"
         if self.is_cited:
             return "‡"
-        return "†" if self.confidence in ("secondary", "derived", "from-text") else ""
+        return "†" if self.confidence in ("secondary", "from-text") else ""
 
 
 @functools.cache
@@ -134,13 +153,4 @@ def _known(row: dict[str, str]) -> PaperValue | None:
 
 
 def _value(row: dict[str, str], is_cited: bool) -> PaperValue:
-    is_dash = row["value"] == "-"
-    known = bool(row["value"]) and not is_dash
-    return PaperValue(
-        value=float(row["value"]) if known else None,
-        std=float(row["std"]) if row["std"] else None,
-        confidence=row["confidence"],
-        source=row["source"],
-        is_dash=is_dash,
-        is_cited=is_cited,
-    )
+    return PaperValue(row["value"], row["std"], row["confidence"], row["source"], is_cited)

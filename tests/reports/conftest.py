@@ -96,6 +96,7 @@ def experiment(name: str, kind: str, title: str, **more: Any) -> dict[str, Any]:
         "caption": "What to see: 50% & more.",
         "paper": None,
         "awaits": None,
+        "reference": None,
         "columns": [],
         "rows": [],
         "panels": [],
@@ -203,6 +204,10 @@ def make_study(folder: Path) -> None:
     )
     rows = [dense, rigl, acdc, gmp, one_shot]
     ratios = ["inference_ratio", "training_ratio", "published_ratio"]
+    companions = [
+        dense | {"paper": paper_row("6", "Dense", "", 0.0)},
+        tuned | {"paper": paper_row("6", "AC/DC*", "global, first+last dense", 0.9)},
+    ]
     experiments = [
         experiment("theory_iht", "iht", "IHT"),
         experiment("own", "table", "No paper", rows=unprinted(rows), columns=OWN),
@@ -215,6 +220,14 @@ def make_study(folder: Path) -> None:
             paper="9",
             rows=[dense | {"paper": None}, tuned, gmp],
             columns=["top1", "dense_top1", "dense_ft_top1", *ratios[:2], "agreement"],
+        ),
+        experiment(
+            "table6",
+            "table",
+            "Dense models",
+            paper="6",
+            rows=companions,
+            columns=["dense_top1", "dense_ft_top1"],
         ),
         experiment(
             "table4",
@@ -230,6 +243,7 @@ def make_study(folder: Path) -> None:
             "table",
             "Methods",
             paper="1",
+            reference="AC/DC",
             rows=[*rows, cited, awaited],
             columns=["top1", *ratios],
         ),
@@ -258,6 +272,7 @@ def outputs(study: Path) -> Path:
         ["table", "table1"],
         ["table", "own"],
         ["table", "table4"],
+        ["table", "table6"],
         ["table", "table9"],
         ["figure", "figure3"],
         ["figure", "figure2a"],

@@ -155,7 +155,7 @@ class Records:
         """Return the figure of some panels."""
         given = {"id": "figure9", "title": "Toy", "paper": "9", **more}
         experiment = Experiment(
-            kind="figure", caption="", awaits=None, columns=(), rows=(), panels=panels, **given
+            kind="figure", caption="", awaits=None, columns=(), rows=(), panels=panels, **given reference=None,
         )
         return draw(experiment, SCALE, self.tables)
 

@@ -11,6 +11,7 @@ import reports.paper
 from reports.columns import COLUMNS
 from reports.paper import PaperValue, paper_metrics, paper_setting, paper_values
 from reports.plan import PaperRow, ReportError
+from reports.text import paper_text
 
 FILE = Path(reports.paper.__file__).with_name("tables.csv")
 with FILE.open(newline="", encoding="utf-8") as _file:
@@ -95,6 +96,47 @@ def test_a_row_that_the_paper_cites_is_marked() -> None:
     assert paper_values(cited)["top1"].mark == "‡"
 
 
+def test_what_is_counted_is_not_cited() -> None:
+    """Also in rows of another publication: nobody printed it there."""
+    for line in LINES:
+        if line["table"] not in TABLES or line["confidence"] == "unknown" or line["value"] == "-":
+            continue
+        key = (line["table"], line["method"], line["variant"], float(line["sparsity_pct"]) / 100)
+        mark = paper_values(PaperRow(*key, cites="Somebody 2020"))[line["metric"]].mark
+        assert mark == ("†" if line["confidence"] == "derived" else "‡")
+
+
+@pytest.mark.parametrize("metric", ["top1", "inference_flops_ratio", "train_flops_ratio"])
+@pytest.mark.parametrize("percent", [95, 98])
+def test_the_same_model_has_the_same_numbers_in_tables_2_and_11(metric: str, percent: int) -> None:
+    first = value("2", "Top-KAST", f"{percent} fwd 90 bwd", percent, metric)
+    assert first.value == value("11", "Top-KAST 1x", "bwd 90", percent, metric).value
+
+
+def test_top_kasts_training_is_counted_by_its_formula() -> None:
+    counted = value("2", "Top-KAST", "98 fwd 90 bwd", 98, "train_flops_ratio")
+    assert counted.value == round((2 * 0.0488 + 0.1264) / 3, 2)
+    assert "= 0.0747" in counted.source
+
+
+@pytest.mark.parametrize(
+    ("found", "printed"),
+    [
+        (("8", "AC/DC", "global", 98, "zero_weights_pct"), "49.8"),
+        (("8", "AC/DC", "global", 95, "zero_weights_pct"), "22.0"),
+        (("1", "RigL1x", "uniform", 90, "top1"), "72.0 ± 0.05†"),
+        (("11", "Top-KAST 1x", "bwd 95", 98, "train_flops_ratio"), "0.06†"),
+        (("13", "Dense", "MobileNetV1, DeepSparse", 0, "latency_ms_bs64_16cores"), "55.845"),
+        (("14", "SparseVD", "", 80, "cross_entropy"), "\N{EN DASH}"),
+        (("1", "WoodFisher", "", 80, "top1"), "unknown"),
+    ],
+)
+def test_numbers_have_the_papers_digits(
+    found: tuple[str, str, str, float, str], printed: str
+) -> None:
+    assert paper_text(value(*found)) == printed
+
+
 def test_a_wrong_key_is_named() -> None:
     assert paper_values(PaperRow("1", "AC/DC", "global", 0.95)) == {}
     with pytest.raises(ReportError, match="AC/DC"):
@@ -115,7 +157,7 @@ def test_columns_name_metrics_that_there_are() -> None:
 def test_dense_partners_of_table_14_are_in_one_column() -> None:
     def first(method: str, variant: str) -> str:
         there = paper_values(PaperRow("14", method, variant, 0.9))
-        return next(metric for metric in COLUMNS["dense_ft_top1"].metrics if metric in there)
+        return next(metric for metric in COLUMNS["companion_top1"].metrics if metric in there)
 
     assert first("AC/DC", "global") == "dense_ft_top1"
     assert first("GMP", "") == "dense_top1"

@@ -93,7 +93,7 @@ def test_every_run_is_listed(text: str, source: Source) -> None:
 
 
 def test_every_cell_is_shown(text: str, source: Source) -> None:
-    for name in ("table1", "own", "table9", "table4"):
+    for name in ("table1", "own", "table9", "table6", "table4"):
         table = build_table(source, source.plan.experiment(name))
         start = text.index(f'<section id="{name}"')
         section = text[start : text.index("</section>", start)]
@@ -105,8 +105,24 @@ def test_every_cell_is_shown(text: str, source: Source) -> None:
     assert "2 of 3, 1 diverged" in text
 
 
+def test_every_line_is_as_wide_as_its_table(text: str) -> None:
+    """Also where the sparsity of the sparse models is left out."""
+    for name, leading in (("table1", 5), ("table6", 3)):
+        start = text.index(f'<section id="{name}"')
+        section = text[start : text.index("</section>", start)]
+        rows = re.findall(r"<tr[^>]*>(.*?)</tr>", section[: section.index("</table>")], re.DOTALL)
+        widths = {
+            sum(int(n or 1) for n in re.findall(r'<t[hd](?:[^>]*?colspan="(\d+)")?[^>]*>', row))
+            for row in rows
+        }
+        assert len(widths) == 1
+        asked = rows[1].index(">asked<")
+        assert rows[1][asked : rows[1].index(">ours<")].count("<th") == leading - 2
+        assert (">pruned<" in rows[1]) == (leading == 5)
+
+
 def test_experiments_are_in_the_papers_order_and_listed(text: str) -> None:
-    order = ["table1", "table4", "table9", "theory_iht", "own", "figure3", "figure2a"]
+    order = ["table1", "table4", "table6", "table9", "theory_iht", "own", "figure3", "figure2a"]
     places = [text.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
     contents = text[text.index("<nav") : text.index("</nav>")]
@@ -194,7 +210,7 @@ def test_everything_is_made_again_byte_for_byte(outputs: Path) -> None:
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     before = digests()
-    assert len(before) == 6 + 4 * 3 + 1 + 3 * 3 + 1
+    assert len(before) == 6 + 5 * 3 + 1 + 3 * 3 + 1
     for command in (["aggregate"], ["table", "table1"], ["report"]):
         CliRunner().invoke(cli, [*command, "--results", str(outputs)], catch_exceptions=False)
     assert digests() == before

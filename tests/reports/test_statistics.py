@@ -12,6 +12,9 @@ from scipy import stats
 
 from reports.statistics import Summary, paired_difference, summarise
 
+COUNTS = ((1, 311), (2, 298), (3, 47))
+"""Correct images at each seed."""
+
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8))
 def test_agrees_with_numpy_and_scipy(values: list[float]) -> None:
@@ -35,8 +38,10 @@ def test_one_run_has_no_spread() -> None:
     assert summarise([97.5]).interval is None
 
 
-def test_equal_runs_have_a_spread_of_zero() -> None:
-    assert summarise([0.1, 0.1, 0.1]).std == 0.0
+def test_equal_runs_have_a_spread_of_zero_and_prove_nothing() -> None:
+    for values in ([0.1, 0.1, 0.1], [2.5, 2.5]):
+        assert summarise(values).std == 0.0
+        assert summarise(values).interval is None
 
 
 def test_diverged_runs_are_counted_only() -> None:
@@ -55,3 +60,13 @@ def test_differences_are_paired_by_seed() -> None:
     ours, theirs = {1: 90.0, 2: 80.0, 3: 70.0}, {2: 79.0, 1: 89.0, 4: 0.0}
     summary = paired_difference(ours, theirs)
     assert (summary.mean, summary.std, summary.n) == (1.0, 0.0, 2)
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_interval() -> None:
+    """Of counts of correct images, of which each accuracy in per cent is rounded by itself."""
+    ours, theirs = ({seed: 100 * (n + more) / 360 for seed, n in COUNTS} for more in (7, 0))
+    exact = {ours[seed] - theirs[seed] for seed in ours}
+    assert len(exact) > 1
+    summary = paired_difference(ours, theirs)
+    assert summary.mean == pytest.approx(100 * 7 / 360)
+    assert (summary.std, summary.n, summary.interval) == (0.0, 3, None)

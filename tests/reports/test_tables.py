@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 
 from reports.cells import Cells, Table, by_seed, row_cells, table_cells
-from reports.findings import findings
+from reports.findings import Difference, findings
 from reports.latex import escape
 from reports.outputs import Source, build_table, source_of
 from reports.plan import ReportError, read_plan
-from reports.tables import broken, caption, ours_text, paper_text, to_latex
+from reports.statistics import summarise
+from reports.tables import broken, caption, ours_text, paper_text, to_csv, to_latex
 from reports.text import NO_ROW
 
 
@@ -30,6 +31,11 @@ def table(source: Source) -> Table:
 @pytest.fixture(scope="module")
 def pairs(source: Source) -> Table:
     return build_table(source, source.plan.experiment("table9"))
+
+
+@pytest.fixture(scope="module")
+def companions(source: Source) -> Table:
+    return build_table(source, source.plan.experiment("table6"))
 
 
 COLUMNS = (
@@ -54,6 +60,15 @@ def result(source: Source, run: str) -> dict:  # type: ignore[type-arg]
     path = source.study / "runs" / run / "result.json"
     data: dict = json.loads(path.read_text(encoding="utf-8"))  # type: ignore[type-arg]
     return data
+
+
+def without(runs: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """Return the runs as they were had some of them diverged."""
+    lost = runs["run"].isin(names)
+    gone = runs[lost].drop_duplicates("run").copy()
+    gone["status"] = "diverged"
+    gone[["product", "which", "test_accuracy", "training_flops"]] = None
+    return pd.concat([runs[~lost], gone])
 
 
 def trained(table: Table) -> list[Cells]:
@@ -128,11 +143,7 @@ def test_fine_tuned_runs_that_diverged_are_counted_by_themselves(source: Source)
     experiment = source.plan.experiment("table9")
     row = next(row for row in experiment.rows if row.fine_tuned)
     runs = source.tables.runs
-    victim = runs["run"] == row.fine_tuned[1]
-    rest, gone = runs[~victim], runs[victim].head(1).copy()
-    gone["status"] = "diverged"
-    gone[["product", "which", "test_accuracy", "training_flops"]] = None
-    table = table_cells(experiment, source.plan.scale, pd.concat([rest, gone]))
+    table = table_cells(experiment, source.plan.scale, without(runs, row.fine_tuned[1]))
     cells = of_method(table, "acdc")
     summary = cells.ours("dense_ft_top1")
     assert summary is not None
@@ -144,6 +155,69 @@ def test_fine_tuned_runs_that_diverged_are_counted_by_themselves(source: Source)
     assert summary.mean == pytest.approx(np.mean(left))
     assert cells.top1.n == 3
     assert cells.notes == ("AC/DC, fine-tuned dense model, at 90 %: 2 of 3, 1 diverged.",)
+
+
+def test_where_only_dense_models_are_shown_their_runs_are_counted(
+    source: Source, companions: Table
+) -> None:
+    cells = of_method(companions, "acdc")
+    runs = source.tables.runs.copy()
+    sparse = runs["run"].isin(cells.row.runs[:1]) & (runs["product"] == "sparse")
+    dense = runs["run"].isin(cells.row.runs[1:]) & (runs["product"] == "dense")
+    runs["certificate_failures"] = runs["certificate_failures"].where(~(sparse | dense), "spoiled")
+
+    runs["certificate_holds"] = ~sparse
+    unconcerned = table_cells(companions.experiment, source.plan.scale, runs)
+    assert (of_method(unconcerned, "acdc").counts.n, unconcerned.notes) == (3, ())
+
+    runs["certificate_holds"] = ~dense
+    table = table_cells(companions.experiment, source.plan.scale, runs)
+    ours = of_method(table, "acdc")
+    assert (ours.counts.n, ours.counts.refused, ours.top1.n) == (1, 2, 3)
+    (line,) = [x for x in csv.DictReader(to_csv(table).splitlines()) if x["method"] == "acdc"]
+    assert (line["n"], line["refused"], line["runs"]) == (
+        "1",
+        "2",
+        " ".join((*cells.row.runs, *cells.row.fine_tuned)),
+    )
+    tex = next(x for x in to_latex(table).splitlines() if x.strip().startswith("AC/DC &"))
+    assert tex.split("&")[2].strip() == r"1$^\ast$"
+
+
+@pytest.mark.parametrize(("lost", "said"), [(1, "2 of 3, 1 diverged"), (3, "0 of 3, 3 diverged")])
+def test_dense_models_of_runs_that_diverged_are_said_to_be_missing(
+    source: Source, companions: Table, lost: int, said: str
+) -> None:
+    row = of_method(companions, "acdc").row
+    runs = without(source.tables.runs, *row.runs[:lost], *row.fine_tuned[:lost])
+    table = table_cells(companions.experiment, source.plan.scale, runs)
+    counts = of_method(table, "acdc").counts
+    assert (counts.n, counts.diverged) == (3 - lost, lost)
+    assert any(said in note for note in table.notes)
+
+
+def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
+    outputs: Path, table: Table, companions: Table
+) -> None:
+    tex = (outputs / "tables" / "table6.tex").read_text(encoding="utf-8")
+    assert "{pruned}" not in tex
+    assert "{zero}" not in tex
+    assert "{pruned} & {zero}" in to_latex(table)
+    assert "asked of the layers" in caption(companions)
+    assert "zero: of all prunable weights" not in caption(companions)
+    with (outputs / "tables" / "table6.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert not any(key.startswith("sparsity_achieved") for key in lines[0])
+    assert [line["n"] for line in lines] == ["3", "3"]
+
+
+def test_a_companion_is_the_fine_tuned_model_or_the_papers_dense_one(source: Source) -> None:
+    experiment = source.plan.experiment("table9")
+    columns = ("companion_top1", "dense_ft_top1")
+    table = table_cells(replace(experiment, columns=columns), source.plan.scale, source.tables.runs)
+    cells = of_method(table, "acdc")
+    assert cells.ours("companion_top1") == cells.ours("dense_ft_top1")
+    assert cells.runs == cells.row.fine_tuned
 
 
 def test_the_two_accountings_differ_where_the_method_counts_otherwise(table: Table) -> None:
@@ -208,6 +282,55 @@ def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) ->
     assert "published_ratio" not in table.paper_columns
 
 
+def test_a_row_of_the_paper_at_another_sparsity_says_at_which(
+    outputs: Path, table: Table, companions: Table
+) -> None:
+    assert table.nearby == ("STR, 90 % (at 90.23 %)",)
+    assert companions.nearby == ()
+    assert r"STR, 90 \% (at 90.23 \%)" in to_latex(table)
+    assert "STR, 90 % (at 90.23 %)" in (outputs / "report.html").read_text(encoding="utf-8")
+    with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
+        lines = {line["label"]: line for line in csv.DictReader(file)}
+    assert {label: line["paper_sparsity_pct"] for label, line in lines.items()} == {
+        "Dense": "0.0",
+        "RigL": "80.0",
+        "AC/DC": "90.0",
+        "GMP_50% & co": "",
+        "One-shot": "",
+        "STR": "90.23",
+        "Awaited": "90.0",
+    }
+
+
+def test_csv_and_json_have_all_that_is_printed_of_the_paper(outputs: Path, table: Table) -> None:
+    """Number, spread, unit and mark, put together again."""
+    with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    data = json.loads((outputs / "tables" / "table1.json").read_text(encoding="utf-8"))
+    units = {"inference_flops": (1e9, " G"), "training_flops": (1e18, " E")}
+    seen = set()
+    for cells, line, plain in zip(table.rows, lines, data["rows"], strict=True):
+        for column in table.paper_columns:
+            name, unit = column, ""
+            absolute = column.replace("ratio", "flops")
+            number = line[f"paper_{column}"]
+            stored = plain["paper"][column]
+            if line.get(f"paper_{absolute}") and column != absolute:
+                name = absolute
+                stored = plain["paper_flops"][absolute]
+                factor, unit = units[absolute]
+                number = f"{float(line[f'paper_{absolute}']) / factor:g}"
+                assert stored["flops"] == float(line[f"paper_{absolute}"])
+                assert number == stored["digits"]
+            spread = line[f"paper_{name}_std"]
+            mark = line[f"paper_{name}_mark"]
+            printed = number + (f" ± {spread}" if spread else "") + unit + mark
+            assert printed == paper_text(cells, column)
+            assert (stored or {"mark": ""})["mark"] == mark
+            seen.add((bool(unit), mark))
+    assert {(True, "†"), (False, "‡"), (False, "†"), (False, "")} <= seen
+
+
 def test_what_is_not_there_yet_says_so_and_why(pairs: Table, table: Table) -> None:
     assert {ours_text(cells, "agreement") for cells in pairs.rows} == {"not there yet"}
     assert pairs.missing == ("same top-1 (%): comparing the outputs of two models",)
@@ -251,7 +374,7 @@ def test_a_table_needs_its_own_runs_only(study: Path, tmp_path: Path) -> None:
         source_of(tmp_path, "own")
 
 
-@pytest.mark.parametrize("name", ["table1", "own", "table4", "table9"])
+@pytest.mark.parametrize("name", ["table1", "own", "table4", "table6", "table9"])
 def test_latex_is_whole(outputs: Path, name: str) -> None:
     text = (outputs / "tables" / f"{name}.tex").read_text(encoding="utf-8")
     begun = re.findall(r"\\begin\{(\w+)\}", text)
@@ -271,7 +394,7 @@ def test_latex_is_whole(outputs: Path, name: str) -> None:
     assert "not the paper's scale" in text
 
 
-@pytest.mark.parametrize("name", ["table1", "own", "table4", "table9"])
+@pytest.mark.parametrize("name", ["table1", "own", "table4", "table6", "table9"])
 def test_latex_lines_have_as_many_cells_as_columns(outputs: Path, name: str) -> None:
     text = (outputs / "tables" / f"{name}.tex").read_text(encoding="utf-8")
     declared = re.search(r"\\begin\{tabular\}\{(.*)\}\n", text)
@@ -365,3 +488,44 @@ def test_findings_are_paired_and_neutral(source: Source, table: Table) -> None:
         interval = difference.summary.interval
         if interval and interval[0] <= 0 <= interval[1]:
             assert difference.verdict == "not distinguishable"
+
+
+def test_findings_compare_with_the_reference_and_nothing_else(source: Source, table: Table) -> None:
+    def differences(reference: str | None) -> list[tuple[float, str, str]]:
+        named = replace(table, experiment=replace(table.experiment, reference=reference))
+        return [
+            (finding.sparsity, difference.reference, difference.other)
+            for finding in findings(named, source.tables.runs)
+            for difference in finding.differences
+        ]
+
+    gmp = "GMP_50% & co"
+    assert differences(None) == []
+    assert differences("Awaited") == []
+    assert differences("RigL") == [(0.8, "RigL", "Dense")]
+    assert differences(gmp) == [(0.9, gmp, other) for other in ("AC/DC", "One-shot", "Dense")]
+    assert differences("Dense") == [
+        (sparsity, "Dense", other)
+        for sparsity, other in ((0.8, "RigL"), (0.9, "AC/DC"), (0.9, gmp), (0.9, "One-shot"))
+    ]
+    without_any = replace(table, experiment=replace(table.experiment, reference=None))
+    for finding, other in zip(
+        findings(without_any, source.tables.runs), findings(table, source.tables.runs), strict=True
+    ):
+        assert finding.sentences == other.sentences
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([], "no common seeds"),
+        ([1.5], "one pair only"),
+        ([1.5, 1.5], "no spread"),
+        ([1.5, 1.5, 1.5], "no spread"),
+        ([1.5, 1.6, 1.4], "A higher"),
+        ([-1.5, -1.6, -1.4], "B higher"),
+        ([1.5, -1.6], "not distinguishable"),
+    ],
+)
+def test_a_winner_needs_an_interval(differences: list[float], verdict: str) -> None:
+    assert Difference("A", "B", summarise(differences)).verdict == verdict
