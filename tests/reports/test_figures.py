@@ -153,9 +153,9 @@ class Records:
 
     def draw(self, *panels: Panel, **more: Any) -> Figure:
         """Return the figure of some panels."""
-        given = {"id": "figure9", "title": "Toy", "paper": "9", **more}
+        given = {"id": "figure9", "title": "Toy", "paper": "9", "reference": None, **more}
         experiment = Experiment(
-            kind="figure", caption="", awaits=None, columns=(), rows=(), panels=panels, **given reference=None,
+            kind="figure", caption="", awaits=None, columns=(), rows=(), panels=panels, **given
         )
         return draw(experiment, SCALE, self.tables)
 
