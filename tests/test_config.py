@@ -222,7 +222,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (with_(sparsity=0.5, settings={"pattern": "2:4"}), "settings.pattern: 2:4 needs groups of 4, and the 1 inputs of conv1.weight are no multiple of it; .*"),
     (with_(settings={"pattern": "2:4", "distribution": "uniform"}), "settings.pattern: 2:4 says by itself what is kept; .*"),
     (with_(settings={"grouping": "flat"}), "settings.grouping: flat is accepted only with a settings.pattern"),
-    (with_(settings={"dense_layers": ["conv9.weight"]}), "settings.dense_layers: 'conv9.weight' is not a prunable layer of this model; first, last, depthwise, conv1.weight, .* are accepted"),
+    (with_(settings={"dense_layers": ["conv9.weight"]}), "settings.dense_layers: 'conv9.weight' is not a prunable layer of this model; first, last, depthwise, shortcut, conv1.weight, .* are accepted"),
     (with_(settings={"distribution": "layer"}), "settings.distribution: got 'layer'; 'global' or 'uniform' are accepted"),
     (with_(method="dense"), "sparsity: 0.9 does not go with method dense; 0 is accepted"),
     (with_(method="rigl", sparsity=0), "sparsity: 0 leaves RigL nothing to move; a value above 0 is accepted"),

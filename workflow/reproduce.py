@@ -77,6 +77,8 @@ def reproduce(
             # Reruns follow inputs and configurations, never the dates or text of source code.
             *("--rerun-triggers", "mtime", "params", "input"),
             *("--rerun-incomplete", "--keep-going", "--nocolor"),
+            # The default solves an integer program over all waiting jobs whenever one has ended.
+            *("--scheduler", "greedy"),
             *snakemake_arguments,
         ]
         status, nothing = _watched(command, study, folder, logs / "suite.log", results)

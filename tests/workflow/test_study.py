@@ -129,7 +129,8 @@ def test_three_seeds_but_where_the_paper_has_one_or_a_baseline_trains_longer(sca
             assert seeds in ([], [1], [1, 2, 3]), row["label"]
             if seeds == [1]:
                 once.add(row["label"])
-    allowed = r"AC/DC-14|AC/DC-7|.*Figure 1's schedule|(RigL|Top-KAST) [25]x.*|AC/DC"
+    # Top-KAST's rows of Tables 10 and 11 are its authors'.
+    allowed = r"AC/DC-14|AC/DC-7|.*Figure 1's schedule|RigL [25]x.*|Top-KAST.*|AC/DC"
     assert {label for label in once if not re.fullmatch(allowed, label)} == set()
     assert [len(row["runs"]) for row in rows(study, "figure01")] == [1]
 
