@@ -18,6 +18,8 @@ FIGURE_SOURCES = sources(
 
 rule plan:
     """Write down what the study consists of, for the reports."""
+    input:
+        whole_study,
     output:
         f"{FOLDER}/plan.json",
     log:
