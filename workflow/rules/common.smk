@@ -18,7 +18,7 @@ if not workflow.deployment_settings.deployment_method:
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     )
 SETTINGS = ("scale", "seeds", "experiments", "results", "data")
-# What a person may ask the rule "trained" for: the runs that fulfil all of it.
+# What may be asked of the target "trained": it makes the runs that fulfil all of it.
 CHOICES = ("experiment", "row", "method", "sparsity", "model", "dataset")
 CHOICE = {key: config[key] for key in CHOICES if key in config}
 # Snakemake reads what looks like a number as one.
@@ -27,7 +27,7 @@ RESULTS_FOLDER = str(config.get("results", "results"))
 EXPERIMENTS = str(config["experiments"]) if "experiments" in config else None
 # Where data sets are looked for; jobs inherit it.
 if "data" in config:
-    os.environ["ACDC_DATA"] = str(Path(str(config["data"])).absolute())
+    os.environ.update(ACDC_DATA=str(Path(str(config["data"])).absolute()))
 try:
     for key in config:
         if key not in SETTINGS + CHOICES:
