@@ -188,7 +188,7 @@ def test_a_file_that_is_not_the_known_one_is_named_and_not_unpickled(
     assert (tmp_path / "unpickled").exists()
 
 
-def test_an_unreadable_file_is_named(make: Make) -> None:
+def test_a_file_that_links_to_itself_is_missing(make: Make) -> None:
     made = make("cifar100")
     (made.folder / "test").unlink()
     (made.folder / "test").symlink_to("test")

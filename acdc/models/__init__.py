@@ -75,7 +75,6 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet20": _resnet(20),
     # The same with a stem of stride 2, four times cheaper.
     "resnet8_s2": _resnet(8, stem_stride=2),
-    "resnet20_s2": _resnet(20, stem_stride=2),
     # A stem of 5 x 5 and stride 4, cheap enough for a laptop's minutes.
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
@@ -89,7 +88,6 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "wrn10_2_w4_s8": _wide_resnet(10, 2, width=4, **_STEM),
     "resnet6_s8": _resnet(6, stages=2, **_STEM),
     # Relatives for images of 28 x 28 or 32 x 32 and one GPU.
-    "resnet56_bottleneck": _resnet(56, bottlenecks=True),
     "mobilenet_v1_x0_5_s1": _mobilenet_v1(0.5, stem_stride=1),
     "wrn16_4": _wide_resnet(16, 4),
 }
