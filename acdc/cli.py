@@ -41,9 +41,11 @@ class Lazy(click.Group):
 LAZY = {
     "conformance": "conformance.cli:conformance",
     "data": "acdc.data.command:data_command",
+    "doctor": "workflow.doctor.command:doctor",
     "plan": "workflow.plan:plan_command",
     "stale": "workflow.stale:stale",
-    "track": "acdc.tracking:track_command",
+    "status": "workflow.status:status",
+    "sync": "acdc.tracking.command:sync_command",
 }
 
 
@@ -93,6 +95,12 @@ def cli() -> None:
     help="Share each batch among so many processes, one GPU each where there are GPUs.",
 )
 @click.option(
+    "--nodes",
+    type=click.IntRange(1),
+    default=1,
+    help="Nodes of this SLURM job among which the processes are shared out, by torchrun.",
+)
+@click.option(
     "--seeds",
     metavar="N,N,...",
     help="Train several seeds, each a run and a process of its own.",
@@ -131,7 +139,16 @@ def cli() -> None:
     default=0.0,
     help="Seconds to wait where another process trains this run.  [default: 0]",
 )
-@click.option("--allow-divergence", is_flag=True, help="A diverged run ends with status 0, not 6.")
+@click.option(
+    "--settle",
+    is_flag=True,
+    help="A run that has diverged, or failed for good, ends with status 0; its result says so.",
+)
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder where each attempt at a run leaves its output.",
+)
 @click.option("--attempt", type=click.IntRange(1), default=1, hidden=True)
 @click.option("--json", "text", hidden=True, help="The whole description as JSON.")
 def train(
@@ -141,6 +158,7 @@ def train(
     threads: int | None,
     device: str | None,
     processes: int,
+    nodes: int,
     seeds: str | None,
     at_once: int,
     compile: str,
@@ -148,7 +166,8 @@ def train(
     workers: int,
     checkpoint_interval: float,
     wait: float,
-    allow_divergence: bool,
+    settle: bool,
+    logs: Path | None,
     attempt: int,
     text: str | None,
     **options: Any,
@@ -177,9 +196,15 @@ def train(
         from acdc.launch import launch_seeds
 
         sys.exit(launch_seeds(several(seeds), at_once, arguments_without("--seeds", "--at-once")))
-    if processes > 1 and "RANK" not in os.environ:
-        from acdc.launch import launch_ranks
+    if logs is not None and "RANK" not in os.environ:
+        from acdc.attempts import keep_output
 
+        keep_output(logs, config.run_name)
+    if processes > 1 and "RANK" not in os.environ:
+        from acdc.launch import launch_nodes, launch_ranks
+
+        if nodes > 1:
+            sys.exit(launch_nodes(nodes, processes, sys.argv[1:]))
         sys.exit(launch_ranks(processes, sys.argv[1:]))
 
     import torch
@@ -199,6 +224,7 @@ def train(
         checkpoint_interval_s=checkpoint_interval,
         wait_s=wait,
         attempt=attempt,
+        settle=settle,
     )
     if not ranks.first:
         reporter: Reporter = Silent()
@@ -216,7 +242,7 @@ def train(
     if ranks.first:
         for line in summary(result, runs):
             click.echo(line)
-    if result["status"] == "diverged" and not allow_divergence:
+    if result["status"] == "diverged" and not settle:
         sys.exit(6)
 
 
@@ -324,6 +350,8 @@ def pick_device(name: str | None) -> str:
 def summary(result: dict[str, Any], runs: Path) -> list[str]:
     """Return what a person wants to know of a finished run, a few lines."""
     lines = [f"{runs / result['run']}: {result['status']}"]
+    if result["status"] == "failed":
+        return [f"{lines[0]}: {result['error']}"]
     flops = result["flops"]
     training, published = (
         flops[key] / flops["dense_training"] for key in ("training", "training_published")

@@ -33,6 +33,7 @@ class DataError(SuiteError):
     """A data file is missing or is not what its checksum says."""
 
     exit_status = 3
+    recurs = True
 
 
 class RunDirectoryError(SuiteError):

@@ -1,9 +1,10 @@
-"""Several ``acdc train`` processes on one machine: ranks of one run, or seeds side by side."""
+"""Several ``acdc train`` processes: ranks of one run, also on several nodes, or seeds of one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
+from acdc.errors import ConfigError
 from acdc.stops import SIGNALS
 
 _GRACE_S = 30.0
@@ -118,6 +120,62 @@ def launch_ranks(count: int, arguments: Sequence[str]) -> int:
         status = group.failed()
         group.signal(signal.SIGKILL)
     return status
+
+
+def launch_nodes(nodes: int, count: int, arguments: Sequence[str]) -> int:
+    """Run the ranks of one run on several nodes of this SLURM job, and return the exit status.
+
+    SLURM starts a torchrun on each node, and torchrun the ranks; it ends with a status of its own
+    where a rank ends with another than 0.
+
+    Args:
+        nodes: of the job.
+        count: of ranks, shared out equally.
+        arguments: of ``acdc``, the same for each.
+
+    Raises:
+        ConfigError: this is no SLURM job, or the ranks cannot be shared out.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or count % nodes:
+        raise ConfigError(
+            f"--nodes: {nodes} nodes for {count} processes; a number that divides these is "
+            "accepted, within a job of SLURM on so many nodes"
+        )
+    step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    torchrun = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(f"--nnodes={nodes}", f"--nproc-per-node={count // nodes}", "--rdzv-backend=c10d"),
+        # This process is on the first of the nodes. Two jobs may share it, hence the port.
+        *(f"--rdzv-endpoint={platform.node()}:{_port(job)}", f"--rdzv-id={job}"),
+        *("--max-restarts=0", "-m", "acdc"),
+    ]
+    # What this step was given is not what the one inside it asks for.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SRUN_")) or name in ("SLURM_JOB_ID", "SLURM_CONF")
+    }
+    threads = max((os.cpu_count() or 1) * nodes // count, 1)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    # SLURM tells every process that the time is nearly up. The ranks answer; torchrun must not end
+    # of it before they have.
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen([*step, *torchrun, *arguments], env=environment)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        return _status(process.wait())
+    finally:
+        for number, old in ignored.items():
+            signal.signal(number, old)
+
+
+def _port(job: str) -> int:
+    """Return a port that follows from the job, below those that the system hands out."""
+    return 20000 + int(job) % 10000
 
 
 def launch_seeds(seeds: Sequence[int], at_once: int, arguments: Sequence[str]) -> int:

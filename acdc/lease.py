@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +28,7 @@ class Lease:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = SoftFileLease(
-            folder / LEASE, lease_duration=_DURATION_S, heartbeat_interval=_HEARTBEAT_S
-        )
+        self._lock = _lock(folder)
 
     @contextlib.contextmanager
     def held(self, wait_s: float) -> Iterator[None]:
@@ -51,7 +52,7 @@ class Lease:
             self._lock.acquire(timeout=-1, poll_interval=0.1, cancel_check=give_up)
         except Timeout:
             raise Resumable(
-                f"{self.folder.name} is being trained by {self._holder()}; wait for it with "
+                f"{self.folder.name} is being trained by {self.holder()}; wait for it with "
                 "--wait SECONDS, or start again when it has ended"
             ) from None
         try:
@@ -73,7 +74,7 @@ class Lease:
             )
         if self._lock.compromise is not None or owner.token != self._lock.token:
             raise Resumable(
-                f"{self.folder.name} is now trained by {self._holder()}, which took it over when "
+                f"{self.folder.name} is now trained by {self.holder()}, which took it over when "
                 "this process gave no sign of life for a minute; it goes on there"
             )
 
@@ -84,9 +85,57 @@ class Lease:
             return None
         return found.st_ino, found.st_mtime_ns
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Return who holds it, in words."""
         owner = self._lock.owner
         if owner is None:
             return "another process"
         # What follows the host's name tells containers of one host apart.
         return f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
+
+
+def host_at_work(folder: Path) -> str | None:
+    """Return the name of the host that trains a run just now, or none; takes no lease.
+
+    A process that was killed on another host is missed after a minute, one of this host at once.
+
+    Args:
+        folder: of the run.
+    """
+    owner = _lock(folder).owner
+    try:
+        beat = (folder / LEASE).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    # The clock that stamps the file may be ahead of this one.
+    if owner is None or abs(time.time() - beat) > _DURATION_S:
+        return None
+    if owner.hostname == _this_host() and not _exists(owner.pid):
+        return None
+    return owner.hostname.partition("?")[0]
+
+
+def _lock(folder: Path) -> SoftFileLease:
+    return SoftFileLease(
+        folder / LEASE, lease_duration=_DURATION_S, heartbeat_interval=_HEARTBEAT_S
+    )
+
+
+@functools.cache
+def _this_host() -> str:
+    """Return the name by which leases know this host, or this container of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        lock = _lock(Path(folder))
+        with lock:
+            assert lock.owner is not None
+            return lock.owner.hostname
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -70,6 +70,7 @@ def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[st
         "ranks": ranks.count,
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()}",
+        "host": platform.node(),
         "job": os.environ.get("SLURM_JOB_ID"),
     }
 

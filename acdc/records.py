@@ -172,23 +172,15 @@ class Records:
 
     def final(self, status: str, wall_s: float) -> dict[str, Any]:
         """Return the parts of the final record that do not depend on how the run ended."""
-        method = self.config.method_class
         images = self.trainer.images_per_epoch * self.config.epochs
         return {
-            "schema": SCHEMA,
-            "status": status,
-            "run": self.config.run_name,
-            "fingerprint": self.config.fingerprint,
-            "config": self.config.model_dump(mode="json"),
-            "label": method.label,
-            "variant": self.config.settings.variant(),
-            "primary": method.products[0],
+            **identity(self.config, status),
             "flops": {
                 "dense_inference": self.dense_flops,
                 "dense_training": 3 * self.dense_flops * images,
                 "training": self.progress["train_flops"],
                 "training_published": self.progress["train_flops_published"],
-                "published_formula": method.flops_formula,
+                "published_formula": self.config.method_class.flops_formula,
             },
             "mask_changes": self.progress["mask_changes"],
             "prunable_weights": sum(cost.weights for cost in self.trainer.costs),
@@ -199,3 +191,18 @@ class Records:
                 "attempts": self.progress["attempts"],
             },
         }
+
+
+def identity(config: RunConfig, status: str) -> dict[str, Any]:
+    """Return what every result begins with: how a run ended, and which one it is."""
+    method = config.method_class
+    return {
+        "schema": SCHEMA,
+        "status": status,
+        "run": config.run_name,
+        "fingerprint": config.fingerprint,
+        "config": config.model_dump(mode="json"),
+        "label": method.label,
+        "variant": config.settings.variant(),
+        "primary": method.products[0],
+    }

@@ -9,16 +9,21 @@ from typing import Any
 from acdc.errors import RunDirectoryError
 
 RESULT = "result.json"
+SPARE = "checkpoint/result.json"
+"""The same once more, where Snakemake, which deletes what it makes anew, does not look."""
 SCHEMA = 2
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path, name: str = RESULT) -> dict[str, Any] | None:
     """Return the result of the run in a folder, or none if it has not finished.
+
+    Its status says how the run ended: finished, diverged, or failed, which is an error that would
+    only recur.
 
     Raises:
         RunDirectoryError: it is damaged, or of another version of the suite.
     """
-    path = folder / RESULT
+    path = folder / name
     if not path.exists():
         return None
     try:

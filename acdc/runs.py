@@ -7,7 +7,7 @@ import enum
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
 from acdc.errors import Diverged, Interrupted, Resumable
-from acdc.failures import NoModelError, refuse_to_repeat, remembered, told
+from acdc.failures import FAILED, NoModelError, refuse_to_repeat, remember, told
 from acdc.files import remove_temporary, write_json, write_text
 from acdc.journal import Journal
 from acdc.lease import Lease
@@ -24,9 +24,9 @@ from acdc.method import Start
 from acdc.products import Shelf, digests
 from acdc.provenance import record as record_provenance
 from acdc.ranks import Ranks
-from acdc.records import Records
+from acdc.records import Records, identity
 from acdc.reporters import Reporter
-from acdc.results import RESULT, read_result
+from acdc.results import RESULT, SPARE, read_result
 from acdc.schedules import Step
 from acdc.stops import StopRequests
 from acdc.training import Engine, Totals, Trainer
@@ -48,6 +48,9 @@ class Options:
     attempt: int = 1
     """Which attempt of a workflow at the run this is. From the second on, an error of the first
     that is bound to recur ends it at once."""
+    settle: bool = False
+    """Whether a run that has failed for good leaves a result that says so, for a study that goes on
+    without it, rather than raises its error."""
 
 
 class Wish(enum.IntEnum):
@@ -122,7 +125,9 @@ class Run:
 
     def _parent(self, start: Start) -> dict[str, Any]:
         """Return the result of the run that this one starts from, which is trained if need be."""
-        return run(start.config, self.options, self.reporter, self.ranks, self.stops)
+        # What has failed for good before does so at once, and this run with it.
+        options = replace(self.options, attempt=max(self.options.attempt, 2), settle=False)
+        return run(start.config, options, self.reporter, self.ranks, self.stops)
 
     def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
@@ -284,7 +289,10 @@ class Run:
     def conclude(self, result: dict[str, Any]) -> None:
         """Write the result, and leave the last checkpoint only, by which it can be made again."""
         self.lease.check()
+        # Snakemake deletes the outputs of a job that it starts again, and result.json is one.
+        write_json(self.folder / SPARE, result)
         write_json(self.folder / RESULT, result)
+        (self.folder / FAILED).unlink(missing_ok=True)
         self.checkpoints.drop(keep=1)
         self.shelf.sweep(keep=1)
 
@@ -317,39 +325,75 @@ def run(
     """
     ranks = ranks or Ranks()
     folder = options.runs / config.run_name
-    done = ranks.ask_first(lambda: read_result(folder))
+    done = ranks.ask_first(lambda: settled(folder))
     if done is not None:
         reporter.say(f"{config.run_name} has finished already")
         return done
     lease = Lease(folder)
-    with (
-        remembered(folder, ranks),
-        told(config.run_name, folder),
-        contextlib.ExitStack() as stack,
-    ):
-        done = ranks.ask_first(lambda: _enter(config, options, lease, stack))
-        if done is not None:
-            return done
-        if stops is None:
-            stops = stack.enter_context(StopRequests())
-        return _train(Run(config, options, reporter, ranks, lease, stops))
+    with told(config.run_name, folder), contextlib.ExitStack() as stack:
+        try:
+            done = ranks.ask_first(lambda: _enter(config, options, lease, stack))
+            if done is not None:
+                return done
+            if stops is None:
+                stops = stack.enter_context(StopRequests())
+            with told(config.run_name, folder):
+                return _train(Run(config, options, reporter, ranks, lease, stops))
+        except (Resumable, Interrupted):
+            raise
+        except Exception as error:
+            if not ranks.first or not folder.is_dir():
+                raise
+            result = _failed(config, folder, error)
+            if result is None or not options.settle:
+                raise
+            write_json(folder / RESULT, result)
+            reporter.say(f"{config.run_name} has failed: {result['error']}")
+            return result
 
 
 def _enter(
     config: RunConfig, options: Options, lease: Lease, stack: contextlib.ExitStack
 ) -> dict[str, Any] | None:
-    """Take the run's directory for oneself; return the result that another has left meanwhile."""
+    """Take the run's directory for oneself; return the result that is there, or was removed."""
     folder = lease.folder
     with told(config.run_name, folder):
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(lease.held(options.wait_s))
-        done = read_result(folder)
+        done = settled(folder)
         if done is None:
-            refuse_to_repeat(folder, options.attempt)
             remove_temporary(folder)
             remove_temporary(folder / "checkpoint")
+            done = restored(folder)
+        if done is None:
+            refuse_to_repeat(folder, options.attempt)
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
         return done
+
+
+def settled(folder: Path) -> dict[str, Any] | None:
+    """Return the result of a run that needs no further training; one that failed is tried again."""
+    result = read_result(folder)
+    return None if result is not None and result["status"] == "failed" else result
+
+
+def restored(folder: Path) -> dict[str, Any] | None:
+    """Put the removed result of a run that has finished back, if its models are still there."""
+    result = read_result(folder, SPARE)
+    if result is None or digests(folder) != result.get("files", {}):
+        return None
+    (folder / FAILED).unlink(missing_ok=True)
+    write_json(folder / RESULT, result)
+    return result
+
+
+def _failed(config: RunConfig, folder: Path, error: Exception) -> dict[str, Any] | None:
+    """Take down an error; if it is final, return what is the result of the run then."""
+    failure = remember(folder, error)
+    if not failure.final:
+        return None
+    reason = {"error": failure.error, "exit_status": failure.exit_status}
+    return {**identity(config, "failed"), "products": {}, **reason}
 
 
 def _train(this: Run) -> dict[str, Any]:

@@ -23,8 +23,10 @@ class StopRequests:
         # Only the main thread may handle signals; in another the caller takes care of them.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # A shell has Ctrl-C ignored in what it starts in the background.
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                # A shell has Ctrl-C ignored in what it starts in the background. SIGUSR1 is ignored
+                # by what stands around a run in a job, and meant for the run.
+                ignored = signal.getsignal(number) is signal.SIG_IGN
+                if not ignored or number is not signal.SIGINT:
                     self._before[number] = signal.signal(number, self._note)
         return self
 

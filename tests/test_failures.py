@@ -19,7 +19,7 @@ from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
-from acdc.failures import FAILED
+from acdc.failures import FAILED, remembered
 from acdc.lease import LEASE
 from acdc.method import get_method
 from acdc.runs import Options, run
@@ -68,6 +68,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def failed_for_good(folder: Path) -> bool:
+    failure = remembered(folder)
+    return failure is not None and failure.final
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
     ("name", "epoch", "left"),
@@ -101,7 +106,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
     # After the last epoch its own checkpoint takes the place of the oldest.
     assert after.keys() >= before.keys() or name == "result.json"
     assert all(content == before[saved] for saved, content in after.items() if saved in before)
-    assert FAILED not in after
+    assert not failed_for_good(folder)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
     assert reporter.epochs == left
@@ -142,7 +147,7 @@ def test_a_folder_that_is_no_longer_writable_costs_nothing_that_was_saved(
     assert f"run {config.run_name} cannot be written: {folder / closed}" in text
     assert "Permission denied; have it made writable or choose another folder with --runs" in text
     assert "\n" not in text
-    assert FAILED not in contents(folder)
+    assert not failed_for_good(folder)
     reporter = Silent()
     result = train(config, open_folder, reporter)
     assert reporter.epochs == [2, 3]
@@ -263,9 +268,69 @@ def test_what_may_be_better_next_time_is_tried_again(
     with pytest.raises(kind):
         train(config, tmp_path, After(1, act))
     folder = tmp_path / config.run_name
-    assert not (folder / FAILED).exists()
+    assert not failed_for_good(folder)
     result = run(config, Options(tmp_path, attempt=2), Silent())
+    assert not (folder / FAILED).exists()
     assert_same_run(folder, result, *uninterrupted(config))
+
+
+def settled(config: RunConfig, runs: Path, reporter: Reporter, attempt: int) -> dict[str, Any]:
+    return run(config, Options(runs, attempt=attempt, settle=True), reporter)
+
+
+def test_an_error_that_comes_again_and_again_is_not_tried_for_ever(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    for attempt in (1, 2):
+        with pytest.raises(RunDirectoryError):
+            settled(config, tmp_path, After(1, broken), attempt)
+        assert not failed_for_good(folder)
+    # It has got further in between: two more attempts count anew.
+    for attempt in (3, 4):
+        with pytest.raises(RunDirectoryError):
+            settled(config, tmp_path, After(2, broken), attempt)
+    result = settled(config, tmp_path, After(2, broken), 5)
+    assert (result["status"], result["exit_status"], result["products"]) == ("failed", 4, {})
+    assert "Input/output error" in result["error"]
+    assert json.loads((folder / "result.json").read_text()) == result
+    # Another attempt of the same workflow does not train; a new one tries it again.
+    silent = Silent()
+    assert settled(config, tmp_path, silent, 6)["status"] == "failed"
+    assert silent.epochs == []
+    result = settled(config, tmp_path, Silent(), 1)
+    assert not (folder / FAILED).exists()
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+def test_what_depends_on_a_run_that_failed_for_good_fails_without_training_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tiny_config("acdc_dense")
+    start = child.starts_from
+    assert start is not None
+    with monkeypatch.context() as patch:
+        patch.delitem(DATASETS, child.dataset)
+        parent = settled(start.config, tmp_path, Silent(), 1)
+    assert parent["status"] == "failed"
+    reporter = Silent()
+    result = settled(child, tmp_path, reporter, 1)
+    assert result["status"] == "failed"
+    assert result["error"].endswith(parent["error"])
+    assert reporter.epochs == []
+
+
+def test_a_result_that_was_removed_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = tiny_config("acdc")
+    result = train(config, tmp_path)
+    path = tmp_path / config.run_name / "result.json"
+    content = path.read_bytes()
+    path.unlink()
+    reporter = Silent()
+    assert train(config, tmp_path, reporter) == json.loads(content) == result
+    assert path.read_bytes() == content
+    assert reporter.epochs == []
 
 
 def assert_finite(state: Any) -> None:
@@ -298,7 +363,7 @@ def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path:
     look()
 
 
-@pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-divergence"], 0)])
+@pytest.mark.parametrize(("options", "status"), [([], 6), (["--settle"], 0)])
 def test_a_diverged_run_ends_with_a_status_of_its_own_unless_that_is_allowed(
     options: list[str], status: int, tmp_path: Path
 ) -> None:

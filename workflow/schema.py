@@ -38,8 +38,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 FINE_TUNING = {"acdc": "acdc_dense"}
 # Names of files and rules that an experiment cannot have.
 RESERVED = (
-    *("all", "trained", "data", "train", "plan", "aggregate", "report", "track", "iht", "table"),
-    *("figure", "theory_figure", "runs", "epochs", "events", "methods_appendix"),
+    *("all", "trained", "data", "train", "pack", "unpack", "plan", "aggregate", "report", "track"),
+    *("iht", "table", "figure", "theory_figure", "runs", "epochs", "events", "methods_appendix"),
 )
 
 
@@ -189,6 +189,8 @@ class Task(Frozen):
     epochs: int = Field(ge=1)
     recipe: Recipe = Recipe()
     precision: Precision = "fp32"
+    gpu: int = Field(1, ge=1)
+    """How many GPUs share each run's batches; results change by rounding only."""
 
     @field_validator("dataset")
     @classmethod

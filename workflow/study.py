@@ -66,6 +66,31 @@ class Study:
         starts = {name: run.starts_from for name, run in self.runs.items()}
         return {name: start.config.run_name if start else None for name, start in starts.items()}
 
+    @functools.cached_property
+    def gpus(self) -> dict[str, int]:
+        """How many GPUs each run takes, as its task says."""
+        tasks = {(task.model, task.chosen_dataset): task.gpu for task in self.scale.tasks.values()}
+        return {name: tasks[run.model, run.dataset] for name, run in self.runs.items()}
+
+    def packs(self, size: int) -> dict[str, tuple[str, ...]]:
+        """Return runs that can share a GPU, under the name of the first of each pack.
+
+        They differ in their seeds alone.
+
+        Args:
+            size: most runs of a pack; a run that is left over is in none.
+        """
+        cells: dict[str, list[str]] = {}
+        for name, run in self.runs.items():
+            if self.gpus[name] == 1:
+                cells.setdefault(run.with_seed(0).run_name, []).append(name)
+        packs = [
+            tuple(runs[start : start + size])
+            for runs in cells.values()
+            for start in range(0, len(runs), size)
+        ]
+        return {pack[0]: pack for pack in packs if len(pack) > 1}
+
     def with_parents(self, runs: Sequence[str]) -> tuple[str, ...]:
         """Return runs, each after those that it starts from, and each once."""
         found: dict[str, None] = {}
@@ -200,6 +225,17 @@ def _listed(folder: Path) -> list[Path]:
     return sorted(near.glob("*.yaml"))
 
 
+def whole_number(value: Any, what: str) -> int:
+    """Return a number that counts something.
+
+    Raises:
+        ConfigError: it is not 1 or more; says so of ``what``.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{what}: got {value!r}; 1 or more is accepted")
+    return value
+
+
 def load(scale_name: str, seeds: int | None = None, experiments: str | Path | None = None) -> Study:
     """Return the study of a scale, every run validated.
 
@@ -215,8 +251,7 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     file = find_scale(scale_name)
     scale: Scale = read(file, Scale)
     if seeds is not None:
-        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-            raise ConfigError(f"seeds: got {seeds!r}; 1 or more is accepted")
+        seeds = whole_number(seeds, "seeds")
         scale = scale.model_copy(update={"seeds": tuple(range(1, seeds + 1))})
     found = _listed(Path(experiments or FOLDER / "experiments"))
     if not found:

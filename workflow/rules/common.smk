@@ -1,23 +1,33 @@
 # The study that the configuration names, and the files that it consists of.
 
 import atexit
+import math
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from acdc.config import accepted
-from acdc.errors import ConfigError
-from workflow import study as studies
+from acdc.errors import ConfigError, SuiteError
+from workflow import slurm, study as studies
+from workflow.suite import SoleSuite, set_aside
+
+# SLURM announces the end of a job's time to every process of it. The run answers with a checkpoint,
+# for which the Snakemake around it has to wait.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # Jobs say "python": the one that runs Snakemake, or that of environment.yml with --sdm conda.
 if not workflow.deployment_settings.deployment_method:
     shell.prefix(
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     )
-SETTINGS = ("scale", "seeds", "experiments", "results", "data")
+SETTINGS = ("scale", "seeds", "experiments", "results", "data", "pack")
+# Of the site, from its profile.
+SITE = ("gpus_per_node", "slurm_extra")
 # What may be asked of the target "trained": it makes the runs that fulfil all of it.
 CHOICES = ("experiment", "row", "method", "sparsity", "model", "dataset")
 CHOICE = {key: config[key] for key in CHOICES if key in config}
@@ -30,9 +40,13 @@ if "data" in config:
     os.environ.update(ACDC_DATA=str(Path(str(config["data"])).absolute()))
 try:
     for key in config:
-        if key not in SETTINGS + CHOICES:
-            known = accepted(key, SETTINGS + CHOICES)
+        if key not in SETTINGS + SITE + CHOICES:
+            known = accepted(key, SETTINGS + SITE + CHOICES)
             raise ConfigError(f"--config: {key} is unknown; {known}")
+    PACK, GPUS_PER_NODE = (
+        studies.whole_number(config.get(key, least), f"--config: {key}")
+        for key, least in (("pack", 1), ("gpus_per_node", 8))
+    )
     STUDY = studies.load(SCALE, config.get("seeds"), EXPERIMENTS)
     CHOSEN = STUDY.select(**CHOICE)
 except ConfigError as error:
@@ -113,8 +127,39 @@ def missing_data():
 
 onstart:
     # Before the first job, and not where somebody only looks at the plan.
-    if workflow.is_main_process and missing_data():
-        sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
+    if workflow.is_main_process:
+        if missing_data():
+            sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
+        try:
+            SoleSuite(Path(FOLDER)).enter()
+        except SuiteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_status)
+
+
+def conclude():
+    """Say which runs have failed for good; the next start of the suite tries them again."""
+    failed = set_aside(Path(FOLDER), STUDY.runs)
+    for run, sentence in failed.items():
+        logger.error(f"{run} has failed: {sentence}")
+    if failed:
+        sys.exit(
+            f"error: {len(failed)} of {len(STUDY.runs)} runs have failed; tables and report show them as "
+            "missing, and the same command tries them again"
+        )
+
+
+onsuccess:
+    conclude()
+
+
+onerror:
+    if not CHOICE:
+        # What there is: a run that SLURM would not finish does not hold up the others' report.
+        shell(
+            "python -m reports so-far --results {FOLDER:q} > {FOLDER:q}/logs/so_far.log 2>&1 || true"
+        )
+    conclude()
 
 
 @atexit.register
