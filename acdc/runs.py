@@ -290,6 +290,7 @@ class Run:
         """Write the result, and leave the last checkpoint only, by which it can be made again."""
         self.lease.check()
         # Snakemake deletes the outputs of a job that it starts again, and result.json is one.
+        (self.folder / SPARE).parent.mkdir(exist_ok=True)
         write_json(self.folder / SPARE, result)
         write_json(self.folder / RESULT, result)
         (self.folder / FAILED).unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,8 +21,7 @@ from filelock import FileLock, Timeout
 
 from acdc.errors import RunDirectoryError, SuiteError
 from acdc.files import write_json
-from acdc.journal import read_journal
-from acdc.results import RESULT
+from workflow.state import ENDED, States, clock
 from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,32 +183,22 @@ def end_session(leader: int, started: float) -> None:
     psutil.wait_procs(left, timeout=5)
 
 
-@dataclass
 class Progress:
     """How much of a study is done, measured in training images passed over."""
 
-    study: Study
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.images = self.study.images
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.images = study.images
         self.total = sum(self.images.values()) or 1
-        self.finished: set[str] = set()
+        epochs = {name: run.epochs for name, run in study.runs.items()}
+        self.states = States(folder / "runs", epochs)
 
     def measure(self) -> tuple[float, int, int]:
-        """Return the fraction of training that is done, the runs finished and those at work."""
-        done = 0.0
-        at_work = 0
-        for name, images in self.images.items():
-            run = self.folder / "runs" / name
-            if name in self.finished or (run / RESULT).exists():
-                self.finished.add(name)
-                done += images
-            elif run.exists():
-                epochs = sum("event" not in r for r in read_journal(run / "journal.jsonl"))
-                done += images * epochs / self.study.runs[name].epochs
-                at_work += 1
-        return done / self.total, len(self.finished), at_work
+        """Return the fraction of training that is done, the runs ended and those at work."""
+        states = self.states.read()
+        done = sum(images * states[name].share for name, images in self.images.items())
+        found = [state.status for state in states.values()]
+        ended = sum(status in ENDED for status in found)
+        return done / self.total, ended, found.count("running")
 
 
 def _watched(
@@ -284,14 +272,6 @@ def _stage(log: Path) -> str:
         return ""
     rules = re.findall(r"^(?:local)?rule (\w+):", text, flags=re.MULTILINE)
     return rules[-1] if rules else "starting"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as minutes and seconds, or hours and minutes."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class Lines:
