@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from acdc.errors import RunDirectoryError
 from acdc.files import write_atomically
 from acdc.journal import read_journal
-from acdc.results import RESULT, SCHEMA, read_result
+from acdc.results import RESULT, read_result
 from acdc.sources import source_digest
 from reports.plan import Plan, ReportError
 
@@ -33,6 +34,7 @@ RUN_COLUMNS: dict[str, str] = {
     "which": "str",
     "epoch": "Int64",
     "diverged_at": "Int64",
+    "error": "str",
     "sparsity_achieved": "float64",
     "sparsity_pruned": "float64",
     "exempt": "str",
@@ -56,10 +58,10 @@ RUN_COLUMNS: dict[str, str] = {
     "published_formula": "str",
     "dense_training_flops": "float64",
     "training_ratio": "float64",
-    "prunable_weights": "int64",
+    "prunable_weights": "Int64",
     "train_s": "float64",
     "wall_s": "float64",
-    "attempts": "int64",
+    "attempts": "Int64",
     "git_revision": "str",
     "git_clean": "boolean",
     "source_digest": "str",
@@ -72,7 +74,13 @@ RUN_COLUMNS: dict[str, str] = {
 or of the whole run (training), ratios those to dense training of the same model for as many epochs.
 ``sparsity_achieved`` counts over all prunable weights, ``sparsity_pruned`` over the layers that are
 not exempt. ``mask_change``: at the last pruning that had one before it; ``before``: one earlier.
+``status`` is finished, diverged or failed, and with ``read_so_far`` missing too; ``error`` is what
+a run has failed by, or why the result of a missing one cannot be used.
 """
+
+ENDINGS = ("finished", "diverged", "failed")
+"""How a run can have ended, as its result says."""
+MISSING = "missing"
 
 FAILURES = "; "
 """What stands between the reasons for which a certificate is not to be trusted."""
@@ -85,8 +93,8 @@ _NESTED = "nonzeros"
 class Tables:
     """The tidy tables of a study.
 
-    - ``runs``: one row a run, product and which (last, best); a diverged run has one row, without
-      product and metrics.
+    - ``runs``: one row a run, product and which (last, best); a run that has not finished has one
+      row, without product and metrics.
     - ``epochs``: one row a run and epoch, the numbers of the journal.
     - ``events``: one row a run and event (prune, restore, update, resume).
     """
@@ -101,6 +109,7 @@ def aggregate(study: Path, plan: Plan) -> Tables:
 
     Raises:
         ReportError: a run has no result yet, or its result is not the run's.
+        RunDirectoryError: a result is damaged, or of another version of the suite.
     """
     return read_runs(study, plan.runs)
 
@@ -110,38 +119,107 @@ def read_runs(study: Path, runs: Iterable[str]) -> Tables:
 
     Raises:
         ReportError: a run has no result yet, or its result is not the run's.
+        RunDirectoryError: a result is damaged, or of another version of the suite.
     """
     folders = {run: study / "runs" / run for run in runs}
-    results = {run: read_result(folder) for run, folder in folders.items()}
-    missing = [run for run, result in results.items() if result is None]
+    found = {run: _read_run(folder) for run, folder in folders.items()}
+    missing = [run for run, records in found.items() if records is None]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ReportError(
-            f"{len(missing)} of {len(results)} runs in {study / 'runs'} have no {RESULT}: "
+            f"{len(missing)} of {len(found)} runs in {study / 'runs'} have no {RESULT}: "
             f"{', '.join(missing[:3])}{more}; train them first"
         )
-    found = {run: result for run, result in results.items() if result is not None}
-    for run, result in found.items():
-        if result["run"] != run or result["schema"] != SCHEMA:
-            raise ReportError(
-                f"{folders[run] / RESULT} describes run {result['run']} in schema "
-                f"{result['schema']}; run {run} in schema {SCHEMA} is accepted"
-            )
-    run_rows = [
-        row for run, result in found.items() for row in _run_rows(result, _origin(folders[run]))
-    ]
+    return _tables(records for records in found.values() if records is not None)
+
+
+def read_so_far(study: Path, plan: Plan) -> Tables:
+    """Read the results and journals of the plan's runs as far as there are any.
+
+    A run without a result, or with one that cannot be used, has one row of status ``missing``.
+    """
+    return _tables(
+        _read_if_there(study, run, description) for run, description in plan.runs.items()
+    )
+
+
+def so_far(names: Iterable[str], runs: pd.DataFrame) -> str:
+    """Return how many of some runs are there, such as ``12 of 15 runs so far``, if not all are."""
+    named = set(names)
+    missing = named.intersection(runs.loc[runs["status"] == MISSING, "run"])
+    return f"{len(named) - len(missing)} of {len(named)} runs so far" if missing else ""
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What the tables hold of one run."""
+
+    runs: tuple[dict[str, Any], ...]
+    journal: tuple[dict[str, Any], ...] = ()
+
+
+def _tables(records: Iterable[_Records]) -> Tables:
+    runs: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
-    for run, result in found.items():
-        identity = {"run": run, "seed": result["config"]["seed"]}
-        for record in read_journal(folders[run] / "journal.jsonl"):
-            target = events if "event" in record else epochs
-            target.append(identity | _flat(record))
+    for each in records:
+        runs += each.runs
+        for line in each.journal:
+            (events if "event" in line else epochs).append(line)
     return Tables(
-        runs=pd.DataFrame(run_rows, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS),
+        runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS),
         epochs=_leading(pd.DataFrame(epochs), _FIRST_EPOCH_COLUMNS),
         events=_leading(pd.DataFrame(events), (*_FIRST_EPOCH_COLUMNS, "event")),
     )
+
+
+def _read_run(folder: Path) -> _Records | None:
+    """Read a run; return none if it has no result.
+
+    Raises:
+        ReportError: a file of it is damaged, or of another run.
+        RunDirectoryError: the result is damaged, or of another version of the suite.
+    """
+    result, path = read_result(folder), folder / RESULT
+    if result is None:
+        return None
+    try:
+        if result["run"] != folder.name:
+            raise ReportError(
+                f"{path} describes run {result['run']}; remove {folder} to train its own run again"
+            )
+        if result["status"] not in ENDINGS:
+            raise ReportError(
+                f"{path} has the status {result['status']!r}; {', '.join(ENDINGS)} are accepted"
+            )
+        rows = tuple(_run_rows(result, _origin(folder)))
+        identity = {"run": folder.name, "seed": result["config"]["seed"]}
+        journal = read_journal(folder / "journal.jsonl")
+        return _Records(rows, tuple(identity | _flat(record) for record in journal))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(
+            f"{path} or a file beside it is damaged ({error!r}); remove {folder} to train the run "
+            "again"
+        ) from None
+
+
+def _read_if_there(study: Path, run: str, description: Mapping[str, Any]) -> _Records:
+    folder, error = study / "runs" / run, None
+    try:
+        records = _read_run(folder)
+        if records is not None:
+            return records
+    except (ReportError, RunDirectoryError, OSError) as damage:
+        # Without the place of the study, so that a copy of it makes the same tables.
+        error = str(damage).replace(f"{study}/", "")
+    missing = {
+        "run": run,
+        "fingerprint": run.rpartition("-")[2],
+        "status": MISSING,
+        "error": error,
+        **_described(description),
+    }
+    return _Records((missing,))
 
 
 def _origin(folder: Path) -> dict[str, Any]:
@@ -162,12 +240,26 @@ def _origin(folder: Path) -> dict[str, Any]:
     }
 
 
-def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    config, flops, timings = result["config"], result["flops"], result["timings"]
-    common = {
-        **{key: result[key] for key in ("run", "fingerprint", "status", "variant", "label")},
+def _described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's configuration says of it."""
+    return {
         **{key: config[key] for key in ("model", "dataset", "method", "seed", "epochs")},
         "sparsity_requested": config["sparsity"],
+    }
+
+
+def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    config = result["config"]
+    common = {
+        **{key: result[key] for key in ("run", "fingerprint", "status", "variant", "label")},
+        **_described(config),
+        **origin,
+    }
+    if result["status"] == "failed":
+        yield {**common, **result.get("timings", {}), "error": " ".join(result["error"].split())}
+        return
+    flops, timings = result["flops"], result["timings"]
+    common |= {
         "diverged_at": result.get("diverged_at"),
         "dense_inference_flops": flops["dense_inference"],
         "training_flops": flops["training"],
@@ -178,9 +270,8 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterable[
         "prunable_weights": result["prunable_weights"],
         **_mask_changes(result["mask_changes"]),
         **{key: timings[key] for key in ("train_s", "wall_s", "attempts")},
-        **origin,
     }
-    if result["status"] != "finished":
+    if result["status"] == "diverged":
         # What it spent until it broke off is the cost of no model.
         unspent = ("training_flops", "training_flops_published", "training_ratio")
         yield {**common, **dict.fromkeys(unspent)}
@@ -280,11 +371,15 @@ def read_tables(study: Path) -> Tables:
     """Return the tables that ``aggregate`` wrote.
 
     Raises:
-        ReportError: they are not there yet.
+        ReportError: they are not there yet, or were made of what there was so far.
     """
     folder = study / "tables"
     paths = [folder / f"{name}.parquet" for name in ("runs", "epochs", "events")]
     for path in paths:
         if not path.exists():
             raise ReportError(f"{path} is missing; run 'aggregate' first")
-    return Tables(*(pd.read_parquet(path) for path in paths))
+    tables = Tables(*(pd.read_parquet(path) for path in paths))
+    count = so_far(tables.runs["run"], tables.runs)
+    if count:
+        raise ReportError(f"{paths[0]} has {count}; run 'aggregate' when the others are there too")
+    return tables

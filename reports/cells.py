@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from reports.aggregate import FAILURES
+from reports.aggregate import FAILURES, MISSING, so_far
 from reports.columns import COLUMNS, Source
 from reports.paper import PaperValue, paper_metrics, paper_setting, paper_values
 from reports.plan import Experiment, ReportError, Row, Scale
 from reports.statistics import Summary, summarise
-from reports.text import NO_ROW, NOT_YET, left_out, percent
+from reports.text import LEFT_OUT, NO_ROW, NOT_YET, left_out, percent
 
 PERCENT = 100.0
+
+_USUAL = ("diverged", "refused")
+"""What every table counts of the runs that it leaves out."""
 
 _SOURCES: dict[Source, str] = {
     "row": "",
@@ -80,19 +83,40 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Unmeasured:
+    """A run that has failed, or is missing."""
+
+    run: str
+    seed: int
+    error: str
+    """What it failed by, or why its result cannot be used; empty where there is none yet."""
+
+
+@dataclass(frozen=True)
 class Model:
     """What is measured of one of a row's models, over its runs."""
 
     counts: Summary
     """Of accuracies; for how many runs are averaged, and how many are not."""
     refusals: tuple[Refusal, ...]
+    failed: tuple[Unmeasured, ...]
+    missing: tuple[Unmeasured, ...]
     last: pd.DataFrame = field(compare=False, repr=False)
     """The last records of the runs that are averaged, by seed."""
 
     def summary(self, values: Iterable[float]) -> Summary:
         """Return the mean of numbers of the runs that are averaged."""
         numbers = [float(value) for value in values]
-        return summarise(numbers, self.counts.diverged, self.counts.refused)
+        return summarise(numbers, **{name: getattr(self.counts, name) for name in LEFT_OUT})
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why runs are refused, have failed or cannot be read, and at which seeds."""
+        return (
+            *(refusal.reason for refusal in self.refusals),
+            *_by_error(self.failed),
+            *_by_error(run for run in self.missing if run.error),
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +152,7 @@ class Cells:
         if COLUMNS[column].awaits or not self.row.runs:
             return NOT_YET
         summary = self.ours(column)
-        if summary is None:
+        if summary is None or summary.is_awaited:
             return NO_ROW
         return left_out(summary) if summary.mean is None else ""
 
@@ -201,21 +225,39 @@ class Cells:
         return tuple(r for source in self._shown for r in self.models[source].refusals)
 
     @property
+    def failed(self) -> tuple[Unmeasured, ...]:
+        """The failed runs of all models that the table shows, each once."""
+        return tuple(dict.fromkeys(r for source in self._shown for r in self.models[source].failed))
+
+    @property
+    def missing(self) -> tuple[Unmeasured, ...]:
+        """The missing runs of all models that the table shows, each once."""
+        return tuple(
+            dict.fromkeys(r for source in self._shown for r in self.models[source].missing)
+        )
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Why fewer runs are averaged than there are, a sentence for each model concerned."""
         return tuple(
             f"{self.row.label}{_SOURCES[source]} at {percent(self.row.sparsity)}: "
-            + left_out(model.counts)
-            + (
-                f": {'; '.join(refusal.reason for refusal in model.refusals)}."
-                if model.refusals
-                else "."
-            )
+            + ": ".join(filter(None, (left_out(model.counts), "; ".join(model.reasons))))
+            + "."
             for source in self._shown
             for model in (self.models[source],)
             # Runs that diverged are missing from both products, and said so once.
             if not model.counts.is_whole
             and (model.refusals or source != "dense" or "row" not in self._shown)
+        )
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether there are runs, none of which has left a result, not even a damaged one."""
+        shown = [self.models[source] for source in self._shown]
+        return (
+            bool(shown)
+            and all(model.counts.is_awaited for model in shown)
+            and not any(run.error for run in self.missing)
         )
 
     @property
@@ -236,6 +278,25 @@ class Cells:
 _NOTHING = Summary(None, None, 0)
 
 
+def _by_error(runs: Iterable[Unmeasured]) -> list[str]:
+    """Return each error once, with the seeds that it came at."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run.error.rstrip("."), []).append(str(run.seed))
+    return [
+        f"{error} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})"
+        for error, each in seeds.items()
+    ]
+
+
+def no_result(rows: Iterable[Cells]) -> list[str]:
+    """Return one sentence on the rows that are still without any result, if there are any."""
+    awaited = dict.fromkeys(
+        f"{cells.row.label} at {percent(cells.row.sparsity)}" for cells in rows if cells.is_awaited
+    )
+    return [f"No result so far: {', '.join(awaited)}."] if awaited else []
+
+
 @dataclass(frozen=True)
 class Table:
     """A table before it is typeset."""
@@ -243,6 +304,8 @@ class Table:
     experiment: Experiment
     scale: Scale
     rows: tuple[Cells, ...]
+    so_far: str = ""
+    """How many of its runs are there, where some are missing."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -274,7 +337,18 @@ class Table:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing from the means, and why."""
-        return tuple(note for cells in self.rows for note in cells.notes)
+        found = (note for cells in self.rows if not cells.is_awaited for note in cells.notes)
+        return (*found, *no_result(self.rows))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What can have become of runs that are not averaged: more than usual only where it has."""
+        counts = [model.counts for cells in self.rows for model in cells.models.values()]
+        return tuple(
+            name
+            for name in LEFT_OUT
+            if name in _USUAL or any(getattr(summary, name) for summary in counts)
+        )
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -341,14 +415,14 @@ def table_cells(experiment: Experiment, scale: Scale, runs: pd.DataFrame) -> Tab
     if not experiment.rows:
         raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no rows")
     rows = tuple(row_cells(experiment, row, runs) for row in experiment.rows)
-    return Table(experiment, scale, rows)
+    return Table(experiment, scale, rows, so_far(experiment.runs, runs))
 
 
 def row_cells(experiment: Experiment, row: Row, runs: pd.DataFrame) -> Cells:
     """Return one row's cells from its runs.
 
     Raises:
-        ReportError: a run has neither diverged nor the row's product.
+        ReportError: a run has finished without the row's product.
     """
     models: dict[Source, Model] = {}
     best, formula = _NOTHING, ""
@@ -359,7 +433,7 @@ def row_cells(experiment: Experiment, row: Row, runs: pd.DataFrame) -> Cells:
         best = models["row"].summary(
             PERCENT * _admitted(mine, row.product, "best")["test_accuracy"]
         )
-        formula = str(mine["published_formula"].iloc[0])
+        formula = next(iter(mine["published_formula"].dropna()), "")
         if (mine["product"] == "dense").any():
             models["dense"] = _model(row, mine, "dense")
     if row.fine_tuned:
@@ -375,18 +449,34 @@ def _model(row: Row, runs: pd.DataFrame, product: str) -> Model:
     last = _admitted(runs, product, "last")
     epochs = row.task.epochs if row.task else row.epochs
     last = last.assign(dense_task_flops=last["dense_training_flops"] / last["epochs"] * epochs)
-    diverged = runs.loc[runs["status"] == "diverged", "run"].nunique()
-    accuracies = [PERCENT * float(value) for value in last["test_accuracy"]]
-    return Model(summarise(accuracies, diverged, len(refusals)), refusals, last)
+    failed, missing = _unmeasured(runs, "failed"), _unmeasured(runs, MISSING)
+    counts = summarise(
+        [PERCENT * float(value) for value in last["test_accuracy"]],
+        diverged=runs.loc[runs["status"] == "diverged", "run"].nunique(),
+        refused=len(refusals),
+        failed=len(failed),
+        missing=len(missing),
+    )
+    return Model(counts, refusals, failed, missing, last)
+
+
+def _unmeasured(runs: pd.DataFrame, status: str) -> tuple[Unmeasured, ...]:
+    """Return the runs of a status, by seed."""
+    found = runs[runs["status"] == status].sort_values("seed")
+    errors = found["error"].fillna("")
+    return tuple(
+        Unmeasured(str(run), int(seed), str(error))
+        for run, seed, error in zip(found["run"], found["seed"], errors, strict=True)
+    )
 
 
 def _check(runs: pd.DataFrame, names: Iterable[str], product: str) -> None:
-    """Raise a ReportError if a run has neither diverged nor both records of a product."""
-    diverged = set(runs.loc[runs["status"] == "diverged", "run"])
+    """Raise a ReportError if a run has finished without both records of a product."""
+    unfinished = set(runs.loc[runs["status"] != "finished", "run"])
     for which in ("last", "best"):
         chosen = runs[(runs["product"] == product) & (runs["which"] == which)]
         for run in names:
-            if run not in diverged and not (chosen["run"] == run).any():
+            if run not in unfinished and not (chosen["run"] == run).any():
                 there = sorted(set(runs.loc[runs["run"] == run, "product"].dropna()))
                 raise ReportError(
                     f"run {run} has no {product} model ({which}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ def cli() -> None:
     """Turn the runs of a study into tables, figures and one report.
 
     A table or figure needs its own runs only; `report` needs what `aggregate` gathers of all.
+    `so-far` makes all of it from the results that there are.
     """
 
 
@@ -60,20 +62,30 @@ def figure_command(name: str, study: Path) -> None:
 @_results
 def report_command(study: Path) -> None:
     """Write the whole study as one self-contained page, and its methods for a paper's appendix."""
-    from acdc.files import write_text
     from reports.aggregate import read_tables
-    from reports.html import report
-    from reports.methods import methods, to_latex
-    from reports.outputs import Source
+    from reports.outputs import Source, write_report
     from reports.plan import read_plan
 
-    source = Source(study, read_plan(study), read_tables(study))
-    page, appendix = study / "report.html", study / "tables" / "methods_appendix.tex"
-    write_text(appendix, to_latex(methods(source.plan)))
-    write_text(page, report(source))
-    _say([appendix, page])
+    _say(write_report(Source(study, read_plan(study), read_tables(study))))
 
 
-def _say(paths: list[Path]) -> None:
+@cli.command("so-far")
+@_results
+def so_far_command(study: Path) -> None:
+    """Write all tables and figures and the report from the results that there are.
+
+    Each says how many of its runs are there. Results that cannot be used are named, and count as
+    missing.
+    """
+    from reports.so_far import write_so_far
+
+    made = write_so_far(study)
+    _say(made.paths)
+    for problem in made.problems:
+        click.echo(f"warning: {study}: {problem}", err=True)
+    click.echo(made.count, err=True)
+
+
+def _say(paths: Iterable[Path]) -> None:
     for path in paths:
         click.echo(path)

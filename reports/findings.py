@@ -50,9 +50,10 @@ def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
     """Return one finding a task and sparsity: the rows by their means, and what they differ by.
 
     Differences are those of the experiment's reference to every other sparse row and the dense one;
-    there are none where it names no reference, or that has no runs. Rows without runs are left out.
+    there are none where it names no reference, or that has no runs. Rows without runs, or without
+    any result so far, are left out.
     """
-    rows = [cells for cells in table.rows if cells.row.runs]
+    rows = [cells for cells in table.rows if cells.row.runs and not cells.is_awaited]
     found = []
     for task in dict.fromkeys(cells.row.task for cells in rows):
         of_task = [cells for cells in rows if cells.row.task == task]

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports import tables, text
-from reports.aggregate import FAILURES
+from reports.aggregate import FAILURES, MISSING, so_far
 from reports.cells import FLOPS, Cells, Table
 from reports.columns import COLUMNS
 from reports.findings import findings
@@ -38,6 +38,8 @@ class Section:
     theory: pd.DataFrame | None = None
     problem: str = ""
     """Why there is no figure."""
+    so_far: str = ""
+    """How many of its runs are there, where some are missing."""
 
 
 _LEGENDS = {
@@ -70,6 +72,7 @@ def report(source: Source) -> str:
     ]
     return environment.get_template("report.html.j2").render(
         plan=source.plan,
+        so_far=so_far(source.plan.runs, source.tables.runs),
         facts=facts(source.tables.runs, standings),
         tasks=_tasks(source),
         sections=sections,
@@ -78,6 +81,7 @@ def report(source: Source) -> str:
         methods=methods(source.plan),
         runs=run_list(source.tables.runs, standings),
         refusals=refused,
+        failures=failures(source.tables.runs),
         refused={(refusal["run"], refusal["product"]) for refusal in refused},
         fingerprints=dict(
             zip(source.tables.runs["run"], source.tables.runs["fingerprint"], strict=True)
@@ -105,14 +109,15 @@ def ordered(experiments: Iterable[Experiment]) -> list[Experiment]:
 def missing(section: Section) -> tuple[str, ...]:
     """Return what an experiment does not show yet, and what that waits for."""
     if section.table is not None:
-        return section.table.missing
-    return tuple(filter(None, (section.experiment.awaits, section.problem)))
+        return tuple(filter(None, (*section.table.missing, section.so_far)))
+    return tuple(filter(None, (section.experiment.awaits, section.problem, section.so_far)))
 
 
 def _section(source: Source, experiment: Experiment) -> Section:
     title = text.title(experiment, source.plan.scale)
+    count = so_far(experiment.runs, source.tables.runs)
     if isinstance(kind_of(experiment), TableKind):
-        return Section(experiment, title, table=build_table(source, experiment))
+        return Section(experiment, title, table=build_table(source, experiment), so_far=count)
     if experiment.kind == "figure" and not experiment.runs:
         return Section(experiment, title, problem="no runs at this scale")
     from reports.figures.style import close, inline_svg, to_bytes
@@ -120,14 +125,14 @@ def _section(source: Source, experiment: Experiment) -> Section:
     try:
         figure = draw_figure(source, experiment)
     except ReportError as error:
-        # All of its runs diverged or are refused; the rest of the page is worth having.
-        return Section(experiment, title, problem=str(error))
+        # None of its runs is averaged; the rest of the page is worth having.
+        return Section(experiment, title, problem=str(error), so_far=count)
     description = f"{title}. {experiment.caption}"
     svg = inline_svg(to_bytes(figure, "svg", experiment.id), experiment.id, description)
     close(figure)
     theory = verdicts(read_summary(source.study)) if experiment.kind == "iht" else None
     # Made by matplotlib from numbers and labels, and escaped there.
-    return Section(experiment, title, svg=Markup(svg), theory=theory)
+    return Section(experiment, title, svg=Markup(svg), theory=theory, so_far=count)
 
 
 def _legend(experiment: Experiment) -> str:
@@ -153,17 +158,29 @@ def _tasks(source: Source) -> list[str]:
 
 
 def standings_of(source: Source) -> dict[str, Standing]:
-    """Return by run how its result stands to the code that is there now."""
-    from acdc.sources import standing  # imports torch to read configurations
+    """Return by run how its result stands to the code that is there now.
 
-    runs = source.study / "runs"
-    return {name: standing(runs / name, config) for name, config in source.plan.runs.items()}
+    Runs that failed or are missing have no standing, for lack of anything that was made.
+    """
+    from acdc.sources import Standing, standing  # imports torch to read configurations
+
+    def of(name: str) -> Standing:
+        try:
+            return standing(source.study / "runs" / name, source.plan.runs[name])
+        except ValueError:
+            return Standing(unknown="it starts from a run whose provenance.json is damaged")
+
+    runs = source.tables.runs
+    ended = runs["status"].isin(("finished", "diverged"))
+    return {name: of(name) for name in runs.loc[ended, "run"].unique()}
 
 
 def state_of_source(standings: Mapping[str, Standing]) -> str:
     """Return in words how many results were made by the code that is there now."""
     unknown = sum(standing.unknown is not None for standing in standings.values())
     other = sum(not standing.current for standing in standings.values()) - unknown
+    if not standings:
+        return "no result so far"
     if not (other or unknown):
         return "all results were made by the code that is there now"
     counts = {"other code than there is now": other, "code that cannot be told": unknown}
@@ -177,8 +194,10 @@ def facts(runs: pd.DataFrame, standings: Mapping[str, Standing]) -> dict[str, st
     counts = {
         "diverged": int((each["status"] == "diverged").sum()),
         "refused": runs.loc[~runs["certificate_holds"].fillna(True), "run"].nunique(),
+        "failed": int((each["status"] == "failed").sum()),
     }
     left_out = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    there = so_far(each["run"], runs) or f"{len(each)}"
     revisions = [
         f"{str(revision)[:12]}{'' if clean else ' with uncommitted changes'}"
         for revision, clean in each[["git_revision", "git_clean"]]
@@ -193,7 +212,7 @@ def facts(runs: pd.DataFrame, standings: Mapping[str, Standing]) -> dict[str, st
         for row in each[["processor", "cores", "device"]].dropna().drop_duplicates().itertuples()
     ]
     return {
-        "Runs": f"{len(each)}" + (f", of which {left_out}" if left_out else ""),
+        "Runs": there + (f", of which {left_out}" if left_out else ""),
         "Seeds": ", ".join(str(seed) for seed in sorted(each["seed"].unique())),
         "Training time": f"{text.duration(each['train_s'].sum())} in total, "
         f"{text.duration(each['wall_s'].sum())} with start-up and evaluation",
@@ -212,20 +231,43 @@ def run_list(runs: pd.DataFrame, standings: Mapping[str, Standing]) -> list[dict
         last = group[group["which"] == "last"].sort_values("product", ascending=False)
         listed.append(
             {
-                **{key: first[key] for key in ("fingerprint", "status", "seed", "source_digest")},
+                **{key: first[key] for key in ("fingerprint", "status", "seed")},
+                "source_digest": "" if pd.isna(first["source_digest"]) else first["source_digest"],
+                "said": _said(first),
                 "mask_changes": [
                     first[key]
                     for key in ("mask_change_of_kept_before", "mask_change_of_kept")
                     if not pd.isna(first[key])
                 ],
                 "run": name,
-                "differs": "" if standings[str(name)].current else str(standings[str(name)]),
+                "differs": _differs(standings.get(str(name))),
                 "train_s": float(first["train_s"]),
-                "diverged_at": None if pd.isna(first["diverged_at"]) else first["diverged_at"],
                 "products": last.to_dict("records"),
             }
         )
     return listed
+
+
+def _said(run: pd.Series[Any]) -> str:
+    """Return what is said of a run that has no models."""
+    if run["status"] == "diverged":
+        return f"the training loss was not finite in epoch {run['diverged_at']}"
+    if not pd.isna(run["error"]):
+        return str(run["error"])
+    return "no result so far" if run["status"] == MISSING else ""
+
+
+def _differs(standing: Standing | None) -> str:
+    return "" if standing is None or standing.current else str(standing)
+
+
+def failures(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the runs that have failed, each with its error."""
+    failed = runs[runs["status"] == "failed"]
+    return [
+        {key: record[key] for key in ("run", "fingerprint", "error")}
+        for record in failed.to_dict("records")
+    ]
 
 
 def refusals(runs: pd.DataFrame) -> list[dict[str, Any]]:

@@ -29,12 +29,15 @@ _SPECIAL = {
     "\N{MINUS SIGN}": r"$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
 }
-_PATTERN = re.compile("|".join(re.escape(character) for character in _SPECIAL))
+_PATTERN = re.compile("|".join(re.escape(character) for character in _SPECIAL) + r"|[^\x00-\x7f]")
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it is, in one pass so that nothing is escaped twice."""
-    return _PATTERN.sub(lambda match: _SPECIAL[match.group()], text)
+    """Return text that LaTeX prints as it is, in one pass so that nothing is escaped twice.
+
+    A character of which not every installation has the glyph is named by its code point.
+    """
+    return _PATTERN.sub(lambda match: _SPECIAL.get(match[0]) or f"U+{ord(match[0]):04X}", text)
 
 
 def render(template: str, **values: Any) -> str:

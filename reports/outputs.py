@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from acdc.files import finite, write_atomically, write_text
 from reports.aggregate import Tables, read_runs
-from reports.plan import Experiment, Plan, ReportError, read_plan
+from reports.plan import Experiment, NothingToDrawError, Plan, ReportError, read_plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,11 +135,24 @@ def write_table(source: Source, experiment: Experiment) -> list[Path]:
     return [folder / f"{experiment.id}.{form}" for form in texts]
 
 
-def write_figure(source: Source, experiment: Experiment) -> list[Path]:
-    """Write a figure as .pdf, .png and .svg into the study's figures folder; return the paths."""
+def write_figure(
+    source: Source, experiment: Experiment, excused: type[ReportError] = NothingToDrawError
+) -> list[Path]:
+    """Write a figure as .pdf, .png and .svg into the study's figures folder; return the paths.
+
+    Args:
+        source: of the figure.
+        experiment: whose figure it is.
+        excused: an error in place of which there is a figure that tells it. By default, that all
+            runs have diverged, failed or been refused, since the report goes on without them.
+    """
+    from reports.figures import blank
     from reports.figures.style import close, to_bytes
 
-    figure = draw_figure(source, experiment)
+    try:
+        figure = draw_figure(source, experiment)
+    except excused as error:
+        figure = blank(experiment, source.plan.scale, source.tables, f"Not there: {error}.")
     folder = source.study / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -150,3 +163,15 @@ def write_figure(source: Source, experiment: Experiment) -> list[Path]:
         paths.append(path)
     close(figure)
     return paths
+
+
+def write_report(source: Source) -> list[Path]:
+    """Write the report's page and the methods for a paper's appendix; return the paths."""
+    from reports.html import report
+    from reports.methods import methods, to_latex
+
+    page, appendix = source.study / "report.html", source.study / "tables" / "methods_appendix.tex"
+    appendix.parent.mkdir(parents=True, exist_ok=True)
+    write_text(appendix, to_latex(methods(source.plan)))
+    write_text(page, report(source))
+    return [appendix, page]

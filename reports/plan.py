@@ -19,6 +19,10 @@ class ReportError(SuiteError):
     exit_status = 6
 
 
+class NothingToDrawError(ReportError):
+    """None of the runs that a figure shows can be averaged."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How large the study is; ``paper`` is the paper's own scale."""
@@ -155,6 +159,11 @@ def read_plan(study: Path) -> Plan:
     path = study / PLAN
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(
+            f"{path} is missing; make it with 'python -m workflow plan SCALE --out {path}' and the "
+            "--seeds and --experiments that the study was given, if any"
+        ) from None
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:

@@ -17,7 +17,7 @@ _DIFFERENCE_DIGITS = 9
 
 @dataclass(frozen=True)
 class Summary:
-    """One cell: finished runs are averaged, those that diverged or are refused only counted."""
+    """One cell: finished runs are averaged; what became of the others is only counted."""
 
     mean: float | None
     """None where no run finished."""
@@ -28,16 +28,25 @@ class Summary:
     diverged: int = 0
     refused: int = 0
     """Runs whose sparsity certificate does not hold."""
+    failed: int = 0
+    """Runs that an error ended which would come again."""
+    missing: int = 0
+    """Runs that have no result yet."""
 
     @property
     def runs(self) -> int:
         """All runs, averaged or not."""
-        return self.n + self.diverged + self.refused
+        return self.n + self.diverged + self.refused + self.failed + self.missing
 
     @property
     def is_whole(self) -> bool:
         """Whether every run is averaged."""
         return self.n == self.runs
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether there are runs, none of which has a result yet."""
+        return 0 < self.missing == self.runs
 
     @property
     def half_width(self) -> float | None:
@@ -57,8 +66,12 @@ class Summary:
         return self.mean - self.half_width, self.mean + self.half_width
 
 
-def summarise(values: Sequence[float], diverged: int = 0, refused: int = 0) -> Summary:
+def summarise(values: Sequence[float], **left_out: int) -> Summary:
     """Return the summary of the values of runs that finished and are not refused.
+
+    Args:
+        values: of these runs.
+        left_out: how many other runs there are, by the names that Summary has for them.
 
     Raises:
         ValueError: a value is not finite; only a diverged run has one, and it must not come here.
@@ -69,7 +82,7 @@ def summarise(values: Sequence[float], diverged: int = 0, refused: int = 0) -> S
     mean = statistics.fmean(values) if values else None
     # Two-pass and exact in rational arithmetic, so that equal values have a spread of exactly 0.
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(mean, std, len(values), diverged, refused)
+    return Summary(mean, std, len(values), **left_out)
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Any
 
 from reports import text
@@ -37,6 +38,10 @@ def caption(table: Table) -> str:
             "or are refused, since the sparsity certificate of their model does not hold, "
             "are counted, not averaged."
         )
+        if "failed" in table.left_out:
+            parts.append("So are those that failed, by an error that would come again.")
+        if "missing" in table.left_out:
+            parts.append("Missing: runs without a result so far.")
     if any(COLUMNS[column].heading.endswith("top-1 (%)") for column in table.columns):
         parts.append("Top-1: test accuracy.")
     asked = "Sparsity: asked of the layers that a method does not leave dense"
@@ -63,6 +68,8 @@ def caption(table: Table) -> str:
     if table.paper_columns:
         parts.append(paper_note(table))
     parts += missing_notes(table)
+    if table.so_far:
+        parts.append(f"{table.so_far}.")
     return " ".join(parts)
 
 
@@ -165,8 +172,7 @@ def _flat(table: Table, cells: Cells) -> dict[str, Any]:
         "product": cells.row.product,
         "sparsity_requested_pct": 100 * cells.row.sparsity,
         "n": cells.counts.n,
-        "diverged": cells.counts.diverged,
-        "refused": cells.counts.refused,
+        **{name: getattr(cells.counts, name) for name in table.left_out},
         "notes": " ".join(cells.notes),
         "exempt": " ".join(cells.exempt),
     }
@@ -235,6 +241,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "paper_setting": table.paper_setting,
         "citations": list(table.citations),
         "missing": list(table.missing),
+        **({"so_far": table.so_far} if table.so_far else {}),
         "rows": [
             {
                 "label": cells.row.label,
@@ -249,9 +256,17 @@ def to_json(table: Table) -> dict[str, Any]:
                     {"run": refusal.run, "seed": refusal.seed, "reasons": list(refusal.reasons)}
                     for refusal in cells.refusals
                 ],
+                **{
+                    name: [vars(run) for run in found]
+                    for name, found in (("failed", cells.failed), ("missing", cells.missing))
+                    if name in table.left_out
+                },
                 "notes": list(cells.notes),
                 "published_formula": cells.published_formula,
-                **{name: _plain(summary) for name, summary in _summaries(table, cells).items()},
+                **{
+                    name: _plain(summary, table.left_out)
+                    for name, summary in _summaries(table, cells).items()
+                },
                 "absent": {column: cells.absence(column) for column in table.columns},
                 "paper": {
                     column: value and _plain_paper(value)
@@ -272,8 +287,9 @@ def to_json(table: Table) -> dict[str, Any]:
     }
 
 
-def _plain(summary: Summary) -> dict[str, Any]:
-    return {**vars(summary), "ci95": summary.interval}
+def _plain(summary: Summary, left_out: Iterable[str]) -> dict[str, Any]:
+    names = ("mean", "std", "n", *left_out)
+    return {**{name: getattr(summary, name) for name in names}, "ci95": summary.interval}
 
 
 def _plain_paper(value: PaperValue) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from reports.statistics import Summary
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"
 NOT_YET = "not there yet"
+LEFT_OUT = ("diverged", "refused", "failed", "missing")
+"""What can become of a run that is not averaged, as Summary counts it."""
 DIGITS: dict[Form, int] = {"percent": 2, "ratio": 3, "number": 1}
 """After the decimal point of our numbers."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -44,12 +46,9 @@ def left_out(summary: Summary) -> str:
     """Return how many runs are averaged and why not all, such as ``2 of 3, 1 diverged``, if so."""
     if summary.is_whole:
         return ""
-    parts = [f"{summary.n} of {summary.runs}"]
-    if summary.diverged:
-        parts.append(f"{summary.diverged} diverged")
-    if summary.refused:
-        parts.append(f"{summary.refused} refused")
-    return ", ".join(parts)
+    counts = {name: getattr(summary, name) for name in LEFT_OUT}
+    parts = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([f"{summary.n} of {summary.runs}", *parts])
 
 
 def paper_text(value: PaperValue | None, prefix: str = "") -> str:

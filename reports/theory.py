@@ -44,7 +44,10 @@ def read_summary(study: Path) -> pd.DataFrame:
 def _read(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     if not path.exists():
         raise ReportError(f"{path} is missing; run 'acdc theory iht --out {path.parent}' first")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        raise ReportError(f"{path} is damaged; make it again") from None
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise ReportError(f"{path} lacks the columns {', '.join(missing)}; make it again")

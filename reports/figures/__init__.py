@@ -12,14 +12,14 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
 from reports import plan
-from reports.aggregate import Tables
+from reports.aggregate import Tables, so_far
 from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
 from reports.figures.by_flops import accuracy_by_flops
 from reports.figures.by_phase import mask_change, phase_flops
 from reports.figures.curves import SPARSE_PHASE
 from reports.figures.series import Panel, gather, notes
-from reports.figures.style import Look, curve_looks, letter, point_looks, style
-from reports.plan import Experiment, ReportError, Row, Scale
+from reports.figures.style import Look, close, curve_looks, letter, point_looks, style
+from reports.plan import Experiment, NothingToDrawError, ReportError, Row, Scale
 
 PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
     "schedule": schedule,
@@ -46,10 +46,13 @@ _MOST_COLUMNS = 5
 def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
     """Draw the panels of an experiment's figure, which share one legend.
 
-    Means over seeds with one standard deviation; what they leave out is said below.
+    Means over seeds with one standard deviation; what they leave out is said below. A panel of
+    which no run is averaged says so.
 
     Raises:
-        ReportError: there is no panel, a plot is unknown, or a panel has nothing to draw.
+        NothingToDrawError: no run of any panel is averaged.
+        ReportError: there is no panel, a plot is unknown, a panel has no rows, or a run has not
+            recorded what a plot shows.
     """
     if not experiment.panels:
         raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no panels")
@@ -67,12 +70,31 @@ def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
     columns, lines, size = _layout(experiment)
     figure = plt.figure(figsize=size)
     places = figure.subfigures(lines, columns, squeeze=False).flat
+    empty = []
     for index, panel in enumerate(panels):
-        axes = PLOTS[panel.plot](places[index], panel)
+        try:
+            axes = _axes(places[index], panel)
+        except NothingToDrawError as error:
+            empty.append(error)
+            axes = _empty(places[index], "no run to draw")
         if len(panels) > 1:
             letter(axes, index, experiment.panels[index].title)
-    _below(figure, notes(experiment, tables.runs))
+    if len(empty) == len(panels):
+        close(figure)
+        raise empty[0]
+    _below(figure, _said(experiment, tables))
     _legend(figure, _heading(experiment, scale))
+    return figure
+
+
+def blank(experiment: Experiment, scale: Scale, tables: Tables, reason: str) -> Figure:
+    """Draw what stands in for a figure that cannot be drawn: its heading, and why."""
+    style()
+    figure = plt.figure(figsize=_ALONE)
+    width = round(_LETTERS_PER_INCH * figure.get_figwidth())
+    _empty(figure, "\n".join(textwrap.wrap(reason, width)))
+    figure.suptitle(_heading(experiment, scale), fontsize=9)
+    _below(figure, _said(experiment, tables))
     return figure
 
 
@@ -88,11 +110,32 @@ def _panel(
             f"{', '.join(PLOTS)} are accepted"
         )
     look = looks["points" if planned.plot == "accuracy_by_flops" else "curves"]
+    if not planned.rows:
+        raise ReportError(f"experiment {experiment.id}: {planned.plot} has no rows to draw")
     found = (gather(experiment, row, look[row], tables) for row in planned.rows)
-    series = tuple(each for each in found if each)
-    if not series:
-        raise ReportError(f"experiment {experiment.id}: {planned.plot} has no run to draw")
-    return Panel(experiment.id, planned.plot, series)
+    return Panel(experiment.id, planned.plot, tuple(each for each in found if each))
+
+
+def _axes(place: SubFigure, panel: Panel) -> Axes:
+    """Draw a panel, and return the axes that carry its title."""
+    if not panel.series:
+        raise NothingToDrawError(f"experiment {panel.experiment}: {panel.plot} has no run to draw")
+    return PLOTS[panel.plot](place, panel)
+
+
+def _empty(place: SubFigure | Figure, words: str) -> Axes:
+    """Return axes with nothing but words."""
+    place.clear()
+    axes = place.subplots()
+    axes.axis("off")
+    axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=9, parse_math=False)
+    return axes
+
+
+def _said(experiment: Experiment, tables: Tables) -> list[str]:
+    """Return what is said below a figure: how much of it is there, and what it leaves out."""
+    count = so_far(experiment.runs, tables.runs)
+    return [*([f"{count}."] if count else []), *notes(experiment, tables.runs)]
 
 
 def _layout(experiment: Experiment) -> tuple[int, int, tuple[float, float]]:
@@ -121,7 +164,8 @@ def _below(figure: Figure, sentences: list[str]) -> None:
     if sentences:
         width = round(_LETTERS_PER_INCH * figure.get_figwidth())
         lines = [line for each in sentences for line in textwrap.wrap(each, width)]
-        figure.supxlabel("\n".join(lines), fontsize=8)
+        # Errors are quoted here, whose dollar signs are no mathematics.
+        figure.supxlabel("\n".join(lines), fontsize=8, parse_math=False)
         figure.set_figheight(figure.get_figheight() + 0.16 * len(lines))
 
 

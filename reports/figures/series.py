@@ -9,9 +9,9 @@ from itertools import groupby
 import pandas as pd
 
 from reports.aggregate import Tables
-from reports.cells import Cells, row_cells
+from reports.cells import Cells, no_result, row_cells
 from reports.figures.style import Look
-from reports.plan import Experiment, ReportError, Row
+from reports.plan import Experiment, NothingToDrawError, ReportError, Row
 from reports.statistics import Summary
 from reports.text import percent
 
@@ -72,11 +72,11 @@ class Panel:
         """The series that are not dense training.
 
         Raises:
-            ReportError: there is none.
+            NothingToDrawError: there is none.
         """
         found = tuple(each for each in self.series if not each.is_dense)
         if not found:
-            raise ReportError(
+            raise NothingToDrawError(
                 f"experiment {self.experiment}: {self.plot} has no run of a sparse method to draw"
             )
         return found
@@ -131,12 +131,13 @@ def gather(experiment: Experiment, row: Row, look: Look, tables: Tables) -> Seri
 
 def notes(experiment: Experiment, runs: pd.DataFrame) -> list[str]:
     """Return sentences on which rows and runs a figure leaves out, and why."""
+    rows = [row_cells(experiment, row, runs) for row in dict.fromkeys(experiment.all_rows)]
     found: list[str] = []
-    for row in experiment.all_rows:
-        found += row_cells(experiment, row, runs).notes
-        if not row.runs:
-            found.append(f"{row.label} at {percent(row.sparsity)}: not trained.")
-    return list(dict.fromkeys(found))
+    for cells in rows:
+        found += () if cells.is_awaited else cells.notes
+        if not cells.row.runs:
+            found.append(f"{cells.row.label} at {percent(cells.row.sparsity)}: not trained.")
+    return list(dict.fromkeys([*found, *no_result(rows)]))
 
 
 def means(x: pd.Series[int], y: pd.Series[float]) -> pd.DataFrame:
