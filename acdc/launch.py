@@ -142,15 +142,19 @@ def launch_nodes(nodes: int, count: int, arguments: Sequence[str]) -> int:
             f"--nodes: {nodes} nodes for {count} processes; a number that divides these is "
             "accepted, within a job of SLURM on so many nodes"
         )
-    step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     torchrun = [
+        # SLURM tells every process that the time is nearly up. The ranks answer; torchrun must not
+        # end of it before they have.
+        *("sh", "-c", 'trap "" USR1; exec "$@"', "torchrun"),
         *(sys.executable, "-m", "torch.distributed.run"),
         *(f"--nnodes={nodes}", f"--nproc-per-node={count // nodes}", "--rdzv-backend=c10d"),
         # This process is on the first of the nodes. Two jobs may share it, hence the port.
         *(f"--rdzv-endpoint={platform.node()}:{_port(job)}", f"--rdzv-id={job}"),
-        *("--max-restarts=0", "-m", "acdc"),
+        # Without the dashes it would take some of our options for short forms of its own.
+        *("--max-restarts=0", "-m", "--", "acdc"),
     ]
-    # What this step was given is not what the one inside it asks for.
+    # The batch script's own share of the job is not what the step asks for.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -158,18 +162,13 @@ def launch_nodes(nodes: int, count: int, arguments: Sequence[str]) -> int:
     }
     threads = max((os.cpu_count() or 1) * nodes // count, 1)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    # SLURM tells every process that the time is nearly up. The ranks answer; torchrun must not end
-    # of it before they have.
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        process = subprocess.Popen([*step, *torchrun, *arguments], env=environment)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    process = subprocess.Popen([*step, *torchrun, *arguments], env=environment)
+    # They reach the ranks through SLURM, and this process waits for these.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         return _status(process.wait())
     finally:
-        for number, old in ignored.items():
+        for number, old in before.items():
             signal.signal(number, old)
 
 
@@ -219,7 +218,7 @@ def _repeat(process: subprocess.Popen[str], prefix: str) -> None:
 
 def _status(code: int) -> int:
     """Return an exit status as a shell has it: 128 and the number for a signal."""
-    return code if code > 0 else 128 - code
+    return code if code >= 0 else 128 - code
 
 
 def _free_port() -> int:

@@ -38,8 +38,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 FINE_TUNING = {"acdc": "acdc_dense"}
 # Names of files and rules that an experiment cannot have.
 RESERVED = (
-    *("all", "trained", "data", "train", "pack", "unpack", "plan", "aggregate", "report", "track"),
-    *("iht", "table", "figure", "theory_figure", "runs", "epochs", "events", "methods_appendix"),
+    *("all", "trained", "data", "train", "train_on_nodes", "pack", "unpack", "plan"),
+    *("aggregate", "report", "track", "iht", "table", "figure", "theory_figure"),
+    *("runs", "epochs", "events", "methods_appendix"),
 )
 
 

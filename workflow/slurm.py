@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_RULES = ("train", "pack")
+_RULES = ("train", "train_on_nodes", "pack")
 _FRESH_S = 5.0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from acdc.errors import Resumable
-from acdc.failures import FAILED, remembered
+from acdc.failures import remembered
 from acdc.lease import Lease
 from acdc.results import RESULT
 

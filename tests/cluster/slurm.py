@@ -2,9 +2,9 @@
 
     python -m tests.cluster up|down [--root FOLDER]
 
-Debian's packages slurmctld, slurmd, slurm-client, slurmdbd, munge and mariadb-server, as root, without
-systemd and cgroups. All of its state is below one folder, but for the link /etc/slurm/slurm.conf: what
-Snakemake starts within a job does not inherit SLURM_CONF.
+Debian's packages slurmctld, slurmd, slurm-client, slurmdbd, munge and mariadb-server, as root,
+without systemd and cgroups. All of its state is below one folder, but for the link
+/etc/slurm/slurm.conf: what Snakemake starts within a job does not inherit SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ CPUs={cores} Boards=1 SocketsPerBoard=1 CoresPerSocket={cores} ThreadsPerCore=1 
 RealMemory={memory_mb} Gres=gpu:a100:{gpus} State=UNKNOWN
 PartitionName=DEFAULT Nodes=ALL MaxTime=1-00:00:00 DefaultTime=00:30:00 DefMemPerCPU=500 State=UP
 PartitionName=main PriorityTier=10 Default=YES
-PartitionName=gpu PriorityTier=10
-PartitionName=scavenge PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
+PartitionName=gpu Nodes=n[1-{before_last}] PriorityTier=10
+PartitionName=scavenge Nodes=n{nodes} PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
 """
 
 _GRES_CONF = """\
@@ -263,6 +263,7 @@ class Cluster:
             "root": self.root,
             "host": socket.gethostname().partition(".")[0],
             "nodes": self.nodes,
+            "before_last": self.nodes - 1,
             "cores": self.cores,
             "memory_mb": self.memory_mb,
             "gpus": self.gpus,
@@ -308,7 +309,8 @@ class Cluster:
             )
         (self.root / "run" / "mariadbd.pid").write_text(str(process.pid))
         client: Sequence[str] = ("mariadb", "--no-defaults", sockets)
-        wait_until(lambda: "1" in self.run(*client, "-Ne", "SELECT 1", check=False), "MariaDB")
+        ask = (*client, "-Ne", "SELECT 'ready'")
+        wait_until(lambda: self.run(*ask, check=False).strip() == "ready", "MariaDB")
         self.run(*client, input=_DATABASE)
 
 

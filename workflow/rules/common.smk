@@ -94,6 +94,17 @@ def result_of_parent(wildcards):
     return [f"{FOLDER}/runs/{parent}/result.json"] if parent else []
 
 
+QUEUE = slurm.Queue()
+
+
+def slurm_extra(wildcards):
+    """Return the site's options of sbatch, and that earlier jobs of the same run go first."""
+    options = str(config.get("slurm_extra", ""))
+    if not options or not workflow.is_main_process:
+        return options
+    return slurm.after(options, QUEUE.of(wildcards[0]))
+
+
 def sources(*patterns):
     """Return files of reports/ by pattern: what is made from results follows its makers."""
     return sorted(

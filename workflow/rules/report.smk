@@ -154,9 +154,12 @@ rule report:
 
 
 rule track:
-    """Mirror every run's journal into MLflow."""
+    """Mirror every run's journal, and the tables and figures, into MLflow."""
     input:
         RESULTS,
+        rules.report.output,
+        TABLES,
+        FIGURES,
     output:
         f"{FOLDER}/tracking.txt",
     log:
@@ -168,4 +171,4 @@ rule track:
         folder=study_folder,
         scale=STUDY.scale.name,
     shell:
-        "python -m acdc track {params.folder:q}/runs --scale {params.scale} > {output:q} 2> {log:q}"
+        "python -m acdc sync {params.folder:q} --scale {params.scale} --lenient > {output:q} 2> {log:q}"

@@ -4,15 +4,12 @@
 # By the first of their runs; the results folder of the others is filled by the same job.
 PACKS = STUDY.packs(PACK) if PACK > 1 else {}
 PACKED = {run: pack for pack, runs in PACKS.items() for run in runs}
-QUEUE = slurm.Queue()
-
-
-def slurm_extra(wildcards):
-    """Return the site's options of sbatch, and that earlier jobs of the same run go first."""
-    options = str(config.get("slurm_extra", ""))
-    if not options or not workflow.is_main_process:
-        return options
-    return slurm.after(options, QUEUE.of(wildcards[0]))
+# By run, where there are several.
+NODES = {
+    run: math.ceil(gpus / GPUS_PER_NODE)
+    for run, gpus in STUDY.gpus.items()
+    if gpus > GPUS_PER_NODE
+}
 
 
 rule data:
@@ -41,13 +38,13 @@ rule train:
     log:
         f"{FOLDER}/logs/train/{{run}}.log",
     wildcard_constraints:
-        run=names(run for run in STUDY.runs if run not in PACKED),
+        run=names(run for run in STUDY.runs if run not in {**PACKED, **NODES}),
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=lambda wildcards: STUDY.gpus[wildcards.run],
-        nodes=lambda wildcards: math.ceil(STUDY.gpus[wildcards.run] / GPUS_PER_NODE),
+        nodes=1,
         mem_mb=2000,
         runtime=60,
         slurm_extra=slurm_extra,
@@ -62,6 +59,22 @@ rule train:
         " --threads {threads} --workers {threads} --wait 900"
         " --attempt {resources.attempt} --settle --logs {params.folder:q}/logs/train"
         " > {log:q} 2>&1"
+
+
+use rule train as train_on_nodes with:
+    wildcard_constraints:
+        run=names(NODES),
+    resources:
+        gpu=lambda wildcards: STUDY.gpus[wildcards.run],
+        nodes=lambda wildcards: NODES[wildcards.run],
+        # One task a node, which is a torchrun; the executor leaves it to the job to start them.
+        mpi="srun",
+        tasks=lambda wildcards: NODES[wildcards.run],
+        tasks_per_gpu=0,
+        mem_mb=2000,
+        runtime=60,
+        slurm_extra=slurm_extra,
+        attempt=lambda wildcards, attempt: attempt,
 
 
 rule pack:

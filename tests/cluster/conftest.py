@@ -1,0 +1,188 @@
+"""A real SLURM, and studies that are sent to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acdc.journal import read_journal
+from tests.cluster.slurm import Cluster, missing_programs, wait_until
+from workflow.slurm import read_queue
+from workflow.study import Study, load
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).parent
+# What makes miniature jobs end soon; all else is as the profile says.
+SOON = (
+    *("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"),
+    # More than the machine has cores for would only be slow, and other threads give other bits.
+    *("--set-threads", "train=1", "train_on_nodes=1", "pack=1"),
+)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster for all tests; a test that harms it mends it."""
+    missing = missing_programs()
+    assert not missing, f"the test cluster needs {', '.join(missing)}"
+    assert os.geteuid() == 0, "the test cluster is started by root"
+    # Below /tmp itself: the name of a socket cannot be long.
+    root = Path(tempfile.mkdtemp(prefix="acdc-cluster-"))
+    cluster = Cluster(root)
+    os.environ["SLURM_CONF"] = str(cluster.configuration)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+        del os.environ["SLURM_CONF"]
+        shutil.rmtree(root)
+
+
+@dataclasses.dataclass
+class Suite:
+    """A study that ``snakemake --profile slurm`` makes in a results folder of its own."""
+
+    cluster: Cluster
+    results: Path
+    scale: str | Path
+    experiments: Path | None = None
+    more: tuple[str, ...] = ()
+    """Further words of --config."""
+
+    @property
+    def study(self) -> Study:
+        """What it consists of."""
+        return load(str(self.scale), None, self.experiments)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is made."""
+        return self.results / self.study.scale.name
+
+    @property
+    def output(self) -> Path:
+        """What the Snakemakes have said, one after the other."""
+        return self.results / "controller.log"
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a controller, as a user does."""
+        self.results.mkdir(exist_ok=True)
+        chosen = [f"experiments={self.experiments}"] if self.experiments else []
+        words = [f"scale={self.scale}", f"results={self.results}", *chosen, *self.more]
+        command = [
+            *(sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm"),
+            *(*SOON, "--config", *words),
+        ]
+        outside = {"MAKELEVEL", "SNAKEMAKE_PROFILE", "ACDC_DATA", "MLFLOW_TRACKING_URI"}
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={key: value for key, value in os.environ.items() if key not in outside},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def make(self, *arguments: str, status: int = 0) -> str:
+        """Run a controller to its end and return what it has said."""
+        self.results.mkdir(exist_ok=True)
+        said = self.output.stat().st_size if self.output.exists() else 0
+        assert self.start(*arguments).wait(timeout=900) == status, self.said()
+        return self.output.read_text()[said:]
+
+    def said(self) -> str:
+        """Return the end of what the controllers have said."""
+        return self.output.read_text()[-4000:]
+
+    def run_folder(self, run: str) -> Path:
+        """Return a run's folder."""
+        return self.folder / "runs" / run
+
+    def epochs(self, run: str) -> int:
+        """Return how many epochs a run has behind it."""
+        return sum("event" not in record for record in self.journal(run))
+
+    def result(self, run: str) -> dict[str, Any]:
+        """Return a run's result."""
+        result: dict[str, Any] = json.loads((self.run_folder(run) / "result.json").read_text())
+        return result
+
+    def journal(self, run: str) -> list[dict[str, Any]]:
+        """Return a run's journal."""
+        return list(read_journal(self.run_folder(run) / "journal.jsonl"))
+
+    def provenance(self, run: str) -> dict[str, Any]:
+        """Return what a run was made by."""
+        text = (self.run_folder(run) / "provenance.json").read_text()
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def attempts(self, run: str) -> list[str]:
+        """Return what each attempt at a run has said."""
+        logs = (self.folder / "logs" / "train" / run).glob("attempt-*.log")
+        return [path.read_text() for path in sorted(logs)]
+
+    def jobs(self) -> dict[str, list[str]]:
+        """Return the jobs that wait or run, by run."""
+        return read_queue(self.cluster.run("squeue", "--noheader", "--format=%A|%k"))
+
+    def running(self) -> dict[str, list[str]]:
+        """Return the jobs that run, by run."""
+        return read_queue(self.cluster.run("squeue", "-ht", "R", "--format=%A|%k"))
+
+    def node_of(self, job: str) -> str:
+        """Return the node on which a job runs."""
+        return self.cluster.run("squeue", "-hj", job, "--format=%N").strip()
+
+    def wait_for_epoch(self, run: str, epoch: int, seconds: float = 240) -> None:
+        """Wait until a run has an epoch behind it."""
+        wait_until(lambda: self.epochs(run) >= epoch, f"{run}: epoch {epoch}", seconds)
+
+
+def accounted(cluster: Cluster, runs: Collection[str]) -> list[dict[str, str]]:
+    """Return what SLURM's accounts have of the jobs of some runs, one a job."""
+    fields = ("JobIDRaw", "Comment", "Partition", "ReqTRES", "TimelimitRaw", "State", "NNodes")
+    text = cluster.run("sacct", "-aXnP", "--starttime=now-1hour", f"--format={','.join(fields)}")
+    rows = [dict(zip(fields, line.split("|"), strict=True)) for line in text.splitlines()]
+    return [row for row in rows if row["Comment"].rpartition("_wildcards_")[2] in runs]
+
+
+def train_alone(study: Study, run: str, runs: Path) -> None:
+    """Train a run without SLURM and Snakemake."""
+    command = [
+        *(sys.executable, "-m", "acdc", "train", "--threads", "1", "--runs", str(runs)),
+        *("--json", study.runs[run].canonical_json()),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Study], dict[str, Any]]:
+    """Train the runs of a study without SLURM and Snakemake, and return their results by run."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+
+    def train(study: Study) -> dict[str, Any]:
+        names = study.with_parents(tuple(study.runs))
+        for name in names:
+            train_alone(study, name, runs)
+        return {name: json.loads((runs / name / "result.json").read_text()) for name in names}
+
+    return train
+
+
+def same(result: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether two results are of the same weights, bit for bit, and the same numbers."""
+    return {**result, "timings": {}} == {**expected, "timings": {}}

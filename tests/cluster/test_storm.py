@@ -1,0 +1,136 @@
+"""Whatever happens to jobs, nodes and controllers, results are those of undisturbed runs."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import FOLDER, ROOT, Suite, accounted, same
+from tests.cluster.slurm import Cluster, wait_until
+from workflow.study import Study
+
+pytestmark = pytest.mark.cluster
+
+PREEMPTED = "Preempted"
+CANCELLED = "Cancelled"
+NODE_DOWN = "On a node that goes down"
+LEFT_BEHIND = "Left behind by its controller"
+LONG = "Longer than its time"
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What has happened to a suite of five runs, one misfortune each."""
+
+    suite: Suite
+    runs: dict[str, str]
+    """By the label of the row, which names the misfortune."""
+    lived_on: list[str]
+    """Runs with a job when their controller was killed."""
+
+
+@pytest.fixture(scope="module")
+def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    suite = Suite(
+        cluster,
+        tmp_path_factory.mktemp("storm"),
+        FOLDER / "storm.yaml",
+        FOLDER / "experiments" / "storm",
+        # The time of one of them is two minutes, of whose end SLURM may tell a minute early.
+        ("slurm_extra=--signal=USR1@15 --open-mode=append",),
+    )
+    runs = {row["label"]: row["runs"][0] for row in suite.study.experiments[0]["rows"]}
+    resources = (
+        *("--set-resources", "train:mem_mb_per_cpu=2000", "train:cpus_per_gpu=4"),
+        f"train:runtime=2 if wildcards.run.endswith({runs[LONG][-12:]!r}) else 60",
+        "train:slurm_partition='scavenge' if '_rigl_' in wildcards.run else 'gpu'",
+    )
+    cluster.stop("slurmdbd")
+    controller = suite.start("trained", *resources)
+    try:
+        suite.wait_for_epoch(runs[PREEMPTED], 3)
+        # Its partition has one node, which another partition has too, and the right of way.
+        first = ("-p", "main", "-w", cluster.node_names[-1], "--exclusive")
+        cluster.run("sbatch", *first, "-o", "/dev/null", "--wrap=sleep 5")
+        suite.wait_for_epoch(runs[CANCELLED], 3)
+        cluster.run("scancel", *suite.running()[runs[CANCELLED]])
+        suite.wait_for_epoch(runs[NODE_DOWN], 3)
+        (job,) = suite.running()[runs[NODE_DOWN]]
+        node = suite.node_of(job)
+        # SLURM hears no more of it, and what it runs goes on, which SLURM cannot know.
+        cluster.stop(f"slurmd-{node}", signal.SIGKILL)
+        suite.wait_for_epoch(runs[LEFT_BEHIND], 3)
+        wait_until(lambda: len(suite.attempts(runs[CANCELLED])) == 2, "another attempt", 120)
+        controller.kill()
+        controller.wait()
+        lived_on = list(suite.jobs())
+        controller = suite.start("trained", *resources)
+        wait_until(lambda: "down" in cluster.run("sinfo", "-hn", node, "-o%T"), "node down", 120)
+        cluster.start_node(node)
+        cluster.start_accounting()
+        assert controller.wait(timeout=600) == 0, suite.said()
+    finally:
+        controller.kill()
+    return Storm(suite, runs, lived_on)
+
+
+def test_every_result_is_that_of_an_undisturbed_run(
+    storm: Storm, undisturbed: Callable[[Study], dict[str, Any]]
+) -> None:
+    expected = undisturbed(storm.suite.study)
+    for label, run in storm.runs.items():
+        assert same(storm.suite.result(run), expected[run]), label
+
+
+def test_each_run_has_had_its_misfortune(storm: Storm) -> None:
+    jobs = {}
+    for label, run in storm.runs.items():
+        provenance = storm.suite.provenance(run)
+        attempts = [provenance, *provenance.get("resumed", [])]
+        jobs[label] = [attempt["job"] for attempt in attempts]
+    assert len(jobs[PREEMPTED]) >= 2
+    assert jobs[PREEMPTED][0] == jobs[PREEMPTED][1], "SLURM starts the same job again"
+    assert len(set(jobs[CANCELLED])) >= 2
+    assert len(set(jobs[LONG])) >= 3
+    assert storm.runs[LEFT_BEHIND] in storm.lived_on
+    assert len(jobs[LEFT_BEHIND]) == 1, "its job goes on without the controller"
+
+
+def test_no_run_was_trained_by_two_jobs_at_once(storm: Storm) -> None:
+    for label, run in storm.runs.items():
+        records = [r for r in storm.suite.journal(run) if "event" not in r]
+        epochs = storm.suite.result(run)["config"]["epochs"]
+        assert [r["epoch"] for r in records] == list(range(epochs)), label
+        assert [r["time"] for r in records] == sorted(r["time"] for r in records), label
+
+
+def test_every_job_has_left_its_log(storm: Storm, cluster: Cluster) -> None:
+    for label, run in storm.runs.items():
+        told = {
+            found[1]
+            for text in storm.suite.attempts(run)
+            if (found := re.search(r"job (\d+)", text))
+        }
+        provenance = storm.suite.provenance(run)
+        trained = {part["job"] for part in (provenance, *provenance.get("resumed", []))}
+        assert trained <= told, label
+        assert told <= {job["JobIDRaw"] for job in accounted(cluster, [run])}, label
+
+
+def test_the_status_tells_how_often_runs_were_resumed(storm: Storm) -> None:
+    command = [
+        *(sys.executable, "-m", "acdc", "status", "--scale", str(storm.suite.scale)),
+        *("--results", str(storm.suite.results), "--experiments", str(storm.suite.experiments)),
+    ]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for label, run in storm.runs.items():
+        times = len(storm.suite.provenance(run).get("resumed", []))
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(label)]
+        assert line.rstrip().endswith(f"done (resumed {times}x)" if times else "done")

@@ -1,0 +1,168 @@
+"""Studies through ``snakemake --profile slurm``: what jobs ask for, failures, packs, two nodes."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import FOLDER, ROOT, Suite, accounted, same, train_alone
+from tests.cluster.slurm import Cluster, wait_until
+from workflow.study import Study, load
+
+pytestmark = pytest.mark.cluster
+
+Undisturbed = Callable[[Study], dict[str, Any]]
+
+
+def brief(cluster: Cluster, results: Path, experiments: str, *more: str) -> Suite:
+    folder = FOLDER / "experiments" / experiments
+    return Suite(cluster, results, FOLDER / "brief.yaml", folder, more)
+
+
+def test_a_table_of_the_quick_scale_is_made_by_one_job_a_run_as_the_profile_says(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    suite = Suite(cluster, tmp_path / "results", "quick", more=("seeds=1",))
+    said = suite.make("table06")
+    assert (suite.folder / "tables" / "table06.tex").exists(), said
+    runs = load("quick", 1).runs_of("table06")
+    jobs = accounted(cluster, runs)
+    assert sorted(job["Comment"] for job in jobs) == sorted(
+        f"rule_train_wildcards_{run}" for run in runs
+    )
+    profile = yaml.safe_load((ROOT / "slurm" / "profile.v9+.yaml").read_text())
+    asked = profile["set-resources"]["train"]
+    cores = asked["cpus_per_gpu"]
+    for job in jobs:
+        assert job["State"] == "COMPLETED"
+        assert job["Partition"] == asked["slurm_partition"]
+        assert int(job["TimelimitRaw"]) == asked["runtime"]
+        requested = dict(part.split("=") for part in job["ReqTRES"].split(","))
+        assert (int(requested["cpu"]), int(requested["gres/gpu"])) == (cores, 1)
+        memory = {"M": 1, "G": 1024}[requested["mem"][-1]] * float(requested["mem"][:-1])
+        assert round(memory) == cores * asked["mem_mb_per_cpu"]
+        assert job["NNodes"] == "1"
+    for run in runs:
+        assert suite.result(run)["status"] == "finished"
+        assert len(suite.attempts(run)) == 1
+
+
+def test_a_run_that_cannot_succeed_is_one_job_and_a_missing_cell_until_the_next_start(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    suite = brief(cluster, tmp_path / "results", "failures")
+    good, refused, diverging = (
+        run for row in suite.study.experiments[0]["rows"] for run in row["runs"]
+    )
+    # Seed 2 finds the checkpoint of a run that is not its own.
+    other = tmp_path / "other"
+    train_alone(suite.study, good, other)
+    shutil.copytree(other / good / "checkpoint", suite.run_folder(refused) / "checkpoint")
+    said = suite.make("failures", status=1)
+    assert re.search(rf"{refused} has failed: checkpoint .* belongs to run", said)
+    assert "error: 1 of 3 runs have failed" in said
+    jobs = [job["Comment"].rpartition("_")[2] for job in accounted(cluster, suite.study.runs)]
+    # One place in the queue each, whatever the profile grants to jobs that are interrupted.
+    assert sorted(jobs) == sorted(run.rpartition("_")[2] for run in (good, refused, diverging))
+    assert suite.result(diverging)["status"] == "diverged"
+    assert [len(suite.attempts(run)) for run in (good, refused, diverging)] == [1, 1, 1]
+    refusals, failures = table(suite, "failures")
+    assert (refusals["n"], refusals["failed"]) == ("1", "1")
+    assert (failures["n"], failures["diverged"]) == ("0", "1")
+
+    shutil.rmtree(suite.run_folder(refused))
+    suite.make("failures")
+    assert suite.result(refused)["status"] == "finished"
+    refusals, _ = table(suite, "failures")
+    assert (refusals["n"], refusals["failed"]) == ("2", "0")
+    assert len(suite.attempts(refused)) == 2
+    assert len(suite.attempts(good)) == 1
+
+
+def table(suite: Suite, name: str) -> list[dict[str, str]]:
+    with (suite.folder / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_seeds_of_a_small_model_share_a_job_and_a_gpu(
+    cluster: Cluster, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    suite = brief(cluster, tmp_path / "results", "pack", "pack=2")
+    said = suite.make("pack")
+    first, second = suite.study.runs
+    (job,) = accounted(cluster, suite.study.runs)
+    assert job["Comment"] == f"rule_pack_wildcards_{first}"
+    assert "gres/gpu=1" in job["ReqTRES"]
+    expected = undisturbed(suite.study)
+    for run in (first, second):
+        assert same(suite.result(run), expected[run])
+        assert len(suite.attempts(run)) == 1
+    (row,) = table(suite, "pack")
+    assert row["n"] == "2", said
+    assert "Nothing to be done" in suite.make("pack")
+
+
+def test_two_suites_at_once_do_not_share_a_folder_and_need_not_share_runs(
+    cluster: Cluster, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    one, two = (brief(cluster, tmp_path / name, "pack") for name in ("one", "two"))
+    (run, _) = one.study.runs
+    controllers = [suite.start("trained") for suite in (one, two)]
+    wait_until(lambda: one.jobs().get(run), "a job")
+    # A third one wants the first one's folder.
+    output = one.output.read_text()
+    assert one.start("trained").wait(timeout=120) == 75
+    said = one.output.read_text()[len(output) :]
+    assert re.search(rf"error: results folder {one.folder} is in use by another suite", said)
+    assert [controller.wait(timeout=600) for controller in controllers] == [0, 0]
+    expected = undisturbed(one.study)
+    for suite in (one, two):
+        for run in suite.study.runs:
+            assert same(suite.result(run), expected[run])
+            assert len(suite.attempts(run)) == 1
+
+
+def test_a_run_on_two_nodes_is_started_by_torchrun_and_goes_on_after_its_time_is_up(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    suite = Suite(
+        cluster,
+        tmp_path / "results",
+        FOLDER / "nodes.yaml",
+        FOLDER / "experiments" / "nodes",
+        ("gpus_per_node=1",),
+    )
+    (run,) = suite.study.runs
+    controller = suite.start("trained")
+    try:
+        suite.wait_for_epoch(run, 3)
+        (job,) = suite.running()[run]
+        assert cluster.run("squeue", "-hj", job, "--format=%D").strip() == "2"
+        # What SLURM sends two minutes before the end.
+        cluster.run("scancel", f"--signal={signal.SIGUSR1.name}", job)
+        assert controller.wait(timeout=600) == 0, suite.said()
+    finally:
+        controller.kill()
+    result = suite.result(run)
+    assert result["status"] == "finished"
+    records = suite.journal(run)
+    assert [r["epoch"] for r in records if "event" not in r] == list(
+        range(result["config"]["epochs"])
+    )
+    assert [r["event"] for r in records if r.get("event") == "resume"] == ["resume"]
+    provenance = suite.provenance(run)
+    assert provenance["ranks"] == 2
+    assert [attempt["ranks"] for attempt in provenance["resumed"]] == [2]
+    stopped, _ = suite.attempts(run)
+    assert f"{run} was stopped by SIGUSR1" in stopped
+    jobs = accounted(cluster, suite.study.runs)
+    assert [job["NNodes"] for job in jobs] == ["2", "2"]
+    assert all("gres/gpu=2" in job["ReqTRES"] for job in jobs)
