@@ -4,8 +4,11 @@
 # make check         ruff, mypy, snakefmt, snakemake --lint
 # make bench         what training costs, side by side as ratios (docs/performance.md)
 # make ui            MLflow's interface on the results of SCALE
+# make tracking-server  MLflow for several users, with PostgreSQL (docs/tracking.md)
+# make test-cluster  the tests on a real SLURM, which is started for them (Debian, as root)
+# make test-server   the tests that need it: PostgreSQL and Chromium have to be installed
 #
-# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, PORT=number,
+# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, PORT=number, HOST=address,
 # PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 
@@ -14,6 +17,7 @@ SCALE ?= smoke
 RESULTS ?= results
 CORES ?=
 PORT ?= 5001
+HOST ?= 127.0.0.1
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
@@ -25,7 +29,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
-.PHONY: reproduce quick test check bench format ui clean help
+.PHONY: reproduce quick test check bench format ui tracking-server test-server test-cluster clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +77,15 @@ ui: $(VENV)/ui
 		--workers 1 --backend-store-uri "sqlite:///$(abspath $(RESULTS)/$(SCALE)/mlflow.db)" \
 		--default-artifact-root "$(abspath $(RESULTS)/$(SCALE)/mlartifacts)"
 
+tracking-server: $(VENV)/server
+	@$(BIN)/python -m acdc.tracking.server --folder "$(RESULTS)/tracking" --host $(HOST) --port $(PORT)
+
+test-cluster: $(VENV)/dev
+	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
+
+test-server: $(VENV)/dev $(VENV)/server
+	$(BIN)/python -m pytest -n 0 -m server tests/tracking
+
 clean:
 	rm -rf $(VENV) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
@@ -95,4 +108,9 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/uv
 $(VENV)/ui: $(VENV)/suite
 	@echo "installing MLflow's interface"
 	@$(INSTALL) --editable '.[suite,slurm,ui]'
+	@touch $@
+
+$(VENV)/server: $(VENV)/suite
+	@echo "installing the tracking server"
+	@$(INSTALL) --editable '.[suite,slurm,server]'
 	@touch $@

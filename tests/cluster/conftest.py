@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ class Suite:
 
 def accounted(cluster: Cluster, runs: Collection[str]) -> list[dict[str, str]]:
     """Return what SLURM's accounts have of the jobs of some runs, one a job."""
-    fields = ("JobIDRaw", "Comment", "Partition", "ReqTRES", "TimelimitRaw", "State", "NNodes")
+    fields = ("JobIDRaw", "Comment", "Partition", "AllocTRES", "TimelimitRaw", "State", "NNodes")
     text = cluster.run("sacct", "-aXnP", "--starttime=now-1hour", f"--format={','.join(fields)}")
     rows = [dict(zip(fields, line.split("|"), strict=True)) for line in text.splitlines()]
     return [row for row in rows if row["Comment"].rpartition("_wildcards_")[2] in runs]
@@ -175,9 +176,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Study], d
     runs = tmp_path_factory.mktemp("undisturbed")
 
     def train(study: Study) -> dict[str, Any]:
-        names = study.with_parents(tuple(study.runs))
-        for name in names:
-            train_alone(study, name, runs)
+        names = study.runs
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: train_alone(study, name, runs), names))
         return {name: json.loads((runs / name / "result.json").read_text()) for name in names}
 
     return train

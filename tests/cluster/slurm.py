@@ -70,7 +70,7 @@ RealMemory={memory_mb} Gres=gpu:a100:{gpus} State=UNKNOWN
 PartitionName=DEFAULT Nodes=ALL MaxTime=1-00:00:00 DefaultTime=00:30:00 DefMemPerCPU=500 State=UP
 PartitionName=main PriorityTier=10 Default=YES
 PartitionName=gpu Nodes=n[1-{before_last}] PriorityTier=10
-PartitionName=scavenge Nodes=n{nodes} PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
+PartitionName=scavenge Nodes=n{nodes} PriorityTier=1 PreemptMode=REQUEUE
 """
 
 _GRES_CONF = """\

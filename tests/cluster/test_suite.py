@@ -45,7 +45,7 @@ def test_a_table_of_the_quick_scale_is_made_by_one_job_a_run_as_the_profile_says
         assert job["State"] == "COMPLETED"
         assert job["Partition"] == asked["slurm_partition"]
         assert int(job["TimelimitRaw"]) == asked["runtime"]
-        requested = dict(part.split("=") for part in job["ReqTRES"].split(","))
+        requested = dict(part.split("=") for part in job["AllocTRES"].split(","))
         assert (int(requested["cpu"]), int(requested["gres/gpu"])) == (cores, 1)
         memory = {"M": 1, "G": 1024}[requested["mem"][-1]] * float(requested["mem"][:-1])
         assert round(memory) == cores * asked["mem_mb_per_cpu"]
@@ -100,7 +100,7 @@ def test_seeds_of_a_small_model_share_a_job_and_a_gpu(
     first, second = suite.study.runs
     (job,) = accounted(cluster, suite.study.runs)
     assert job["Comment"] == f"rule_pack_wildcards_{first}"
-    assert "gres/gpu=1" in job["ReqTRES"]
+    assert "gres/gpu=1" in job["AllocTRES"]
     expected = undisturbed(suite.study)
     for run in (first, second):
         assert same(suite.result(run), expected[run])
@@ -165,4 +165,4 @@ def test_a_run_on_two_nodes_is_started_by_torchrun_and_goes_on_after_its_time_is
     assert f"{run} was stopped by SIGUSR1" in stopped
     jobs = accounted(cluster, suite.study.runs)
     assert [job["NNodes"] for job in jobs] == ["2", "2"]
-    assert all("gres/gpu=2" in job["ReqTRES"] for job in jobs)
+    assert all("gres/gpu=2" in job["AllocTRES"] for job in jobs)
