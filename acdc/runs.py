@@ -15,7 +15,7 @@ import yaml
 
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
-from acdc.errors import Diverged, Interrupted, Resumable
+from acdc.errors import Diverged, Interrupted, Resumable, RunDirectoryError
 from acdc.failures import FAILED, NoModelError, refuse_to_repeat, remember, told
 from acdc.files import remove_temporary, write_json, write_text
 from acdc.journal import Journal
@@ -380,8 +380,13 @@ def settled(folder: Path) -> dict[str, Any] | None:
 
 def restored(folder: Path) -> dict[str, Any] | None:
     """Put the removed result of a run that has finished back, if its models are still there."""
-    result = read_result(folder, SPARE)
-    if result is None or digests(folder) != result.get("files", {}):
+    try:
+        result = read_result(folder, SPARE)
+    except RunDirectoryError:
+        return None  # it is made again from the last checkpoint
+    if result is None or result["run"] != folder.name:
+        return None
+    if digests(folder) != result.get("files", {}):
         return None
     (folder / FAILED).unlink(missing_ok=True)
     write_json(folder / RESULT, result)

@@ -316,7 +316,7 @@ class Bar:
 
 
 def _failures(log: Path, folder: Path) -> str:
-    """Return what went wrong: the last line of each failed job's log."""
+    """Return what went wrong: the last line of each failed job's log, and why runs failed."""
     text = log.read_text(errors="replace")
     lines = []
     for name in dict.fromkeys(re.findall(r"^ +log: (\S+) \(check log", text, flags=re.MULTILINE)):
@@ -327,6 +327,8 @@ def _failures(log: Path, folder: Path) -> str:
         reason = next((x for x in reversed(content) if x.startswith("error:")), None)
         reason = reason or (content[-1] if content else "ended without a word")
         lines.append(f"{Path(name).relative_to(folder / 'logs')}: {reason}")
+    # Said at the end of a study, which goes on without them.
+    lines += [": ".join(found) for found in re.findall(r"^(\S+) has failed: (.+)$", text, re.M)]
     if not lines:
         tail = [line for line in text.splitlines() if line.strip()][-5:]
         lines = tail or ["Snakemake ended without a word"]

@@ -1,4 +1,4 @@
-"""A throw-away SLURM cluster on this machine: real daemons, four virtual nodes, fake GPUs.
+"""A throw-away SLURM cluster on this machine: real daemons, a few virtual nodes, fake GPUs.
 
     python -m tests.cluster up|down [--root FOLDER]
 
@@ -131,7 +131,7 @@ class Cluster:
     """A cluster whose state is below a folder."""
 
     root: Path
-    nodes: int = 4
+    nodes: int = 5
     cores: int = 16
     """Of a node, as it tells SLURM; they are all the same few of this machine."""
     memory_mb: int = 64000

@@ -67,8 +67,8 @@ def test_a_good_profile_passes(tmp_path: Path, study: Study) -> None:
         ({"runtime": "2d"}, "runtime 2880 min is asked for, 1440 min are allowed"),
         ({"gpu_model": "h100"}, "1 h100 are asked for on a node, nodes have 2 a100"),
         ({"gpu": 3, "cpus_per_gpu": 1}, "3 a100 are asked for on a node, nodes have 2 a100"),
-        ({"mem_mb": 4001}, "4001 MB of memory are asked for, a node has 4000 at most"),
-        ({"cpus_per_gpu": 5}, "5 cores are asked for, a node has 4 at most"),
+        ({"mem_mb": 64001}, "64001 MB of memory are asked for, a node has 64000 at most"),
+        ({"cpus_per_gpu": 17}, "17 cores are asked for, a node has 16 at most"),
         ({"slurm_account": "nobody"}, "SLURM does not know it as yours"),
     ],
 )

@@ -48,7 +48,8 @@ def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
     )
     runs = {row["label"]: row["runs"][0] for row in suite.study.experiments[0]["rows"]}
     resources = (
-        *("--set-resources", "train:mem_mb_per_cpu=2000", "train:cpus_per_gpu=4"),
+        # Each run has a node of its own.
+        *("--set-resources", "train:mem_mb_per_cpu=2000", "train:cpus_per_gpu=16"),
         f"train:runtime=2 if wildcards.run.endswith({runs[LONG][-12:]!r}) else 60",
         "train:slurm_partition='scavenge' if '_rigl_' in wildcards.run else 'gpu'",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -88,7 +89,7 @@ def test_another_title_reruns_what_prints_it_and_no_training(
     scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"title": "Another"}))
     rerun = dry(finished, scale)
     assert {"plan", "aggregate", "table", "figure", "report"} <= set(rerun)
-    assert not {"train", "data", "iht", "track"} & set(rerun)
+    assert not {"train", "data", "iht"} & set(rerun)
 
 
 def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path:
     path.write_text(yaml.safe_dump(table, sort_keys=False))
     rerun = dry(finished, TINY, experiments=folder)
     assert {"plan", "table", "report"} <= set(rerun)
-    assert not {"train", "data", "iht", "track"} & set(rerun)
+    assert not {"train", "data", "iht"} & set(rerun)
 
 
 def test_one_more_seed_trains_only_that_seed(finished: Workplace) -> None:
@@ -208,7 +209,7 @@ def test_the_cluster_profile_plans_every_run_with_its_requests() -> None:
     assert blocks
     for block in blocks:
         resources = next(line for line in block.splitlines() if "resources:" in line)
-        for request in ("gpu=1", "mem_mb=16000", "runtime=1440", "slurm_partition=gpu"):
+        for request in ("gpu=1", "mem_mb_per_cpu=2000", "runtime=1440", "slurm_partition=gpu"):
             assert request in resources
 
 
@@ -243,3 +244,54 @@ def test_a_damaged_data_file_stops_the_study_and_names_the_checksum(
     assert done.returncode == 1
     assert f"{folder}/train-images-idx3-ubyte is damaged" in done.stderr
     assert "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888" in done.stderr
+
+
+def table(study: Path, name: str) -> list[dict[str, str]]:
+    with (study / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_that_cannot_be_written_leaves_a_report_without_it(
+    workplace: Workplace, finished: Workplace
+) -> None:
+    run = next(
+        path.name for path in (finished.study / "runs").iterdir() if "_acdc_s90_" in path.name
+    )
+    shutil.copytree(finished.study / "runs", workplace.study / "runs")
+    shutil.rmtree(workplace.study / "runs" / run)
+    (workplace.study / "runs" / run).write_text("in the way")
+    done = workplace.reproduce()
+    assert done.returncode == 1
+    assert f"run {run} cannot be written" in done.stderr
+    assert "of 5 runs so far" in (workplace.study / "report.html").read_text()
+    (missing,) = (row for row in table(workplace.study, "table06") if row["missing"] == "1")
+    assert missing["n"] == "0"
+
+    (workplace.study / "runs" / run).unlink()
+    assert workplace.reproduce().returncode == 0
+    for name in ("table06.csv", "table06.tex"):
+        made, expected = (place.study / "tables" / name for place in (workplace, finished))
+        assert made.read_text() == expected.read_text()
+
+
+def test_a_run_that_has_failed_for_good_is_a_missing_cell_and_tried_again(
+    workplace: Workplace, finished: Workplace
+) -> None:
+    shutil.copytree(finished.study / "runs", workplace.study / "runs")
+    runs = {path.name.partition("_seed")[0]: path for path in (workplace.study / "runs").iterdir()}
+    other, run = runs["resnet8_s2_digits_acdc-first-last_s90"], runs["resnet8_s2_digits_dense_s0"]
+    shutil.rmtree(run)
+    shutil.copytree(other / "checkpoint", run / "checkpoint")
+    done = workplace.reproduce()
+    assert done.returncode == 1
+    assert f"{run.name}: checkpoint {run / 'checkpoint'}" in done.stderr.replace("\n", " ")
+    (failed,) = (row for row in table(workplace.study, "table06") if row.get("failed") == "1")
+    assert (failed["label"], failed["n"]) == ("Dense", "0")
+    assert "belongs to run" in (workplace.study / "report.html").read_text()
+    assert not (run / "result.json").exists()
+
+    shutil.rmtree(run)
+    assert workplace.reproduce().returncode == 0
+    (dense,) = (row for row in table(workplace.study, "table06") if row["label"] == "Dense")
+    assert dense["n"] == "1"
+    assert "failed" not in dense

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +18,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from acdc.certificate import objections
 from acdc.errors import SuiteError
 from acdc.results import RESULT
 from acdc.sources import source_digest
 
 JOURNAL = "journal.jsonl"
+FAILED = "failed"  # a result of this status is none yet: the run is tried again
+CONFIGURED = ("method", "sparsity", "model", "dataset")
+"""Keys of the configuration that are tags of a run and of its cell."""
+RUN_NAME = re.compile(r".+-[0-9a-f]{12}")
+TEXT_LENGTH = 1000  # of a tag; MLflow takes 8000 characters
 # The result is read first: once it is there, the journal is complete.
 ARTIFACTS = (RESULT, JOURNAL, "provenance.json", "config.yaml")
 
@@ -59,9 +67,36 @@ def numbers(value: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in value.items() if isinstance(v, int | float) and type(v) is not bool}
 
 
+def key_of(run: Path, scale: str) -> str:
+    """Return what the mirrored run of a directory is found by: its fingerprint at a scale."""
+    return f"{scale}/run/{run.name.rpartition('-')[2]}"
+
+
+def newest_checkpoint(folder: Path) -> float:
+    """Return when the newest checkpoint was written; infinity where a run has none to resume from.
+
+    In seconds since 1970. A line of the journal that is older is never cut off.
+    """
+    times = []
+    for path in (folder / "checkpoint").glob("step-*.pt"):
+        with contextlib.suppress(FileNotFoundError):  # superseded just now
+            times.append(path.stat().st_mtime)
+    return max(times, default=math.inf)
+
+
+def run_folders(folder: Path) -> set[Path]:
+    """Return the run directories in a folder or below it, or the folder itself if it is one."""
+    found = {path.parent.resolve() for path in folder.rglob("config.yaml")}
+    return {path for path in found if RUN_NAME.fullmatch(path.name)}
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run directory held at one moment, so that all that is sent of it agrees."""
+    """What a run directory held at one moment, so that all that is sent of it agrees.
+
+    Lines of the journal that are newer than the checkpoint which the run would be resumed from are
+    not among it: resuming writes them anew, and a tracking store takes nothing back.
+    """
 
     folder: Path
     scale: str
@@ -81,20 +116,26 @@ class Snapshot:
         """
         files = {}
         try:
+            kept_until = newest_checkpoint(folder)
             for name in ARTIFACTS:
                 with contextlib.suppress(FileNotFoundError):
                     files[name] = (folder / name).read_bytes()
-            # A last line without its end is still being written, or was cut short by a kill.
+            result = json.loads(files[RESULT]) if RESULT in files else None
             journal = files.get(JOURNAL, b"")
-            files[JOURNAL] = journal = journal[: journal.rfind(b"\n") + 1]
+            # A last line without its end is still being written, or was cut short by a kill.
+            lines = journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
+            records = [json.loads(line) for line in lines]
+            if result is None or result["status"] == FAILED:
+                records = list(itertools.takewhile(lambda r: r["time"] <= kept_until, records))
+            files[JOURNAL] = b"".join(lines[: len(records)])
             return cls(
                 folder,
                 scale,
                 files,
                 config=dict(yaml.safe_load(files["config.yaml"])),
-                result=json.loads(files[RESULT]) if RESULT in files else None,
+                result=result,
                 provenance=json.loads(files.get("provenance.json", b"{}")),
-                records=[json.loads(line) for line in journal.splitlines()],
+                records=records,
                 configured_ms=round(1000 * (folder / "config.yaml").stat().st_mtime),
             )
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
@@ -106,9 +147,15 @@ class Snapshot:
         return self.folder.name.rpartition("-")[0]
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What a mirrored run is found by: the fingerprint, at a scale."""
-        return self.folder.name.rpartition("-")[2], self.scale
+    def key(self) -> str:
+        """What the mirrored run is found by."""
+        return key_of(self.folder, self.scale)
+
+    @property
+    def cell(self) -> str:
+        """What the cell is found by: the run's configuration but for its seed."""
+        shared = {key: value for key, value in self.config.items() if key != "seed"}
+        return f"{self.scale}/cell/{digest(json.dumps(shared, sort_keys=True).encode())}"
 
     @property
     def journal(self) -> bytes:
@@ -131,20 +178,30 @@ class Snapshot:
         return round(1000 * (first["time"] - first.get("train_s", 0))), round(1000 * last["time"])
 
     @property
-    def claim(self) -> str:
-        """What the journal and the result are now."""
-        result = digest(self.files[RESULT]) if RESULT in self.files else ""
-        return f"{len(self.journal)}:{digest(self.journal)}:{result}"
+    def final(self) -> str:
+        """What the result is now; nothing as long as it may become another one."""
+        if self.result is None or self.result["status"] == FAILED:
+            return ""
+        return digest(self.files[RESULT])
+
+    def claim(self, before: str = "") -> str:
+        """Return what the journal and the result are now.
+
+        Args:
+            before: the claim of what was sent already; a result that has been removed since may
+                come back as it was.
+        """
+        final = self.final or before.rpartition(":")[2]
+        return f"{len(self.journal)}:{digest(self.journal)}:{final}"
 
     def continues(self, claim: str) -> bool:
         """Return whether all that was claimed is still part of this run.
 
-        It is not when the run was resumed from a checkpoint, which cuts its journal back, or was
-        trained anew.
+        It is not when the run was begun anew, or resumed from an earlier checkpoint than its last.
         """
-        length, journal, result = claim.split(":")
+        length, journal, final = claim.split(":")
         same = digest(self.journal[: int(length)]) == journal
-        return same and result in ("", self.claim.rpartition(":")[2])
+        return same and (not final or self.final in ("", final))
 
     def params(self) -> dict[str, str]:
         """Return the resolved configuration, flat; what is no text is written as JSON."""
@@ -166,7 +223,8 @@ class Snapshot:
         """Yield the metrics of the result, such as ``sparse_last/test_accuracy``."""
         if self.result is None:
             return
-        groups = {name: self.result[name] for name in ("flops", "timings")}
+        # One that has failed has neither.
+        groups = {name: self.result.get(name, {}) for name in ("flops", "timings")}
         for product, kept in self.result["products"].items():
             groups |= {f"{product}_{which}": kept[which] for which in kept}
         for group, values in groups.items():
@@ -179,21 +237,45 @@ class Snapshot:
         config, result, git = (self.config, self.result or {}, self.provenance.get("git") or {})
         # Of an unfinished run only the name of its directory tells the variant.
         variant = re.sub(r"_s[^_]*_seed\d+$", "", self.slug).partition(f"_{config['method']}-")[2]
-        tags = {key: config[key] for key in ("method", "sparsity", "seed", "model", "dataset")}
+        attempts = [self.provenance, *self.provenance.get("resumed", [])]
+        jobs = dict.fromkeys(str(attempt["job"]) for attempt in attempts if attempt.get("job"))
+        tags = {key: config[key] for key in CONFIGURED}
         tags |= {
+            "kind": "run",
+            "seed": config["seed"],
             "variant": result.get("variant", variant),
             "primary": result.get("primary"),
             "status": result.get("status", "running"),
             "diverged_at": result.get("diverged_at"),
-            "fingerprint": self.key[0],
+            "error": result.get("error"),
+            "exit_status": result.get("exit_status"),
+            "attempts": len(attempts),
+            "slurm_job_id": ", ".join(jobs) or None,
+            "fingerprint": self.folder.name.rpartition("-")[2],
             "scale": self.scale,
             "slug": self.slug,
             "git_revision": git.get("revision"),
             "git_clean": git.get("clean"),
             "mlflow.source.git.commit": git.get("revision"),
             "source_digest": source_digest(self.provenance),
+            **self.refusals(),
         }
-        return {key: str(value) for key, value in tags.items() if value is not None}
+        return {key: str(value)[:TEXT_LENGTH] for key, value in tags.items() if value is not None}
+
+    def refusals(self) -> dict[str, str]:
+        """Return why products are not to be averaged, as tags such as ``refused.sparse``."""
+        found = {}
+        for product, kept in (self.result or {"products": {}})["products"].items():
+            requested = self.config["sparsity"] if product == "sparse" else 0.0
+            weights = (self.result or {})["prunable_weights"]
+            reasons = dict.fromkeys(
+                reason
+                for record in kept.values()
+                for reason in objections(record.get("certificate"), requested, weights)
+            )
+            if reasons:
+                found[f"refused.{product}"] = "; ".join(reasons)
+        return found
 
     def weights(self) -> dict[Path, str]:
         """Return the weights of a finished run, each with what tells whether it has changed."""

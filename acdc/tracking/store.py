@@ -1,33 +1,25 @@
-"""The command that mirrors run directories into MLflow, and the stores that it mirrors into.
-
-Training never calls MLflow: it writes its journal, which stays the truth. This command sends what
-the store does not have yet and can be run again at any time.
-"""
+"""The stores that results are mirrored into, and how one of them is opened."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-import click
 from filelock import FileLock
 
 from acdc.errors import ConfigError, SuiteError
-from acdc.snapshots import DamagedRunError, Snapshot, digest
+from acdc.tracking.snapshots import digest
 
 if TYPE_CHECKING:
-    from acdc.mirror import Mirror
+    from acdc.tracking.mirror import Mirror
 
-RUN_NAME = re.compile(r".+-[0-9a-f]{12}")
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 STORE_WAIT_S = 20.0  # as long as MLflow itself waits for a locked SQLite file
 MIRROR_WAIT_S = 3600.0
@@ -39,13 +31,13 @@ class TrackingError(SuiteError):
     exit_status = 6
 
 
-def tracking_uri(option: str | None, folder: Path) -> str:
-    """Return the store: the option, else MLFLOW_TRACKING_URI, else mlflow.db beside the runs.
+def tracking_uri(option: str | None, study: Path) -> str:
+    """Return the store: the option, else MLFLOW_TRACKING_URI, else mlflow.db in the study.
 
     Raises:
         ConfigError: MLflow 3 does not write there; plain folders such as mlruns are refused.
     """
-    beside = f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+    beside = f"sqlite:///{study.absolute() / 'mlflow.db'}"
     uri = option or os.environ.get("MLFLOW_TRACKING_URI") or beside
     if uri.partition(":")[0].partition("+")[0] not in SCHEMES or "://" not in uri:
         raise ConfigError(
@@ -58,7 +50,9 @@ def tracking_uri(option: str | None, folder: Path) -> str:
 def without_password(text: str, uri: str) -> str:
     """Return a text that can be shown although it may name a store with its password."""
     password = urlsplit(uri).password
-    return text.replace(password, "***") if password else text
+    if not password:
+        return text
+    return text.replace(password, "***").replace(unquote(password), "***")
 
 
 def load_mlflow() -> None:
@@ -72,6 +66,7 @@ def load_mlflow() -> None:
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         # That a server is away is told after seconds, not minutes: the command can be run again.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -81,7 +76,8 @@ def load_mlflow() -> None:
     try:
         import sqlalchemy  # noqa: F401
 
-        import acdc.mirror  # noqa: F401  and with it MLflow, which sets the levels of its loggers
+        # And with it MLflow, which sets the levels of its loggers.
+        import acdc.tracking.mirror  # noqa: F401
     except ModuleNotFoundError as error:
         raise TrackingError(
             f"tracking needs the package {error.name}; pip install 'acdc-suite[suite]' installs it"
@@ -114,6 +110,26 @@ def prepare_store(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_away(error: Exception) -> bool:
+    """Return whether an error means that no server answers."""
+    return any(text in str(error) for text in ("Max retries exceeded", "Connection aborted"))
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with a store, in a few words."""
+    text = " ".join(str(error).split())
+    if "database is locked" in text:
+        return "it is locked by another program"
+    if is_away(error):
+        return "no server answers there"
+    if "error 401" in text or "not authenticated" in text:
+        return (
+            "it wants a user and a password, and MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD are not set or not right"
+        )
+    return text[:300]
+
+
 @contextlib.contextmanager
 def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
     """Yield the mirror in a store, to one process of this host at a time.
@@ -126,7 +142,7 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from acdc.mirror import Mirror
+    from acdc.tracking.mirror import Mirror
 
     file = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:") else None
     shared = f"acdc-{os.getuid()}-{digest(uri.encode())}.lock"
@@ -135,67 +151,13 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=MIRROR_WAIT_S):
             if file:
+                # Each connection opens the file anew, which may be another one by then.
+                os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
                 prepare_store(file)
             artifacts = file.with_name("mlartifacts").as_uri() if file else None
             yield Mirror(MlflowClient(uri, uri), artifacts, weights)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        if "database is locked" in reason:
-            reason = "it is locked by another program"
-        elif "Max retries exceeded" in reason:
-            reason = "no server answers there"
         raise TrackingError(
-            without_password(f"tracking store {uri}: {reason[:300]}", uri)
+            without_password(f"tracking store {uri}: {reason(error)}", uri)
             + "; nothing is lost: run the command again once that is mended"
         ) from error
-
-
-def scale_of(run: Path) -> str:
-    """Return the scale of a run, as in ``results/<scale>/runs/<run>``, else nothing."""
-    runs = run.parent
-    return runs.parent.name if runs.name == "runs" and runs.parent.name != "results" else ""
-
-
-@click.command("track")
-@click.argument(
-    "folders",
-    metavar="RUNS_FOLDER...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-)
-@click.option(
-    "--uri", help="The store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db beside RUNS_FOLDER]"
-)
-@click.option("--experiment", help="MLflow's experiment.  [default: acdc-SCALE, or acdc]")
-@click.option("--scale", help="Scale of the runs.  [default: as in results/SCALE/runs]")
-@click.option("--weights", is_flag=True, help="Send the weights of finished runs, too.")
-def track_command(
-    folders: tuple[Path, ...],
-    uri: str | None,
-    experiment: str | None,
-    scale: str | None,
-    weights: bool,
-) -> None:
-    """Mirror all runs below RUNS_FOLDER into MLflow; only what is new is sent.
-
-    It can be run at any time, as often as you like, and while runs are being trained.
-    """
-    uri = tracking_uri(uri, folders[0])
-    found = {path.parent.resolve() for folder in folders for path in folder.rglob("config.yaml")}
-    outcomes: Counter[str] = Counter()
-    damaged = []
-    with open_store(uri, weights) as mirror:
-        for folder in sorted(path for path in found if RUN_NAME.fullmatch(path.name)):
-            at = scale_of(folder) if scale is None else scale
-            try:
-                run = Snapshot.read(folder, at)
-            except DamagedRunError as error:
-                damaged.append(str(error))
-                continue
-            name = experiment or (f"acdc-{at}" if at else "acdc")
-            outcomes[mirror.send(run, name)] += 1
-    counts = ", ".join(f"{outcomes[key]} {key}" for key in ("new", "updated", "unchanged"))
-    click.echo(without_password(f"{outcomes.total()} runs mirrored to {uri}: {counts}", uri))
-    if damaged:
-        raise DamagedRunError(f"{len(damaged)} runs cannot be read: {'; '.join(damaged)}")

@@ -1,0 +1,217 @@
+"""What the tests of the mirror share: real runs, and what a store holds, read with SQL."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy
+import yaml
+from sqlalchemy.pool import NullPool
+
+from acdc.config import RunConfig, parse_run
+from acdc.files import write_json
+from acdc.journal import Journal
+from acdc.tracking.command import sync_command
+
+PHASES = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 4]]
+BASE = {"model": "resnet8_s2", "dataset": "digits", "seed": 1}
+DESCRIPTIONS: dict[str, dict[str, Any]] = {
+    "acdc": {
+        **BASE,
+        "method": "acdc",
+        "sparsity": 0.9,
+        "epochs": 4,
+        "settings": {"schedule": None, "phases": PHASES},
+    },
+    "dense": {**BASE, "method": "dense", "epochs": 3},
+}
+DESCRIPTIONS["diverged"] = {**DESCRIPTIONS["acdc"], "sparsity": 0.5, "recipe": {"lr": 1e30}}
+
+History = dict[str, list[tuple[int, float, int]]]
+"""By metric: epoch, value, time in milliseconds."""
+
+
+def sync(folder: Path, *options: str) -> None:
+    sync_command.main([str(folder), *options], standalone_mode=False)
+
+
+def store_uri(runs: Path) -> str:
+    return f"sqlite:///{runs.parent / 'mlflow.db'}"
+
+
+def query(uri: str, text: str, **values: Any) -> list[Any]:
+    engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
+    with engine.connect() as store:
+        return list(store.execute(sqlalchemy.text(text), values))
+
+
+def active(uri: str, kind: str, experiment: str = "acdc-tiny") -> dict[str, str]:
+    """The run ids of what is mirrored of a kind, by name; names must be different."""
+    rows = found(uri, kind, experiment)
+    assert len({name for name, _ in rows}) == len(rows)
+    return dict(rows)
+
+
+def names(uri: str, kind: str, experiment: str = "acdc-tiny") -> set[str]:
+    """The names of what is mirrored of a kind, perhaps twice for the moment."""
+    return {name for name, _ in found(uri, kind, experiment)}
+
+
+def found(uri: str, kind: str, experiment: str) -> list[tuple[str, str]]:
+    """Names and run ids."""
+    rows = query(
+        uri,
+        "SELECT r.name, r.run_uuid FROM runs r JOIN experiments e ON "
+        "e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid WHERE "
+        "e.name = :experiment AND r.lifecycle_stage = 'active' AND t.key = 'kind' AND "
+        "t.value = :kind",
+        experiment=experiment,
+        kind=kind,
+    )
+    return [(str(name), str(run_id)) for name, run_id in rows]
+
+
+def tags(uri: str, run_id: str) -> dict[str, str]:
+    rows = query(uri, "SELECT key, value FROM tags WHERE run_uuid = :run_id", run_id=run_id)
+    return {str(key): value for key, value in rows}
+
+
+def shown(uri: str, run_id: str) -> dict[str, float]:
+    """The values that the interface shows of a run's metrics."""
+    rows = query(uri, "SELECT key, value FROM latest_metrics WHERE run_uuid = :r", r=run_id)
+    return {str(key): value for key, value in rows}
+
+
+def histories(uri: str) -> dict[str, History]:
+    """All values of the epochs' metrics, by run id, in the order of step and time."""
+    found: dict[str, History] = defaultdict(lambda: defaultdict(list))
+    rows = query(
+        uri,
+        "SELECT run_uuid, key, step, value, timestamp FROM metrics ORDER BY step, timestamp",
+    )
+    for run_id, key, step, value, when in rows:
+        if "/" not in key:
+            found[run_id][key].append((step, value, when))
+    return {run_id: dict(history) for run_id, history in found.items()}
+
+
+def journal_history(folder: Path) -> History:
+    """The same, from the journal, as far as it cannot be cut back any more."""
+    values: History = defaultdict(list)
+    checkpoints = [path.stat().st_mtime for path in folder.glob("checkpoint/step-*.pt")]
+    kept = math.inf if (folder / "result.json").exists() else max(checkpoints, default=math.inf)
+    text = (folder / "journal.jsonl").read_text()
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        record = json.loads(line)
+        if record["time"] > kept:
+            break
+        if "event" in record:
+            continue
+        for key, value in record.items():
+            if key not in ("epoch", "time") and isinstance(value, int | float):
+                values[key].append((record["epoch"], value, round(1000 * record["time"])))
+    return dict(values)
+
+
+def checkpoint(folder: Path) -> None:
+    """Make the run's checkpoint one that was written just now."""
+    time.sleep(0.02)  # more than the clock of the file system lags behind
+    (path,) = folder.glob("checkpoint/step-*.pt")
+    os.utime(path)
+
+
+def slug_of(folder: Path) -> str:
+    return folder.name.rpartition("-")[0]
+
+
+def assert_mirrors(runs: Path, *folders: Path, uri: str = "") -> dict[str, str]:
+    """The store holds of runs what their directories hold, each step once; return their ids."""
+    uri = uri or store_uri(runs)
+    ids, found = active(uri, "run"), histories(uri)
+    for folder in folders:
+        run_id = ids[slug_of(folder)]
+        assert found.get(run_id, {}) == journal_history(folder)
+        (status,) = query(uri, "SELECT status FROM runs WHERE run_uuid = :r", r=run_id)
+        assert (status[0] == "RUNNING") == (not (folder / "result.json").exists())
+    return {name: ids[name] for name in map(slug_of, folders)}
+
+
+def seeds(template: Path, count: int) -> list[RunConfig]:
+    """The run of a directory with other seeds."""
+    first = parse_run(yaml.safe_load((template / "config.yaml").read_text()))
+    return [first.with_seed(seed) for seed in range(101, 101 + count)]
+
+
+def write_run(template: Path, runs: Path, config: RunConfig, pause_s: float = 0.0) -> Path:
+    """Write what a finished run leaves, as training does, with numbers of its own."""
+    draw = random.Random(config.seed)
+    folder = runs / config.run_name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    shutil.copy(template / "provenance.json", folder)
+    journal = Journal(folder / "journal.jsonl")
+    for line in (template / "journal.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "event" not in record:
+            record |= {"val_loss": draw.random(), "train_loss": draw.random()}
+        journal.append(record)
+        time.sleep(pause_s * draw.random())
+    result = json.loads((template / "result.json").read_text())
+    for kept in result["products"].values():
+        for values in kept.values():
+            values["test_accuracy"] = draw.random()
+    result |= {"run": config.run_name, "fingerprint": config.fingerprint}
+    write_json(folder / "result.json", result)
+    return folder
+
+
+def writers(template: Path, runs: Path, count: int, pause_s: float) -> list[Path]:
+    """Let as many processes write runs at once; wait for them, and return the runs."""
+    fork = multiprocessing.get_context("fork")
+    configs = seeds(template, count)
+    processes = [
+        fork.Process(target=write_run, args=(template, runs, config, pause_s)) for config in configs
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+    return [runs / config.run_name for config in configs]
+
+
+def assert_cell_of(uri: str, folders: list[Path]) -> None:
+    """The only cell of the store is the mean of these runs."""
+    accuracies = [
+        json.loads((folder / "result.json").read_text())["products"]["sparse"]["last"]
+        for folder in folders
+    ]
+    values = [float(last["test_accuracy"]) for last in accuracies]
+    (cell,) = active(uri, "cell").values()
+    found = shown(uri, cell)
+    assert found["sparse_last/n"] == found["seeds/finished"] == len(folders)
+    assert math.isclose(found["sparse_last/test_accuracy_mean"], float(np.mean(values)))
+    assert math.isclose(found["sparse_last/test_accuracy_std"], float(np.std(values, ddof=1)))
+
+
+def acdc(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The command, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "acdc", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
