@@ -25,6 +25,8 @@ rule all:
         f"{FOLDER}/tracking.txt",
         TABLES,
         FIGURES,
+        # What is between them and data would not be missed where it was removed.
+        RESULTS,
     localrule: True
 
 
@@ -43,6 +45,7 @@ for _table in TABLE_IDS:
             _table
         input:
             f"{FOLDER}/tables/{_table}.tex",
+            results_of(STUDY.shown(_table)),
         localrule: True
 
 
@@ -53,4 +56,5 @@ for _figure in FIGURE_IDS + THEORY_IDS:
             _figure
         input:
             f"{FOLDER}/figures/{_figure}.pdf",
+            results_of(STUDY.shown(_figure)),
         localrule: True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 import yaml
 
 from acdc.documents import parse_yaml
-from acdc.errors import ConfigError, Interrupted, Resumable, SuiteError
+from acdc.errors import ConfigError, DeviceError, Interrupted, Resumable, SuiteError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -238,12 +239,29 @@ def train(
         except SuiteError as error:
             if ranks.first:
                 raise
-            sys.exit(error.exit_status)  # the first one says it
+            # The first one says it, and whether the run is settled.
+            sys.exit(0 if settle else error.exit_status)
     if ranks.first:
         for line in summary(result, runs):
             click.echo(line)
     if result["status"] == "diverged" and not settle:
         sys.exit(6)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def restore(folder: Path) -> None:
+    """Put back the removed result of the run in FOLDER, which has ended; trains nothing."""
+    from acdc.errors import RunDirectoryError
+    from acdc.runs import restored
+
+    result = restored(folder)
+    if result is None:
+        raise RunDirectoryError(
+            f"run {folder.name} has not ended, or its models are not those that it left; acdc "
+            "train goes on with it"
+        )
+    click.echo(f"{folder}: {result['status']}")
 
 
 def several(text: str) -> list[int]:
@@ -332,11 +350,19 @@ def pick_device(name: str | None) -> str:
 
     Raises:
         ConfigError: the device is not there.
+        DeviceError: this is a job with a GPU, which does not work.
     """
     import torch
 
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        if torch.version.cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
+            raise DeviceError(
+                f"the GPU that {platform.node()} grants (CUDA_VISIBLE_DEVICES) does not work "
+                "there; have the node looked at, or train on the processor with --device cpu"
+            )
+        return "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):

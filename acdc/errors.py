@@ -6,6 +6,7 @@
 2-5  a mistake or a condition that the user can mend
 6    the run diverged, and its result says so
 7    the device ran out of memory
+8    the device does not work
 75   interrupted or in another's hands: the same command goes on where it stopped (EX_TEMPFAIL)
 130  interrupted from the keyboard, likewise
 ==== =========================================================================================
@@ -54,6 +55,12 @@ class DeviceMemoryError(SuiteError):
 
     exit_status = 7
     recurs = True
+
+
+class DeviceError(SuiteError):
+    """A GPU that was granted does not work; another node's may."""
+
+    exit_status = 8
 
 
 class Resumable(SuiteError):

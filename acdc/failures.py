@@ -12,9 +12,21 @@ from pathlib import Path
 
 from acdc.errors import DeviceMemoryError, RunDirectoryError, SuiteError
 from acdc.files import write_json
+from acdc.journal import Journal, read_journal
 
 FAILED = "failed.json"
-_TRIES = 3
+HISTORY = "failures.jsonl"
+"""A line for each time that a run has failed for good; it stays."""
+BEGUN = "begun.json"
+"""After which checkpoint an attempt has begun that has not ended in an orderly way."""
+_TRIES, _KILLS = 3, 5
+
+
+class KilledError(SuiteError):
+    """Attempts at a run are killed again and again before they have got anywhere."""
+
+    exit_status = 7
+    recurs = True
 
 
 class NoModelError(SuiteError):
@@ -81,10 +93,13 @@ def remember(folder: Path, error: Exception) -> Failure:
         folder: of the run.
         error: what was raised.
     """
-    text = str(error) if isinstance(error, SuiteError) else repr(error)
-    checkpoints = sorted(path.name for path in (folder / "checkpoint").glob("step-*.pt"))
-    after = checkpoints[-1] if checkpoints else ""
     before = remembered(folder)
+    if isinstance(error, Recurring) and before is not None:
+        with contextlib.suppress(OSError):
+            _take_down(folder, before)
+        return before
+    text = str(error) if isinstance(error, SuiteError) else repr(error)
+    after = _newest_checkpoint(folder)
     times = 1
     if before is not None and before.after == after and _words(before.error) == _words(text):
         times += before.times
@@ -96,7 +111,51 @@ def remember(folder: Path, error: Exception) -> Failure:
     failure = Failure(text, status, recurs or times >= _TRIES, times, after)
     with contextlib.suppress(OSError):  # of a full disk, which is what is being told
         write_json(folder / FAILED, asdict(failure))
+        if failure.final:
+            _take_down(folder, failure)
     return failure
+
+
+def _take_down(folder: Path, failure: Failure) -> None:
+    """Add to the history of a run that it has failed for good."""
+    record = {"error": failure.error, "exit_status": failure.exit_status}
+    Journal(folder / HISTORY).append(record)
+
+
+def failures(folder: Path) -> int:
+    """Return how often a run has failed for good."""
+    return sum(1 for _ in read_journal(folder / HISTORY))
+
+
+def begin(folder: Path, attempt: int) -> None:
+    """Write down that an attempt begins; one that ends as it should calls ``end``.
+
+    Raises:
+        KilledError: too many have begun at the same checkpoint and ended without a word.
+    """
+    path, after, times = folder / BEGUN, _newest_checkpoint(folder), 1
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if attempt > 1 and before["after"] == after:
+            times += before["times"]
+    if times > _KILLS:
+        raise KilledError(
+            f"{_KILLS} attempts in a row were killed without a word and before a checkpoint "
+            f"after {after or 'the start'}, as SLURM does with what takes more memory than it has "
+            "asked for; give the job more, or look at SLURM's log of it"
+        )
+    write_json(path, {"after": after, "times": times})
+
+
+def end(folder: Path) -> None:
+    """Take note that an attempt has not been killed."""
+    with contextlib.suppress(OSError):  # of a folder that is no longer writable
+        (folder / BEGUN).unlink(missing_ok=True)
+
+
+def _newest_checkpoint(folder: Path) -> str:
+    """Return the name of the newest checkpoint, or nothing."""
+    return max((path.name for path in (folder / "checkpoint").glob("step-*.pt")), default="")
 
 
 def _words(text: str) -> str:

@@ -143,11 +143,11 @@ def launch_nodes(nodes: int, count: int, arguments: Sequence[str]) -> int:
             "accepted, within a job of SLURM on so many nodes"
         )
     step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    step.append("--kill-on-bad-exit=1")
     torchrun = [
-        # SLURM tells every process that the time is nearly up. The ranks answer; torchrun must not
-        # end of it before they have.
-        *("sh", "-c", 'trap "" USR1; exec "$@"', "torchrun"),
         *(sys.executable, "-m", "torch.distributed.run"),
+        # SLURM may tell torchrun alone that the time is nearly up: it passes that on, and waits.
+        *("--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout=90"),
         *(f"--nnodes={nodes}", f"--nproc-per-node={count // nodes}", "--rdzv-backend=c10d"),
         # This process is on the first of the nodes. Two jobs may share it, hence the port.
         *(f"--rdzv-endpoint={platform.node()}:{_port(job)}", f"--rdzv-id={job}"),
@@ -201,7 +201,8 @@ def launch_seeds(seeds: Sequence[int], at_once: int, arguments: Sequence[str]) -
         while group.working():
             if group.stopped is not None:
                 # Also to one that was being started when the signal came.
-                group.signal(group.stopped)
+                # A second Ctrl-C would interrupt what is being saved.
+                group.signal(signal.SIGTERM)
                 time.sleep(1)
             time.sleep(0.02)
     if group.stopped is not None:

@@ -7,7 +7,7 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -31,11 +31,12 @@ class Lease:
         self._lock = _lock(folder)
 
     @contextlib.contextmanager
-    def held(self, wait_s: float) -> Iterator[None]:
+    def held(self, wait_s: float, stop: Callable[[], object] = lambda: False) -> Iterator[None]:
         """Hold the lease.
 
         Args:
             wait_s: how long to wait for a holder that is alive.
+            stop: whether to wait no longer.
 
         Raises:
             Resumable: somebody else holds it, who is named.
@@ -45,7 +46,7 @@ class Lease:
 
         def give_up() -> bool:
             """Return whether the holder lives, which a new heartbeat shows, and was waited for."""
-            waited = time.monotonic() - started >= wait_s
+            waited = bool(stop()) or time.monotonic() - started >= wait_s
             return waited and self._beat() not in (None, first_beat)
 
         try:

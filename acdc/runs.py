@@ -16,7 +16,15 @@ import yaml
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
 from acdc.errors import Diverged, Interrupted, Resumable, RunDirectoryError
-from acdc.failures import FAILED, NoModelError, refuse_to_repeat, remember, told
+from acdc.failures import (
+    FAILED,
+    NoModelError,
+    begin,
+    end,
+    refuse_to_repeat,
+    remember,
+    told,
+)
 from acdc.files import remove_temporary, write_json, write_text
 from acdc.journal import Journal
 from acdc.lease import Lease
@@ -333,11 +341,12 @@ def run(
     lease = Lease(folder)
     with told(config.run_name, folder), contextlib.ExitStack() as stack:
         try:
-            done = ranks.ask_first(lambda: _enter(config, options, lease, stack))
-            if done is not None:
-                return done
             if stops is None:
                 stops = stack.enter_context(StopRequests())
+            heard = stops
+            done = ranks.ask_first(lambda: _enter(config, options, lease, heard, stack))
+            if done is not None:
+                return done
             with told(config.run_name, folder):
                 return _train(Run(config, options, reporter, ranks, lease, stops))
         except (Resumable, Interrupted):
@@ -348,26 +357,35 @@ def run(
             result = _failed(config, folder, error)
             if result is None or not options.settle:
                 raise
+            (folder / SPARE).parent.mkdir(exist_ok=True)
+            write_json(folder / SPARE, result)
             write_json(folder / RESULT, result)
             reporter.say(f"{config.run_name} has failed: {result['error']}")
             return result
 
 
 def _enter(
-    config: RunConfig, options: Options, lease: Lease, stack: contextlib.ExitStack
+    config: RunConfig,
+    options: Options,
+    lease: Lease,
+    stops: StopRequests,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any] | None:
     """Take the run's directory for oneself; return the result that is there, or was removed."""
     folder = lease.folder
     with told(config.run_name, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(lease.held(options.wait_s))
+        stack.enter_context(lease.held(options.wait_s, lambda: stops.received))
         done = settled(folder)
         if done is None:
             remove_temporary(folder)
             remove_temporary(folder / "checkpoint")
-            done = restored(folder)
+            restored(folder)
+            done = settled(folder)
         if done is None:
             refuse_to_repeat(folder, options.attempt)
+            begin(folder, options.attempt)
+            stack.callback(end, folder)
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
         return done
 
@@ -379,16 +397,20 @@ def settled(folder: Path) -> dict[str, Any] | None:
 
 
 def restored(folder: Path) -> dict[str, Any] | None:
-    """Put the removed result of a run that has finished back, if its models are still there."""
+    """Put the removed result of a run that has ended back, if its models are still there.
+
+    That of a run that has failed, too: whoever wants to try it again looks at the status.
+    """
     try:
         result = read_result(folder, SPARE)
     except RunDirectoryError:
         return None  # it is made again from the last checkpoint
     if result is None or result["run"] != folder.name:
         return None
-    if digests(folder) != result.get("files", {}):
+    if result["status"] == "finished" and digests(folder) != result["files"]:
         return None
-    (folder / FAILED).unlink(missing_ok=True)
+    if result["status"] != "failed":
+        (folder / FAILED).unlink(missing_ok=True)
     write_json(folder / RESULT, result)
     return result
 

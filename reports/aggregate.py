@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from acdc.errors import RunDirectoryError
+from acdc.failures import remembered
 from acdc.files import write_atomically
 from acdc.journal import read_journal
-from acdc.results import RESULT, read_result
+from acdc.results import REMEDY, RESULT, read_result, read_spare
 from acdc.sources import source_digest
 from reports.plan import Plan, ReportError
 
@@ -102,6 +103,8 @@ class Tables:
     runs: pd.DataFrame
     epochs: pd.DataFrame
     events: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    """What the tables lack beside results, a sentence each."""
 
 
 def aggregate(study: Path, plan: Plan) -> Tables:
@@ -136,7 +139,9 @@ def read_runs(study: Path, runs: Iterable[str]) -> Tables:
 def read_so_far(study: Path, plan: Plan) -> Tables:
     """Read the results and journals of the plan's runs as far as there are any.
 
-    A run without a result, or with one that cannot be used, has one row of status ``missing``.
+    A result that is gone for the moment, for Snakemake makes it again, is read from its copy; of a
+    failed run, its last error is. A run without any of these, or with a
+    result that cannot be used, has one row of status ``missing``.
     """
     return _tables(
         _read_if_there(study, run, description) for run, description in plan.runs.items()
@@ -156,20 +161,24 @@ class _Records:
 
     runs: tuple[dict[str, Any], ...]
     journal: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def _tables(records: Iterable[_Records]) -> Tables:
     runs: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
+    warnings: list[str] = []
     for each in records:
         runs += each.runs
+        warnings += each.warnings
         for line in each.journal:
             (events if "event" in line else epochs).append(line)
     return Tables(
         runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS),
         epochs=_leading(pd.DataFrame(epochs), _FIRST_EPOCH_COLUMNS),
         events=_leading(pd.DataFrame(events), (*_FIRST_EPOCH_COLUMNS, "event")),
+        warnings=tuple(warnings),
     )
 
 
@@ -177,59 +186,74 @@ def _read_run(folder: Path) -> _Records | None:
     """Read a run; return none if it has no result.
 
     Raises:
-        ReportError: a file of it is damaged, or of another run.
+        ReportError: a file of it cannot be used, or is of another run.
         RunDirectoryError: the result is damaged, or of another version of the suite.
     """
-    result, path = read_result(folder), folder / RESULT
-    if result is None:
-        return None
+    result = read_result(folder)
+    return None if result is None else _ended(folder, result)
+
+
+def _ended(folder: Path, result: Mapping[str, Any]) -> _Records:
+    path = folder / RESULT
     try:
         if result["run"] != folder.name:
-            raise ReportError(
-                f"{path} describes run {result['run']}; remove {folder} to train its own run again"
-            )
+            raise ReportError(f"{path} describes run {result['run']}; {REMEDY}")
         if result["status"] not in ENDINGS:
             raise ReportError(
                 f"{path} has the status {result['status']!r}; {', '.join(ENDINGS)} are accepted"
             )
-        rows = tuple(_run_rows(result, _origin(folder)))
-        identity = {"run": folder.name, "seed": result["config"]["seed"]}
-        journal = read_journal(folder / "journal.jsonl")
-        return _Records(rows, tuple(identity | _flat(record) for record in journal))
+        origin, warnings = _origin(folder)
+        rows = tuple(_run_rows(result, origin))
+        return _Records(rows, _journal(folder, result["config"]), warnings)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReportError(
-            f"{path} or a file beside it is damaged ({error!r}); remove {folder} to train the run "
-            "again"
+            f"{path} or the journal beside it cannot be used ({error!r}); if the result is "
+            f"damaged, {REMEDY}"
         ) from None
 
 
 def _read_if_there(study: Path, run: str, description: Mapping[str, Any]) -> _Records:
-    folder, error = study / "runs" / run, None
+    folder, reason = study / "runs" / run, None
+    about = {"run": run, "fingerprint": run.rpartition("-")[2], **_described(description)}
     try:
-        records = _read_run(folder)
-        if records is not None:
-            return records
-    except (ReportError, RunDirectoryError, OSError) as damage:
+        result = read_result(folder)
+        if result is None:
+            failure = remembered(folder)
+            if failure is not None and failure.final:
+                origin, warnings = _origin(folder)
+                row = {**about, **origin, "status": "failed", "error": _line(failure.error)}
+                return _Records((row,), _journal(folder, description), warnings)
+            result = read_spare(folder)
+        if result is not None:
+            return _ended(folder, result)
+    except (ReportError, RunDirectoryError, OSError) as error:
         # Without the place of the study, so that a copy of it makes the same tables.
-        error = str(damage).replace(f"{study}/", "")
-    missing = {
-        "run": run,
-        "fingerprint": run.rpartition("-")[2],
-        "status": MISSING,
-        "error": error,
-        **_described(description),
-    }
-    return _Records((missing,))
+        reason = str(error).replace(f"{study}/", "")
+    return _Records(({**about, "status": MISSING, "error": reason},))
 
 
-def _origin(folder: Path) -> dict[str, Any]:
-    """Return where a run was made, as far as it was recorded."""
+def _journal(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    identity = {"run": folder.name, "seed": config["seed"]}
+    return tuple(identity | _flat(record) for record in read_journal(folder / "journal.jsonl"))
+
+
+def _line(error: str) -> str:
+    return " ".join(error.split())
+
+
+def _origin(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return where a run was made, as far as it was recorded, and a warning if that is damaged."""
+    path = folder / "provenance.json"
+    warnings: tuple[str, ...] = ()
     try:
-        data = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         data = {}
+    except ValueError:
+        said = f"runs/{folder.name}/{path.name} is damaged; where and by what code the run was made"
+        data, warnings = {}, (f"{said} is unknown",)
     git, hardware = data.get("git", {}), data.get("hardware", {})
-    return {
+    origin = {
         "git_revision": git.get("revision"),
         "git_clean": git.get("clean"),
         "source_digest": source_digest(data),
@@ -238,6 +262,7 @@ def _origin(folder: Path) -> dict[str, Any]:
         "device": hardware.get("device"),
         "torch": data.get("packages", {}).get("torch"),
     }
+    return origin, warnings
 
 
 def _described(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +281,7 @@ def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[
         **origin,
     }
     if result["status"] == "failed":
-        yield {**common, **result.get("timings", {}), "error": " ".join(result["error"].split())}
+        yield {**common, "error": _line(result["error"])}
         return
     flops, timings = result["flops"], result["timings"]
     common |= {
@@ -349,9 +374,9 @@ def _leading(table: pd.DataFrame, first: tuple[str, ...]) -> pd.DataFrame:
     return table.reindex(columns=[*first, *(name for name in table.columns if name not in first)])
 
 
-def write_tables(study: Path, tables: Tables) -> list[Path]:
-    """Write each table as parquet and CSV into the study's tables folder; return the paths."""
-    folder = study / "tables"
+def write_tables(place: Path, tables: Tables) -> list[Path]:
+    """Write each table as parquet and CSV into the folder "tables" of a place; return the paths."""
+    folder = place / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in ("runs", "epochs", "events"):
@@ -378,7 +403,8 @@ def read_tables(study: Path) -> Tables:
     for path in paths:
         if not path.exists():
             raise ReportError(f"{path} is missing; run 'aggregate' first")
-    tables = Tables(*(pd.read_parquet(path) for path in paths))
+    runs, epochs, events = (pd.read_parquet(path) for path in paths)
+    tables = Tables(runs, epochs, events)
     count = so_far(tables.runs["run"], tables.runs)
     if count:
         raise ReportError(f"{paths[0]} has {count}; run 'aggregate' when the others are there too")

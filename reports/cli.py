@@ -35,6 +35,7 @@ def aggregate_command(study: Path) -> None:
     from reports.plan import read_plan
 
     tables = aggregate(study, read_plan(study))
+    _warn(study, tables.warnings)
     _say(write_tables(study, tables))
 
 
@@ -45,7 +46,9 @@ def table_command(name: str, study: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
     from reports.outputs import source_of, write_table
 
-    _say(write_table(*source_of(study, name)))
+    source, experiment = source_of(study, name)
+    _warn(study, source.tables.warnings)
+    _say(write_table(source, experiment))
 
 
 @cli.command("figure")
@@ -55,7 +58,9 @@ def figure_command(name: str, study: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
     from reports.outputs import source_of, write_figure
 
-    _say(write_figure(*source_of(study, name)))
+    source, experiment = source_of(study, name)
+    _warn(study, source.tables.warnings)
+    _say(write_figure(source, experiment))
 
 
 @cli.command("report")
@@ -71,19 +76,28 @@ def report_command(study: Path) -> None:
 
 @cli.command("so-far")
 @_results
-def so_far_command(study: Path) -> None:
+@click.option(
+    "--within-suite",
+    is_flag=True,
+    help="Write to where the suite has these files; for the suite itself, when jobs have failed.",
+)
+def so_far_command(study: Path, within_suite: bool) -> None:
     """Write all tables and figures and the report from the results that there are.
 
-    Each says how many of its runs are there. Results that cannot be used are named, and count as
-    missing.
+    They go into the folder so_far of the study, also while a suite is at work in it. Each says how
+    many of its runs are there. Results that cannot be used are named, and count as missing.
     """
     from reports.so_far import write_so_far
 
-    made = write_so_far(study)
+    made = write_so_far(study, within_suite)
     _say(made.paths)
-    for problem in made.problems:
-        click.echo(f"warning: {study}: {problem}", err=True)
+    _warn(study, made.problems)
     click.echo(made.count, err=True)
+
+
+def _warn(study: Path, problems: Iterable[str]) -> None:
+    for problem in problems:
+        click.echo(f"warning: {study}: {problem}", err=True)
 
 
 def _say(paths: Iterable[Path]) -> None:

@@ -168,7 +168,7 @@ def standings_of(source: Source) -> dict[str, Standing]:
         try:
             return standing(source.study / "runs" / name, source.plan.runs[name])
         except ValueError:
-            return Standing(unknown="it starts from a run whose provenance.json is damaged")
+            return Standing(unknown="a provenance.json, its own or of its parents, is damaged")
 
     runs = source.tables.runs
     ended = runs["status"].isin(("finished", "diverged"))

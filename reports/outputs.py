@@ -27,6 +27,13 @@ class Source:
     study: Path
     plan: Plan
     tables: Tables
+    out: Path | None = None
+    """Where what is made of it goes; None is the study's folder."""
+
+    @property
+    def place(self) -> Path:
+        """The folder in which the folders of tables and figures are, and the report."""
+        return self.out or self.study
 
 
 def source_of(study: Path, name: str) -> tuple[Source, Experiment]:
@@ -122,11 +129,11 @@ def draw_figure(source: Source, experiment: Experiment) -> Figure:
 
 
 def write_table(source: Source, experiment: Experiment) -> list[Path]:
-    """Write a table as .tex, .csv and .json into the study's tables folder; return the paths."""
+    """Write a table as .tex, .csv and .json into the tables folder; return the paths."""
     from reports import tables
 
     table = build_table(source, experiment)
-    folder = source.study / "tables"
+    folder = source.place / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps(finite(tables.to_json(table)), indent=1, ensure_ascii=False) + "\n"
     texts = {"tex": tables.to_latex(table), "csv": tables.to_csv(table), "json": data}
@@ -138,7 +145,7 @@ def write_table(source: Source, experiment: Experiment) -> list[Path]:
 def write_figure(
     source: Source, experiment: Experiment, excused: type[ReportError] = NothingToDrawError
 ) -> list[Path]:
-    """Write a figure as .pdf, .png and .svg into the study's figures folder; return the paths.
+    """Write a figure as .pdf, .png and .svg into the figures folder; return the paths.
 
     Args:
         source: of the figure.
@@ -153,7 +160,7 @@ def write_figure(
         figure = draw_figure(source, experiment)
     except excused as error:
         figure = blank(experiment, source.plan.scale, source.tables, f"Not there: {error}.")
-    folder = source.study / "figures"
+    folder = source.place / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for form in FORMATS:
@@ -170,7 +177,7 @@ def write_report(source: Source) -> list[Path]:
     from reports.html import report
     from reports.methods import methods, to_latex
 
-    page, appendix = source.study / "report.html", source.study / "tables" / "methods_appendix.tex"
+    page, appendix = source.place / "report.html", source.place / "tables" / "methods_appendix.tex"
     appendix.parent.mkdir(parents=True, exist_ok=True)
     write_text(appendix, to_latex(methods(source.plan)))
     write_text(page, report(source))

@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.aggregate import MISSING, read_so_far, write_tables
+from reports.aggregate import MISSING, read_so_far, so_far, write_tables
 from reports.outputs import Source, TableKind, kind_of, write_figure, write_report, write_table
 from reports.plan import PLAN, ReportError, read_plan
+
+FOLDER = "so_far"
 
 
 @dataclass(frozen=True)
@@ -19,34 +21,41 @@ class SoFar:
     count: str
     """How many of the study's runs are there."""
     problems: tuple[str, ...]
-    """Why results cannot be used, a sentence each."""
+    """Why results cannot be used, and what else is damaged, a sentence each."""
 
 
-def write_so_far(study: Path) -> SoFar:
+def write_so_far(study: Path, within_suite: bool = False) -> SoFar:
     """Write all tables and figures and the report from the results that there are.
 
-    What cannot be drawn yet is a figure that says why. The files are dated before the plan, from
-    which Snakemake makes the same ones, so that it takes none of them for made.
+    What cannot be drawn yet is a figure that says why. All of it goes into a folder of its own, of
+    which a suite that is at work knows nothing.
+
+    Args:
+        study: folder of the study.
+        within_suite: write to where the suite has these files, for the suite itself to call when it
+            makes no more of them. They are dated before the plan, from which Snakemake makes the
+            same ones, so that it takes none of them for made.
 
     Raises:
         ReportError: there is no plan, or it is damaged.
     """
     plan = read_plan(study)
     tables = read_so_far(study, plan)
-    source = Source(study, plan, tables)
-    paths = write_tables(study, tables)
+    source = Source(study, plan, tables, out=None if within_suite else study / FOLDER)
+    paths = write_tables(source.place, tables)
     for experiment in plan.experiments:
         if isinstance(kind_of(experiment), TableKind):
             paths += write_table(source, experiment)
         else:
             paths += write_figure(source, experiment, excused=ReportError)
     paths += write_report(source)
-    before = (study / PLAN).stat().st_mtime_ns - 10**9
-    for path in paths:
-        os.utime(path, ns=(before, before))
+    if within_suite:
+        before = (study / PLAN).stat().st_mtime_ns - 10**9
+        for path in paths:
+            os.utime(path, ns=(before, before))
     missing = tables.runs[tables.runs["status"] == MISSING]
     return SoFar(
         paths=tuple(paths),
-        count=f"{len(plan.runs) - len(missing)} of {len(plan.runs)} runs so far",
-        problems=tuple(missing["error"].dropna()),
+        count=so_far(plan.runs, tables.runs) or f"all {len(plan.runs)} runs",
+        problems=(*missing["error"].dropna(), *tables.warnings),
     )

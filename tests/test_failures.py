@@ -6,6 +6,9 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +22,10 @@ from acdc.checkpoints import Checkpoints
 from acdc.config import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
-from acdc.failures import FAILED, remembered
+from acdc.failures import BEGUN, FAILED, KilledError, begin, remembered
 from acdc.lease import LEASE
 from acdc.method import get_method
+from acdc.reporters import Reporter
 from acdc.runs import Options, run
 from tests.support import (
     Silent,
@@ -64,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in found
-        if path.name != "journal.jsonl" and not path.name.startswith(".")
+        if path.name not in ("journal.jsonl", BEGUN) and not path.name.startswith(".")
     }
 
 
@@ -302,6 +306,35 @@ def test_an_error_that_comes_again_and_again_is_not_tried_for_ever(
     result = settled(config, tmp_path, Silent(), 1)
     assert not (folder / FAILED).exists()
     assert_same_run(folder, result, *uninterrupted(config))
+
+
+def test_a_run_that_is_killed_again_and_again_without_progress_is_given_up(tmp_path: Path) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    died = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+    def killed(attempt: int) -> None:
+        """An attempt that gets as far as beginning."""
+        script = (
+            f"from pathlib import Path; from acdc.failures import begin; "
+            f"begin(Path({str(folder)!r}), {attempt}); {died}"
+        )
+        assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+
+    folder.mkdir()
+    for attempt in (1, 2, 3):
+        killed(attempt)
+    # Progress begins a new count.
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "step-0000000001.pt").touch()
+    for attempt in range(4, 9):
+        killed(attempt)
+    with pytest.raises(KilledError, match=r"5 attempts .* after step-0000000001.pt"):
+        begin(folder, 9)
+    assert settled(config, tmp_path, Silent(), 9)["status"] == "failed"
+    shutil.rmtree(folder / "checkpoint")
+    assert settled(config, tmp_path, Silent(), 1)["status"] == "finished"
+    assert not (folder / BEGUN).exists()
 
 
 def test_what_depends_on_a_run_that_failed_for_good_fails_without_training_it(

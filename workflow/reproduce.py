@@ -20,8 +20,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 from acdc.errors import RunDirectoryError, SuiteError
+from acdc.failures import failures
 from acdc.files import write_json
-from workflow.state import ENDED, States, clock
+from workflow.state import RunState, States, clock
 from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,21 +185,36 @@ def end_session(leader: int, started: float) -> None:
 
 
 class Progress:
-    """How much of a study is done, measured in training images passed over."""
+    """How much of a study is done, measured in training images passed over.
+
+    What had failed when this was made is tried again, and has not ended.
+    """
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.images = study.images
         self.total = sum(self.images.values()) or 1
         epochs = {name: run.epochs for name, run in study.runs.items()}
         self.states = States(folder / "runs", epochs)
+        self.failed_before = {name: self._failures(name) for name in study.runs}
 
     def measure(self) -> tuple[float, int, int]:
-        """Return the fraction of training that is done, the runs ended and those at work."""
+        """Return the fraction of training that needs doing no more, the runs ended and at work."""
         states = self.states.read()
-        done = sum(images * states[name].share for name, images in self.images.items())
-        found = [state.status for state in states.values()]
-        ended = sum(status in ENDED for status in found)
-        return done / self.total, ended, found.count("running")
+        ended = {name for name, state in states.items() if self._has_ended(name, state)}
+        done = sum(
+            images * (1.0 if name in ended else states[name].share)
+            for name, images in self.images.items()
+        )
+        at_work = sum(state.status == "running" for state in states.values())
+        return done / self.total, len(ended), at_work
+
+    def _has_ended(self, name: str, state: RunState) -> bool:
+        if state.status == "failed" and self._failures(name) == self.failed_before[name]:
+            return False
+        return state.settled
+
+    def _failures(self, name: str) -> int:
+        return failures(self.states.runs / name)
 
 
 def _watched(

@@ -256,6 +256,24 @@ class Scale(Frozen):
     experiments: tuple[str, ...] | None = None
     """Which experiments are part of it; all by default."""
 
+    @field_validator("tasks")
+    @classmethod
+    def _gpus_fit(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        found: dict[tuple[str, str], tuple[str, int]] = {}
+        for name, task in tasks.items():
+            if task.recipe.batch_size % task.gpu:
+                raise ConfigError(
+                    f"tasks.{name}.gpu: {task.gpu} GPUs cannot share batches of "
+                    f"{task.recipe.batch_size} images equally; a divisor of that is accepted"
+                )
+            other, gpus = found.setdefault((task.model, task.chosen_dataset), (name, task.gpu))
+            if gpus != task.gpu:
+                raise ConfigError(
+                    f"tasks.{name}.gpu: {task.gpu}, and {gpus} for {other}, which trains the same "
+                    "network on the same data; the same number is accepted"
+                )
+        return tasks
+
 
 def read(path: Path, schema: type[Frozen]) -> Any:
     """Return a validated YAML file.

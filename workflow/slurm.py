@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-_RULES = ("train", "train_on_nodes", "pack")
+_PACK = "pack "
+# What stands before the name of a run in the comment of a job, and what the job is filed under.
+_COMMENTS = {
+    "rule_train_wildcards_": "",
+    "rule_train_on_nodes_wildcards_": "",
+    "rule_pack_wildcards_": _PACK,
+}
 _FRESH_S = 5.0
+
+
+def job_name(folder: Path) -> str:
+    """Return what the names of all jobs of a study's folder begin with, whoever submits them."""
+    return f"acdc_{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]}"
 
 
 @dataclass
 class Queue:
-    """The jobs of this user that are waiting or running, by what they train."""
+    """The jobs of a study's folder that are waiting or running, by what they train."""
 
+    name: str
+    """What the names of these jobs begin with."""
     asked: float = field(default=float("-inf"), init=False)
     jobs: dict[str, list[str]] = field(default_factory=dict, init=False)
 
-    def of(self, name: str) -> list[str]:
-        """Return the ids of the jobs of a run, or of a pack of runs.
+    def of(self, runs: Iterable[str], packs: Iterable[str] = ()) -> list[str]:
+        """Return the ids of the jobs of runs, and of packs, which have the name of their first run.
 
         There are some when an earlier controller was killed and its jobs live on, or where SLURM
         has put a job back into its queue that Snakemake has given up.
         """
         if time.monotonic() - self.asked > _FRESH_S:
-            self.jobs = read_queue(_squeue())
+            self.jobs = read_queue(_squeue(), self.name)
             self.asked = time.monotonic()
-        return self.jobs.get(name, [])
+        wanted = [*runs, *(f"{_PACK}{pack}" for pack in packs)]
+        return [job for name in wanted for job in self.jobs.get(name, [])]
 
 
 def _squeue() -> str:
-    """Return the job ids and comments of this user's jobs; nothing where SLURM does not answer."""
-    command = ["squeue", "--me", "--noheader", "--format=%A|%k"]
+    """Return ids, names and comments of this user's jobs; nothing where SLURM does not answer."""
+    command = ["squeue", "--me", "--noheader", "--format=%A|%j|%k"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -40,18 +56,24 @@ def _squeue() -> str:
     return done.stdout
 
 
-def read_queue(text: str) -> dict[str, list[str]]:
-    """Return job ids by run from lines such as ``17|rule_train_wildcards_RUN``.
+def read_queue(text: str, name: str = "") -> dict[str, list[str]]:
+    """Return job ids by run or "pack RUN", from lines such as ``17|NAME|rule_pack_wildcards_RUN``.
 
     The comment is that of the executor plugin, which names rule and wildcards in it.
+
+    Args:
+        text: of squeue.
+        name: what the names of the jobs of interest begin with.
     """
     jobs: dict[str, list[str]] = {}
     for line in text.splitlines():
-        job, _, comment = line.partition("|")
-        for rule in _RULES:
-            name = comment.removeprefix(f"rule_{rule}_wildcards_")
-            if name != comment:
-                jobs.setdefault(name, []).append(job)
+        job, _, rest = line.partition("|")
+        called, _, comment = rest.partition("|")
+        if not called.startswith(name):
+            continue
+        for start, kind in _COMMENTS.items():
+            if comment.startswith(start):
+                jobs.setdefault(kind + comment.removeprefix(start), []).append(job)
     return jobs
 
 

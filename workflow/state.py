@@ -15,10 +15,9 @@ from typing import Any, Literal
 from acdc.errors import RunDirectoryError
 from acdc.failures import FAILED, remembered
 from acdc.lease import host_at_work
-from acdc.results import RESULT, read_result
+from acdc.results import RESULT, read_result, read_spare
 
 Status = Literal["running", "stopped", "queued", "done", "diverged", "failed"]
-ENDED: tuple[Status, ...] = ("done", "diverged", "failed")
 
 _BLOCK = 1 << 16
 _RECENT = 10
@@ -48,11 +47,18 @@ class RunState:
     """What has ended the latest attempt, one sentence."""
     exit_status: int | None = None
     """What it ended with."""
+    settled: bool = False
+    """Whether a result says how it has ended."""
 
     @property
     def share(self) -> float:
-        """The part of its training that needs doing no more."""
-        return 1.0 if self.status in ENDED else self.epoch / self.epochs
+        """The part of its training that is done."""
+        return 1.0 if self.status in ("done", "diverged") else self.epoch / self.epochs
+
+    @property
+    def left(self) -> float:
+        """The part of its training that is still to come; none where it has failed for good."""
+        return 0.0 if self.settled else 1.0 - self.share
 
 
 class States:
@@ -79,7 +85,7 @@ class States:
         if name in self._known and self._known[name][0] == written:
             return self._known[name][1]
         state = read_state(folder, self.epochs[name])
-        if state.status in ("done", "diverged"):
+        if written and state.status in ("done", "diverged"):
             self._known[name] = (written, state)
         return state
 
@@ -103,32 +109,43 @@ def read_state(folder: Path, epochs: int) -> RunState:
         job=latest.get("job"),
         host=latest.get("host"),
     )
+    # First: a result is written before its writer leaves, and so not overlooked where nobody is.
+    host = host_at_work(folder)
+    journal = folder / "journal.jsonl"
     try:
         result = read_result(folder)
     except RunDirectoryError as error:
+        begun = replace(begun, epoch=_epoch(latest_records(journal)))
         return replace(begun, status="failed", error=str(error), exit_status=error.exit_status)
-    if result is not None and result["status"] == "finished":
-        return replace(begun, status="done", epoch=epochs)
-    if result is not None and result["status"] == "diverged":
-        return replace(begun, status="diverged", epoch=result["diverged_at"])
-    journal = folder / "journal.jsonl"
+    if result is not None and result["status"] != "failed":
+        return _ended(begun, result)
     records = latest_records(journal)
     begun = replace(begun, epoch=_epoch(records))
     # What has failed may be under way again, with the result still there that says so.
-    host = host_at_work(folder)
     if host is not None:
         pace = pace_of(records)
         left = _left(records, epochs - begun.epoch, pace)
         return replace(begun, status="running", pace_s=pace, left_s=left, host=host)
     if result is not None:
         reason = {key: result[key] for key in ("error", "exit_status")}
-        return replace(begun, status="failed", **reason)
+        return replace(begun, status="failed", **reason, settled=True)
     failure = remembered(folder)
+    # Snakemake deletes the result of a job that it starts again, which puts it back from there.
+    spare = None if failure is not None and failure.final else read_spare(folder)
+    if spare is not None:
+        return _ended(begun, spare)
     # An error that need not recur is news until the run has gone on.
     if failure is None or not (failure.final or _written(journal) < _written(folder / FAILED)):
         return begun
     status: Status = "failed" if failure.final else "stopped"
     return replace(begun, status=status, error=failure.error, exit_status=failure.exit_status)
+
+
+def _ended(begun: RunState, result: Mapping[str, Any]) -> RunState:
+    """Return the state of a run that has finished or diverged."""
+    if result["status"] == "diverged":
+        return replace(begun, status="diverged", epoch=result["diverged_at"], settled=True)
+    return replace(begun, status="done", epoch=begun.epochs, settled=True)
 
 
 def _begun(folder: Path) -> bool:

@@ -129,27 +129,31 @@ class Overview:
 
     @property
     def done(self) -> float:
-        """The fraction of the training that needs doing no more, measured in images."""
+        """The fraction of the training that is done, measured in images."""
         total = sum(entry.images for entry in self.entries) or 1
-        return 1 - self._left() / total
+        undone = sum(entry.images * (1 - self.states[entry.run].share) for entry in self.entries)
+        return 1 - undone / total
 
     @property
     def left_s(self) -> float | None:
         """Seconds left at the present pace; none where nothing runs, or no pace is known yet.
 
-        Runs whose pace is not known yet are taken to be as fast as the others together.
+        Runs whose pace is not known yet are taken to be as fast as the others together; those that
+        pass over no image tell of no speed.
         """
-        running = [entry for entry in self.entries if self.states[entry.run].status == "running"]
+        running = [
+            entry
+            for entry in self.entries
+            if self.states[entry.run].status == "running" and entry.images
+        ]
         paces = [(entry, self.states[entry.run].pace_s) for entry in running]
         known = [entry.images / entry.epochs / pace for entry, pace in paces if pace]
         speed = sum(known) * len(running) / len(known) if known else 0.0
         if speed == 0:
             return None
-        longest = max(self.states[entry.run].left_s or 0.0 for entry in running)
-        return max(self._left() / speed, longest)
-
-    def _left(self) -> float:
-        return sum(entry.images * (1 - self.states[entry.run].share) for entry in self.entries)
+        left = sum(entry.images * self.states[entry.run].left for entry in self.entries)
+        longest = max(state.left_s or 0.0 for state in self.states.values())
+        return max(left / speed, longest)
 
     def log(self, run: str) -> Path | None:
         """Return the log of a run's latest attempt, if there is one."""

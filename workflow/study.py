@@ -72,6 +72,20 @@ class Study:
         tasks = {(task.model, task.chosen_dataset): task.gpu for task in self.scale.tasks.values()}
         return {name: tasks[run.model, run.dataset] for name, run in self.runs.items()}
 
+    def seeds_of(self, run: str) -> list[str]:
+        """Return the runs that differ from a run in their seed alone, itself included."""
+        return self._cells[self._cell_of(run)]
+
+    @functools.cached_property
+    def _cells(self) -> dict[str, list[str]]:
+        cells: dict[str, list[str]] = {}
+        for run in self.runs:
+            cells.setdefault(self._cell_of(run), []).append(run)
+        return cells
+
+    def _cell_of(self, run: str) -> str:
+        return self.runs[run].with_seed(0).run_name
+
     def packs(self, size: int) -> dict[str, tuple[str, ...]]:
         """Return runs that can share a GPU, under the name of the first of each pack.
 
@@ -80,13 +94,10 @@ class Study:
         Args:
             size: most runs of a pack; a run that is left over is in none.
         """
-        cells: dict[str, list[str]] = {}
-        for name, run in self.runs.items():
-            if self.gpus[name] == 1:
-                cells.setdefault(run.with_seed(0).run_name, []).append(name)
         packs = [
             tuple(runs[start : start + size])
-            for runs in cells.values()
+            for runs in self._cells.values()
+            if self.gpus[runs[0]] == 1
             for start in range(0, len(runs), size)
         ]
         return {pack[0]: pack for pack in packs if len(pack) > 1}

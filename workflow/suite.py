@@ -1,4 +1,4 @@
-"""One suite at a time in a results folder, and what it leaves behind of runs that have failed."""
+"""One suite at a time in a results folder, and what it has to say of runs that have failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from acdc.errors import Resumable
 from acdc.failures import remembered
 from acdc.lease import Lease
-from acdc.results import RESULT
 
 
 class SoleSuite:
@@ -41,19 +40,12 @@ class SoleSuite:
         atexit.register(self._held.close)
 
 
-def set_aside(folder: Path, runs: Iterable[str]) -> dict[str, str]:
-    """Remove the results that only say that a run has failed, and return what they say.
-
-    So a suite that is started again tries these runs again, while jobs of the same suite do not.
+def failed(folder: Path, runs: Iterable[str]) -> dict[str, str]:
+    """Return why runs have failed for good, those that have.
 
     Args:
         folder: of the study.
         runs: of the study.
     """
-    failed = {}
-    for run in runs:
-        failure = remembered(folder / "runs" / run)
-        if failure is not None and failure.final:
-            failed[run] = failure.error
-            (folder / "runs" / run / RESULT).unlink(missing_ok=True)
-    return failed
+    found = {run: remembered(folder / "runs" / run) for run in runs}
+    return {run: failure.error for run, failure in found.items() if failure and failure.final}

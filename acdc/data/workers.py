@@ -35,6 +35,12 @@ from acdc.errors import DataError
 _TASK = 16
 
 
+class WorkerError(DataError):
+    """A process that decodes images was ended from outside."""
+
+    recurs = False
+
+
 class Request(NamedTuple):
     """An image to be read."""
 
@@ -98,7 +104,7 @@ class Workers:
                 yield pixels
                 idle.append((place, copied))
         except BrokenProcessPool:
-            raise DataError(
+            raise WorkerError(
                 "data workers: one was killed, perhaps for lack of memory; run with fewer than "
                 f"{self.count}, or with more memory (/dev/shm, which they share, included)"
             ) from None

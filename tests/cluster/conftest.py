@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from acdc.journal import read_journal
 from tests.cluster.slurm import Cluster, missing_programs, wait_until
-from workflow.slurm import read_queue
+from workflow.slurm import job_name, read_queue
 from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,11 +138,22 @@ class Suite:
 
     def jobs(self) -> dict[str, list[str]]:
         """Return the jobs that wait or run, by run."""
-        return read_queue(self.cluster.run("squeue", "--noheader", "--format=%A|%k"))
+        lines = self.cluster.run("squeue", "--noheader", "--format=%A|%j|%k")
+        return read_queue(lines, job_name(self.folder))
+
+    def accounted(self) -> list[dict[str, str]]:
+        """Return what SLURM's accounts have of the jobs of this folder, one a job."""
+        fields = ("JobName", "JobIDRaw", "Comment", "Partition", "AllocTRES", "TimelimitRaw")
+        fields += ("State", "NNodes")
+        wanted = ("sacct", "-aXnP", "--starttime=now-1hour", f"--format={','.join(fields)}")
+        lines = self.cluster.run(*wanted).splitlines()
+        rows = [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
+        return [row for row in rows if row["JobName"].startswith(job_name(self.folder))]
 
     def running(self) -> dict[str, list[str]]:
         """Return the jobs that run, by run."""
-        return read_queue(self.cluster.run("squeue", "-ht", "R", "--format=%A|%k"))
+        lines = self.cluster.run("squeue", "-ht", "R", "--format=%A|%j|%k")
+        return read_queue(lines, job_name(self.folder))
 
     def node_of(self, job: str) -> str:
         """Return the node on which a job runs."""
@@ -151,14 +162,6 @@ class Suite:
     def wait_for_epoch(self, run: str, epoch: int, seconds: float = 240) -> None:
         """Wait until a run has an epoch behind it."""
         wait_until(lambda: self.epochs(run) >= epoch, f"{run}: epoch {epoch}", seconds)
-
-
-def accounted(cluster: Cluster, runs: Collection[str]) -> list[dict[str, str]]:
-    """Return what SLURM's accounts have of the jobs of some runs, one a job."""
-    fields = ("JobIDRaw", "Comment", "Partition", "AllocTRES", "TimelimitRaw", "State", "NNodes")
-    text = cluster.run("sacct", "-aXnP", "--starttime=now-1hour", f"--format={','.join(fields)}")
-    rows = [dict(zip(fields, line.split("|"), strict=True)) for line in text.splitlines()]
-    return [row for row in rows if row["Comment"].rpartition("_wildcards_")[2] in runs]
 
 
 def train_alone(study: Study, run: str, runs: Path) -> None:

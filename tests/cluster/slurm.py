@@ -9,7 +9,9 @@ without systemd and cgroups. All of its state is below one folder, but for the l
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "mariadbd")
 LINK = Path("/etc/slurm/slurm.conf")
@@ -221,6 +225,18 @@ class Cluster:
         self.run("slurmdbd")
         wait_until(lambda: _listens(self.port + 2), "slurmdbd")
 
+    def crash(self, name: str) -> None:
+        """End a node's slurmd and all that it runs at once, so that SLURM hears no more of it."""
+        jobs = set(self.run("squeue", "-hw", name, "--format=%A").split())
+        pid = self._pid(f"slurmd-{name}")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        own = [process for process in psutil.process_iter() if _job_of(process) in jobs]
+        # Those of SLURM first, which would tell of the others' end.
+        for process in sorted(own, key=lambda process: process.name() != "slurmstepd"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def stop(self, daemon: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End a daemon, given by the name of its pid file, and wait until it is gone."""
         pid = self._pid(daemon)
@@ -326,3 +342,12 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def _job_of(process: psutil.Process) -> str | None:
+    """Return the job that a process is part of."""
+    try:
+        step = re.match(r"slurmstepd: \[(\d+)\.", " ".join(process.cmdline()))
+        return step[1] if step else process.environ().get("SLURM_JOB_ID")
+    except psutil.Error:
+        return None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import FOLDER, ROOT, Suite, accounted, same, train_alone
+from tests.cluster.conftest import FOLDER, ROOT, Suite, same, train_alone
 from tests.cluster.slurm import Cluster, wait_until
 from workflow.study import Study, load
 
@@ -34,7 +34,7 @@ def test_a_table_of_the_quick_scale_is_made_by_one_job_a_run_as_the_profile_says
     said = suite.make("table06")
     assert (suite.folder / "tables" / "table06.tex").exists(), said
     runs = load("quick", 1).runs_of("table06")
-    jobs = accounted(cluster, runs)
+    jobs = suite.accounted()
     assert sorted(job["Comment"] for job in jobs) == sorted(
         f"rule_train_wildcards_{run}" for run in runs
     )
@@ -59,9 +59,8 @@ def test_a_run_that_cannot_succeed_is_one_job_and_a_missing_cell_until_the_next_
     cluster: Cluster, tmp_path: Path
 ) -> None:
     suite = brief(cluster, tmp_path / "results", "failures")
-    good, refused, diverging = (
-        run for row in suite.study.experiments[0]["rows"] for run in row["runs"]
-    )
+    runs = {row["label"]: row["runs"] for row in suite.study.experiments[0]["rows"]}
+    (good, refused), (diverging,) = runs["Refused"], runs["Diverging"]
     # Seed 2 finds the checkpoint of a run that is not its own.
     other = tmp_path / "other"
     train_alone(suite.study, good, other)
@@ -69,51 +68,51 @@ def test_a_run_that_cannot_succeed_is_one_job_and_a_missing_cell_until_the_next_
     said = suite.make("failures", status=1)
     assert re.search(rf"{refused} has failed: checkpoint .* belongs to run", said)
     assert "error: 1 of 3 runs have failed" in said
-    jobs = [job["Comment"].rpartition("_")[2] for job in accounted(cluster, suite.study.runs)]
+    jobs = [job["Comment"].rpartition("_")[2] for job in suite.accounted()]
     # One place in the queue each, whatever the profile grants to jobs that are interrupted.
     assert sorted(jobs) == sorted(run.rpartition("_")[2] for run in (good, refused, diverging))
     assert suite.result(diverging)["status"] == "diverged"
     assert [len(suite.attempts(run)) for run in (good, refused, diverging)] == [1, 1, 1]
-    refusals, failures = table(suite, "failures")
-    assert (refusals["n"], refusals["failed"]) == ("1", "1")
-    assert (failures["n"], failures["diverged"]) == ("0", "1")
+    rows = table(suite, "failures")
+    assert (rows["Refused"]["n"], rows["Refused"]["failed"]) == ("1", "1")
+    assert (rows["Diverging"]["n"], rows["Diverging"]["diverged"]) == ("0", "1")
 
     shutil.rmtree(suite.run_folder(refused))
     suite.make("failures")
     assert suite.result(refused)["status"] == "finished"
-    refusals, _ = table(suite, "failures")
-    assert (refusals["n"], refusals["failed"]) == ("2", "0")
+    row = table(suite, "failures")["Refused"]
+    assert row["n"] == "2"
+    assert "failed" not in row
     assert len(suite.attempts(refused)) == 2
     assert len(suite.attempts(good)) == 1
 
 
-def table(suite: Suite, name: str) -> list[dict[str, str]]:
+def table(suite: Suite, name: str) -> dict[str, dict[str, str]]:
     with (suite.folder / "tables" / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+        return {row["label"]: row for row in csv.DictReader(file)}
 
 
 def test_seeds_of_a_small_model_share_a_job_and_a_gpu(
     cluster: Cluster, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    suite = brief(cluster, tmp_path / "results", "pack", "pack=2")
-    said = suite.make("pack")
+    suite = brief(cluster, tmp_path / "results", "packed", "pack=2")
+    said = suite.make("packed")
     first, second = suite.study.runs
-    (job,) = accounted(cluster, suite.study.runs)
+    (job,) = suite.accounted()
     assert job["Comment"] == f"rule_pack_wildcards_{first}"
     assert "gres/gpu=1" in job["AllocTRES"]
     expected = undisturbed(suite.study)
     for run in (first, second):
         assert same(suite.result(run), expected[run])
         assert len(suite.attempts(run)) == 1
-    (row,) = table(suite, "pack")
-    assert row["n"] == "2", said
-    assert "Nothing to be done" in suite.make("pack")
+    assert table(suite, "packed")["AC/DC"]["n"] == "2", said
+    assert "Nothing to be done" in suite.make("packed")
 
 
 def test_two_suites_at_once_do_not_share_a_folder_and_need_not_share_runs(
     cluster: Cluster, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    one, two = (brief(cluster, tmp_path / name, "pack") for name in ("one", "two"))
+    one, two = (brief(cluster, tmp_path / name, "packed") for name in ("one", "two"))
     (run, _) = one.study.runs
     controllers = [suite.start("trained") for suite in (one, two)]
     wait_until(lambda: one.jobs().get(run), "a job")
@@ -163,6 +162,6 @@ def test_a_run_on_two_nodes_is_started_by_torchrun_and_goes_on_after_its_time_is
     assert [attempt["ranks"] for attempt in provenance["resumed"]] == [2]
     stopped, _ = suite.attempts(run)
     assert f"{run} was stopped by SIGUSR1" in stopped
-    jobs = accounted(cluster, suite.study.runs)
+    jobs = suite.accounted()
     assert [job["NNodes"] for job in jobs] == ["2", "2"]
     assert all("gres/gpu=2" in job["AllocTRES"] for job in jobs)

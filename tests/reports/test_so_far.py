@@ -17,7 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 
+from acdc.config import parse_run
 from acdc.errors import RunDirectoryError
+from acdc.failures import FAILED, remember
+from acdc.results import SPARE
+from acdc.runs import Options, run
 from reports.aggregate import RUN_COLUMNS, aggregate, read_so_far, write_tables
 from reports.cells import Cells, by_seed
 from reports.cli import cli
@@ -31,6 +35,7 @@ from reports.plan import NothingToDrawError, Plan, ReportError, read_plan
 from reports.so_far import write_so_far
 from reports.tables import caption, ours_text
 from reports.text import NO_ROW
+from tests.support import Silent
 
 NASTY = "KeyError('50% of $a_b & $c \\ {d} ~ #1')\nnear “é”."
 SHOWN = "KeyError('50% of $a_b & $c \\ {d} ~ #1') near “é”"
@@ -57,6 +62,7 @@ def fail(folder: Path, error: str = NASTY) -> None:
 
 def remove(folder: Path) -> None:
     (folder / "result.json").unlink()
+    (folder / SPARE).unlink()
 
 
 def cut(folder: Path) -> None:
@@ -83,8 +89,7 @@ def break_provenance(folder: Path) -> None:
 DAMAGES = {
     cut: "result.json is damaged",
     take_anothers: "result.json describes run ",
-    forget_half: "damaged (KeyError('flops'))",
-    break_provenance: "damaged (JSONDecodeError(",
+    forget_half: "cannot be used (KeyError('flops'))",
 }
 
 
@@ -297,8 +302,40 @@ def test_the_ordinary_commands_refuse_what_is_missing(
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_the_ordinary_commands_refuse_what_is_damaged(damage: Change, changed: Make) -> None:
     source = changed(damage, "acdc", 2)
-    with pytest.raises((ReportError, RunDirectoryError), match=re.escape(DAMAGES[damage])):
+    said = re.escape(DAMAGES[damage])
+    with pytest.raises((ReportError, RunDirectoryError), match=said) as caught:
         aggregate(source.study, source.plan)
+    assert "remove" not in str(caught.value)
+    # What it says is done: the run is there, and nobody has trained.
+    (name,) = runs_of(source.plan, "acdc", 2)
+    result = source.study / "runs" / name / "result.json"
+    result.unlink()
+    run(parse_run(dict(source.plan.runs[name])), Options(source.study / "runs"), Silent())
+    assert json.loads(result.read_text()) == json.loads((result.parent / SPARE).read_text())
+    aggregate(source.study, source.plan)
+
+
+def test_a_damaged_provenance_costs_the_origin_alone(changed: Make, source: Source) -> None:
+    folder = changed(break_provenance, "acdc", 2).study
+    (name,) = runs_of(source.plan, "acdc", 2)
+    warning = f"warning: {folder}: runs/{name}/provenance.json is damaged; "
+    for command in (("aggregate",), ("table", "table1"), ("figure", "figure2a")):
+        done = invoke(*command, "--results", folder)
+        (said,) = done.stderr.splitlines()
+        assert said.startswith(warning)
+        assert (done.exit_code, said.count("remove")) == (0, 0)
+    tables = aggregate(folder, read_plan(folder))
+    known = source.tables.runs["run"] != name
+    pd.testing.assert_frame_equal(tables.runs[known], source.tables.runs[known])
+    mine = tables.runs[~known]
+    origin = ["git_revision", "git_clean", "source_digest", "processor", "cores", "device", "torch"]
+    assert mine[origin].isna().all(axis=None)
+    pd.testing.assert_frame_equal(
+        mine.drop(columns=origin), source.tables.runs[~known].drop(columns=origin)
+    )
+    assert invoke("report", "--results", folder).exit_code == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "1 by code that cannot be told" in page
 
 
 def test_missing_seeds_are_counted_against_hand_counts(changed: Make, source: Source) -> None:
@@ -370,20 +407,24 @@ def test_a_damaged_result_is_named_and_counts_as_missing(
 
 
 def test_damaged_results_are_warned_of(changed: Make) -> None:
-    total = len((part := changed(break_provenance, "acdc", 1)).plan.runs)
-    damaged = {cut: ("acdc", 2), take_anothers: ("acdc", 3), forget_half: ("gmp", 1)}
-    for damage, run in damaged.items():
-        changed(damage, *run)
+    total = len((part := changed(cut, "acdc", 1)).plan.runs)
+    damaged: dict[Change, tuple[str, int]] = {
+        **{take_anothers: ("acdc", 3), forget_half: ("gmp", 1)}
+    }
+    for damage, which in damaged.items():
+        changed(damage, *which)
+    changed(break_provenance, "acdc", 2)
     done = invoke("so-far", "--results", part.study)
     assert done.exit_code == 0
     *warnings, count = done.stderr.splitlines()
-    assert count == f"{total - 4} of {total} runs so far"
-    for damage, run in (damaged | {break_provenance: ("acdc", 1)}).items():
-        (name,) = runs_of(part.plan, *run)
+    assert count == f"{total - 3} of {total} runs so far"
+    assert "provenance.json is damaged" in warnings.pop()
+    for damage, which in (damaged | {cut: ("acdc", 1)}).items():
+        (name,) = runs_of(part.plan, *which)
         (said,) = [warning for warning in warnings if f": runs/{name}/" in warning]
         assert said.startswith(f"warning: {part.study}: ")
         assert DAMAGES[damage] in said
-        page = (part.study / "report.html").read_text(encoding="utf-8")
+        page = (part.study / "so_far" / "report.html").read_text(encoding="utf-8")
         start = page.index(f'id="run-{name.rpartition("-")[2]}"')
         row = page[start : page.index("</tbody>", start)]
         assert '<td class="warn">missing</td>' in row
@@ -407,7 +448,10 @@ def test_of_an_intact_study_it_makes_what_the_ordinary_commands_make(
     made = write_so_far(copy)
     plan = read_plan(copy)
     assert made.problems == ()
-    assert made.count == f"{len(plan.runs)} of {len(plan.runs)} runs so far"
+    assert made.count == f"all {len(plan.runs)} runs"
+    assert everything(copy / "so_far") == everything(outputs)
+    assert everything(copy) == {}
+    write_so_far(copy, within_suite=True)
     assert everything(copy) == everything(outputs)
     for name in TABLES:
         text = (copy / "tables" / f"{name}.json").read_text(encoding="utf-8")
@@ -420,7 +464,7 @@ def test_everything_says_how_much_of_it_is_there(changed: Make) -> None:
     part = changed(remove, "acdc", 2)
     fail(part.study / "runs" / runs_of(part.plan, "gmp", 1)[0])
     total = len(part.plan.runs)
-    done = invoke("so-far", "--results", part.study)
+    done = invoke("so-far", "--within-suite", "--results", part.study)
     assert done.exit_code == 0
     assert done.stderr == f"{total - 1} of {total} runs so far\n"
     assert set(done.stdout.split()) == {
@@ -455,6 +499,55 @@ def test_everything_says_how_much_of_it_is_there(changed: Make) -> None:
     assert all(Path(path).stat().st_mtime < plan for path in done.stdout.split())
 
 
+def test_by_hand_the_suites_own_files_stay_as_they_are(outputs: Path, tmp_path: Path) -> None:
+    """Whoever looks while Snakemake makes tables and figures takes none of them from it."""
+    shutil.copytree(outputs, folder := tmp_path / "study")
+    remove(folder / "runs" / runs_of(read_plan(folder), "acdc", 2)[0])
+
+    def stamps() -> dict[Path, tuple[int, int]]:
+        found = (path for path in folder.rglob("*") if path.is_file())
+        stats = {path: path.stat() for path in found if "so_far" not in path.parts}
+        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+    before = stamps()
+    done = invoke("so-far", "--results", folder)
+    assert stamps() == before
+    assert {Path(line).relative_to(folder).parts[0] for line in done.stdout.split()} == {"so_far"}
+    assert everything(folder / "so_far").keys() == everything(folder).keys()
+
+
+def test_a_failed_run_whose_result_is_gone_has_failed(changed: Make) -> None:
+    part = changed(fail, "acdc", 2)
+    (name,) = runs_of(part.plan, "acdc", 2)
+    folder = part.study / "runs" / name
+    failure = remember(folder, ValueError(NASTY))
+    assert failure.final
+    (folder / "result.json").unlink()
+    again = read_so_far(part.study, part.plan)
+    (row,) = again.runs[again.runs["run"] == name].to_dict("records")
+    assert (row["status"], row["error"]) == ("failed", failure.error)
+    same = [key for key in RUN_COLUMNS if key not in ("label", "variant", "error")]
+    pd.testing.assert_frame_equal(again.runs[same], part.tables.runs[same])
+    pd.testing.assert_frame_equal(again.epochs, part.tables.epochs)
+    cells = row_of(replace(part, tables=again), "acdc")
+    assert (cells.top1.n, cells.top1.failed, cells.top1.missing) == (2, 1, 0)
+    # What may yet come to an end is only missing.
+    (folder / FAILED).write_text(json.dumps({**vars(failure), "final": False}))
+    (folder / SPARE).unlink()
+    again = read_so_far(part.study, part.plan)
+    assert set(again.runs.loc[again.runs["run"] == name, "status"]) == {"missing"}
+
+
+def test_a_result_that_is_deleted_to_be_made_again_is_there(changed: Make, source: Source) -> None:
+    part = changed(lambda folder: (folder / "result.json").unlink(), "acdc", 1, 2)
+    pd.testing.assert_frame_equal(part.tables.runs, source.tables.runs)
+    # Not with the copy of another run.
+    one, two = (part.study / "runs" / name for name in runs_of(part.plan, "acdc", 1, 2))
+    shutil.copyfile(two / SPARE, one / SPARE)
+    tables = read_so_far(part.study, part.plan)
+    assert list(tables.runs.loc[tables.runs["status"] == "missing", "run"]) == [one.name]
+
+
 def test_nothing_at_all_is_there(copy: Path) -> None:
     """Neither a run nor the theory: all files are there all the same, and twice the same."""
     shutil.rmtree(copy / "runs")
@@ -463,21 +556,22 @@ def test_nothing_at_all_is_there(copy: Path) -> None:
     done = invoke("so-far", "--results", copy)
     assert done.exit_code == 0
     assert done.stderr == f"0 of {len(plan.runs)} runs so far\n"
-    before = everything(copy)
+    made = copy / "so_far"
+    before = everything(made)
     assert len(before) == 6 + 5 * 3 + 1 + 3 * 3 + 1
-    runs = csv_of(copy / "tables" / "runs.csv")
+    runs = csv_of(made / "tables" / "runs.csv")
     assert [(row["run"], row["status"]) for row in runs] == [
         (name, "missing") for name in plan.runs
     ]
-    assert csv_of(copy / "tables" / "epochs.csv") == csv_of(copy / "tables" / "events.csv") == []
-    tex = (copy / "tables" / "own.tex").read_text(encoding="utf-8")
+    assert csv_of(made / "tables" / "epochs.csv") == csv_of(made / "tables" / "events.csv") == []
+    tex = (made / "tables" / "own.tex").read_text(encoding="utf-8")
     assert "0 of 11 runs so far." in tex
     assert "No result so far: Dense at 0 \\%, RigL at 80 \\%, AC/DC at 90 \\%," in tex
-    page = (copy / "report.html").read_text(encoding="utf-8")
+    page = (made / "report.html").read_text(encoding="utf-8")
     assert "figure2a: schedule has no run to draw" in page
     assert "iht_curves.csv is missing; run &#39;acdc theory iht" in page
     invoke("so-far", "--results", copy)
-    assert everything(copy) == before
+    assert everything(made) == before
 
 
 @pytest.mark.parametrize("content", ["", "oracle,sigma\nfull,0\n"])

@@ -22,10 +22,12 @@ from filelock import SoftFileLease
 
 import workflow.state
 from acdc.config import RunConfig
+from acdc.data import DATASETS
 from acdc.errors import ConfigError, SuiteError
-from acdc.failures import FAILED
+from acdc.failures import FAILED, remember
 from acdc.journal import Journal, read_journal
 from acdc.lease import LEASE, host_at_work
+from acdc.results import SPARE
 from acdc.runs import Options, run
 from tests.support import Silent, tiny_config
 from tests.test_stops import PATIENCE_S, spawn, wait_for_epochs
@@ -187,8 +189,10 @@ def test_a_run_that_is_killed_and_started_again_is_shown_at_each_stage(tmp_path:
     _, errors = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, errors
     assert now()["text"] == "done (resumed 1x)"
-    # The result says that it is done, until it is gone.
+    # The result says that it is done, and where Snakemake has deleted it, its copy.
     (folder / "result.json").unlink()
+    assert now()["text"] == "done (resumed 1x)"
+    (folder / SPARE).unlink()
     assert now()["text"] == "stopped at 20/20 (resumed 1x)"
 
 
@@ -216,7 +220,10 @@ def test_diverged_and_failed_runs_are_told_with_their_reasons(tmp_path: Path) ->
     }
     text = shown(tmp_path)
     assert f"{lost.run_name}: failed\n  {failed['error']}\n  log: {failed['log']}\n" in text
-    assert "1 diverged, 1 failed; 100 % of the training is done" in text
+    # The other had not trained at all.
+    ours, theirs = (DATASETS[name].training_images for name in ("digits", "cifar10"))
+    assert data["done"] == pytest.approx(ours / (ours + theirs))
+    assert f"1 diverged, 1 failed; {int(100 * data['done'])} % of the training is done" in text
     only = shown(tmp_path, "--only", "diverged")
     assert wild.sparsity == 0
     assert cells(only) == [("DENSE", "dense", "0 %", [diverged["text"]])]
@@ -257,12 +264,74 @@ def test_an_error_that_need_not_recur_is_news_until_the_run_has_gone_on(tmp_path
     assert (failed.status, failed.error) == ("failed", "No such key.")
 
 
-def test_a_damaged_result_is_a_failure_that_says_what_to_remove(tmp_path: Path) -> None:
+def test_a_failed_run_counts_as_far_as_it_came(tmp_path: Path) -> None:
+    """So that a suite that tries it again tells how much is left."""
+    study = load(str(TINY))
+    name, config = next(iter(study.runs.items()))
+    folder = tmp_path / "tiny" / "runs" / name
+    write_journal(folder, [float(epoch) for epoch in range(config.epochs // 4)])
+
+    def give_up() -> None:
+        failure = remember(folder, ValueError("It broke."))
+        reason = {"error": failure.error, "exit_status": failure.exit_status}
+        result = {"schema": 2, "run": name, "status": "failed", **reason}
+        (folder / "result.json").write_text(json.dumps(result))
+
+    part, whole = study.images[name], sum(study.images.values())
+    at_work = Progress(study, tmp_path / "tiny")
+    assert at_work.measure() == (pytest.approx(part / 4 / whole), 0, 0)
+    give_up()
+    # This suite leaves it at that, the next one does not, with its result or without.
+    assert at_work.measure() == (pytest.approx(part / whole), 1, 0)
+    again = Progress(study, tmp_path / "tiny")
+    assert again.measure() == (pytest.approx(part / 4 / whole), 0, 0)
+    assert as_data(tmp_path, scale=TINY)["done"] == pytest.approx(part / 4 / whole)
+    (folder / "result.json").unlink()
+    assert read_state(folder, config.epochs).status == "failed"
+    assert at_work.measure() == again.measure() == (pytest.approx(part / 4 / whole), 0, 0)
+    give_up()
+    assert again.measure() == (pytest.approx(part / whole), 1, 0)
+
+
+@pytest.mark.parametrize("reader", ["host_at_work", "read_result"])
+def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_for_stopped(
+    reader: str, tmp_path: Path, at_work: list[SoftFileLease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes its result and leaves just before one of the two is read, whichever comes first."""
+    read = getattr(workflow.state, reader)
+    take(tmp_path, at_work)
+    write_journal(tmp_path, [0.0, 1.0])
+
+    def end_and_read(folder: Path) -> Any:
+        if at_work:
+            (folder / "result.json").write_text('{"schema": 2, "status": "finished"}')
+            at_work.pop().release()
+        return read(folder)
+
+    monkeypatch.setattr(workflow.state, reader, end_and_read)
+    assert read_state(tmp_path, 2).status == "done"
+
+
+def test_runs_without_training_tell_of_no_speed(
+    tmp_path: Path, at_work: list[SoftFileLease]
+) -> None:
+    trained, pruned = tiny_config("acdc", epochs=4), tiny_config("one_shot")
+    runs = study_of(tmp_path, trained, pruned)
+    write_journal(runs / trained.run_name, [0.0, HOUR])
+    take(runs / trained.run_name, at_work)
+    alone = overview_of(tmp_path, trained, pruned).left_s
+    write_journal(runs / pruned.run_name, [])
+    take(runs / pruned.run_name, at_work)
+    # Two of four epochs, at an epoch an hour.
+    assert overview_of(tmp_path, trained, pruned).left_s == alone == pytest.approx(2 * HOUR, abs=60)
+
+
+def test_a_damaged_result_is_a_failure_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"schema": 2, "sta')
     state = read_state(tmp_path, 4)
     assert (state.status, state.exit_status) == ("failed", 4)
     assert state.error is not None
-    assert f"remove {tmp_path} to train the run again" in state.error
+    assert "move it away, and 'acdc train' puts it back from checkpoint/result.json" in state.error
 
 
 def test_the_latest_attempt_names_its_job(tmp_path: Path, at_work: list[SoftFileLease]) -> None:

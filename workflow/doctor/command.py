@@ -12,7 +12,7 @@ import click
 from tabulate import tabulate
 
 from acdc.errors import SuiteError
-from workflow.doctor import environment, node, slurm, storage
+from workflow.doctor import environment, node, options, slurm, storage
 from workflow.doctor.findings import Finding, guarded
 from workflow.doctor.peer import peer
 from workflow.doctor.profile import Profile, Request, read_profile
@@ -98,12 +98,14 @@ def examine(
         yield Finding("SLURM", "not checked", f"{profile.file} has the executor {executor}")
     else:
         requests = profile.requests(study)
+        yield from guarded("profile", lambda: options.examine(profile, requests))
         cluster = list(guarded("SLURM", lambda: slurm.examine(profile, requests)))
         yield from cluster
         submits = any(found.check == slurm.CONTROLLER and found.state == "ok" for found in cluster)
     yield from guarded("results folder", lambda: _folder(results, bool(requests)))
-    jobs = profile.options.get("jobs", 1) if profile else 1
-    yield from guarded("free space", lambda: storage.space(study, results, _count(jobs)))
+    # Without SLURM as many runs at once as there are cores, at most.
+    jobs = _count(profile.options.get("jobs")) if profile and requests else os.cpu_count() or 1
+    yield from guarded("free space", lambda: storage.space(study, results, jobs))
     yield from guarded("data sets", lambda: environment.data(study, study.missing_data()))
     folder = results / study.scale.name
     yield from guarded("tracking server", lambda: environment.tracking(folder))
@@ -139,7 +141,7 @@ def _folder(results: Path, nodes: bool) -> Iterator[Finding]:
 
 
 def _count(jobs: object) -> int:
-    """Return a number of jobs, of which "unlimited" and "all" are some, too."""
+    """Return a number of jobs, of which "unlimited" and "all" are some, too, as is none given."""
     return int(jobs) if isinstance(jobs, int | str) and str(jobs).isdecimal() else 1000
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from acdc.provenance import git_revision
-from acdc.tracking.store import tracking_uri, without_password
+from acdc.tracking.store import TrackingError, load_mlflow, tracking_uri, without_password
 from workflow.doctor.findings import Finding
 from workflow.study import FOLDER, Study
 
 CONSTRAINTS = FOLDER.parent / "constraints.txt"
 _ANSWER_S = 10.0
+_MOST_BYTES = 1_000_000
+_ROOT = "set MLFLOW_TRACKING_URI to the root of an MLflow server"
 
 
 def packages(extras: tuple[str, ...]) -> Iterator[Finding]:
@@ -142,7 +145,7 @@ def tracking(folder: Path) -> Iterator[Finding]:
         return
     try:
         with urllib.request.urlopen(_request(uri), timeout=_ANSWER_S) as answer:
-            answer.read(1)
+            mlflow = _of_mlflow(answer.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
         denied = error.code in (401, 403)
         yield Finding(
@@ -151,7 +154,7 @@ def tracking(folder: Path) -> Iterator[Finding]:
             f"{shown} {'refuses the credentials' if denied else 'answers'}: status {error.code}",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             if denied
-            else "set MLFLOW_TRACKING_URI to the root of an MLflow server",
+            else _ROOT,
         )
     except OSError as error:
         yield Finding(
@@ -162,7 +165,20 @@ def tracking(folder: Path) -> Iterator[Finding]:
             "is missing later",
         )
     else:
-        yield Finding(check, "ok", f"{shown} answers and lets you in")
+        if mlflow:
+            yield Finding(check, "ok", f"{shown} answers and lets you in")
+        else:
+            yield Finding(check, "problem", f"{shown} answers, but not as MLflow does", _ROOT)
+
+
+def _of_mlflow(text: bytes) -> bool:
+    """Return whether a list of experiments is what was answered, and no page of a proxy."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return False
+    # Without experiments it is empty.
+    return isinstance(told, dict) and told.keys() <= {"experiments", "next_page_token"}
 
 
 def _request(uri: str) -> urllib.request.Request:
@@ -170,8 +186,9 @@ def _request(uri: str) -> urllib.request.Request:
     parts = urlsplit(uri)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     request = urllib.request.Request(f"{plain}/api/2.0/mlflow/experiments/search?max_results=1")
-    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or parts.username
-    word = os.environ.get("MLFLOW_TRACKING_PASSWORD") or parts.password
+    name, word = _credentials()
+    if not (name and word):
+        name, word = unquote(parts.username or ""), unquote(parts.password or "")
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     if name and word:
         coded = base64.b64encode(f"{name}:{word}".encode()).decode()
@@ -179,3 +196,16 @@ def _request(uri: str) -> urllib.request.Request:
     elif token:
         request.add_header("Authorization", f"Bearer {token}")
     return request
+
+
+def _credentials() -> tuple[str | None, str | None]:
+    """Return user and password of the environment or of ~/.mlflow/credentials."""
+    try:
+        load_mlflow()
+    except TrackingError:
+        given = os.environ
+        return given.get("MLFLOW_TRACKING_USERNAME"), given.get("MLFLOW_TRACKING_PASSWORD")
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    found = read_mlflow_creds()
+    return found.username, found.password

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from workflow.doctor.findings import Finding
-from workflow.doctor.profile import Request
+from workflow.doctor.profile import GPU_MODEL, Request
 from workflow.doctor.site import Node, Partition, Site
 
 
@@ -24,9 +24,11 @@ def judge(site: Site, requests: Sequence[Request]) -> Iterator[Finding]:
             )
         found = [_judge(site, request, name) for name in names]
         fits = any(finding.state != "problem" for finding in found)
-        for finding in found:
-            # SLURM takes the partition that can.
-            state = "warning" if finding.state == "problem" and fits else finding.state
+        strict = site.configuration.get("EnforcePartLimits") == "ALL"
+        for name, finding in zip(names, found, strict=True):
+            # SLURM takes the partition that can, but no job that names one which there is not.
+            spare = fits and not strict and name in site.partitions
+            state = "warning" if finding.state == "problem" and spare else finding.state
             yield Finding(finding.check, state, finding.found, finding.remedy)
         for expression in request.evaluated:
             yield Finding(
@@ -51,15 +53,31 @@ def _judge(site: Site, request: Request, name: str) -> Finding:
         return problem(
             f"the partition is {partition.state}", "wait until it is up, or ask for another"
         )
-    for key, value, allowed in (
-        ("account", request.account, partition.accounts),
-        ("qos", request.qos, partition.qos),
+    only, mine = partition.groups, site.groups
+    if only is not None and mine is not None and not only & mine:
+        return problem(
+            f"it is for the groups {', '.join(sorted(only))} only, and none is yours",
+            "ask for another partition, or ask the site to be let into one of them",
+        )
+    for key, value, allowed, denied in (
+        ("account", request.account, partition.accounts, partition.denied_accounts),
+        ("qos", request.qos, partition.qos, partition.denied_qos),
     ):
         if value and allowed is not None and value not in allowed:
             return problem(
                 f"{key} {value} may not use it",
                 f"ask for another partition, or one of these: {', '.join(sorted(allowed))}",
             )
+        if value in denied:
+            return problem(
+                f"{key} {value} may not use it", f"ask for another partition or another {key}"
+            )
+    if partition.nodes and request.nodes > partition.nodes:
+        return problem(
+            f"{request.nodes} nodes are asked for, {partition.nodes} are allowed",
+            f"ask for fewer GPUs of {request.rule} (gpu of the scale's tasks), or for another "
+            "partition",
+        )
     if request.minutes and partition.minutes and request.minutes > partition.minutes:
         return problem(
             f"runtime {request.minutes} min is asked for, {partition.minutes} min are allowed",
@@ -135,10 +153,16 @@ def _wanting(nodes: Sequence[Node], request: Request, partition: Partition) -> t
         kinds = {f"{count} {kind or 'GPU'}" for n in nodes for kind, count in n.gpus.items()}
         there = " or ".join(sorted(kinds)) or "none"
         found.append(f"{_gpus(request)} are asked for on a node, nodes have {there}")
-        remedies.append(
-            "set gpus_per_node in the profile's configuration, or gpu_model of "
-            f"{request.rule}, to what a node has"
-        )
+        types = {kind for node in nodes for kind in node.gpus}
+        if request.gpu_type and types and request.gpu_type not in types:
+            named = ", ".join(sorted(filter(GPU_MODEL.fullmatch, types)))
+            remedies.append(
+                f"set gpu_model of {request.rule} to one of {named}"
+                if named
+                else f"leave gpu_model of {request.rule} out and ask by constraint or by partition"
+            )
+        elif types:
+            remedies.append("set gpus_per_node in the profile's configuration to what a node has")
     if "cores" in common:
         most = max(node.cores for node in nodes)
         most = min(most, partition.cores or most)
@@ -151,7 +175,8 @@ def _wanting(nodes: Sequence[Node], request: Request, partition: Partition) -> t
     if not found:
         found.append(f"{_words(request)}: nodes have each of it, and none has all of it")
         remedies.append(f"ask for less memory or fewer cores for {request.rule}")
-    return "; ".join(found), ", ".join(remedies) + ", or ask for another partition"
+    here = [" and ".join(remedies)] if remedies else []
+    return "; ".join(found), ", or ".join([*here, "ask for another partition"])
 
 
 def _gpus(request: Request) -> str:

@@ -16,7 +16,7 @@ from workflow.doctor.storage import clock_finding, locking, scratch, visibility
 from workflow.study import Study
 
 _QUEUE_S = 60
-_MINUTES = 5
+_MINUTES = 15  # for all checks, also where each waits for long
 _START_S = 60.0
 _IMPORT_S = 120.0
 
@@ -73,7 +73,7 @@ def _job(
         try:
             told = there.ask(who, _QUEUE_S + _START_S)
         except UnansweredError as error:
-            yield _not_started(check, str(error))
+            yield _not_started(check, str(error), "has been allocated" in there.said)
             return
         took = time.monotonic() - started
         node = told["host"]
@@ -101,8 +101,9 @@ def _on_node(
     yield from guarded(f"data sets on {node}", lambda: _data(there, node, study))
 
 
-def _not_started(check: str, reason: str) -> Finding:
-    if "Unable to allocate resources" in reason or "no answer in time" in reason:
+def _not_started(check: str, reason: str, allocated: bool) -> Finding:
+    unanswered = "Unable to allocate resources" in reason or "no answer in time" in reason
+    if unanswered and not allocated:
         busy = any(word in reason for word in ("busy", "timed out", "no answer"))
         return Finding(
             check,

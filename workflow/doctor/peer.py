@@ -177,8 +177,13 @@ class Peer:
         line, _, self._read = self._read.partition(b"\n")
         return line
 
+    @property
+    def said(self) -> str:
+        """What the process, or the command that starts it, has complained of."""
+        return self._said.read_text(errors="replace").strip()
+
     def _complaint(self) -> str:
-        lines = self._said.read_text(errors="replace").strip().splitlines()
+        lines = self.said.splitlines()
         return f": {lines[-1]}" if lines else ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,13 @@ import yaml
 
 from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
+from workflow.requests import IHT_MB, IHT_MINUTES, TRAIN_MB, TRAIN_MINUTES
 from workflow.study import Study, whole_number
 
-SUBMITTED = ("train", "pack", "iht")
+SUBMITTED = ("train", "train_on_nodes", "pack", "iht")
 """The rules of the workflow that are no local rules."""
+GPU_MODEL = re.compile(r"[a-zA-Z0-9_.]+")
+"""The types of GPUs that the executor takes as gpu_model, all of a name."""
 _GPUS_PER_NODE = 8  # unless the profile's configuration says, as in workflow/rules/common.smk
 
 
@@ -38,6 +43,7 @@ class Request:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    gres: str | None = None
     evaluated: tuple[str, ...] = ()
     """Resources that are expressions, which Snakemake evaluates job by job."""
 
@@ -82,27 +88,31 @@ class Profile:
     def requests(self, study: Study) -> list[Request]:
         """Return what the jobs of a study ask for, each kind once.
 
-        Of what the rules of the workflow say themselves only GPUs and nodes are known here: a
-        profile names the rest of what SLURM needs.
+        What a rule says itself stands over the profile's defaults, and what the profile says of
+        the rule over both, as in Snakemake.
 
         Raises:
             ConfigError: a value is not of its kind.
         """
         defaults = self._flat("default-resources")
         threads = self._flat("set-threads")
-        named = self._nested("set-resources")
         found = [
             self._request(
                 rule,
-                {**_known(defaults), **own, **_known(named.get(rule, {}))},
+                {**_known(defaults), **own, **_known(self.named.get(rule, {}))},
                 threads.get(rule, 1),
             )
             for rule, own in self._jobs(study)
         ]
         return list(dict.fromkeys(found))
 
+    @functools.cached_property
+    def named(self) -> dict[str, dict[str, Any]]:
+        """The resources that are set for single rules."""
+        return self._nested("set-resources")
+
     def _jobs(self, study: Study) -> Iterator[tuple[str, dict[str, int]]]:
-        """Yield the rules that a study's jobs are of, with the GPUs and nodes that these name."""
+        """Yield the rules that a study's jobs are of, with the resources that these name."""
         pack, per_node = (
             whole_number(self.configuration.get(key, least), f"{self.file}: config: {key}")
             for key, least in (("pack", 1), ("gpus_per_node", _GPUS_PER_NODE))
@@ -110,11 +120,15 @@ class Profile:
         packs = study.packs(pack) if pack > 1 else {}
         packed = {run for runs in packs.values() for run in runs}
         for gpus in sorted({n for run, n in study.gpus.items() if run not in packed}):
-            yield "train", {"gpu": gpus, "nodes": math.ceil(gpus / per_node)}
+            nodes = math.ceil(gpus / per_node)
+            rule = "train_on_nodes" if nodes > 1 else "train"
+            own = {"mem_mb": TRAIN_MB, "runtime": TRAIN_MINUTES}
+            yield rule, {"gpu": gpus, "nodes": nodes, **own}
         if packs:
-            yield "pack", {"gpu": 1}
+            most = max(map(len, packs.values()))
+            yield "pack", {"gpu": 1, "mem_mb": most * TRAIN_MB, "runtime": most * TRAIN_MINUTES}
         if study.ids("iht"):
-            yield "iht", {}
+            yield "iht", {"mem_mb": IHT_MB, "runtime": IHT_MINUTES}
 
     def _request(self, rule: str, resources: Mapping[str, Any], threads: Any) -> Request:
         evaluated: list[str] = []
@@ -135,23 +149,19 @@ class Profile:
                 evaluated.append(f"{name}: {value}")
                 return None
 
-        gpus, gpu_type = number("gpu") or 0, text("gpu_model")
-        generic = (text("gres") or "").split(":")
-        if generic[0] == "gpu":
-            *kinds, count = generic[1:] if generic[-1].isdecimal() else [*generic[1:], "1"]
-            gpus, gpu_type = int(count), next(iter(kinds), None)
-        elif gpu_type and not gpus:
-            gpus = 1
-        nodes = number("nodes") or 1
-        gpus = math.ceil(gpus / nodes)
+        gpu_type, nodes = text("gpu_model"), number("nodes") or 1
+        gpus = math.ceil((number("gpu") or bool(gpu_type)) / nodes)
         try:
-            cores = max(1, number("cpus_per_task") or int(threads))
+            cores = int(threads)
         except ValueError:
             raise ConfigError(
                 f"{self.file}: set-threads: {rule}: {threads!r}; a number of cores is accepted"
             ) from None
-        if gpus and resources.get("cpus_per_gpu"):
-            cores = gpus * (number("cpus_per_gpu") or 1)
+        # In the executor's order; below zero, SLURM is asked for none.
+        if per_task := number("cpus_per_task"):
+            cores = max(1, per_task)
+        elif gpus and (per_gpu := number("cpus_per_gpu")):
+            cores = max(1, gpus * per_gpu)
         memory, per_core = number("mem_mb"), number("mem_mb_per_cpu")
         return Request(
             rule,
@@ -165,6 +175,7 @@ class Profile:
             account=text("slurm_account"),
             qos=text("qos") or self.options.get("slurm-qos"),
             constraint=text("constraint"),
+            gres=text("gres"),
             evaluated=tuple(evaluated),
         )
 

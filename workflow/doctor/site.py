@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
+import os
+import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +50,14 @@ class Partition:
     """On a node."""
     cores: int | None
     """On a node."""
+    nodes: int | None
+    """Of a job."""
     preemption: str
+    groups: frozenset[str] | None
     accounts: frozenset[str] | None
     qos: frozenset[str] | None
+    denied_accounts: frozenset[str]
+    denied_qos: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Site:
     configuration: Mapping[str, str]
     partitions: Mapping[str, Partition]
     nodes: Sequence[Node]
+    groups: frozenset[str] | None = None
+    """Of this user; None: one who may use every partition."""
 
     @staticmethod
     def ask() -> Site:
@@ -70,7 +81,20 @@ class Site:
             parse_configuration(ask("scontrol", "show", "config")),
             parse_partitions(ask("scontrol", "--all", "--oneliner", "show", "partition")),
             parse_nodes(ask("scontrol", "--all", "--oneliner", "show", "node")),
+            user_groups(),
         )
+
+
+def user_groups() -> frozenset[str] | None:
+    """Return the groups of this user, None for root, whom SLURM asks for none."""
+    if os.getuid() == 0:
+        return None
+    user = pwd.getpwuid(os.getuid())
+    found = set()
+    for number in os.getgrouplist(user.pw_name, user.pw_gid):
+        with contextlib.suppress(KeyError):  # of no name on this host
+            found.add(grp.getgrgid(number).gr_name)
+    return frozenset(found)
 
 
 def parse_configuration(text: str) -> dict[str, str]:
@@ -99,9 +123,13 @@ def parse_partitions(text: str) -> dict[str, Partition]:
             parse_minutes(record["MaxTime"]),
             _limit(record.get("MaxMemPerNode")),
             _limit(record.get("MaxCPUsPerNode")),
+            _limit(record.get("MaxNodes")),
             record.get("PreemptMode", "OFF"),
+            _only(record.get("AllowGroups")),
             _only(record.get("AllowAccounts")),
             _only(record.get("AllowQos")),
+            _only(record.get("DenyAccounts")) or frozenset(),
+            _only(record.get("DenyQos")) or frozenset(),
         )
         for record in _records(text)
         if "PartitionName" in record

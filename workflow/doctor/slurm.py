@@ -49,7 +49,7 @@ def examine(profile: Profile, requests: Sequence[Request]) -> Iterator[Finding]:
     yield Finding(CONTROLLER, "ok", told.splitlines()[0])
     yield from guarded("SLURM configuration file", _default_configuration)
     site = Site.ask()
-    yield from guarded("accounting", lambda: _accounting(site, profile, requests))
+    yield from guarded("accounting", lambda: accounting(site, profile, requests))
     yield from guarded("partitions", lambda: judge(site, requests))
     yield from guarded("SLURM settings", lambda: settings(site, profile, requests))
 
@@ -74,12 +74,21 @@ def _default_configuration() -> Iterator[Finding]:
         yield Finding(check, "ok", "found with and without SLURM_CONF")
 
 
-def _accounting(site: Site, profile: Profile, requests: Sequence[Request]) -> Iterator[Finding]:
+def accounting(site: Site, profile: Profile, requests: Sequence[Request]) -> Iterator[Finding]:
     """Yield whether slurmdbd answers, and knows the accounts and the QOS asked for."""
     asked = [("account", r.account) for r in requests] + [("qos", r.qos) for r in requests]
     named = list(dict.fromkeys((key, value) for key, value in asked if value))
+    by_squeue = (
+        "ask the site for a MinJobAge of 300, so that Snakemake need not ask sacct"
+        if profile.options.get("slurm-status-command") == "squeue"
+        else "set slurm-status-command: squeue in the profile, which works without slurmdbd"
+    )
     if site.configuration.get("AccountingStorageType", "").endswith("none"):
-        yield Finding("accounting", "ok", "none at this site; squeue tells the states of jobs")
+        if _asks_sacct(site, profile):
+            found = "none at this site, and Snakemake asks sacct for the states of jobs"
+            yield Finding("accounting", "problem", found, by_squeue)
+        else:
+            yield Finding("accounting", "ok", "none at this site; squeue tells the states of jobs")
         if named:
             values = ", ".join(f"{key} {value}" for key, value in named)
             yield Finding("account and QOS", "not checked", f"{values}: there is no accounting")
@@ -88,14 +97,12 @@ def _accounting(site: Site, profile: Profile, requests: Sequence[Request]) -> It
     try:
         told = ask("sacctmgr", "--noheader", "--parsable2", *fields)
     except UnansweredError as error:
-        uses_sacct = profile.options.get("slurm-status-command") != "squeue"
+        needed = _asks_sacct(site, profile)
         yield Finding(
             "accounting",
-            "problem" if uses_sacct else "warning",
+            "problem" if needed else "warning",
             str(error),
-            "set slurm-status-command: squeue in the profile, which works without slurmdbd"
-            if uses_sacct
-            else "nothing now; the states of jobs come from squeue",
+            by_squeue if needed else "nothing now; the states of jobs come from squeue",
         )
         for key, value in named:
             yield Finding(f"{key} {value}", "not checked", "slurmdbd does not answer")
@@ -152,17 +159,32 @@ def settings(site: Site, profile: Profile, requests: Sequence[Request]) -> Itera
     )
 
 
+def _memory_s(site: Site) -> int:
+    """Return for how long squeue remembers jobs that have ended."""
+    return int((re.findall(r"\d+", site.configuration.get("MinJobAge", "")) or ["0"])[0])
+
+
+def _too_short(site: Site, profile: Profile) -> bool:
+    """Return whether Snakemake takes squeue's memory for too short."""
+    first = int(profile.options.get("slurm-init-seconds-before-status-checks", 40))
+    return _memory_s(site) < _LOOKS * first
+
+
+def _asks_sacct(site: Site, profile: Profile) -> bool:
+    """Return whether Snakemake asks sacct for the states of jobs, as told to or falling back."""
+    told = profile.options.get("slurm-status-command", "sacct") == "sacct"
+    return shutil.which("sacct") is not None and (told or _too_short(site, profile))
+
+
 def _memory_of_jobs(site: Site, profile: Profile) -> Finding:
     """Return whether squeue remembers ended jobs until Snakemake looks."""
     check = "MinJobAge"
-    age = int((re.findall(r"\d+", site.configuration.get("MinJobAge", "")) or ["0"])[0])
-    first = int(profile.options.get("slurm-init-seconds-before-status-checks", 40))
-    command = profile.options.get("slurm-status-command", "sacct")
-    there = shutil.which("sacct") is not None
-    if command == "sacct" and there:
+    age = _memory_s(site)
+    asks_sacct = _asks_sacct(site, profile)
+    if asks_sacct and profile.options.get("slurm-status-command", "sacct") == "sacct":
         return Finding(check, "ok", f"{age} s; Snakemake asks sacct, which forgets no job")
-    if age < _LOOKS * first:
-        if there:
+    if _too_short(site, profile):
+        if asks_sacct:
             return Finding(
                 check,
                 "warning",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from acdc.errors import RunDirectoryError, SuiteError
 from acdc.forecast import forecast
 from acdc.lease import Lease
-from acdc.results import RESULT
+from acdc.results import read_result
 from workflow.doctor.findings import Finding, State
 from workflow.doctor.peer import SEEN_S, Peer, create, exists, lease, link, lock, wait_for
 from workflow.plan import size
@@ -139,13 +141,50 @@ def locking(folder: Path, peer: Peer, across: str = "") -> Iterator[Finding]:
         across: the hosts between which it is tried, for the names of the checks; empty: one host.
     """
     folder.mkdir()
-    yield _exclusive(folder, peer, f"exclusive creation{across}")
-    yield _links(folder, peer, f"hard links{across}")
-    yield _flock(folder, peer, f"flock{across}", one_host=not across)
-    yield _lease(folder, peer, f"lease of a run{across}")
+    # Runs rely on the lease, which needs none of it; the controller's host does.
+    without_flock: tuple[State, str] = (
+        ("warning", "start the controller, make reproduce and acdc sync on one host only")
+        if across
+        else (
+            "problem",
+            "ask the site to mount it with locks (Lustre: -o flock, NFS: a lock daemon), which "
+            "make reproduce and acdc sync need",
+        )
+    )
+    checks: tuple[tuple[str, Callable[[Path, Peer], tuple[bool, str]], State, str], ...] = (
+        (
+            "exclusive creation",
+            _exclusive,
+            "problem",
+            "ask the site for a file system with O_EXCL (NFS from version 3 on has it)",
+        ),
+        (
+            "hard links",
+            _links,
+            "problem",
+            "ask the site for a file system with hard links, which models and logs need",
+        ),
+        ("flock", _flock, *without_flock),
+        (
+            "lease of a run",
+            _lease,
+            "problem",
+            "ask the site to mount the folder so that attributes of files are cached for less than "
+            "a minute (NFS: actimeo=30)",
+        ),
+    )
+    for name, holds, otherwise, remedy in checks:
+        try:
+            well, found = holds(folder, peer)
+        except (OSError, SuiteError) as error:
+            well, found = False, f"refused: {error}"
+        if well:
+            yield Finding(f"{name}{across}", "ok", found)
+        else:
+            yield Finding(f"{name}{across}", otherwise, found, remedy)
 
 
-def _exclusive(folder: Path, peer: Peer, check: str) -> Finding:
+def _exclusive(folder: Path, peer: Peer) -> tuple[bool, str]:
     here, there = folder / "here", folder / "there"
     here.touch(exist_ok=False)
     refused = not peer.ask(create, path=str(here))
@@ -156,70 +195,44 @@ def _exclusive(folder: Path, peer: Peer, check: str) -> Finding:
     except FileExistsError:
         pass
     if refused and allowed:
-        return Finding(check, "ok", "a file is created by one process only")
-    return Finding(
-        check,
-        "problem",
-        "two processes could both create one file",
-        "ask the site for a file system with O_EXCL (NFS from version 3 on has it)",
-    )
+        return True, "a file is created by one process only"
+    return False, "two processes could both create one file"
 
 
-def _links(folder: Path, peer: Peer, check: str) -> Finding:
+def _links(folder: Path, peer: Peer) -> tuple[bool, str]:
     source, target = folder / "source", folder / "target"
     source.touch()
-    remedy = "ask the site for a file system with hard links, which models and logs need"
-    try:
-        target.hardlink_to(source)
-    except OSError as error:
-        return Finding(check, "problem", f"refused: {error.strerror}", remedy)
+    target.hardlink_to(source)
     if peer.ask(link, source=str(source), path=str(target)) or source.stat().st_nlink != 2:
-        return Finding(check, "problem", "a name was given twice", remedy)
-    return Finding(check, "ok", "a file can have two names, and a name is given once")
+        return False, "a name was given twice"
+    return True, "a file can have two names, and a name is given once"
 
 
-def _flock(folder: Path, peer: Peer, check: str, one_host: bool) -> Finding:
+def _flock(folder: Path, peer: Peer) -> tuple[bool, str]:
     path = folder / "flock"
-    # Between hosts only those who start several controllers need it.
-    state: State = "problem" if one_host else "warning"
-    remedy = (
-        "ask the site to mount it with locks (Lustre: -o flock, NFS: a lock daemon), which "
-        "make reproduce and acdc sync need"
-        if one_host
-        else "start the controller, make reproduce and acdc sync on one host only"
-    )
-    try:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shared = peer.ask(lock, path=str(path))
-        free = peer.ask(lock, path=str(path))
-    except OSError as error:
-        return Finding(check, state, f"refused: {error.strerror}", remedy)
-    if free and not shared:
-        return Finding(check, "ok", "a lock is held by one process, and free once it is released")
-    found = "a lock is held by two" if shared else "a lock that was released stays taken"
-    return Finding(check, state, found, remedy)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shared = peer.ask(lock, path=str(path))
+    if shared:
+        return False, "a lock is held by two"
+    if not peer.ask(lock, path=str(path)):
+        return False, "a lock that was released stays taken"
+    return True, "a lock is held by one process, and free once it is released"
 
 
-def _lease(folder: Path, peer: Peer, check: str) -> Finding:
+def _lease(folder: Path, peer: Peer) -> tuple[bool, str]:
     started = time.monotonic()
     with Lease(folder).held(0):
         holder = peer.ask(lease, _LEASE_S, folder=str(folder))
         waited = time.monotonic() - started
     freed = peer.ask(lease, _LEASE_S, folder=str(folder))
-    if holder and not freed:
-        return Finding(
-            check,
-            "ok",
-            f"refused to a second process, which saw the holder's heartbeat in {waited:.1f} s; "
-            "free once it is released",
-        )
-    return Finding(
-        check,
-        "problem",
-        "a second process could take it" if not holder else "it stays taken once it is released",
-        "ask the site to mount the folder so that attributes of files are cached for less than a "
-        "minute (NFS: actimeo=30)",
+    if not holder:
+        return False, "a second process could take it"
+    if freed:
+        return False, "it stays taken once it is released"
+    return True, (
+        f"refused to a second process, which saw the holder's heartbeat in {waited:.1f} s; free "
+        "once it is released"
     )
 
 
@@ -250,21 +263,48 @@ def visibility(folder: Path, peer: Peer, wait_s: float, node: str) -> Iterator[F
     out = peer.answer(SEEN_S + 30)
     peer.ask(create, path=back)
     home = wait_for(back)
+    yield seen_finding(check, out, home, wait_s)
+
+
+def seen_finding(check: str, out: float | None, home: float | None, wait_s: float) -> Finding:
+    """Return what to say of files that are seen elsewhere after some seconds.
+
+    Args:
+        check: its name.
+        out: of a file from here there; None: it was waited for in vain.
+        home: of one from there here.
+        wait_s: how long Snakemake waits for the files of a job.
+    """
     found = f"a file from here is seen there {_after(out)}, one from there here {_after(home)}"
-    slowest = max(SEEN_S if seconds is None else seconds for seconds in (out, home))
-    if slowest < wait_s:
-        yield Finding(check, "ok", found)
-    else:
-        yield Finding(
+    if out is None or home is None:
+        return Finding(
             check,
             "problem",
-            f"{found}; Snakemake waits {wait_s:.0f} s",
-            f"set latency-wait in the profile to more than {slowest:.0f}",
+            found,
+            "ask the site to mount the folder so that names of files are cached for less (NFS: "
+            "lookupcache=positive), or give another with --results",
         )
+    if max(out, home) < wait_s:
+        return Finding(check, "ok", found)
+    return Finding(
+        check,
+        "problem",
+        f"{found}; Snakemake waits {wait_s:.0f} s",
+        f"set latency-wait in the profile to more than {math.ceil(max(out, home))}",
+    )
 
 
 def _after(seconds: float | None) -> str:
-    return "never" if seconds is None else f"after {seconds:.2f} s"
+    return f"not within {SEEN_S:.0f} s" if seconds is None else f"after {seconds:.2f} s"
+
+
+def _written(run: Path) -> bool:
+    """Return whether a run has ended and is not trained again."""
+    try:
+        result = read_result(run)
+    except RunDirectoryError:
+        return False
+    return result is not None and result["status"] != "failed"
 
 
 def space(study: Study, results: Path, jobs: int) -> Iterator[Finding]:
@@ -279,7 +319,7 @@ def space(study: Study, results: Path, jobs: int) -> Iterator[Finding]:
     left = [
         forecast(run).storage
         for name, run in study.runs.items()
-        if not (results / folder / "runs" / name / RESULT).exists()
+        if not _written(results / folder / "runs" / name)
     ]
     meanwhile = sorted((each.training - each.kept for each in left), reverse=True)
     needed = sum(each.kept for each in left) + sum(meanwhile[:jobs])

@@ -4,7 +4,6 @@ import atexit
 import math
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from snakemake.logging import logger
 
 from acdc.config import accepted
 from acdc.errors import ConfigError, SuiteError
-from workflow import slurm, study as studies
-from workflow.suite import SoleSuite, set_aside
+from acdc.failures import failures
+from acdc.results import SPARE
+from workflow import signals, slurm, study as studies, suite
 
-# SLURM announces the end of a job's time to every process of it. The run answers with a checkpoint,
-# for which the Snakemake around it has to wait.
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+if not workflow.is_main_process:
+    signals.pass_on()
 
 # Jobs say "python": the one that runs Snakemake, or that of environment.yml with --sdm conda.
 if not workflow.deployment_settings.deployment_method:
@@ -83,6 +82,11 @@ def whole_study(wildcards):
     return []
 
 
+def failures_of(runs):
+    """Return how often runs have failed for good."""
+    return sum(failures(Path(FOLDER, "runs", run)) for run in runs)
+
+
 def study_folder(wildcards, output):
     """Return the folder of the study that a file belongs to."""
     return str(Path(*Path(output[0]).parts[: len(Path(FOLDER).parts)]))
@@ -94,7 +98,12 @@ def result_of_parent(wildcards):
     return [f"{FOLDER}/runs/{parent}/result.json"] if parent else []
 
 
-QUEUE = slurm.Queue()
+QUEUE = slurm.Queue(slurm.job_name(Path(FOLDER)))
+# The executor names its jobs so; without SLURM it has no such setting.
+if hasattr(workflow.executor_settings, "jobname_prefix"):
+    workflow.executor_settings.jobname_prefix = QUEUE.name
+# The rules whose jobs leave the results of runs.
+TRAINING = ("train", "train_on_nodes", "unpack")
 
 
 def slurm_extra(wildcards):
@@ -102,7 +111,11 @@ def slurm_extra(wildcards):
     options = str(config.get("slurm_extra", ""))
     if not options or not workflow.is_main_process:
         return options
-    return slurm.after(options, QUEUE.of(wildcards[0]))
+    (run,) = wildcards
+    runs = PACKS.get(run, (run,))
+    # The pack itself, and packs of a controller before this one that may have had the run.
+    packs = {seed for seed in STUDY.seeds_of(run) if seed == run or seed not in PACKS}
+    return slurm.after(options, QUEUE.of(runs, packs))
 
 
 def sources(*patterns):
@@ -142,21 +155,22 @@ onstart:
         if missing_data():
             sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
         try:
-            SoleSuite(Path(FOLDER)).enter()
+            suite.SoleSuite(Path(FOLDER)).enter()
         except SuiteError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
 
 
 def conclude():
-    """Say which runs have failed for good; the next start of the suite tries them again."""
-    failed = set_aside(Path(FOLDER), STUDY.runs)
+    """Say which of the runs of this time have failed for good; the next start tries them again."""
+    runs = [run for rule in TRAINING for run in planned(rule, "run")]
+    failed = suite.failed(Path(FOLDER), runs)
     for run, sentence in failed.items():
         logger.error(f"{run} has failed: {sentence}")
     if failed:
         sys.exit(
-            f"error: {len(failed)} of {len(STUDY.runs)} runs have failed; tables and report show them as "
-            "missing, and the same command tries them again"
+            f"error: {len(failed)} of {len(STUDY.runs)} runs have failed; tables and report show "
+            "them as missing, and the same command tries them again"
         )
 
 
@@ -168,7 +182,7 @@ onerror:
     if not CHOICE:
         # What there is: a run that SLURM would not finish does not hold up the others' report.
         shell(
-            "python -m reports so-far --results {FOLDER:q} > {FOLDER:q}/logs/so_far.log 2>&1 || true"
+            "python -m reports so-far --within-suite --results {FOLDER:q} > {FOLDER:q}/logs/so_far.log 2>&1 || true"
         )
     conclude()
 
@@ -180,5 +194,9 @@ def tell_the_cost():
     if planning and workflow.dag is not None:
         from workflow.plan import closing_lines
 
-        lines = closing_lines(STUDY, Path(RESULTS_FOLDER), planned("train", "run"))
+        lines = closing_lines(
+            STUDY,
+            Path(RESULTS_FOLDER),
+            [run for rule in TRAINING for run in planned(rule, "run")],
+        )
         print("", *lines, *missing_data(), sep="\n", file=sys.stderr)

@@ -24,6 +24,7 @@ rule plan:
         f"{FOLDER}/plan.json",
     log:
         f"{FOLDER}/logs/plan.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -52,6 +53,7 @@ rule aggregate:
         multiext(f"{FOLDER}/tables/events", ".parquet", ".csv"),
     log:
         f"{FOLDER}/logs/aggregate.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -84,6 +86,7 @@ rule table:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/{{table}}.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -103,6 +106,7 @@ rule figure:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
         f"{FOLDER}/logs/figures/{{figure}}.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -122,6 +126,7 @@ rule theory_figure:
         multiext(f"{FOLDER}/figures/{{theory}}", ".pdf", ".png", ".svg"),
     log:
         f"{FOLDER}/logs/figures/{{theory}}.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -144,6 +149,7 @@ rule report:
         f"{FOLDER}/tables/methods_appendix.tex",
     log:
         f"{FOLDER}/logs/report.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
@@ -164,6 +170,7 @@ rule track:
         f"{FOLDER}/tracking.txt",
     log:
         f"{FOLDER}/logs/track.log",
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"

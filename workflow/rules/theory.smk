@@ -1,5 +1,7 @@
 # The theorems, checked on problems whose constants are known.
 
+from workflow import requests
+
 
 rule iht:
     """Stochastic iterative hard thresholding on sparse least squares."""
@@ -12,8 +14,8 @@ rule iht:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=requests.IHT_MB,
+        runtime=requests.IHT_MINUTES,
     shell:
         "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
         " python -m acdc theory iht --out $(dirname {output.curves:q}) > {log:q} 2>&1"

@@ -1,15 +1,35 @@
 # One job a run. A run resumes from its checkpoints, which are therefore no declared outputs:
 # Snakemake deletes the outputs of a job that it starts again.
 
+from workflow import requests
+
 # By the first of their runs; the results folder of the others is filled by the same job.
 PACKS = STUDY.packs(PACK) if PACK > 1 else {}
 PACKED = {run: pack for pack, runs in PACKS.items() for run in runs}
+if workflow.is_main_process:
+    # A pack of which a run's folder was removed has to be trained again.
+    for pack, runs in PACKS.items():
+        if not all(Path(FOLDER, "runs", run, SPARE).exists() for run in runs):
+            Path(FOLDER, "packs", f"{pack}.done").unlink(missing_ok=True)
 # By run, where there are several.
 NODES = {
     run: math.ceil(gpus / GPUS_PER_NODE)
     for run, gpus in STUDY.gpus.items()
     if gpus > GPUS_PER_NODE
 }
+
+
+# The run answers what SLURM announces, not the shell around it. What is said before there is a log
+# of the attempt (acdc/attempts.py) is kept, too. It may have to wait for a day, as long as a job may
+# last, since whoever trains the same run may live on a node that SLURM has lost.
+TRAIN = (
+    "trap '' USR1 TERM; mkdir -p {{params.logs:q}}; touch {{params.logs:q}}/started.log;"
+    " ln -f {{params.logs:q}}/started.log {{log:q}} || true;"
+    " python -m acdc train --json {{params.configuration:q}} --runs {{params.folder:q}}/runs {}"
+    " --threads {{threads}} --workers {{threads}} --wait 86400"
+    " --attempt {{resources.attempt}} --settle --logs {{params.folder:q}}/logs/train"
+    " >> {{params.logs:q}}/started.log 2>&1"
+)
 
 
 rule data:
@@ -45,20 +65,19 @@ rule train:
     resources:
         gpu=lambda wildcards: STUDY.gpus[wildcards.run],
         nodes=1,
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=requests.TRAIN_MB,
+        runtime=requests.TRAIN_MINUTES,
         slurm_extra=slurm_extra,
         # An error that is bound to recur ends further attempts at once.
         attempt=lambda wildcards, attempt: attempt,
     params:
         folder=study_folder,
         configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
+        logs=lambda wildcards: f"{FOLDER}/logs/train/{wildcards.run}",
+        # Where a run has failed for good since its job, the next start of the suite tries it again.
+        failures=lambda wildcards: failures_of([wildcards.run]),
     shell:
-        "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
-        " --processes {resources.gpu} --nodes {resources.nodes}"
-        " --threads {threads} --workers {threads} --wait 900"
-        " --attempt {resources.attempt} --settle --logs {params.folder:q}/logs/train"
-        " > {log:q} 2>&1"
+        TRAIN.format("--processes {resources.gpu} --nodes {resources.nodes}")
 
 
 use rule train as train_on_nodes with:
@@ -71,8 +90,8 @@ use rule train as train_on_nodes with:
         mpi="srun",
         tasks=lambda wildcards: NODES[wildcards.run],
         tasks_per_gpu=0,
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=requests.TRAIN_MB,
+        runtime=requests.TRAIN_MINUTES,
         slurm_extra=slurm_extra,
         attempt=lambda wildcards, attempt: attempt,
 
@@ -95,8 +114,8 @@ rule pack:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards: 2000 * len(PACKS[wildcards.pack]),
-        runtime=lambda wildcards: 60 * len(PACKS[wildcards.pack]),
+        mem_mb=lambda wildcards: requests.TRAIN_MB * len(PACKS[wildcards.pack]),
+        runtime=lambda wildcards: requests.TRAIN_MINUTES * len(PACKS[wildcards.pack]),
         slurm_extra=slurm_extra,
         attempt=lambda wildcards, attempt: attempt,
     params:
@@ -106,12 +125,10 @@ rule pack:
             str(STUDY.runs[run].seed) for run in PACKS[wildcards.pack]
         ),
         at_once=lambda wildcards: len(PACKS[wildcards.pack]),
+        logs=lambda wildcards: f"{FOLDER}/logs/packs/{wildcards.pack}",
+        failures=lambda wildcards: failures_of(PACKS[wildcards.pack]),
     shell:
-        "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
-        " --seeds {params.seeds} --at-once {params.at_once}"
-        " --threads {threads} --workers {threads} --wait 900"
-        " --attempt {resources.attempt} --settle --logs {params.folder:q}/logs/train"
-        " > {log:q} 2>&1"
+        TRAIN.format("--seeds {params.seeds} --at-once {params.at_once}")
 
 
 rule unpack:
@@ -124,12 +141,11 @@ rule unpack:
         f"{FOLDER}/logs/unpack/{{run}}.log",
     wildcard_constraints:
         run=names(PACKED),
+    retries: 0
     localrule: True
     conda:
         "../../environment.yml"
     params:
         folder=study_folder,
-        configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
     shell:
-        "python -m acdc train --json {params.configuration:q} --runs {params.folder:q}/runs"
-        " --attempt 2 --settle > {log:q} 2>&1"
+        "python -m acdc restore {params.folder:q}/runs/{wildcards.run} > {log:q} 2>&1"
