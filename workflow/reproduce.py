@@ -361,7 +361,11 @@ def _made(study: Study, folder: Path) -> Iterator[str]:
     paths = [("report", folder / "report.html")]
     paths += [("tables", folder / "tables"), ("figures", folder / "figures")]
     paths += [("data", folder / "tables" / "runs.csv"), ("runs", folder / "runs")]
-    paths += [("MLflow", folder / "mlflow.db")]
     for what, path in paths:
         if path.exists():
             yield f"  {what:7} {path}"
+    told, store = folder / "tracking.txt", folder / "mlflow.db"
+    if told.exists():
+        yield f"  {'MLflow':7} {told.read_text(encoding='utf-8').partition(chr(10))[0]}"
+    elif store.exists():
+        yield f"  {'MLflow':7} {store}"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from acdc.errors import ConfigError
 
 _PACK = "pack "
 # What stands before the name of a run in the comment of a job, and what the job is filed under.
@@ -33,6 +38,15 @@ class Queue:
     asked: float = field(default=float("-inf"), init=False)
     jobs: dict[str, list[str]] = field(default_factory=dict, init=False)
 
+    def name_jobs(self, executor: Any) -> None:
+        """Have an executor of SLURM call its jobs so; Snakemake has no setting that can follow.
+
+        Args:
+            executor: of Snakemake, before its first job; any other than SLURM's stays as it is.
+        """
+        if hasattr(executor, "run_uuid"):
+            executor.run_uuid = f"{self.name}_{uuid.uuid4()}"
+
     def of(self, runs: Iterable[str], packs: Iterable[str] = ()) -> list[str]:
         """Return the ids of the jobs of runs, and of packs, which have the name of their first run.
 
@@ -44,6 +58,26 @@ class Queue:
             self.asked = time.monotonic()
         wanted = [*runs, *(f"{_PACK}{pack}" for pack in packs)]
         return [job for name in wanted for job in self.jobs.get(name, [])]
+
+
+def nodes(gpus: Mapping[str, int], per_node: int) -> dict[str, int]:
+    """Return how many nodes each run takes that takes several.
+
+    Args:
+        gpus: of each run.
+        per_node: GPUs of a node.
+
+    Raises:
+        ConfigError: a run's GPUs are not the same number on each node.
+    """
+    found = {run: math.ceil(count / per_node) for run, count in gpus.items() if count > per_node}
+    for run, count in found.items():
+        if gpus[run] % count:
+            raise ConfigError(
+                f"--config: gpus_per_node: {per_node}: {gpus[run]} GPUs of a run cannot be the "
+                f"same number on each of {count} nodes; a divisor of {gpus[run]} is accepted"
+            )
+    return found
 
 
 def _squeue() -> str:

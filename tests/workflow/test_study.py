@@ -515,3 +515,39 @@ def test_conda_users_get_the_versions_that_were_tested() -> None:
     for package in packages:
         name, version = package.split("==")
         assert pinned[normal(name)] == version, name
+
+
+def test_runs_of_a_pack_differ_in_their_seeds_alone_and_share_one_gpu() -> None:
+    study = load("quick")
+    for size in (2, 3):
+        packs = study.packs(size)
+        packed = [run for runs in packs.values() for run in runs]
+        assert len(set(packed)) == len(packed)
+        for first, runs in packs.items():
+            assert first == runs[0]
+            assert 2 <= len(runs) <= size
+            assert len({study.runs[run].with_seed(0).fingerprint for run in runs}) == 1
+    # The digits have two seeds; ImageNet's runs take several GPUs.
+    assert study.packs(2)
+    paper = load("paper")
+    packed = {run for runs in paper.packs(3).values() for run in runs}
+    assert {paper.runs[run].dataset for run in packed} == {"cifar100", "cifar10_relabelled"}
+    assert {paper.gpus[run] for run in set(paper.runs) - packed} >= {4}
+
+
+@pytest.mark.parametrize(
+    ("other", "complaint"),
+    [
+        ({"gpu": 3}, "tasks.a.gpu: 3 GPUs cannot share batches of 128 images equally"),
+        ({"gpu": 2}, "tasks.b.gpu: 1, and 2 for a, which trains the same network"),
+    ],
+)
+def test_gpus_that_cannot_be_are_one_sentence(
+    other: dict[str, int], complaint: str, tmp_path: Path
+) -> None:
+    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20}
+    scale = {"name": "s", "title": "S", "description": "", "tasks": {"a": task | other, "b": task}}
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(scale))
+    with pytest.raises(ConfigError, match=complaint):
+        load(str(path))

@@ -149,7 +149,14 @@ def settings(site: Site, profile: Profile, requests: Sequence[Request]) -> Itera
             "preemption",
             "warning",
             f"{shown}: a suspended run loses its lease after a minute and ends when it wakes up",
-            "ask for partitions that requeue or cancel, where a run goes on from its checkpoint",
+            "ask for partitions that requeue, where a run goes on from its checkpoint",
+        )
+    elif any("CANCEL" in mode for mode in modes.values()):
+        yield Finding(
+            "preemption",
+            "problem",
+            f"{shown}: Snakemake waits for ever for a job that preemption has cancelled",
+            "ask for partitions that requeue, where a run goes on from its checkpoint",
         )
     elif modes:
         yield Finding("preemption", "ok", f"{shown}: a preempted run goes on from its checkpoint")

@@ -1,7 +1,6 @@
 # The study that the configuration names, and the files that it consists of.
 
 import atexit
-import math
 import os
 import shlex
 import sys
@@ -48,6 +47,7 @@ try:
     )
     STUDY = studies.load(SCALE, config.get("seeds"), EXPERIMENTS)
     CHOSEN = STUDY.select(**CHOICE)
+    NODES = slurm.nodes(STUDY.gpus, GPUS_PER_NODE)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -99,9 +99,6 @@ def result_of_parent(wildcards):
 
 
 QUEUE = slurm.Queue(slurm.job_name(Path(FOLDER)))
-# The executor names its jobs so; without SLURM it has no such setting.
-if hasattr(workflow.executor_settings, "jobname_prefix"):
-    workflow.executor_settings.jobname_prefix = QUEUE.name
 # The rules whose jobs leave the results of runs.
 TRAINING = ("train", "train_on_nodes", "unpack")
 
@@ -156,6 +153,7 @@ onstart:
             sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
         try:
             suite.SoleSuite(Path(FOLDER)).enter()
+            QUEUE.name_jobs(workflow.scheduler._executor)
         except SuiteError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)

@@ -11,14 +11,6 @@ if workflow.is_main_process:
     for pack, runs in PACKS.items():
         if not all(Path(FOLDER, "runs", run, SPARE).exists() for run in runs):
             Path(FOLDER, "packs", f"{pack}.done").unlink(missing_ok=True)
-# By run, where there are several.
-NODES = {
-    run: math.ceil(gpus / GPUS_PER_NODE)
-    for run, gpus in STUDY.gpus.items()
-    if gpus > GPUS_PER_NODE
-}
-
-
 # The run answers what SLURM announces, not the shell around it. What is said before there is a log
 # of the attempt (acdc/attempts.py) is kept, too. It may have to wait for a day, as long as a job may
 # last, since whoever trains the same run may live on a node that SLURM has lost.
@@ -92,7 +84,11 @@ use rule train as train_on_nodes with:
         tasks_per_gpu=0,
         mem_mb=requests.TRAIN_MB,
         runtime=requests.TRAIN_MINUTES,
-        slurm_extra=slurm_extra,
+        # The same number on each node.
+        slurm_extra=lambda wildcards: (
+            f"{slurm_extra(wildcards)} --gpus-per-node="
+            f"{STUDY.gpus[wildcards.run] // NODES[wildcards.run]}"
+        ),
         attempt=lambda wildcards, attempt: attempt,
 
 
