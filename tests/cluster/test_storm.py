@@ -74,7 +74,11 @@ def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
         lived_on = suite.jobs()
         controller = suite.start("trained", *resources)
         (left,) = lived_on[runs[LEFT_BEHIND]]
-        wait_until(lambda: cluster.run("squeue", "-ho%E").count(f"afterany:{left}("), "a follower")
+        # Whichever of them are still there go first.
+        follower = re.compile(
+            "|".join(f"afterany:{job}\\(" for jobs in lived_on.values() for job in jobs)
+        )
+        wait_until(lambda: follower.search(cluster.run("squeue", "-ho%E")), "a follower")
         wait_until(lambda: "down" in cluster.run("sinfo", "-hn", node, "-o%T"), "node down", 120)
         cluster.start_node(node)
         cluster.start_accounting()
