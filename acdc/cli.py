@@ -253,7 +253,7 @@ def train(
 def restore(folder: Path) -> None:
     """Put back the removed result of the run in FOLDER, which has ended; trains nothing."""
     from acdc.errors import RunDirectoryError
-    from acdc.runs import restored
+    from acdc.outcomes import restored
 
     result = restored(folder)
     if result is None:

@@ -15,26 +15,26 @@ import yaml
 
 from acdc.checkpoints import Checkpoints, Pace
 from acdc.config import RunConfig
-from acdc.errors import Diverged, Interrupted, Resumable, RunDirectoryError
+from acdc.errors import Diverged, Interrupted, Resumable
 from acdc.failures import (
     FAILED,
     NoModelError,
     begin,
     end,
     refuse_to_repeat,
-    remember,
     told,
 )
-from acdc.files import remove_temporary, write_json, write_text
+from acdc.files import remove_temporary, write_text
 from acdc.journal import Journal
 from acdc.lease import Lease
 from acdc.method import Start
+from acdc.outcomes import conclude, failed, keep_spare, restored, settled
 from acdc.products import Shelf, digests
 from acdc.provenance import record as record_provenance
 from acdc.ranks import Ranks
-from acdc.records import Records, identity
+from acdc.records import Records
 from acdc.reporters import Reporter
-from acdc.results import RESULT, SPARE, read_result
+from acdc.results import SPARE
 from acdc.schedules import Step
 from acdc.stops import StopRequests
 from acdc.training import Engine, Totals, Trainer
@@ -297,10 +297,7 @@ class Run:
     def conclude(self, result: dict[str, Any]) -> None:
         """Write the result, and leave the last checkpoint only, by which it can be made again."""
         self.lease.check()
-        # Snakemake deletes the outputs of a job that it starts again, and result.json is one.
-        (self.folder / SPARE).parent.mkdir(exist_ok=True)
-        write_json(self.folder / SPARE, result)
-        write_json(self.folder / RESULT, result)
+        conclude(self.folder, result)
         (self.folder / FAILED).unlink(missing_ok=True)
         self.checkpoints.drop(keep=1)
         self.shelf.sweep(keep=1)
@@ -337,6 +334,8 @@ def run(
     done = ranks.ask_first(lambda: settled(folder))
     if done is not None:
         reporter.say(f"{config.run_name} has finished already")
+        if ranks.first and not (folder / SPARE).exists():
+            keep_spare(folder, done)
         return done
     lease = Lease(folder)
     with told(config.run_name, folder), contextlib.ExitStack() as stack:
@@ -354,12 +353,10 @@ def run(
         except Exception as error:
             if not ranks.first or not folder.is_dir():
                 raise
-            result = _failed(config, folder, error)
+            result = failed(config, folder, error)
             if result is None or not options.settle:
                 raise
-            (folder / SPARE).parent.mkdir(exist_ok=True)
-            write_json(folder / SPARE, result)
-            write_json(folder / RESULT, result)
+            conclude(folder, result)
             reporter.say(f"{config.run_name} has failed: {result['error']}")
             return result
 
@@ -388,40 +385,6 @@ def _enter(
             stack.callback(end, folder)
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
         return done
-
-
-def settled(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a run that needs no further training; one that failed is tried again."""
-    result = read_result(folder)
-    return None if result is not None and result["status"] == "failed" else result
-
-
-def restored(folder: Path) -> dict[str, Any] | None:
-    """Put the removed result of a run that has ended back, if its models are still there.
-
-    That of a run that has failed, too: whoever wants to try it again looks at the status.
-    """
-    try:
-        result = read_result(folder, SPARE)
-    except RunDirectoryError:
-        return None  # it is made again from the last checkpoint
-    if result is None or result["run"] != folder.name:
-        return None
-    if result["status"] == "finished" and digests(folder) != result["files"]:
-        return None
-    if result["status"] != "failed":
-        (folder / FAILED).unlink(missing_ok=True)
-    write_json(folder / RESULT, result)
-    return result
-
-
-def _failed(config: RunConfig, folder: Path, error: Exception) -> dict[str, Any] | None:
-    """Take down an error; if it is final, return what is the result of the run then."""
-    failure = remember(folder, error)
-    if not failure.final:
-        return None
-    reason = {"error": failure.error, "exit_status": failure.exit_status}
-    return {**identity(config, "failed"), "products": {}, **reason}
 
 
 def _train(this: Run) -> dict[str, Any]:
