@@ -16,8 +16,10 @@ PYTHON ?= python3
 SCALE ?= smoke
 RESULTS ?= results
 CORES ?=
-PORT ?= 5001
-HOST ?= 127.0.0.1
+# Not from the environment, where a shell's HOST would open the server to the network.
+PORT := 5001
+HOST := 127.0.0.1
+tracking-server: PORT := 5002
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9

@@ -6,11 +6,14 @@ the store does not have yet and can be run again at any time.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,22 +21,29 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from acdc.tracking.snapshots import ARTIFACTS, DamagedRunError, Snapshot, key_of, run_folders
-from acdc.tracking.store import TrackingError, open_store, tracking_uri, without_password
+from acdc.errors import ConfigError, SuiteError
+from acdc.failures import FAILED
+from acdc.tracking.snapshots import (
+    ARTIFACTS,
+    DamagedRunError,
+    Snapshot,
+    run_folders,
+    study_of,
+)
+from acdc.tracking.store import (
+    TrackingError,
+    open_store,
+    passwordless,
+    tracking_uri,
+    without_password,
+)
 from acdc.tracking.study import Exhibits
 
 if TYPE_CHECKING:
-    from acdc.tracking.mirror import Mirror
+    from acdc.tracking.mirror import Delivery, Mirror, Outcome
 
 State = dict[str, tuple[int, int]]
 """Size and time of the last change of each file of a run directory that the mirror reads."""
-
-
-def study_of(folder: Path) -> Path:
-    """Return the study that a folder is, lies in, or holds the runs of."""
-    if (folder / "runs").is_dir():
-        return folder
-    return next((path.parent for path in (folder, *folder.parents) if path.name == "runs"), folder)
 
 
 def scale_of(study: Path) -> str:
@@ -44,8 +54,12 @@ def scale_of(study: Path) -> str:
 def state_of(run: Path) -> State:
     """Return what tells whether a run has changed."""
     # A new checkpoint, which changes its folder, makes more of the journal count.
-    paths = [path for path in (run / name for name in (*ARTIFACTS, "checkpoint")) if path.exists()]
-    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
+    state = {}
+    for name in (*ARTIFACTS, FAILED, "checkpoint"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = (run / name).stat()
+            state[name] = stat.st_size, stat.st_mtime_ns
+    return state
 
 
 @dataclass
@@ -54,11 +68,19 @@ class Sent:
 
     runs: Counter[str] = field(default_factory=Counter)
     exhibits: int = 0
+    damaged: list[str] = field(default_factory=list)
+    """What is wrong with runs that cannot be read."""
 
     @property
     def anything(self) -> bool:
         """Whether the store had not everything already."""
         return bool(self.runs["new"] or self.runs["updated"] or self.exhibits)
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong, nothing if all is well."""
+        what = f"{len(self.damaged)} runs cannot be read: {'; '.join(self.damaged)}"
+        return what if self.damaged else ""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.runs[key]} {key}" for key in ("new", "updated", "unchanged"))
@@ -70,21 +92,40 @@ class Task:
     """What one call of the command is to mirror."""
 
     folders: Sequence[Path]
+    uri: str | None
     experiment: str | None
     scale: str | None
-    seen: dict[Path, State] = field(default_factory=dict)
-    """Runs that have been mirrored by this process, as they were then."""
+    seen: dict[Path, tuple[State, Delivery]] = field(default_factory=dict)
+    """Runs that have been mirrored by this process, as they and the store were then."""
 
-    def carry_out(self, mirror: Mirror) -> Sent:
-        """Send what is new; return what it was.
+    def stores(self) -> dict[str, list[Path]]:
+        """Return the runs by the store that they are mirrored into."""
+        found: dict[str, set[Path]] = {}
+        for folder in self.folders:
+            runs = run_folders(folder)
+            for path in runs or {folder}:
+                there = found.setdefault(tracking_uri(self.uri, study_of(path)), set())
+                there |= {path} & runs
+        return {uri: sorted(runs) for uri, runs in found.items()}
 
-        Raises:
-            DamagedRunError: runs cannot be read; the others have been sent.
-        """
+    def command(self, weights: bool) -> str:
+        """Return the command that does the same later."""
+        words = ["acdc", "sync", *map(str, self.folders)]
+        given = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        with contextlib.suppress(ConfigError):  # which a store that is no store makes
+            if given:
+                words += ["--uri", passwordless(tracking_uri(given, self.folders[0]))]
+        if self.experiment is not None:
+            words += ["--experiment", self.experiment]
+        if self.scale is not None:
+            words += ["--scale", self.scale]
+        return shlex.join([*words, *(["--weights"] if weights else [])])
+
+    def carry_out(self, mirror: Mirror, runs: Iterable[Path]) -> Sent:
+        """Send what is new of runs and of their studies; return what it was."""
         sent = Sent()
-        damaged = []
         studies: dict[Path, str] = {}
-        for run in sorted({path for folder in self.folders for path in run_folders(folder)}):
+        for run in runs:
             study = study_of(run)
             scale = scale_of(study) if self.scale is None else self.scale
             name = self.experiment or (f"acdc-{scale}" if scale else "acdc")
@@ -92,41 +133,48 @@ class Task:
             try:
                 sent.runs[self.send(mirror, run, scale, name)] += 1
             except DamagedRunError as error:
-                damaged.append(str(error))
+                sent.damaged.append(str(error))
         for name in dict.fromkeys(studies.values()):
             mirror.send_cells(name)
         for study, name in studies.items():
             exhibits = Exhibits.read(study, scale_of(study) if self.scale is None else self.scale)
             if exhibits.digests:
                 sent.exhibits += mirror.send_exhibits(exhibits, name)
-        if damaged:
-            raise DamagedRunError(f"{len(damaged)} runs cannot be read: {'; '.join(damaged)}")
         return sent
 
-    def send(self, mirror: Mirror, run: Path, scale: str, name: str) -> str:
-        """Send what is new of a run; one that is as this process has sent it is not read again."""
+    def send(self, mirror: Mirror, run: Path, scale: str, name: str) -> Outcome:
+        """Send what is new of a run.
+
+        One that is as this process has sent it, here and in the store, is not read again.
+        """
         state = state_of(run)
-        if self.seen.get(run) == state and key_of(run, scale) in mirror.experiment(name).runs:
+        before, sent = self.seen.get(run, (None, None))
+        if sent is not None and before == state and mirror.holds(sent, name):
             return "unchanged"
-        outcome = mirror.send(Snapshot.read(run, scale), name)
-        self.seen[run] = state
-        return outcome
+        sent = mirror.send(Snapshot.read(run, scale), name)
+        self.seen[run] = state, sent
+        return sent.outcome
 
 
-def follow(task: Task, uri: str, weights: bool, seconds: float) -> NoReturn:
-    """Mirror again and again; a store that is away is told of once, and when it is back."""
-    told = ""
+def follow(task: Task, weights: bool, seconds: float) -> NoReturn:
+    """Mirror again and again; what is wrong is told of once, and when it is mended."""
+    told: dict[str, str] = {}
     while True:
-        try:
-            with open_store(uri, weights) as mirror:
-                done = task.carry_out(mirror)
-            if told or done.anything:
-                click.echo(f"{time.strftime('%H:%M:%S')} {done}")
-            told = ""
-        except (TrackingError, DamagedRunError) as error:
-            if not told:
-                click.echo(f"{time.strftime('%H:%M:%S')} {error}", err=True)
-            told = str(error)
+        for uri, runs in task.stores().items():
+            now, before = time.strftime("%H:%M:%S"), told.get(uri, "")
+            done = None
+            try:
+                with open_store(uri, weights) as mirror:
+                    done = task.carry_out(mirror, runs)
+                complaint = done.complaint
+            except SuiteError as error:
+                complaint = str(error)
+            # Addresses and counts may differ in what is the same error.
+            told[uri] = re.sub(r"0x[0-9a-f]+|\d+", "", complaint)
+            if done and (done.anything or told[uri] != before):
+                click.echo(f"{now} {done}")
+            if complaint and told[uri] != before:
+                click.echo(f"{now} {complaint}", err=True)
         time.sleep(seconds)
 
 
@@ -139,7 +187,7 @@ def follow(task: Task, uri: str, weights: bool, seconds: float) -> NoReturn:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
 @click.option(
-    "--uri", help="The store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db in the study]"
+    "--uri", help="The store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db in each study]"
 )
 @click.option("--experiment", help="MLflow's experiment.  [default: acdc-SCALE, or acdc]")
 @click.option("--scale", help="Scale of the runs.  [default: as in results/SCALE]")
@@ -151,9 +199,7 @@ def follow(task: Task, uri: str, weights: bool, seconds: float) -> NoReturn:
     type=click.FloatRange(0, min_open=True),
     help="Go on mirroring, with this pause in between, until Ctrl-C.",
 )
-@click.option(
-    "--lenient", is_flag=True, help="Where the store is away, say so and end with status 0."
-)
+@click.option("--lenient", is_flag=True, help="Say what cannot be mirrored, and end with status 0.")
 def sync_command(
     folders: tuple[Path, ...],
     uri: str | None,
@@ -173,27 +219,46 @@ def sync_command(
       acdc sync results/small --uri https://your-server --follow 60
     """  # noqa: D301
     folders = tuple(folder.resolve() for folder in folders)
-    named = uri
-    uri = tracking_uri(uri, study_of(folders[0]))
-    task = Task(folders, experiment, scale)
+    task = Task(folders, uri, experiment, scale)
     if seconds is not None:
         signal.signal(signal.SIGTERM, stop)
         try:
-            click.echo(without_password(f"mirroring to {uri} every {seconds:g} s", uri))
-            follow(task, uri, weights, seconds)
+            shown = ", ".join(without_password(uri, uri) for uri in task.stores())
+            click.echo(f"mirroring to {shown} every {seconds:g} s")
+            follow(task, weights, seconds)
         except KeyboardInterrupt:
             click.echo("mirroring has ended")
             return
     try:
-        with open_store(uri, weights) as mirror:
-            done = task.carry_out(mirror)
-        click.echo(without_password(f"mirrored to {uri}: {done}", uri))
-    except TrackingError as error:
+        once(task, weights)
+    except SuiteError as error:
         if not lenient:
             raise
-        options = ["--uri", named] if named else []
-        again = shlex.join(["acdc", "sync", *map(str, folders), *options])
-        click.echo(without_password(f"not mirrored: {error}: {again}", uri))
+        click.echo(f"not mirrored: {error}: {task.command(weights)}")
+
+
+def once(task: Task, weights: bool) -> None:
+    """Mirror what there is now, and say so.
+
+    Raises:
+        TrackingError: a store is away; the others have what there is.
+        DamagedRunError: runs cannot be read; the others have been sent.
+    """
+    wrong: list[SuiteError] = []
+    for uri, runs in task.stores().items():
+        try:
+            with open_store(uri, weights) as mirror:
+                done = task.carry_out(mirror, runs)
+        except TrackingError as error:
+            wrong.append(error)
+            continue
+        click.echo(without_password(f"mirrored to {uri}: {done}", uri))
+        if done.damaged:
+            wrong.append(DamagedRunError(done.complaint))
+    if len(wrong) > 1:
+        raise type(wrong[0])("; ".join(map(str, wrong)))
+    if wrong:
+        raise wrong[0]
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:

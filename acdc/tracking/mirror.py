@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -45,6 +47,18 @@ Outcome = Literal["new", "updated", "unchanged"]
 T = TypeVar("T")
 
 
+class Delivery(NamedTuple):
+    """What the store held of a run once it had been sent."""
+
+    outcome: Outcome
+    key: str
+    cell: str
+    """The key of the cell."""
+    run_id: str
+    state: str
+    tags: Mapping[str, str]
+
+
 class Experiment:
     """One experiment of a store, and the mirrored runs in it by their keys."""
 
@@ -53,9 +67,12 @@ class Experiment:
         self.name = name
         self.identity = self._identity(artifacts)
         self.runs: dict[str, Run] = {}
+        self.sources: dict[str, set[str]] = {}
+        """By scale, the results folders that runs have been mirrored from."""
         self.changed = False
         """Whether anything has been sent since the runs were read."""
         self.refresh()
+        self._check_artifacts(artifacts)
 
     def _identity(self, artifacts: str | None) -> str:
         found = self.client.get_experiment_by_name(self.name)
@@ -72,7 +89,45 @@ class Experiment:
                 f"--experiment: {self.name!r} has been deleted in the tracking store; restore it "
                 "there (mlflow experiments restore) or give another name"
             )
+        self.location = str(found.artifact_location)
         return str(found.experiment_id)
+
+    def _check_artifacts(self, beside: str | None) -> None:
+        """Look whether the artifacts of a store that is a file lie beside it.
+
+        Raises:
+            TrackingError: they do not.
+        """
+        if beside is None or urlsplit(self.location).scheme not in ("", "file"):
+            return
+        place, store = (
+            Path(url2pathname(urlsplit(text).path)).resolve() for text in (self.location, beside)
+        )
+        sent = any("mirror.files" in run.data.tags for run in self.runs.values())
+        if not place.is_relative_to(store.parent):
+            wrong = "not beside the store, which has been moved or copied"
+        elif sent and not place.is_dir():
+            wrong = "no longer there"
+        else:
+            return
+        raise TrackingError(
+            f"tracking store in {store.parent}: the artifacts of {self.name!r} belong into "
+            f"{place}, which is {wrong}; put it back, or remove the store, "
+            "and the next sync makes it again"
+        )
+
+    def check_source(self, scale: str, source: str) -> None:
+        """Look whether the runs of a scale come from one results folder.
+
+        Raises:
+            TrackingError: some come from another one.
+        """
+        others = self.sources.get(scale, set()) - {source}
+        if others:
+            raise TrackingError(
+                f"--experiment: {self.name!r} holds the results of {min(others)}, which are not "
+                f"those of {source}; give another name"
+            )
 
     def refresh(self, key: str = "") -> None:
         """Read the mirrored runs, or that of one key, as they are now.
@@ -87,12 +142,20 @@ class Experiment:
                 [self.identity], which, max_results=1000, page_token=page.token
             )
             found += page
-        self.runs = {} if not key else {k: run for k, run in self.runs.items() if k != key}
+        if key:
+            self.runs.pop(key, None)
+        else:
+            self.runs, self.sources, self.changed = {}, {}, False
         for run in sorted(found, key=lambda run: str(run.info.run_id)):
-            if KEY in run.data.tags and self.runs.setdefault(run.data.tags[KEY], run) is not run:
+            tags = run.data.tags
+            if KEY not in tags:
+                continue
+            kept = self.runs.setdefault(tags[KEY], run)
+            # The same run may stand on two pages.
+            if kept.info.run_id != run.info.run_id:
                 self.client.delete_run(run.info.run_id)
-        if not key:
-            self.changed = False
+            if "source" in tags:
+                self.sources.setdefault(tags.get("scale", ""), set()).add(tags["source"])
 
     def create(self, key: str, name: str, begun_ms: int | None, tags: Mapping[str, str]) -> Run:
         """Create the mirrored run of a key, unless another host has just done so."""
@@ -138,9 +201,21 @@ class Mirror:
             self.experiments[name] = Experiment(self.client, name, self.artifacts)
         return self.experiments[name]
 
-    def send(self, run: Snapshot, name: str) -> Outcome:
-        """Send what an experiment does not have of a run, and return whether it was anything."""
+    def send(self, run: Snapshot, name: str) -> Delivery:
+        """Send what an experiment does not have of a run, and return what it then holds."""
         return self._undisturbed(name, lambda there: self._send(run, there))
+
+    def holds(self, sent: Delivery, name: str) -> bool:
+        """Return whether a run is in an experiment as it was sent, below its cell."""
+        there = self.experiment(name)
+        run, cell = there.runs.get(sent.key), there.runs.get(sent.cell)
+        return (
+            run is not None
+            and cell is not None
+            and (run.info.run_id, run.info.status) == (sent.run_id, sent.state)
+            and sent.tags.items() <= run.data.tags.items()
+            and sent.tags[PARENT] == cell.info.run_id
+        )
 
     def send_cells(self, name: str) -> None:
         """Send what has changed of the means over the seeds of an experiment."""
@@ -163,12 +238,15 @@ class Mirror:
                 there.refresh()
         raise AssertionError
 
-    def _send(self, run: Snapshot, there: Experiment) -> Outcome:
+    def _send(self, run: Snapshot, there: Experiment) -> Delivery:
+        there.check_source(run.scale, run.tags()["source"])
         mirrored = there.runs.get(run.key)
         old = dict(mirrored.data.tags) if mirrored else {}
         outcome: Outcome = "updated" if mirrored else "new"
         if mirrored and not run.continues(old["mirror.claim"]):
             mirrored, old = None, there.drop(run.key)
+        elif mirrored:
+            run = run.reaching(old["mirror.claim"])
         arrived: dict[str, str] = json.loads(old.get("mirror.files", "{}"))
         weights = run.weights() if self.weights else {}
         files = {name: digest(data) for name, data in run.files.items()}
@@ -184,10 +262,12 @@ class Mirror:
         gone = [key for key in old if key.startswith(PASSING) and key not in tags]
         same = mirrored is not None and tags.items() <= old.items() and not gone
         if mirrored is not None and same and mirrored.info.status == run.state:
-            return "unchanged"
+            run_id = mirrored.info.run_id
+            return Delivery("unchanged", run.key, run.cell, run_id, run.state, tags)
         there.changed = True
         if mirrored is None:
-            first = {key: tags[key] for key in ("kind", "scale", "cell", PARENT, "mirror.claim")}
+            known = ("kind", "scale", "source", "cell", PARENT, "mirror.claim")
+            first = {key: tags[key] for key in known}
             mirrored = there.create(run.key, run.slug, run.times_ms[0], old | first)
         elif old["mirror.claim"] != tags["mirror.claim"]:
             self.client.set_tag(mirrored.info.run_id, "mirror.claim", tags["mirror.claim"])
@@ -204,7 +284,7 @@ class Mirror:
         # Last, since they tell what has arrived.
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         there.set_state(mirrored, run.state, run.times_ms[1])
-        return outcome
+        return Delivery(outcome, run.key, run.cell, run_id, run.state, tags)
 
     def _cell(self, run: Snapshot, there: Experiment) -> Run:
         """Return the mirrored cell that a run belongs to."""
@@ -267,13 +347,16 @@ class Mirror:
         there.set_state(run, cell.state, cell.ended_ms)
 
     def _send_exhibits(self, exhibits: Exhibits, there: Experiment) -> int:
+        there.check_source(exhibits.scale, str(exhibits.study))
         run = there.runs.get(exhibits.key)
         manifest = json.dumps(exhibits.digests, sort_keys=True, indent=1)
         version = digest(manifest.encode())
         if run and run.data.tags.get("mirror.files") == version:
             return 0
         arrived: dict[str, str] = {}
-        if run and "mirror.files" in run.data.tags:
+        if run and any(
+            file.path == MANIFEST for file in self.client.list_artifacts(run.info.run_id)
+        ):
             with tempfile.TemporaryDirectory() as folder:
                 copy = self.client.download_artifacts(run.info.run_id, MANIFEST, folder)
                 arrived = json.loads(Path(copy).read_bytes())
@@ -282,13 +365,14 @@ class Mirror:
             note, run, arrived = there.drop(exhibits.key), None, {}
         if run is None:
             tags = {"kind": "study", "scale": exhibits.scale, "status": "running"}
+            tags["source"] = str(exhibits.study)
             run = there.create(exhibits.key, STUDY, None, tags | note)
         changed = [n for n, found in exhibits.digests.items() if arrived.get(n) != found]
         for name in changed:
             folder = str(Path(name).parent).removeprefix(".")
             self.client.log_artifact(run.info.run_id, str(exhibits.study / name), folder or None)
         self.client.log_text(run.info.run_id, manifest, MANIFEST)
-        tags = {"mirror.files": version, "status": "finished"}
+        tags = {"mirror.files": version, "status": "finished", "source": str(exhibits.study)}
         self.client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         there.set_state(run, "FINISHED", round(1000 * time.time()))
         there.refresh(exhibits.key)

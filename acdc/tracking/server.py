@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import click
 from filelock import FileLock, Timeout
@@ -135,17 +135,29 @@ class Database:
     """Which run it, if it was started here."""
 
 
-def postgres_programs() -> Path:
-    """Return the folder of PostgreSQL's programs, the newest of Debian's or those in PATH.
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def postgres_programs(data: Path) -> Path:
+    """Return the folder of PostgreSQL's programs, of Debian or those in PATH.
+
+    Where there is a database already, it is theirs that have made it; else the newest.
 
     Raises:
         ConfigError: there are none.
     """
-    found = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"),
-        key=lambda path: float(path.parts[-3]),
-    )
+    found = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
     program = found[-1] if found else shutil.which("postgres")
+    version = data / "PG_VERSION"
+    if version.exists():
+        wanted = version.read_text().strip()
+        made = DEBIAN / wanted / "bin" / "postgres"
+        if not made.exists() and found:
+            raise ConfigError(
+                f"{data} is a database of PostgreSQL {wanted}, which is not installed; apt-get "
+                f"install postgresql-{wanted} installs it, and pg_upgrade converts the database"
+            )
+        program = made if found else program
     if program is None:
         raise ConfigError(
             "PostgreSQL is not installed; apt-get install postgresql installs it, and "
@@ -175,7 +187,8 @@ def own_database(folder: Path) -> Iterator[Database]:
             f"PGPASSWORD: not set; the password of the database in {folder} is needed, any that "
             "you choose where there is none yet"
         )
-    programs, data, log = postgres_programs(), folder / "database", folder / "database.log"
+    data, log = folder / "database", folder / "database.log"
+    programs = postgres_programs(data)
     # PostgreSQL refuses to run as root.
     root = os.geteuid() == 0
     user = {"user": "postgres", "group": "postgres", "extra_groups": []} if root else {}
@@ -259,10 +272,14 @@ def given_database(uri: str) -> Iterator[Database]:
         raise ConfigError(
             f"{DATABASE}: it names no PostgreSQL; postgresql://USER:PASSWORD@HOST/NAME is accepted"
         )
-    password = {"PGPASSWORD": unquote(parts.password)} if parts.password else {}
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    given = [unquote(parts.password)] if parts.password else []
+    given += [value for key, value in query if key == "password"]
+    password = {"PGPASSWORD": given[-1]} if given else {}
+    kept = urlencode([(key, value) for key, value in query if key != "password"])
     place = parts.netloc.rpartition("@")[2]
     user = f"{parts.username}@" if parts.username else ""
-    yield Database(parts._replace(netloc=f"{user}{place}").geturl(), password)
+    yield Database(parts._replace(netloc=f"{user}{place}", query=kept).geturl(), password)
 
 
 def secret_key(folder: Path) -> str:
@@ -396,7 +413,7 @@ def status(page: str, login: str = "") -> int:
     help="Where database, artifacts and logs lie.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5002, show_default=True)
 def serve(folder: Path, host: str, port: int) -> None:
     """Run MLflow's tracking server on PostgreSQL until Ctrl-C.
 
@@ -411,7 +428,8 @@ def serve(folder: Path, host: str, port: int) -> None:
     try:
         with FileLock(folder / ".lock", timeout=0), serving(folder, host, port) as programs:
             click.echo(f"MLflow tracking server: {url(host, port)}, Ctrl-C ends it; clients need")
-            click.echo(f"  export MLFLOW_TRACKING_URI={url(host, port)}")
+            reachable = socket.getfqdn() if host in EVERYWHERE else host
+            click.echo(f"  export MLFLOW_TRACKING_URI={url(reachable, port)}")
             click.echo(f"  export {USER}={os.environ[USER]} {PASSWORD}=...")
             if host not in LOOPBACK:
                 click.echo("passwords cross the network in the clear: put TLS before it")

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ import yaml
 
 from acdc.certificate import objections
 from acdc.errors import SuiteError
-from acdc.results import RESULT
+from acdc.failures import remembered
+from acdc.results import RESULT, SCHEMA
 from acdc.sources import source_digest
 
 JOURNAL = "journal.jsonl"
@@ -90,6 +91,41 @@ def run_folders(folder: Path) -> set[Path]:
     return {path for path in found if RUN_NAME.fullmatch(path.name)}
 
 
+def study_of(folder: Path) -> Path:
+    """Return the study that a folder is, lies in, or holds the runs of."""
+    if (folder / "runs").is_dir():
+        return folder
+    return next((path.parent for path in (folder, *folder.parents) if path.name == "runs"), folder)
+
+
+def source_of(run: Path) -> Path:
+    """Return the folder whose runs belong together: the study, else the one that holds the run."""
+    study = study_of(run)
+    return run.parent if study == run else study
+
+
+def read_end(folder: Path, text: bytes | None) -> dict[str, Any] | None:
+    """Return the result of a run, or what stands for it where it has failed for good.
+
+    Args:
+        folder: of the run.
+        text: the result as it was read, if there is one.
+
+    Raises:
+        ValueError: it is of another version of the suite.
+    """
+    if text is not None:
+        result: dict[str, Any] = json.loads(text)
+        if result["schema"] != SCHEMA:
+            raise ValueError(f"{RESULT} has schema {result['schema']}, {SCHEMA} is accepted")
+        return result
+    failure = remembered(folder)
+    if failure is None or not failure.final:
+        return None
+    ended = {"error": failure.error, "exit_status": failure.exit_status}
+    return {"status": FAILED, "products": {}, **ended}
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a run directory held at one moment, so that all that is sent of it agrees.
@@ -101,6 +137,10 @@ class Snapshot:
     folder: Path
     scale: str
     files: dict[str, bytes]
+    whole: bytes
+    """The journal's lines, also those that may be written anew."""
+    written: list[dict[str, Any]]
+    """The records of these lines."""
     config: dict[str, Any]
     result: dict[str, Any] | None
     provenance: dict[str, Any]
@@ -120,26 +160,41 @@ class Snapshot:
             for name in ARTIFACTS:
                 with contextlib.suppress(FileNotFoundError):
                     files[name] = (folder / name).read_bytes()
-            result = json.loads(files[RESULT]) if RESULT in files else None
+            result = read_end(folder, files.get(RESULT))
             journal = files.get(JOURNAL, b"")
             # A last line without its end is still being written, or was cut short by a kill.
             lines = journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
-            records = [json.loads(line) for line in lines]
+            written = records = [json.loads(line) for line in lines]
             if result is None or result["status"] == FAILED:
                 records = list(itertools.takewhile(lambda r: r["time"] <= kept_until, records))
             files[JOURNAL] = b"".join(lines[: len(records)])
-            return cls(
+            run = cls(
                 folder,
                 scale,
                 files,
+                b"".join(lines),
+                written,
                 config=dict(yaml.safe_load(files["config.yaml"])),
                 result=result,
                 provenance=json.loads(files.get("provenance.json", b"{}")),
                 records=records,
                 configured_ms=round(1000 * (folder / "config.yaml").stat().st_mtime),
             )
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-            raise DamagedRunError(f"{folder}: {' '.join(str(error).split())}") from error
+            run.try_all()
+        except (
+            *(OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError),
+            yaml.YAMLError,
+        ) as error:
+            text = " ".join(str(error).split())
+            raise DamagedRunError(f"{folder}: {type(error).__name__}: {text}") from error
+        return run
+
+    def try_all(self) -> None:
+        """Compute what is sent of the run; what is damaged raises an error of some kind."""
+        _ = (self.cell, self.times_ms, self.params(), self.tags())
+        _ = (list(self.metrics(0)), list(self.final_metrics()))
+        for data in self.files.values():
+            data.decode()
 
     @property
     def slug(self) -> str:
@@ -200,8 +255,20 @@ class Snapshot:
         It is not when the run was begun anew, or resumed from an earlier checkpoint than its last.
         """
         length, journal, final = claim.split(":")
-        same = digest(self.journal[: int(length)]) == journal
+        same = digest(self.whole[: int(length)]) == journal
         return same and (not final or self.final in ("", final))
+
+    def reaching(self, claim: str) -> Snapshot:
+        """Return the run with all lines that were claimed of it, though fewer seem safe here.
+
+        By another host's clock, or with a checkpoint that is listed late, fewer do.
+        """
+        length = int(claim.partition(":")[0])
+        if length <= len(self.journal):
+            return self
+        sent = self.whole[:length]
+        records = self.written[: sent.count(b"\n")]
+        return replace(self, files=self.files | {JOURNAL: sent}, records=records)
 
     def params(self) -> dict[str, str]:
         """Return the resolved configuration, flat; what is no text is written as JSON."""
@@ -253,6 +320,7 @@ class Snapshot:
             "slurm_job_id": ", ".join(jobs) or None,
             "fingerprint": self.folder.name.rpartition("-")[2],
             "scale": self.scale,
+            "source": source_of(self.folder),
             "slug": self.slug,
             "git_revision": git.get("revision"),
             "git_clean": git.get("clean"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from filelock import FileLock
 
@@ -20,6 +21,9 @@ from acdc.tracking.snapshots import digest
 if TYPE_CHECKING:
     from acdc.tracking.mirror import Mirror
 
+# Up to the last @, since what is misspelt may hold any character.
+LOGIN = re.compile(r"[^:]*://[^:/@]*:(.+)@|(?![^:]*://)(?:\w+:/?(?=[^@]*:)|\w+//)?[^:/@]*:(.+)@")
+SECRET = re.compile(r"(?<=[?&])\w*(?:passw|pwd|secret|token)\w*=([^&#]*)", re.IGNORECASE)
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 STORE_WAIT_S = 20.0  # as long as MLflow itself waits for a locked SQLite file
 MIRROR_WAIT_S = 3600.0
@@ -39,9 +43,15 @@ def tracking_uri(option: str | None, study: Path) -> str:
     """
     beside = f"sqlite:///{study.absolute() / 'mlflow.db'}"
     uri = option or os.environ.get("MLFLOW_TRACKING_URI") or beside
-    if uri.partition(":")[0].partition("+")[0] not in SCHEMES or "://" not in uri:
+    try:
+        _ = urlsplit(uri).port
+        scheme = uri.partition("://")[0] if "://" in uri else ""
+    except ValueError:
+        scheme = ""
+    if scheme.partition("+")[0] not in SCHEMES:
+        shown = without_password(repr(uri), uri)
         raise ConfigError(
-            f"--uri: {uri!r} is no tracking store; sqlite:///FILE, http://HOST:PORT, https://HOST "
+            f"--uri: {shown} is no tracking store; sqlite:///FILE, http://HOST:PORT, https://HOST "
             "and the URI of a database server are accepted"
         )
     return uri
@@ -49,10 +59,32 @@ def tracking_uri(option: str | None, study: Path) -> str:
 
 def without_password(text: str, uri: str) -> str:
     """Return a text that can be shown although it may name a store with its password."""
-    password = urlsplit(uri).password
-    if not password:
-        return text
-    return text.replace(password, "***").replace(unquote(password), "***")
+    for secret in passwords(uri):
+        for form in (secret, unquote(secret), unquote_plus(secret)):
+            text = text.replace(form, "***")
+    return text
+
+
+def passwords(uri: str) -> list[str]:
+    """Return the passwords in an address, which may be misspelt, as they stand there."""
+    if uri.startswith("sqlite:"):
+        return []
+    secrets = (LOGIN.match(uri), *SECRET.finditer(uri))
+    found = [match[match.lastindex or 0] for match in secrets if match]
+    with contextlib.suppress(ValueError):
+        found.append(urlsplit(uri).password or "")
+    return sorted(filter(None, found), key=len, reverse=True)
+
+
+def passwordless(uri: str) -> str:
+    """Return an address without its passwords, for where it is stored or repeated."""
+    if uri.startswith("sqlite:"):
+        return uri
+    parts = urlsplit(uri)
+    login, at, place = parts.netloc.rpartition("@")
+    query = [part for part in parts.query.split("&") if not SECRET.fullmatch(f"?{part}", 1)]
+    netloc = f"{login.partition(':')[0]}{at}{place}"
+    return parts._replace(netloc=netloc, query="&".join(query)).geturl()
 
 
 def load_mlflow() -> None:
@@ -101,7 +133,7 @@ def prepare_store(path: Path) -> None:
     from mlflow import MlflowClient
 
     # Where MLflow's own Default experiment would keep its artifacts; ./mlruns otherwise.
-    os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", str(path.with_name("mlartifacts")))
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = str(path.with_name("mlartifacts"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         MlflowClient(f"sqlite:///{temporary}", f"sqlite:///{temporary}").search_experiments()
@@ -127,6 +159,12 @@ def reason(error: Exception) -> str:
             "it wants a user and a password, and MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD are not set or not right"
         )
+    if "error code 403" in text or "403 Client Error" in text:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        return (
+            f"{f'the user {user}' if user else 'this user'} may not write there; whoever made the "
+            "experiment can allow it, and another one can be named with --experiment"
+        )
     return text[:300]
 
 
@@ -145,7 +183,7 @@ def open_store(uri: str, weights: bool) -> Iterator[Mirror]:
     from acdc.tracking.mirror import Mirror
 
     file = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:") else None
-    shared = f"acdc-{os.getuid()}-{digest(uri.encode())}.lock"
+    shared = f"acdc-{os.getuid()}-{digest(passwordless(uri).encode())}.lock"
     lock = file.with_name(f"{file.name}.lock") if file else Path(tempfile.gettempdir(), shared)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

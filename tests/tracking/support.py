@@ -206,6 +206,12 @@ def assert_cell_of(uri: str, folders: list[Path]) -> None:
     assert math.isclose(found["sparse_last/test_accuracy_std"], float(np.std(values, ddof=1)))
 
 
+def seeds_of_the_cell(uri: str, experiment: str = "acdc-tiny") -> int:
+    """How many finished seeds the only cell counts; 0 where it is not there, or twice."""
+    cells = found(uri, "cell", experiment)
+    return int(shown(uri, cells[0][1]).get("sparse_last/n", 0)) if len(cells) == 1 else 0
+
+
 def acdc(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """The command, in a process of its own."""
     return subprocess.Popen(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import acdc
 from acdc.cli import main
 from acdc.errors import ConfigError
-from acdc.tracking.server import given_database, secret_key, serve
+from acdc.tracking.server import given_database, postgres_programs, secret_key, serve
 
 LOGIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "long and of my own"}
 
@@ -71,6 +74,10 @@ def test_the_password_of_a_given_database_stands_in_no_address() -> None:
     with given_database("postgresql://me:s%40cret@db.example:5433/runs?sslmode=require") as found:
         assert found.uri == "postgresql://me@db.example:5433/runs?sslmode=require"
         assert found.environment == {"PGPASSWORD": "s@cret"}
+    query = "postgresql://me@db.example/runs?sslmode=require&password=s%40cret"
+    with given_database(query) as found:
+        assert found.uri == "postgresql://me@db.example/runs?sslmode=require"
+        assert found.environment == {"PGPASSWORD": "s@cret"}
     with pytest.raises(ConfigError, match="no PostgreSQL"), given_database("sqlite:///x.db"):
         pass
 
@@ -83,3 +90,42 @@ def test_each_installation_signs_with_a_key_of_its_own(tmp_path: Path) -> None:
     assert first != other
     assert secret_key(folders[0]) == first
     assert stat.S_IMODE((folders[0] / "secret_key").stat().st_mode) == 0o600
+
+
+def test_a_database_is_run_by_the_programs_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acdc.tracking.server.DEBIAN", tmp_path / "debian")
+    data = tmp_path / "database"
+    data.mkdir()
+    for version in ("13", "15"):
+        (tmp_path / "debian" / version / "bin").mkdir(parents=True)
+        (tmp_path / "debian" / version / "bin" / "postgres").touch()
+    assert postgres_programs(data) == tmp_path / "debian" / "15" / "bin"
+    (data / "PG_VERSION").write_text("13\n")
+    assert postgres_programs(data) == tmp_path / "debian" / "13" / "bin"
+    (data / "PG_VERSION").write_text("14\n")
+    with pytest.raises(ConfigError, match="install postgresql-14"):
+        postgres_programs(data)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "expected"),
+    [
+        ("tracking-server", (), "--host 127.0.0.1 --port 5002"),
+        ("tracking-server", ("HOST=0.0.0.0", "PORT=7"), "--host 0.0.0.0 --port 7"),
+        ("ui", (), "--host 127.0.0.1 --port 5001"),
+    ],
+)
+def test_only_make_itself_is_told_where_to_listen(
+    target: str, options: tuple[str, ...], expected: str
+) -> None:
+    done = subprocess.run(
+        ["make", "-n", target, *options],
+        cwd=Path(acdc.__file__).parent.parent,
+        env=os.environ | {"HOST": "0.0.0.0", "PORT": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert expected in done.stdout

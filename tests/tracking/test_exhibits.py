@@ -69,6 +69,17 @@ def test_only_what_has_changed_is_sent_again(
     assert "; 0 tables and figures" in capsys.readouterr().out
 
 
+def test_a_manifest_that_is_gone_means_that_nothing_has_arrived(study: Path) -> None:
+    sync(study)
+    (artifacts(study) / "manifest.json").unlink()
+    (artifacts(study) / "report.html").unlink()
+    (study / "tables/table01.csv").write_text("a,c")
+    sync(study)
+    there = files(artifacts(study))
+    assert set(json.loads(there.pop("manifest.json"))) == set(SHOWN)
+    assert there == {**SHOWN, "tables/table01.csv": "a,c"}
+
+
 def test_a_table_that_the_study_no_longer_has_disappears(study: Path) -> None:
     sync(study)
     (study / "tables/table01.tex").unlink()

@@ -14,13 +14,19 @@ from pathlib import Path
 
 import pytest
 
+from acdc.tracking.command import Task
+from acdc.tracking.store import open_store
 from tests.tracking.support import (
+    active,
     assert_cell_of,
     assert_mirrors,
     names,
+    seeds_of_the_cell,
+    shown,
     slug_of,
     store_uri,
     sync,
+    tags,
     writers,
 )
 
@@ -68,18 +74,22 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [child.pid for child in psutil.Process(process.pid).children()]
 
 
-def test_64_runs_that_log_at_once_are_mirrored_once(one: Path, trained: dict[str, Path]) -> None:
+def test_64_runs_that_log_at_once_are_mirrored_once(
+    one: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(one)
     runs, uri = one.parent, store_uri(one.parent)
     with following(3, str(runs), "--follow", "0.5") as process:
         folders = writers(trained["acdc"], runs, 64, pause_s=3.0)
-        await_(lambda: len(names(uri, "run")) == 64, process)
+        await_(lambda: seeds_of_the_cell(uri) == 64, process)
         for pid in children(process):
             os.kill(pid, signal.SIGTERM)
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert out.count("mirroring has ended") == 3
+    # All has arrived already.
     sync(runs)
+    assert "64 runs: 0 new, 0 updated, 64 unchanged" in capsys.readouterr().out
     assert_mirrors(runs, *folders)
     assert_cell_of(uri, folders)
 
@@ -121,3 +131,65 @@ def test_a_store_that_is_emptied_meanwhile_is_filled_again(one: Path, empty_stor
         assert process.wait() == 0
     sync(one.parent)
     assert_mirrors(one.parent, one)
+
+
+def passes(task: Task) -> str:
+    """Mirror once more, as one that follows does; return what was sent."""
+    ((uri, runs),) = task.stores().items()
+    with open_store(uri, False) as mirror:
+        return str(task.carry_out(mirror, runs))
+
+
+def test_a_run_that_a_halted_server_creates_late_is_filled(one: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, task = store_uri(one.parent), Task([one.parent], None, None, None)
+    passes(task)
+    assert "1 unchanged" in passes(task)
+    (first,) = assert_mirrors(one.parent, one).values()
+    client = MlflowClient(uri)
+    run, late = client.get_run(first), "z"
+    known = ("kind", "scale", "source", "mirror.key", "mirror.claim", "mlflow.parentRunId")
+    own = {key: run.data.tags[key] for key in known}
+    while late > first:  # the least id is kept
+        if late != "z":
+            client.delete_run(late)
+            client.set_tag(first, "mirror.key", own["mirror.key"])
+        late = client.create_run(
+            run.info.experiment_id, tags=own, run_name=run.info.run_name
+        ).info.run_id
+    passes(task)
+    assert assert_mirrors(one.parent, one) == {slug_of(one): late}
+    assert "1 unchanged" in passes(task)
+
+
+def test_a_cell_that_someone_deletes_comes_back(one: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri, task = store_uri(one.parent), Task([one.parent], None, None, None)
+    passes(task)
+    (cell,) = active(uri, "cell").values()
+    MlflowClient(uri).delete_run(cell)
+    passes(task)
+    (again,) = active(uri, "cell").values()
+    assert again != cell
+    assert shown(uri, again)["sparse_last/n"] == 1
+    (run,) = assert_mirrors(one.parent, one).values()
+    assert tags(uri, run)["mlflow.parentRunId"] == again
+
+
+def test_each_kind_of_error_is_told(runs: Path, trained: dict[str, Path]) -> None:
+    store = runs.parent / "mlflow.db"
+    (runs / trained["dense"].name / "result.json").write_text("{")
+    with following(1, str(runs), "--follow", "0.2") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "mirroring to" in process.stdout.readline()
+        assert "2 runs: 2 new" in process.stdout.readline()
+        assert "1 runs cannot be read" in process.stderr.readline()
+        store.rename(store.with_suffix(".kept"))
+        store.mkdir()
+        assert "nothing is lost" in process.stderr.readline()
+        for pid in children(process):
+            os.kill(pid, signal.SIGTERM)
+        process.communicate()

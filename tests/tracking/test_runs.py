@@ -141,6 +141,28 @@ def test_a_run_that_failed_is_continued_when_it_is_tried_again(one: Path) -> Non
     assert not {"error", "exit_status"} & set(found)
 
 
+def test_a_run_that_has_failed_for_good_has_failed(one: Path) -> None:
+    runs, result = one.parent, one / "result.json"
+    whole = result.read_bytes()
+    result.unlink()
+    failure = {"error": "no memory", "exit_status": 7, "final": False}
+    (one / "failed.json").write_text(json.dumps(failure))
+    sync(runs)
+    (first,) = active(store_uri(runs), "run").values()
+    assert status(runs, first) == "RUNNING"
+    (one / "failed.json").write_text(json.dumps(failure | {"final": True}))
+    sync(runs)
+    assert status(runs, first) == "FAILED"
+    found = tags(store_uri(runs), first)
+    assert (found["status"], found["error"], found["exit_status"]) == ("failed", "no memory", "7")
+    (cell,) = active(store_uri(runs), "cell").values()
+    assert shown(store_uri(runs), cell)["seeds/failed"] == 1
+    (one / "failed.json").unlink()
+    result.write_bytes(whole)
+    sync(runs)
+    assert assert_mirrors(runs, one) == {slug_of(one): first}
+
+
 def test_every_job_of_a_run_can_be_searched_for(one: Path) -> None:
     path = one / "provenance.json"
     first = json.loads(path.read_text()) | {"job": "12"}
@@ -240,6 +262,25 @@ def test_a_result_that_was_removed_and_comes_back_changes_nothing(one: Path) -> 
     assert query(store_uri(runs), text, r=run_id) == [(sum(map(len, products)),)]
 
 
+def test_a_shorter_view_of_the_journal_drops_nothing(one: Path) -> None:
+    runs, uri = one.parent, store_uri(one.parent)
+    (one / "result.json").unlink()
+    checkpoint(one)
+    sync(runs)
+    first = assert_mirrors(runs, one)
+    (run_id,) = first.values()
+    before, sent = tags(uri, run_id), histories(uri)
+    second = json.loads((one / "journal.jsonl").read_text().splitlines()[1])["time"]
+    (path,) = one.glob("checkpoint/step-*.pt")
+    os.utime(path, (second, second))  # as a clock that is behind would say
+    sync(runs)
+    assert active(uri, "run") == first
+    assert (tags(uri, run_id), histories(uri)) == (before, sent)
+    checkpoint(one)
+    sync(runs)
+    assert assert_mirrors(runs, one) == first
+
+
 def test_a_run_begun_anew_leaves_no_contradiction(one: Path) -> None:
     from mlflow import MlflowClient
 
@@ -272,8 +313,11 @@ def test_whatever_happens_to_a_journal_the_mirror_follows(one: Path) -> None:
     ends = [0]
     for _ in range(25):
         action = draw.choice(["epochs", "epochs", "event", "cut", "torn", "finish"])
-        if result.exists() or action == "cut":
-            result.unlink(missing_ok=True)
+        if result.exists():
+            # As it is resumed, lines that were sent stay.
+            result.unlink()
+            checkpoint(one)
+        elif action == "cut":
             del ends[draw.randint(1, len(ends)) :]
             journal.cut(ends[-1])
         journal.cut(ends[-1])
@@ -361,6 +405,23 @@ def test_what_two_hosts_have_created_is_kept_once(runs: Path) -> None:
     assert parents == cells
 
 
+def test_a_run_that_stands_on_two_pages_is_kept(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+    from mlflow.store.entities import PagedList
+
+    sync(one.parent)
+    first = assert_mirrors(one.parent, one)
+    search = MlflowClient.search_runs
+
+    def shifted(self: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        pages = [search(self, *arguments, **options) for _ in range(2)]
+        return PagedList([run for page in pages for run in page], pages[-1].token)
+
+    monkeypatch.setattr(MlflowClient, "search_runs", shifted)
+    sync(one.parent)
+    assert assert_mirrors(one.parent, one) == first
+
+
 def test_long_journals_go_in_several_batches(one: Path) -> None:
     journal = Journal(one / "journal.jsonl")
     template = json.loads(journal.path.read_text().splitlines()[-1])
@@ -385,13 +446,32 @@ def test_weights_are_sent_on_request(one: Path) -> None:
     assert (one.parent.parent / "mlflow.db").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("result.json", "{"),
+        ("result.json", '{"schema": 1, "status": "finished", "products": {}}'),
+        ("result.json", '{"schema": 2, "status": "finished", "products": []}'),
+        ("result.json", "[]"),
+        ("config.yaml", "method: dense"),
+        ("journal.jsonl", '{"epoch": 0}\n'),
+        ("provenance.json", "[]"),
+    ],
+)
 def test_a_damaged_run_keeps_no_other_from_being_mirrored(
-    runs: Path, trained: dict[str, Path]
+    file: str,
+    text: str,
+    runs: Path,
+    trained: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     damaged = runs / trained["dense"].name
-    (damaged / "result.json").write_text("{")
+    (damaged / file).write_text(text)
     with pytest.raises(DamagedRunError, match=damaged.name):
         sync(runs)
+    assert "2 runs: 2 new" in capsys.readouterr().out
+    sync(runs, "--lenient")
+    assert "not mirrored: 1 runs cannot be read" in capsys.readouterr().out
     others = {slug_of(trained["acdc"]), slug_of(trained["diverged"])}
     assert set(active(store_uri(runs), "run")) == others
 

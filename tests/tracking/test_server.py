@@ -38,6 +38,7 @@ from tests.tracking.support import (
     assert_mirrors,
     names,
     query,
+    seeds_of_the_cell,
     slug_of,
     sync,
     writers,
@@ -276,7 +277,7 @@ def test_64_runs_at_once_from_two_hosts(
         hosts.append(acdc("sync", str(study), "--follow", "1", env=own))
     folders = writers(trained["acdc"], study / "runs", 64, pause_s=5.0)
     name = experiment(study)
-    await_(lambda: len(names(server.store, "run", name)) == 64, "not all runs have arrived")
+    await_(lambda: seeds_of_the_cell(server.store, name) == 64, "not all runs have arrived")
     for host in hosts:
         host.terminate()
     for host in hosts:
@@ -421,12 +422,17 @@ def test_the_interface_shows_studies_cells_and_runs(
     run = copied(trained["acdc"], study)
     sync(study)
     name = experiment(study)
+    # Names between tags, since that of the cell is the beginning of the run's.
+    slug = slug_of(run)
+    cell = slug.rpartition("_seed")[0]
+    run_id = active(server.store, "run", name)[slug]
     text = "SELECT experiment_id FROM experiments WHERE name = :n"
     ((identity,),) = query(server.store, text, n=name)
     with logged_in(server) as address:
         for page, shown in (
             ("#/experiments", {name}),
-            (f"#/experiments/{identity}/runs", {slug_of(run).rpartition("_seed")[0]}),
+            (f"#/experiments/{identity}/runs", {f">{cell}<"}),
+            (f"#/experiments/{identity}/runs/{run_id}", {f">{cell}<", f">{slug}<"}),
         ):
             done = subprocess.run(
                 [
