@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 PREEMPTED = "Preempted"
 CANCELLED = "Cancelled"
 NODE_DOWN = "On a node that goes down"
-LEFT_BEHIND = "Left behind by its controller"
+LEFT_BEHIND = "Left behind"
 LONG = "Longer than its time"
 
 
