@@ -53,6 +53,7 @@ UNSCIENTIFIC = {
     "acdc.journal",
     "acdc.lease",
     "acdc.nursery",
+    "acdc.outcomes",
     "acdc.provenance",
     "acdc.reporters",
     "acdc.runs",
