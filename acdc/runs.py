@@ -382,9 +382,16 @@ def _enter(
         if done is None:
             refuse_to_repeat(folder, options.attempt)
             begin(folder, options.attempt)
-            stack.callback(end, folder)
+            stack.callback(_end, lease)
             write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
         return done
+
+
+def _end(lease: Lease) -> None:
+    """Take note that an attempt ends as it should, if the run is still in its hands."""
+    with contextlib.suppress(Resumable):
+        lease.check()
+        end(lease.folder)
 
 
 def _train(this: Run) -> dict[str, Any]:

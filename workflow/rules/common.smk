@@ -177,7 +177,8 @@ onsuccess:
 
 
 onerror:
-    if not CHOICE:
+    # Not where somebody has stopped the suite, who does not want to wait for it.
+    if not CHOICE and workflow.scheduler._user_kill is None:
         # What there is: a run that SLURM would not finish does not hold up the others' report.
         shell(
             "python -m reports so-far --within-suite --results {FOLDER:q} > {FOLDER:q}/logs/so_far.log 2>&1 || true"
