@@ -335,7 +335,8 @@ def run(
     if done is not None:
         reporter.say(f"{config.run_name} has finished already")
         if ranks.first and not (folder / SPARE).exists():
-            keep_spare(folder, done)
+            with contextlib.suppress(OSError):  # of results that are only to be read
+                keep_spare(folder, done)
         return done
     lease = Lease(folder)
     with told(config.run_name, folder), contextlib.ExitStack() as stack:
