@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -138,7 +139,11 @@ def test_the_status_tells_how_often_runs_were_resumed(storm: Storm) -> None:
         *(sys.executable, "-m", "acdc", "status", "--scale", str(storm.suite.scale)),
         *("--results", str(storm.suite.results), "--experiments", str(storm.suite.experiments)),
     ]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # On a narrow terminal labels are wrapped.
+    environment = {**os.environ, "COLUMNS": "160"}
+    said = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     for label, run in storm.runs.items():
         times = len(storm.suite.provenance(run).get("resumed", []))
         (line,) = [line for line in said.splitlines() if line.strip().startswith(label)]
