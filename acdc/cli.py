@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
-from acdc.documents import parse_yaml
+from acdc.documents import assign, parsed
 from acdc.errors import ConfigError, DeviceError, Interrupted, Resumable, SuiteError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -47,6 +46,7 @@ LAZY = {
     "stale": "workflow.stale:stale",
     "status": "workflow.status:status",
     "sync": "acdc.tracking.command:sync_command",
+    "theory": "acdc.theory.command:theory_command",
 }
 
 
@@ -305,32 +305,10 @@ def describe(
     else:
         data = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
     data |= {key: value for key, value in options.items() if value is not None}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set: {assignment!r} has no '='; KEY=VALUE is accepted")
-        target = data
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"--set: {key}: {parent} is not a group of keys")
-        target[last] = parsed(value, f"--set: {key}: {value!r}")
+    assign(data, assignments)
     if "sparsity" not in data:
         data["sparsity"] = 0.0 if data.get("method") == "dense" else 0.9
     return data
-
-
-def parsed(text: str | bytes, what: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        ConfigError: it is not YAML; says so of ``what``.
-    """
-    try:
-        return parse_yaml(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def mapping(text: str | bytes, what: str) -> dict[str, Any]:
@@ -440,11 +418,6 @@ def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
         break_on_hyphens=False,
     )
     return text
-
-
-@cli.group(cls=Lazy, lazy={"iht": "acdc.theory.experiment:iht_command"})
-def theory() -> None:
-    """Check the paper's theorems on problems whose constants are known."""
 
 
 def main(command: Callable[..., Any] = cli) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
+
+from acdc.errors import ConfigError
 
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
@@ -47,3 +50,39 @@ def parse_yaml(text: str | bytes) -> Any:
         yaml.YAMLError: it is not YAML.
     """
     return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def parsed(text: str | bytes, what: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ConfigError: it is not YAML; says so of ``what``.
+    """
+    try:
+        return parse_yaml(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def assign(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return data with the values of a command's ``--set KEY=VALUE``, put into it.
+
+    Args:
+        data: changed in place; a key of several parts, with dots, leads into it.
+        assignments: values are YAML; later ones win.
+
+    Raises:
+        ConfigError: an assignment has no '=', its value is not YAML, or a part is no group.
+    """
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: {assignment!r} has no '='; KEY=VALUE is accepted")
+        target = data
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set: {key}: {parent} is not a group of keys")
+        target[last] = parsed(value, f"--set: {key}: {value!r}")
+    return data

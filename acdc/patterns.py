@@ -12,6 +12,7 @@ from torch import Tensor
 from acdc.errors import ConfigError
 from acdc.layers import Layers
 from acdc.masks import Masks
+from acdc.selection import top_k_rows
 
 Grouping = Literal["input", "flat"]
 """``input``: groups lie within one output and one kernel position, along the input channels, as
@@ -75,10 +76,7 @@ def pattern_masks(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
     for name, score in scores.items():
         order = (0, *range(2, score.dim()), 1)
         moved = score.detach().permute(order)
-        groups = moved.abs().reshape(-1, m)
-        # A stable sort leaves equal scores in the order of their positions.
-        kept = torch.sort(groups, dim=1, descending=True, stable=True).indices[:, :n]
-        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, kept, True)
+        mask = top_k_rows(moved.reshape(-1, m), n, magnitudes=True)
         # In the memory layout of the weight, so that the two are multiplied in one sweep.
         masks[name] = torch.empty_like(score, dtype=torch.bool)
         masks[name].permute(order).copy_(mask.reshape(moved.shape))

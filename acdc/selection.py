@@ -82,6 +82,31 @@ def top_k_mask(score: Tensor, k: int, *, magnitudes: bool = False) -> Tensor:
     return top_k_masks({"": score}, k, magnitudes=magnitudes)[""]
 
 
+def top_k_rows(scores: Tensor, k: int | Tensor, *, magnitudes: bool = False) -> Tensor:
+    """Return the mask of the ``k`` largest scores of each row, ties to the lower index.
+
+    Args:
+        scores: (..., N), without NaN; -0.0 equals 0.
+        k: 0 to N; a tensor, broadcast to (...), where rows keep different numbers.
+        magnitudes: whether absolute values are ranked.
+    """
+    values = scores.detach().abs() if magnitudes else scores.detach()
+    size = values.shape[-1]
+    wanted = torch.as_tensor(k, device=values.device).expand(values.shape[:-1]).unsqueeze(-1)
+    if isinstance(k, int):
+        last = torch.topk(values, max(k, 1), dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    else:
+        ranked = torch.sort(values, dim=-1, descending=True).values
+        last = ranked.gather(-1, (wanted - 1).clamp(0, size - 1))
+    above = values > last
+    tied = values == last
+    places = wanted - above.sum(-1, keepdim=True)
+    if bool((tied.sum(-1, keepdim=True) > places).any()):
+        # Where k is 0, no place is left, and what is above the largest is nothing.
+        tied &= tied.cumsum(-1) <= places
+    return above | tied
+
+
 def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Return masks that keep the largest magnitudes over all layers together, with exact count."""
     total = sum(weight.numel() for weight in weights.values())

@@ -1,21 +1,39 @@
 """What the theorems predict, as pure functions of the constants.
 
-The formulas are reconstructed from the paper's proofs (Section 3.1, Appendix A).
+Every formula is reconstructed from the prose of the paper's proofs (Section 3.1, Appendix A), whose
+printed formulas are not at hand; constants in the theorems' O(.) are those that the reconstructed
+proofs give. Arguments are numbers or tensors that broadcast, alpha <= beta the curvature from below
+and above, sigma^2 the variance of the stochastic gradient.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
-
-from acdc.theory.problems import Array
+import torch
+from torch import Tensor
 
 
-@dataclass(frozen=True)
+def lemma1(x: Tensor, k: int, k_star: int) -> tuple[Tensor, float]:
+    """Return ||T_k(x) - x||^2 and the factor (n-k)/(n-k*) that bounds it (Lemma 1).
+
+    The factor multiplies ||x* - x||^2 for any k*-sparse x*; (..., n) to (...).
+
+    Raises:
+        ValueError: not k_star <= k <= n, or k_star = n.
+    """
+    n = x.shape[-1]
+    if not 0 <= k_star <= k <= n or k_star == n:
+        raise ValueError(f"k_star = {k_star}, k = {k}: expected 0 <= k_star <= k <= n = {n}")
+    smallest = x.square().sort(-1).values[..., : n - k]
+    return smallest.sum(-1), (n - k) / (n - k_star)
+
+
+def expansion(k_star: Tensor, k: Tensor) -> Tensor:
+    """How much T_k may enlarge a squared distance to theta*: (1 + sqrt(k*/k))^2 (Lemma 1)."""
+    return (1.0 + (k_star / k).sqrt()) ** 2
+
+
 class Theorem2:
-    """Theorem 2: stochastic IHT with step 1/beta under restricted strong convexity.
+    """Stochastic IHT with step 1/beta under restricted strong convexity (Appendix A.1.2, A.3).
 
     With D = ||theta - theta*||^2, one step gives
 
@@ -30,99 +48,216 @@ class Theorem2:
     The step is a theorem for noise in all coordinates when f is beta-smooth in all directions,
     not only in sparse ones: the kept support depends on the noise.
 
-    Raises ValueError unless 0 < alpha <= beta, 1 <= k_star <= k, sigma >= 0.
+    Raises:
+        ValueError: not 0 < alpha <= beta, not 1 <= k_star <= k, or sigma is negative.
     """
 
-    alpha: float
-    beta: float
-    k_star: int
-    k: int
-    sigma: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse constants that the theorem does not speak of."""
-        if not 0.0 < self.alpha <= self.beta < math.inf:
-            raise ValueError(f"alpha = {self.alpha}: expected 0 < alpha <= beta = {self.beta}")
-        if not 1 <= self.k_star <= self.k:
-            raise ValueError(f"k_star = {self.k_star}: expected 1 <= k_star <= k = {self.k}")
-        if not 0.0 <= self.sigma < math.inf:
-            raise ValueError(f"sigma = {self.sigma}: expected a finite number >= 0")
+    def __init__(
+        self,
+        alpha: Tensor | float,
+        beta: Tensor | float,
+        k_star: Tensor | float,
+        k: Tensor | float,
+        sigma: Tensor | float = 0.0,
+    ) -> None:
+        self.alpha, self.beta, self.k_star, self.k, self.sigma = (
+            torch.as_tensor(value, dtype=torch.float64) for value in (alpha, beta, k_star, k, sigma)
+        )
+        check_curvature(self.alpha, self.beta)
+        if not bool(((self.k_star >= 1) & (self.k_star <= self.k)).all()):
+            raise ValueError(f"k_star = {k_star}: expected 1 <= k_star <= k = {k}")
+        if not bool((self.sigma >= 0).all()):
+            raise ValueError(f"sigma = {sigma}: expected at least 0")
 
     @property
-    def step_size(self) -> float:
+    def step_size(self) -> Tensor:
         """The step for which the theorem is stated, 1/beta."""
         return 1.0 / self.beta
 
     @property
-    def expansion(self) -> float:
-        """How much T_k may enlarge a squared distance to theta*: (1 + sqrt(k*/k))^2 (Lemma 1)."""
-        return (1.0 + math.sqrt(self.k_star / self.k)) ** 2
+    def expansion(self) -> Tensor:
+        """How much T_k may enlarge a squared distance to theta*."""
+        return expansion(self.k_star, self.k)
 
     @property
-    def factor(self) -> float:
+    def factor(self) -> Tensor:
         """Factor of D in the one-step bound."""
         return self.expansion * (1.0 - self.alpha / self.beta)
 
     @property
-    def is_vacuous(self) -> bool:
+    def is_vacuous(self) -> Tensor:
         """Whether the bound allows D to grow, and so promises nothing."""
         return self.factor >= 1.0
 
     @property
-    def meets_condition(self) -> bool:
+    def meets_condition(self) -> Tensor:
         """Whether k >= 64 k* (beta/alpha)^2, as the theorem asks."""
         return self.k >= 64.0 * self.k_star * (self.beta / self.alpha) ** 2
 
     @property
-    def distance2_floor(self) -> float:
+    def distance2_floor(self) -> Tensor:
         """Fixed point of the one-step bound on E D; infinite where the bound is vacuous."""
-        if self.is_vacuous:
-            return math.inf
-        return self.expansion * (self.sigma / self.beta) ** 2 / (1.0 - self.factor)
+        fixed = self.expansion * (self.sigma / self.beta) ** 2 / (1.0 - self.factor)
+        return torch.where(self.is_vacuous, torch.inf, fixed)
 
     @property
-    def gap_floor(self) -> float:
-        """The bound that `distance2_floor` implies for E f - f*, by smoothness."""
-        return 0.5 * self.beta * self.distance2_floor
-
-    @property
-    def stated_distance2_floor(self) -> float:
+    def stated_distance2_floor(self) -> Tensor:
         """The theorem's floor of E D, 2 sigma^2 / (alpha beta); needs `meets_condition`."""
         return 2.0 * self.sigma**2 / (self.alpha * self.beta)
 
     @property
-    def stated_gap_floor(self) -> float:
+    def stated_gap_floor(self) -> Tensor:
         """The theorem's floor of E f - f*, sigma^2 / alpha; needs `meets_condition`."""
         return self.sigma**2 / self.alpha
 
-    def step_bound(self, distance2: Array, variance: Array | None = None) -> Array:
-        """Bound on E D' after one step from each given D.
+    @property
+    def rigorous_distance2_floor(self) -> Tensor:
+        """A bound on the floor of E D, of order sigma^2 / alpha^2, that is true for any noise.
 
-        `variance` is E||g - grad f||^2 at each step where it is known; otherwise it is sigma^2.
+        Lemma 5 is about a fixed set, and the reconstructed proof uses it for one that the noise
+        has a part in choosing. Bounding sqrt(E D) step by step needs no such lemma, and gives
+        (c sigma / beta)^2 / (1 - c sqrt(1 - alpha/beta))^2 with c^2 = `expansion`: 4 sigma^2 /
+        alpha^2 for large k and beta/alpha.
         """
-        noise2 = self.sigma**2 if variance is None else variance
-        return self.factor * distance2 + self.expansion * noise2 / self.beta**2
+        c = self.expansion.sqrt()
+        rate = c * (1.0 - self.alpha / self.beta).sqrt()
+        fixed = (c * self.sigma / self.beta / (1.0 - rate)) ** 2
+        return torch.where(rate >= 1.0, torch.inf, fixed)
 
-    def distance2_bound(self, start: float, iterations: int) -> Array:
-        """Bound on E D at iterations 0 .. iterations from D = start, (iterations + 1,)."""
-        bound = np.empty(iterations + 1)
-        bound[0] = start
-        # A vacuous bound grows without limit; infinity is then the right value.
-        with np.errstate(over="ignore"):
-            for t in range(iterations):
-                bound[t + 1] = self.step_bound(bound[t])
-        return bound
+    def step_bound(self, distance2: Tensor) -> Tensor:
+        """Bound on E D' after one step from each given D."""
+        return self.factor * distance2 + self.expansion * (self.sigma / self.beta) ** 2
 
-    def gap_bound(self, start: float, iterations: int) -> Array:
-        """Bound on E f - f* at iterations 0 .. iterations, (beta/2) times that on E D."""
-        return 0.5 * self.beta * self.distance2_bound(start, iterations)
+    def distance2_bound(self, start: Tensor, iterations: int) -> Tensor:
+        """Bound on E D at iterations 0 .. iterations from D = start, (iterations + 1, ...)."""
+        bounds = [start + torch.zeros_like(self.factor)]
+        for _ in range(iterations):
+            bounds.append(self.step_bound(bounds[-1]))
+        return torch.stack(bounds)
 
-    def iterations_to_gap(self, start: float, gap: float) -> int | None:
-        """Iterations after which the bound on E f - f* is at most `gap`; None if it never is."""
-        excess = 2.0 * gap / self.beta - self.distance2_floor
-        if excess <= 0.0:
-            return None
-        ahead = start - self.distance2_floor
-        if ahead <= excess:
-            return 0
-        return math.ceil(math.log(excess / ahead) / math.log(self.factor)) if self.factor else 1
+
+class Theorem1:
+    """Stochastic IHT under the concentrated Polyak-Lojasiewicz condition (Section 3.1, A.2).
+
+    f has a k*-sparse minimiser, is beta-smooth along sparse directions, and
+    ||T_k*(grad f)||^2 >= (alpha/2) (f - f*). Then
+
+        f' - f* <= (1 - alpha/8beta) (f - f*)                           without noise,
+        E f' - f* <= (1 - alpha/16beta) (f - f*) + 0.51 sigma^2/beta    with noise,
+
+    with step 1/beta for k >= 160 k* (beta/alpha)^2, and with step 1/(2beta) for
+    k >= 576 k* (beta/alpha)^2. The floor of the second is below 16 sigma^2 / alpha. The proof takes
+    the minimiser that is nearest to theta for the sparse one, which a unique minimiser or
+    theta_0 = 0 may justify and an arbitrary theta_0 does not.
+
+    Raises:
+        ValueError: not 0 < alpha, 0 < beta, or 1 <= k_star.
+    """
+
+    def __init__(self, alpha: Tensor | float, beta: Tensor | float, k_star: Tensor | float) -> None:
+        self.alpha, self.beta, self.k_star = (
+            torch.as_tensor(value, dtype=torch.float64) for value in (alpha, beta, k_star)
+        )
+        if not bool(((self.alpha > 0) & (self.beta > 0) & (self.k_star >= 1)).all()):
+            raise ValueError("expected alpha > 0, beta > 0 and k_star >= 1")
+
+    @property
+    def enough(self) -> Tensor:
+        """The k from which on the deterministic step is a theorem: 160 k* (beta/alpha)^2."""
+        return 160.0 * self.k_star * (self.beta / self.alpha) ** 2
+
+    @property
+    def enough_with_noise(self) -> Tensor:
+        """The k from which on the stochastic step is a theorem: 576 k* (beta/alpha)^2."""
+        return 576.0 * self.k_star * (self.beta / self.alpha) ** 2
+
+    @property
+    def factor(self) -> Tensor:
+        """Factor of the gap in a step without noise, 1 - alpha/(8 beta)."""
+        return 1.0 - self.alpha / (8.0 * self.beta)
+
+    @property
+    def factor_with_noise(self) -> Tensor:
+        """Factor of the gap in a step with noise, 1 - alpha/(16 beta)."""
+        return 1.0 - self.alpha / (16.0 * self.beta)
+
+    def floor(self, sigma: Tensor | float) -> Tensor:
+        """The stated floor of E f - f*, 16 sigma^2/alpha."""
+        return 16.0 * torch.as_tensor(sigma, dtype=torch.float64) ** 2 / self.alpha
+
+
+def theorem3(
+    beta: Tensor | float,
+    k: Tensor | float,
+    largest: Tensor | float,
+    epsilon: Tensor | float,
+    drop: Tensor | float,
+    iterations: Tensor | int,
+) -> Tensor:
+    """Return the bound on the mean of ||grad f(theta_t)||_inf^2 over T iterations (Theorem 3, A.4).
+
+    2 beta (f_0 - f_T) / T + 2 beta^2 k B^2 + 2 epsilon^2 without noise and with step 1/beta.
+
+    Args:
+        beta: smoothness along 2k-sparse directions.
+        k: kept entries.
+        largest: B, to which ||theta_t||_inf is at most equal.
+        epsilon: ||grad f_S|| up to which the support is optimised.
+        drop: f_0 - f_T.
+        iterations: T.
+    """
+    beta, k, largest, epsilon, drop = (
+        torch.as_tensor(value, dtype=torch.float64) for value in (beta, k, largest, epsilon, drop)
+    )
+    return 2.0 * beta * drop / iterations + 2.0 * beta**2 * k * largest**2 + 2.0 * epsilon**2
+
+
+class Corollary1:
+    """AC/DC: damped passes over mini-batches, T_k, optimisation on the support (Section 3.2, A.2).
+
+    With step eta / (passes * parts), eta = 1/(2 beta), and each part L-Lipschitz and beta-smooth, a
+    dense phase moves theta by at most eta L (`movement`), so that the movement divided by eta
+    differs from grad f by at most beta eta L (`mapping_error`). Put into Theorem 1 for sigma this
+    gives the floor 4 L^2/alpha; but CPL and the Lipschitz property alone bound f - f* by
+    2 L^2/alpha at every theta (`trivial_gap`).
+    """
+
+    def __init__(self, alpha: Tensor | float, beta: Tensor | float, lipschitz: Tensor | float):
+        self.alpha, self.beta, self.lipschitz = (
+            torch.as_tensor(value, dtype=torch.float64) for value in (alpha, beta, lipschitz)
+        )
+
+    @property
+    def step_size(self) -> Tensor:
+        """The step eta of a whole dense phase, 1/(2 beta)."""
+        return 1.0 / (2.0 * self.beta)
+
+    @property
+    def movement(self) -> Tensor:
+        """Bound on how far a dense phase moves theta, eta L."""
+        return self.step_size * self.lipschitz
+
+    @property
+    def mapping_error(self) -> Tensor:
+        """Bound on ||(theta - theta')/eta - grad f(theta)||, beta eta L."""
+        return self.beta * self.movement
+
+    @property
+    def floor(self) -> Tensor:
+        """The floor of f - f* that follows, 16 (beta eta L)^2 / alpha = 4 L^2/alpha."""
+        return 16.0 * self.mapping_error**2 / self.alpha
+
+    @property
+    def trivial_gap(self) -> Tensor:
+        """What f - f* is at most at every theta, 2 L^2/alpha."""
+        return 2.0 * self.lipschitz**2 / self.alpha
+
+
+def check_curvature(alpha: Tensor, beta: Tensor) -> None:
+    """Refuse constants that no theorem speaks of.
+
+    Raises:
+        ValueError: not 0 < alpha <= beta < inf.
+    """
+    if not bool(((alpha > 0) & (alpha <= beta) & beta.isfinite()).all()):
+        raise ValueError(f"alpha = {alpha}: expected 0 < alpha <= beta = {beta}")

@@ -1,0 +1,80 @@
+"""What a theorem speaks of, and how sparse minimisers are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Problem(Protocol):
+    """A loss with its gradient, its sparse minimiser and its constants, for many instances at once.
+
+    `alpha` and `beta` are constants for which the theorem's hypotheses hold: restricted strong
+    convexity (or concentrated PL) and restricted smoothness.
+    """
+
+    @property
+    def family(self) -> str:
+        """Name of the family of instances."""
+        ...
+
+    @property
+    def minimiser(self) -> Tensor:
+        """The sparse minimiser theta*, (..., N)."""
+        ...
+
+    @property
+    def alpha(self) -> Tensor:
+        """Curvature from below, (...)."""
+        ...
+
+    @property
+    def beta(self) -> Tensor:
+        """Curvature from above, (...)."""
+        ...
+
+    def gap(self, theta: Tensor) -> Tensor:
+        """f(theta) - f(theta*): (..., N) to (...)."""
+        ...
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Gradient of f at theta: (..., N) to (..., N)."""
+        ...
+
+
+def check_sizes(n: int, k_star: int) -> None:
+    """Refuse a minimiser that does not fit into N coordinates.
+
+    Raises:
+        ValueError: not 1 <= k_star <= n.
+    """
+    if not 1 <= k_star <= n:
+        raise ValueError(f"k_star = {k_star}: expected 1 <= k_star <= n = {n}")
+
+
+def check_kappas(kappas: Sequence[float]) -> None:
+    """Refuse what is no condition number.
+
+    Raises:
+        ValueError: one is below 1 or not finite.
+    """
+    for kappa in kappas:
+        if not 1.0 <= kappa < math.inf:
+            raise ValueError(f"kappa = {kappa}: expected a finite number >= 1")
+
+
+def sparse_vectors(count: int, n: int, k: int, generator: torch.Generator) -> Tensor:
+    """Draw vectors (count, n), each with k entries of random sign and magnitude in [1, 2].
+
+    Raises:
+        ValueError: not 1 <= k <= n.
+    """
+    check_sizes(n, k)
+    places = torch.rand((count, n), dtype=torch.float64, generator=generator).argsort(-1)[:, :k]
+    sizes = 1.0 + torch.rand((count, k), dtype=torch.float64, generator=generator)
+    signs = torch.randint(0, 2, (count, k), generator=generator) * 2.0 - 1.0
+    return torch.zeros((count, n), dtype=torch.float64).scatter_(-1, places, signs * sizes)

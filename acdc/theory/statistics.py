@@ -1,0 +1,190 @@
+"""Confidence intervals of what the theory's experiments measure, and verdicts on statements.
+
+The level is 99 %: a study prints some twenty intervals, of which at 95 % one would miss the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+LEVEL = 0.99
+RESAMPLES = 4000
+
+Array = npt.NDArray[np.float64]
+Relation = Literal["equals", "at most", "at least", "never"]
+Verdict = Literal["holds", "does not hold", "undecided"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with its 99 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """The larger distance from the value to an end."""
+        return max(self.high - self.value, self.value - self.low)
+
+
+def exact(value: float) -> Interval:
+    """Return what was computed without a sample, and so has no spread."""
+    return Interval(value, value, value)
+
+
+def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
+    """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
+
+    Equal values have an interval of one point. A value that is not finite, as a diverged trial has,
+    makes the mean and the upper end infinite.
+
+    Args:
+        values: one for each trial, at least two.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
+    if not np.isfinite(sample).all():
+        return Interval(math.inf, -math.inf, math.inf)
+    if np.ptp(sample) == 0.0:
+        return exact(float(sample[0]))
+    found = stats.bootstrap(
+        (sample,),
+        np.mean,
+        confidence_level=LEVEL,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(sample.mean()), float(found.low), float(found.high))
+
+
+def slope(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Interval:
+    """Return the slope of log y against log x by least squares, with Student's interval.
+
+    Trials at the same x are points of their own. Lack of fit to a power law widens the interval.
+
+    Raises:
+        ValueError: fewer than three points, fewer than two different x, or a value not above 0.
+    """
+    points = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(points[0]) < 3 or len(np.unique(points[0])) < 2:
+        raise ValueError("expected at least three points at two different x")
+    for values in points:
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise ValueError("expected finite numbers above 0, of which there are logarithms")
+    found = stats.linregress(np.log(points[0]), np.log(points[1]))
+    wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(points[0]) - 2)) * found.stderr
+    return Interval(float(found.slope), float(found.slope - wide), float(found.slope + wide))
+
+
+def proportion(count: int, trials: int) -> Interval:
+    """Return a relative frequency with Clopper and Pearson's exact interval.
+
+    Raises:
+        ValueError: there are no trials.
+    """
+    found = stats.binomtest(count, trials).proportion_ci(LEVEL, "exact")
+    return Interval(count / trials, float(found.low), float(found.high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One row of the theory's table: what is claimed, what was measured, and whether it holds."""
+
+    id: str
+    """Unique within its experiment."""
+    source: str
+    """Of the claim: a theorem, lemma or corollary of the paper, or this suite's own derivation."""
+    claim: str
+    """With LaTeX mathematics between dollar signs."""
+    measure: str
+    """What was measured, on which problems; likewise."""
+    relation: Relation
+    """Of what was measured to what is predicted. *never*: a relative frequency of violations."""
+    predicted: float
+    """An exponent, a bound, a frequency."""
+    tolerance: float = math.inf
+    """The half width up to which an interval is taken to decide for *equals* and *never*."""
+    measured: Interval
+    trials: int
+    """How many the measurement rests on."""
+    violations: int | None = None
+    """Of *never*."""
+    diverged: int = 0
+    """Trials that diverged."""
+    note: str = ""
+    """What a reader has to know beside it."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the statement holds, as `criterion` says.
+
+        Never *holds* where the interval excludes the prediction, or where a trial diverged.
+        """
+        low, high, bound = self.measured.low, self.measured.high, self.predicted
+        if math.isnan(self.measured.value):
+            return "undecided"
+        if self.relation == "at most":
+            contradicted, supported = low > bound, high <= bound
+        elif self.relation == "at least":
+            contradicted, supported = high < bound, low >= bound
+        else:
+            contradicted = not low <= bound <= high
+            supported = not contradicted and self.measured.half_width <= self.tolerance
+        if contradicted or self.diverged:
+            return "does not hold"
+        return "holds" if supported else "undecided"
+
+    @property
+    def criterion(self) -> str:
+        """When it counts as holding, in words."""
+        if self.relation == "equals":
+            return (
+                f"the {LEVEL:.0%} interval contains {self.predicted:g} and reaches at most "
+                f"{self.tolerance:g} to either side"
+            )
+        if self.relation == "never":
+            return (
+                "no violation, and the interval of their frequency ends at most at "
+                f"{self.tolerance:g}"
+            )
+        return f"the whole {LEVEL:.0%} interval is {self.relation} the prediction"
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, with its verdict and criterion."""
+        kept = ("id", "source", "claim", "measure", "relation", "predicted", "tolerance")
+        return {
+            **{key: getattr(self, key) for key in kept},
+            **{key: getattr(self.measured, key) for key in ("value", "low", "high")},
+            **{key: getattr(self, key) for key in ("trials", "violations", "diverged", "note")},
+            "level": LEVEL,
+            "verdict": self.verdict,
+            "criterion": self.criterion,
+        }
+
+
+def never(*, violations: int, trials: int, tolerance: float = 0.05, **rest: Any) -> Statement:
+    """Return the statement that something does not happen, of so many trials."""
+    return Statement(
+        relation="never",
+        predicted=0.0,
+        tolerance=tolerance,
+        measured=proportion(violations, trials),
+        trials=trials,
+        violations=violations,
+        **rest,
+    )
