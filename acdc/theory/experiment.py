@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError
@@ -45,6 +45,12 @@ TRIAL = (
     *("iterations", "gap", "worst_ratio", "bound", "status"),
 )
 """The first columns of every trials.csv; what does not apply is empty."""
+
+SERIES = ("panel", "line", "role", "x", "y", "low", "high")
+"""The columns of every series.csv; low and high are the ends of a band or of an error bar."""
+
+Role = Literal["measured", "bound", "fit", "trial", "cell", "phase"]
+"""How a point is drawn; of a cell, x and y are its value and its colour, and line its row."""
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
@@ -94,8 +100,22 @@ class Outcome:
     trials: list[dict[str, Any]] = field(default_factory=list)
     """One row a trial: the columns TRIAL, then its own."""
     series: list[dict[str, Any]] = field(default_factory=list)
-    """What its figure draws, in tidy form; the same columns in every row."""
+    """What its figure draws: the columns SERIES."""
     statements: list[Statement] = field(default_factory=list)
+
+    def draw(
+        self,
+        panel: str,
+        line: str,
+        role: Role,
+        x: float,
+        y: float,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> None:
+        """Add a point to a line of a plot; of a phase x and y are its ends."""
+        row = (panel, line, role, x, y, low, high)
+        self.series.append(dict(zip(SERIES, row, strict=True)))
 
 
 class Experiment(Protocol):
@@ -170,7 +190,7 @@ def write(name: str, settings: Settings, out: Path) -> Outcome:
     out.mkdir(parents=True, exist_ok=True)
     trials = [{**dict.fromkeys(TRIAL), **row} for row in outcome.trials]
     write_text(out / "trials.csv", _csv(trials, TRIAL))
-    write_text(out / "series.csv", _csv(outcome.series, ()))
+    write_text(out / "series.csv", _csv(outcome.series, SERIES))
     about = {
         "git": git_revision(),
         "python": platform.python_version(),

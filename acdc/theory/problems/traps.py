@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,102 +16,127 @@ class Trap:
     theta* = e_0 / rho. The best parameters on coordinates 1..k are all tau = p / (q^2 + k p^2);
     with step 1/beta they are a fixed point of IHT with k kept entries if rho q^2 / beta < p.
     alpha and beta are the extreme eigenvalues of A^T A. ``copies`` of it side by side have k* =
-    copies, and copies * k entries are stuck.
+    copies, and copies * k entries are stuck. Instances (...) differ in rho and w.
+
+    Raises:
+        ValueError: rho is not above 0, w not between 0 and k, or k or copies are below 1.
     """
 
-    rho: float
-    w: float
+    rho: Tensor | float
+    w: Tensor | float
     k: int
     copies: int = 1
 
     family = "F3"
 
     def __post_init__(self) -> None:
-        if self.rho <= 0.0:
+        object.__setattr__(self, "rho", torch.as_tensor(self.rho, dtype=torch.float64))
+        object.__setattr__(self, "w", torch.as_tensor(self.w, dtype=torch.float64))
+        if not bool((self._rho > 0).all()):
             raise ValueError(f"rho = {self.rho}: expected more than 0")
         if self.k < 1 or self.copies < 1:
             raise ValueError(f"k = {self.k}, copies = {self.copies}: expected at least 1")
-        if not 0.0 < self.w < self.k:
+        if not bool(((self._w > 0) & (self._w < self.k)).all()):
             raise ValueError(f"w = {self.w}: expected 0 < w < k = {self.k}")
 
     @property
-    def p(self) -> float:
-        """Overlap of each wrong column with the target."""
-        return math.sqrt(self.w / self.k)
+    def _rho(self) -> Tensor:
+        return torch.as_tensor(self.rho)
 
     @property
-    def q2(self) -> float:
-        """q^2, what each wrong column has of its own."""
-        return 1.0 - self.w / self.k
+    def _w(self) -> Tensor:
+        return torch.as_tensor(self.w)
 
     @property
-    def tau(self) -> float:
-        """Each entry of the bad fixed point."""
-        return self.p / (self.q2 + self.w)
+    def p(self) -> Tensor:
+        """Overlap of each wrong column with the target, (...)."""
+        return (self._w / self.k).sqrt()
 
     @property
-    def extremes(self) -> tuple[float, float]:
-        """The least and the largest eigenvalue of A^T A.
+    def q2(self) -> Tensor:
+        """q^2, what each wrong column has of its own, (...)."""
+        return 1.0 - self._w / self.k
+
+    @property
+    def tau(self) -> Tensor:
+        """Each entry of the bad fixed point, (...)."""
+        return self.p / (self.q2 + self._w)
+
+    @property
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest eigenvalue of A^T A, each (...).
 
         It acts on the span of e_0 and the uniform vector as a 2 x 2 matrix, and elsewhere as q^2.
         """
-        a, d = self.rho**2, self.q2 + self.w
-        mean, spread = (a + d) / 2, math.hypot((a - d) / 2, self.rho * math.sqrt(self.w))
-        # The product of the two is exact where their difference would cancel.
-        largest = mean + spread
+        a, d = self._rho.square(), self.q2 + self._w
+        largest = (a + d) / 2 + torch.hypot((a - d) / 2, self._rho * self._w.sqrt())
+        # From the determinant: the difference of mean and spread would cancel.
         least = a * self.q2 / largest
-        return (min(least, self.q2), max(largest, self.q2)) if self.k > 1 else (least, largest)
+        if self.k > 1:
+            least, largest = torch.minimum(least, self.q2), torch.maximum(largest, self.q2)
+        return least, largest
 
     @property
     def alpha(self) -> Tensor:
-        """Least eigenvalue, ()."""
-        return torch.tensor(self.extremes[0], dtype=torch.float64)
+        """Least eigenvalue, (...)."""
+        return self.extremes[0]
 
     @property
     def beta(self) -> Tensor:
-        """Largest eigenvalue, ()."""
-        return torch.tensor(self.extremes[1], dtype=torch.float64)
+        """Largest eigenvalue, (...)."""
+        return self.extremes[1]
 
     @property
-    def kappa(self) -> float:
-        """Condition number beta/alpha."""
-        return self.extremes[1] / self.extremes[0]
+    def kappa(self) -> Tensor:
+        """Condition number beta/alpha, (...)."""
+        return self.beta / self.alpha
 
     @property
-    def is_stuck(self) -> bool:
+    def is_stuck(self) -> Tensor:
         """Whether the bad point is a fixed point: the right coordinate stays below the others."""
-        return self.rho * self.q2 / self.extremes[1] < self.p
+        return self._rho * self.q2 / self.beta < self.p
 
     @property
-    def design(self) -> Tensor:
-        """A, (copies (k + 1), copies (k + 1))."""
-        block = torch.zeros((self.k + 1, self.k + 1), dtype=torch.float64)
-        block[0, 0] = self.rho
-        block[0, 1:] = self.p
-        block[1:, 1:] = math.sqrt(self.q2) * torch.eye(self.k, dtype=torch.float64)
-        return torch.kron(torch.eye(self.copies, dtype=torch.float64), block)
+    def n(self) -> int:
+        """N = copies (k + 1)."""
+        return self.copies * (self.k + 1)
 
     @property
     def minimiser(self) -> Tensor:
-        """theta*, (N,)."""
-        one = torch.zeros(self.k + 1, dtype=torch.float64)
-        one[0] = 1.0 / self.rho
-        return one.repeat(self.copies)
+        """theta*, (..., N)."""
+        return self._repeated(1.0 / self._rho, torch.zeros_like(self.tau))
 
     @property
     def bad_point(self) -> Tensor:
-        """theta_J, tau on each wrong coordinate, (N,)."""
-        one = torch.full((self.k + 1,), self.tau, dtype=torch.float64)
-        one[0] = 0.0
-        return one.repeat(self.copies)
+        """theta_J, tau on each wrong coordinate, (..., N)."""
+        return self._repeated(torch.zeros_like(self.tau), self.tau)
+
+    def _repeated(self, first: Tensor, others: Tensor) -> Tensor:
+        """Return vectors (..., N) with one value in coordinate 0 of each copy, and another else."""
+        first, others = torch.broadcast_tensors(first, others)
+        block = others.unsqueeze(-1).repeat(*[1] * others.dim(), self.k + 1)
+        block[..., 0] = first
+        return block.repeat(*[1] * others.dim(), self.copies)
+
+    def residual(self, theta: Tensor) -> Tensor:
+        """A theta - e_0 of each copy: (..., N) to (..., copies, k + 1)."""
+        offset = (theta - self.minimiser).unflatten(-1, (self.copies, self.k + 1))
+        one = (None, None)
+        target = self._rho[..., *one] * offset[..., :1]
+        target = target + self.p[..., *one] * offset[..., 1:].sum(-1, keepdim=True)
+        return torch.cat([target, self.q2.sqrt()[..., *one] * offset[..., 1:]], dim=-1)
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """A^T A (theta - theta*): (..., N) to (..., N)."""
-        return ((theta - self.minimiser) @ self.design.mT) @ self.design
+        """A^T (A theta - e_0): (..., N) to (..., N)."""
+        residual = self.residual(theta)
+        target, own = residual[..., :1], residual[..., 1:]
+        one = (None, None)
+        wrong = self.p[..., *one] * target + self.q2.sqrt()[..., *one] * own
+        return torch.cat([self._rho[..., *one] * target, wrong], dim=-1).flatten(-2)
 
     def gap(self, theta: Tensor) -> Tensor:
         """f(theta): (..., N) to (...)."""
-        return 0.5 * ((theta - self.minimiser) @ self.design.mT).square().sum(-1)
+        return 0.5 * self.residual(theta).square().sum((-2, -1))
 
 
 @dataclass(frozen=True, eq=False)
