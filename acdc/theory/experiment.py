@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -61,17 +62,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return values in ascending order, and refuse one that stands twice."""
     return tuple(sorted(_distinct(values)))
 
 
 Condition = Annotated[float, Field(ge=1)]
 Several = Field(min_length=1)
-Kappas = Annotated[tuple[Condition, ...], Several, AfterValidator(_ascending)]
+Kappas = Annotated[tuple[Condition, ...], Several, AfterValidator(ascending)]
 """Condition numbers beta/alpha, each at least 1, in ascending order."""
-Sigmas = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Several, AfterValidator(_ascending)]
+Sigmas = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Several, AfterValidator(ascending)]
 """Noise levels, the square root of E||g - grad f||^2, in ascending order."""
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, AfterValidator(_ascending)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, AfterValidator(ascending)]
 """Whole numbers from 1 on, in ascending order."""
 
 
@@ -117,6 +119,14 @@ class Outcome:
         row = (panel, line, role, x, y, low, high)
         self.series.append(dict(zip(SERIES, row, strict=True)))
 
+    def draw_fit(self, panel: str, line: str, x: Sequence[float], y: Sequence[float]) -> None:
+        """Add the power law that fits points best, over their range, if there is one."""
+        points = np.log(np.asarray([x, y], dtype=np.float64))
+        if np.isfinite(points).all() and np.ptp(points[0]) > 0.0:
+            power, level = np.polyfit(points[0], points[1], 1)
+            for end in (min(x), max(x)):
+                self.draw(panel, line, "fit", end, float(np.exp(level) * end**power))
+
 
 class Experiment(Protocol):
     """A module of acdc.theory.experiments."""
@@ -157,23 +167,20 @@ def rows(columns: Mapping[str, Any], shape: Sequence[int]) -> list[dict[str, Any
     """Return one dictionary for each trial of a batch.
 
     Args:
-        columns: tensors that broadcast to the shape, or the same value for all.
+        columns: tensors that broadcast to the shape, or the same value for all; of ``status`` a
+            tensor that says which trials diverged.
         shape: of the batch.
     """
     flat = {
         name: value.expand(*shape).reshape(-1).tolist() if isinstance(value, torch.Tensor) else None
         for name, value in columns.items()
     }
-    count = math.prod(shape)
+    if (diverged := flat.get("status")) is not None:
+        flat["status"] = ["diverged" if each else "finished" for each in diverged]
     return [
         {name: columns[name] if (found := flat[name]) is None else found[i] for name in columns}
-        for i in range(count)
+        for i in range(math.prod(shape))
     ]
-
-
-def status(diverged: torch.Tensor) -> list[str]:
-    """Return ``finished`` or ``diverged`` for each trial, in the order of `rows`."""
-    return ["diverged" if each else "finished" for each in diverged.reshape(-1).tolist()]
 
 
 def write(name: str, settings: Settings, out: Path) -> Outcome:
@@ -221,4 +228,6 @@ def _csv(found: Sequence[Mapping[str, Any]], first: Sequence[str]) -> str:
 
 
 def _cell(value: object) -> object:
-    return f"{value:.10g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.10g}"
+    return value

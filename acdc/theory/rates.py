@@ -90,9 +90,14 @@ class Theorem2:
         return self.factor >= 1.0
 
     @property
+    def enough(self) -> Tensor:
+        """The k from which on the theorem's floors hold: 64 k* (beta/alpha)^2."""
+        return 64.0 * self.k_star * (self.beta / self.alpha) ** 2
+
+    @property
     def meets_condition(self) -> Tensor:
         """Whether k >= 64 k* (beta/alpha)^2, as the theorem asks."""
-        return self.k >= 64.0 * self.k_star * (self.beta / self.alpha) ** 2
+        return self.k >= self.enough
 
     @property
     def distance2_floor(self) -> Tensor:
@@ -186,17 +191,35 @@ class Theorem1:
         return 16.0 * torch.as_tensor(sigma, dtype=torch.float64) ** 2 / self.alpha
 
 
+def largest_trap(kappa: float) -> float:
+    """Return ((kappa - 1) / 2)^2, below which k keeps IHT stuck on some trap F3 with k* = 1.
+
+    The bad point is a fixed point where rho q^2 / beta < p, and kappa = (beta / rho)^2 / q^2. The
+    least kappa for k has rho^2 = q^2 + w, for which rho q^2 / beta is largest, and the w at which
+    it equals p: k = w (kappa + 1) with (kappa + 1) = 4 (q^2 + w).
+
+    Raises:
+        ValueError: kappa is below 1.
+    """
+    if not kappa >= 1.0:
+        raise ValueError(f"kappa = {kappa}: expected at least 1")
+    return ((kappa - 1.0) / 2.0) ** 2
+
+
 def theorem3(
     beta: Tensor | float,
     k: Tensor | float,
     largest: Tensor | float,
     epsilon: Tensor | float,
     drop: Tensor | float,
-    iterations: Tensor | int,
+    iterations: int,
+    sigma: float = 0.0,
 ) -> Tensor:
     """Return the bound on the mean of ||grad f(theta_t)||_inf^2 over T iterations (Theorem 3, A.4).
 
-    2 beta (f_0 - f_T) / T + 2 beta^2 k B^2 + 2 epsilon^2 without noise and with step 1/beta.
+    Without noise and with step 1/beta, 2 beta (f_0 - f_T) / T + 2 beta^2 k B^2 + 2 epsilon^2; with
+    noise and step 1/(2 beta), 8 beta (f_0 - f_T) / T + 16 beta^2 k B^2 + 8 epsilon^2 + 14 sigma^2,
+    in expectation.
 
     Args:
         beta: smoothness along 2k-sparse directions.
@@ -205,11 +228,15 @@ def theorem3(
         epsilon: ||grad f_S|| up to which the support is optimised.
         drop: f_0 - f_T.
         iterations: T.
+        sigma: square root of the variance of the stochastic gradient.
     """
     beta, k, largest, epsilon, drop = (
         torch.as_tensor(value, dtype=torch.float64) for value in (beta, k, largest, epsilon, drop)
     )
-    return 2.0 * beta * drop / iterations + 2.0 * beta**2 * k * largest**2 + 2.0 * epsilon**2
+    factors = (2.0, 2.0, 2.0) if sigma == 0.0 else (8.0, 16.0, 8.0)
+    terms = beta * drop / iterations, beta**2 * k * largest**2, epsilon**2
+    total = sum(factor * term for factor, term in zip(factors, terms, strict=True))
+    return total + 14.0 * torch.tensor(sigma, dtype=torch.float64) ** 2
 
 
 class Corollary1:

@@ -59,33 +59,67 @@ def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
         raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
     if not np.isfinite(sample).all():
         return Interval(math.inf, -math.inf, math.inf)
-    if np.ptp(sample) == 0.0:
-        return exact(float(sample[0]))
+    least, spread = float(sample.min()), float(np.ptp(sample))
+    if spread == 0.0:
+        return exact(least)
+    # In units of the spread: cubes of differences near rounding would vanish, and BCa be NaN.
     found = stats.bootstrap(
-        (sample,),
+        ((sample - least) / spread,),
         np.mean,
         confidence_level=LEVEL,
         n_resamples=RESAMPLES,
         vectorized=True,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(sample.mean()), float(found.low), float(found.high))
+    low, high = (least + spread * float(end) for end in (found.low, found.high))
+    return Interval(float(sample.mean()), low, high)
+
+
+def student_mean(values: Sequence[float] | Array) -> Interval:
+    """Return the mean with Student's interval, for fewer values than a bootstrap needs.
+
+    Exact for normal values. A value that is not finite has the effect that it has on `mean`.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
+    if not np.isfinite(sample).all():
+        return Interval(math.inf, -math.inf, math.inf)
+    middle, error = float(sample.mean()), float(stats.sem(sample))
+    wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(sample) - 1)) * error
+    return Interval(middle, middle - wide, middle + wide)
+
+
+def geometric_mean(values: Sequence[float] | Array) -> Interval:
+    """Return the geometric mean with Student's interval of the logarithms, for few ratios.
+
+    A value that is not finite or not above 0 makes it unknown: infinite, as in `mean`.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    positive = np.where(sample > 0.0, sample, np.inf)
+    logs = student_mean(np.log(positive))
+    return Interval(*(float(np.exp(each)) for each in (logs.value, logs.low, logs.high)))
 
 
 def slope(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Interval:
     """Return the slope of log y against log x by least squares, with Student's interval.
 
     Trials at the same x are points of their own. Lack of fit to a power law widens the interval.
-
-    Raises:
-        ValueError: fewer than three points, fewer than two different x, or a value not above 0.
+    Nothing is known, NaN, where a value has no logarithm or is not finite, and of fewer than three
+    points or fewer than two different x.
     """
     points = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(points[0]) < 3 or len(np.unique(points[0])) < 2:
-        raise ValueError("expected at least three points at two different x")
-    for values in points:
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ValueError("expected finite numbers above 0, of which there are logarithms")
+    known = all(np.isfinite(values).all() and (values > 0).all() for values in points)
+    if not known or len(points[0]) < 3 or len(np.unique(points[0])) < 2:
+        return exact(math.nan)
+    if np.ptp(points[1]) == 0.0:
+        return exact(0.0)  # Of a constant the regression has no standard error.
     found = stats.linregress(np.log(points[0]), np.log(points[1]))
     wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(points[0]) - 2)) * found.stderr
     return Interval(float(found.slope), float(found.slope - wide), float(found.slope + wide))
@@ -136,7 +170,7 @@ class Statement:
         Never *holds* where the interval excludes the prediction, or where a trial diverged.
         """
         low, high, bound = self.measured.low, self.measured.high, self.predicted
-        if math.isnan(self.measured.value):
+        if any(map(math.isnan, (self.measured.value, low, high, bound))):
             return "undecided"
         if self.relation == "at most":
             contradicted, supported = low > bound, high <= bound
@@ -165,11 +199,21 @@ class Statement:
         return f"the whole {LEVEL:.0%} interval is {self.relation} the prediction"
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, with its verdict and criterion."""
-        kept = ("id", "source", "claim", "measure", "relation", "predicted", "tolerance")
+        """Return it as plain data, with its verdict and criterion.
+
+        Numbers that JSON cannot hold are the words that `float` reads: inf, -inf, nan.
+        """
+        kept = ("id", "source", "claim", "measure", "relation")
+        numbers = {
+            **{key: getattr(self, key) for key in ("predicted", "tolerance")},
+            **{key: getattr(self.measured, key) for key in ("value", "low", "high")},
+        }
         return {
             **{key: getattr(self, key) for key in kept},
-            **{key: getattr(self.measured, key) for key in ("value", "low", "high")},
+            **{
+                key: number if math.isfinite(number) else str(number)
+                for key, number in numbers.items()
+            },
             **{key: getattr(self, key) for key in ("trials", "violations", "diverged", "note")},
             "level": LEVEL,
             "verdict": self.verdict,

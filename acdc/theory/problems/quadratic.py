@@ -69,13 +69,26 @@ def rotated_quadratics(
     # QR leaves each column's sign to LAPACK; fixing it makes the draw uniform and portable.
     basis = basis * torch.sign(triangle.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
     hessian = (basis * eigenvalues.unsqueeze(-2)) @ basis.mT
-    return _quadratic(hessian, eigenvalues, k_star, generator)
+    minimiser = sparse_vectors(len(kappas), n, k_star, generator)
+    return Quadratic(hessian, minimiser.unsqueeze(-2), eigenvalues[:, :1], eigenvalues[:, -1:])
 
 
 def diagonal_quadratics(
-    kappas: Sequence[float], n: int, k_star: int, generator: torch.Generator
+    kappas: Sequence[float],
+    n: int,
+    k_star: int,
+    generator: torch.Generator,
+    *,
+    flat: bool = False,
 ) -> Quadratic:
     """Draw quadratics as `rotated_quadratics`, with H diagonal in a random order of eigenvalues.
+
+    Args:
+        kappas: condition numbers.
+        n: dimension.
+        k_star: non-zeros of the minimisers.
+        generator: of the order and the minimisers.
+        flat: whether the curvature on the minimiser's support is alpha, the least there is.
 
     Raises:
         ValueError: not 1 <= k_star <= n, or a kappa is below 1.
@@ -83,18 +96,14 @@ def diagonal_quadratics(
     check_sizes(n, k_star)
     eigenvalues = spectrum(n, kappas)
     order = torch.rand((len(kappas), n), dtype=torch.float64, generator=generator).argsort(-1)
-    return _quadratic(eigenvalues.gather(-1, order).unsqueeze(-2), eigenvalues, k_star, generator)
-
-
-def _quadratic(
-    hessian: Tensor, eigenvalues: Tensor, k_star: int, generator: torch.Generator
-) -> Quadratic:
-    count, n = eigenvalues.shape
-    minimiser = sparse_vectors(count, n, k_star, generator).unsqueeze(-2)
+    minimiser = sparse_vectors(len(kappas), n, k_star, generator)
+    curvature = eigenvalues.gather(-1, order)
+    if flat:
+        curvature = torch.where(minimiser == 0, curvature, eigenvalues[:, :1])
     return Quadratic(
-        hessian,
-        minimiser,
-        alpha=eigenvalues.amin(-1, keepdim=True),
-        beta=eigenvalues.amax(-1, keepdim=True),
-        is_diagonal=hessian.shape[-2] == 1 and n > 1,
+        curvature.unsqueeze(-2),
+        minimiser.unsqueeze(-2),
+        alpha=eigenvalues[:, :1],
+        beta=eigenvalues[:, -1:],
+        is_diagonal=True,
     )

@@ -165,6 +165,8 @@ def restricted_constants(
     chosen = draws.argsort(-1)[..., :size]
     values = torch.linalg.eigvalsh(_minors(gram, chosen))
     alpha, beta = values[..., 0].amin(-1), values[..., -1].amax(-1)
+    if size == n:  # There is one support, and no column to exchange.
+        return RestrictedConstants(alpha, beta)
     # From the worst random supports, one exchange at a time.
     for extreme, sign in ((0, -1.0), (-1, 1.0)):
         scores = sign * values[..., extreme]

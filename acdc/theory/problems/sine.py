@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from acdc.theory.iht import Gradient
 from acdc.theory.problems.base import check_sizes, sparse_vectors
 
 
@@ -49,6 +50,40 @@ class SineSquares:
         residual = self.residual(theta)
         slope = 2.0 * residual + self.c * (2.0 * residual).sin()
         return torch.cat([slope, slope @ self.tail], dim=-1)
+
+    def parts(self, count: int) -> tuple[list[Gradient], Tensor]:
+        """Return gradients of f_1 .. f_count, whose mean is f, and the smoothness of each.
+
+        f_i is count times the sum over residuals i, i + count, i + 2 count and so on.
+
+        Returns:
+            The gradients, and beta_i = (2 + 2c) count ||A_i||^2, (problems, 1, count), A_i their rows.
+
+        Raises:
+            ValueError: there are fewer than ``count`` residuals.
+        """
+        m = self.tail.shape[-2]
+        if not 1 <= count <= m:
+            raise ValueError(f"count = {count}: expected 1 <= count <= {m}, the rows of A")
+        betas = [
+            1.0 + torch.linalg.matrix_norm(self.tail[:, first::count], ord=2).square()
+            for first in range(count)
+        ]
+        return (
+            [self._part(first, count) for first in range(count)],
+            (2.0 + 2.0 * self.c) * count * torch.stack(betas, dim=-1).unsqueeze(1),
+        )
+
+    def _part(self, first: int, count: int) -> Gradient:
+        rows = torch.zeros(self.tail.shape[-2], dtype=torch.float64)
+        rows[first::count] = count
+
+        def gradient(theta: Tensor) -> Tensor:
+            residual = self.residual(theta)
+            slope = rows * (2.0 * residual + self.c * (2.0 * residual).sin())
+            return torch.cat([slope, slope @ self.tail], dim=-1)
+
+        return gradient
 
 
 def cpl_constant(c: float) -> float:
@@ -99,9 +134,9 @@ def sine_squares(
         raise ValueError(f"k_star = {k_star}: expected less than n = {n}")
     alpha = cpl_constant(c)
     normal = torch.randn((count, k_star, n - k_star), dtype=torch.float64, generator=generator)
-    tail = (epsilon / (n - k_star) ** 0.5 * normal).unsqueeze(1)
+    tail = epsilon / (n - k_star) ** 0.5 * normal
     first = sparse_vectors(count, k_star, k_star, generator)
     minimiser = torch.zeros((count, 1, n), dtype=torch.float64)
     minimiser[:, 0, :k_star] = first
-    norms2 = 1.0 + torch.linalg.matrix_norm(tail, ord=2).square()
+    norms2 = 1.0 + torch.linalg.matrix_norm(tail, ord=2).square().unsqueeze(-1)
     return SineSquares(c, tail, minimiser, torch.full_like(norms2, alpha), (2.0 + 2.0 * c) * norms2)

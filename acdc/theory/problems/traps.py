@@ -113,14 +113,15 @@ class Trap:
 
     def _repeated(self, first: Tensor, others: Tensor) -> Tensor:
         """Return vectors (..., N) with one value in coordinate 0 of each copy, and another else."""
-        first, others = torch.broadcast_tensors(first, others)
+        first, others = first + torch.zeros_like(others), others + torch.zeros_like(first)
         block = others.unsqueeze(-1).repeat(*[1] * others.dim(), self.k + 1)
         block[..., 0] = first
         return block.repeat(*[1] * others.dim(), self.copies)
 
     def residual(self, theta: Tensor) -> Tensor:
         """A theta - e_0 of each copy: (..., N) to (..., copies, k + 1)."""
-        offset = (theta - self.minimiser).unflatten(-1, (self.copies, self.k + 1))
+        offset = theta - self.minimiser
+        offset = offset.reshape(*offset.shape[:-1], self.copies, self.k + 1)
         one = (None, None)
         target = self._rho[..., *one] * offset[..., :1]
         target = target + self.p[..., *one] * offset[..., 1:].sum(-1, keepdim=True)

@@ -1,0 +1,48 @@
+"""What is read off traces: when a level is reached, how fast, and where the noise ends it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# A square below this part of the first one is rounding error, which no theorem bounds.
+ROUNDING = 1e-20
+
+
+def first_at_most(values: Tensor, level: Tensor | float) -> Tensor:
+    """Return the first iteration at which a quantity is at most a level, NaN where it never is.
+
+    Args:
+        values: (iterations + 1, ...).
+        level: broadcasts to (...).
+    """
+    reached = values <= level
+    first = reached.to(torch.uint8).argmax(0).to(torch.float64)
+    return torch.where(reached.any(0), first, torch.nan)
+
+
+def worst_ratio(values: Tensor, floor: Tensor | float = ROUNDING) -> Tensor:
+    """Return the largest ratio of successive values, over steps that start above a floor.
+
+    Args:
+        values: (iterations + 1, ...), at least 0.
+        floor: as part of the first value; what starts below it is not compared.
+
+    Returns:
+        (...), NaN where no step starts above the floor.
+    """
+    before, after = values[:-1], values[1:]
+    counted = (before > floor * values[0]) & after.isfinite() & before.isfinite()
+    ratios = torch.where(counted, after / before, -torch.inf).amax(0)
+    return torch.where(counted.any(0), ratios, torch.nan)
+
+
+def geometric(values: Tensor) -> float:
+    """Return the geometric mean of positive numbers, 0 if one of them is 0."""
+    return float(values.log().mean().exp())
+
+
+def tail_mean(values: Tensor, part: float = 0.5) -> Tensor:
+    """Return the mean over the last part of the iterations: (iterations + 1, ...) to (...)."""
+    first = len(values) - max(1, int(part * len(values)))
+    return values[first:].mean(0)

@@ -1,0 +1,206 @@
+"""The experiments on Theorem 3, Corollary 1, AC/DC's phases and the phase diagram."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acdc.theory import experiment, statistics
+from acdc.theory.experiment import Outcome
+from acdc.theory.experiments.phase_diagram import rho_of
+from acdc.theory.iht import hard_threshold
+from acdc.theory.noise import stream
+from acdc.theory.problems import Trap, rotated_quadratics, sine_squares
+
+
+def outcome_of(name: str, **settings: Any) -> Outcome:
+    return experiment.load(name).run(experiment.parse(name, settings))
+
+
+def statement(outcome: Outcome, name: str) -> statistics.Statement:
+    (found,) = (each for each in outcome.statements if each.id == name)
+    return found
+
+
+T3 = {"trials": 2, "n": 20, "k_star": 4, "ks": [2, 6], "sizes": [1.0, 3.0], "iterations": 6}
+
+
+def test_theorem_3_is_compared_with_its_bound_as_computed_by_hand() -> None:
+    """One trial again, in numpy: gradients, B, epsilon, the drop of f, and the bound."""
+    outcome = outcome_of("t3", **T3, support_steps=3)
+    drawn = sine_squares(4, 1.2, 0.5, 20, 4, stream(0, "t3"))
+    for row in (row for row in outcome.trials if row["sigma"] == 0.0):
+        place = row["seed"]
+        design = np.hstack([np.eye(4), drawn.tail[place].numpy()])
+        target = drawn.minimiser[place, 0].numpy() * (1.0 if place < 2 else 3.0)
+        beta = 4.4 * np.linalg.norm(design, 2) ** 2
+
+        def loss(theta: np.ndarray, design: Any = design, target: Any = target) -> float:
+            r = design @ (theta - target)
+            return float(np.sum(r**2 + 1.2 * np.sin(r) ** 2))
+
+        def gradient(theta: np.ndarray, design: Any = design, target: Any = target) -> np.ndarray:
+            r = design @ (theta - target)
+            return np.asarray(design.T @ (2 * r + 1.2 * np.sin(2 * r)))
+
+        theta = np.zeros(20)
+        first, squares, largest, epsilon = loss(theta), [], 0.0, 0.0
+        for _ in range(6):
+            squares.append(np.abs(gradient(theta)).max() ** 2)
+            moved = theta - gradient(theta) / beta
+            kept = np.argsort(-np.abs(moved), kind="stable")[: row["k"]]
+            theta = np.zeros(20)
+            theta[kept] = moved[kept]
+            support = theta != 0
+            for _ in range(3):
+                theta = theta - np.where(support, gradient(theta), 0) / beta
+            largest = max(largest, np.abs(theta).max())
+            epsilon = max(epsilon, float(np.linalg.norm(gradient(theta)[support])))
+        assert row["mean_gradient2"] == pytest.approx(np.mean(squares))
+        assert row["largest_entry"] == pytest.approx(largest)
+        assert row["epsilon"] == pytest.approx(epsilon)
+        drop = (first - loss(theta)) / 6
+        bound = 2 * beta * drop + 2 * beta**2 * row["k"] * largest**2 + 2 * epsilon**2
+        assert row["bound"] == pytest.approx(bound)
+        assert row["least_gradient"] <= math.sqrt(row["mean_gradient2"])
+
+
+def test_theorem_3_holds_loosely() -> None:
+    outcome = outcome_of("t3", **{**T3, "trials": 20})
+    assert statement(outcome, "mean_gradient").violations == 0
+    noisy = [each for each in outcome.statements if each.id.startswith("noise")]
+    assert [each.verdict for each in noisy] == ["holds", "holds"]
+    assert all(each.measured.value < 0.5 for each in noisy)
+
+
+C1 = {"trials": 3, "n": 60, "k": 40, "phases": 4}
+
+
+def test_one_pass_over_one_part_is_a_gradient_step() -> None:
+    outcome = outcome_of("c1", **C1, parts=[1], passes=[1])
+    errors = [row["mapping_error"] for row in outcome.trials]
+    assert len(errors) == 3 * 2 * 2
+    assert max(errors) < 1e-12
+
+
+def test_more_parts_and_passes_move_the_gradients_that_are_seen() -> None:
+    outcome = outcome_of("c1", **C1, parts=[2, 4], passes=[1, 4])
+    errors = [row["mapping_error"] for row in outcome.trials]
+    assert 0 < min(errors) < max(errors) <= 1
+
+
+def test_corollary_1_promises_no_more_than_what_is_true_everywhere() -> None:
+    found = statement(outcome_of("c1", **C1), "vacuous")
+    assert found.measured.value == pytest.approx(2.0)
+    assert found.verdict == "does not hold"
+
+
+def test_the_parts_of_f_add_up_to_it() -> None:
+    problem = sine_squares(3, 1.2, 0.5, 12, 6, stream(1, "parts"))
+    theta = torch.randn(3, 5, 12, dtype=torch.float64, generator=stream(2, "theta"))
+    for count in (1, 2, 3, 6):
+        gradients, betas = problem.parts(count)
+        mean = sum(gradient(theta) for gradient in gradients) / count
+        assert torch.allclose(torch.as_tensor(mean), problem.gradient(theta))
+        # The largest curvature of each part, at residual 0, by numpy.
+        design = np.hstack([np.eye(6), problem.tail[1].numpy()])
+        for first in range(count):
+            norm = np.linalg.norm(design[first::count], 2)
+            assert float(betas[1, 0, first]) == pytest.approx(4.4 * count * norm**2)
+    with pytest.raises(ValueError, match="1 <= count <= 6"):
+        problem.parts(7)
+
+
+PHASES = {"trials": 8, "n": 40, "m": 24, "k_star": 2, "k": 4, "steps": 96, "phases": 3}
+
+
+@pytest.fixture(scope="module")
+def phases() -> Outcome:
+    return outcome_of("phases", **PHASES, dense_steps=[1, 32], sparse_steps=[0, 8])
+
+
+def test_single_dense_steps_without_sparse_phases_are_iht(phases: Outcome) -> None:
+    problem = rotated_quadratics([32.0] * 8, 40, 2, stream(0, "phases"))
+    theta = torch.zeros(8, 1, 40, dtype=torch.float64)
+    for _ in range(96):
+        theta = hard_threshold(theta - problem.gradient(theta) / problem.beta[..., None], 4)
+    rows = [
+        row
+        for row in phases.trials
+        if (row["family"], row["dense_steps"], row["sparse_steps"]) == ("F1", 1, 0)
+    ]
+    gaps = problem.gap(theta).flatten().tolist()
+    assert [row["gap"] for row in rows] == pytest.approx(gaps, rel=1e-6, abs=1e-25)
+
+
+def test_a_sparse_phase_mends_what_a_long_dense_phase_has_spread() -> None:
+    """With fewer rows than columns, long dense phases fit the data without being sparse."""
+    outcome = outcome_of(
+        "phases", **{**PHASES, "steps": 320}, dense_steps=[16], sparse_steps=[0, 16]
+    )
+    solved = {
+        sparse: sum(
+            row["gap"] < 1e-6
+            for row in outcome.trials
+            if (row["family"], row["sparse_steps"]) == ("F1'", sparse)
+        )
+        for sparse in (0, 16)
+    }
+    assert solved[0] < solved[16]
+
+
+def test_no_sparse_phase_raises_f(phases: Outcome) -> None:
+    found = statement(phases, "end_of_phase")
+    assert (found.violations, found.trials) == (0, 8 * 3 * 2)
+
+
+def test_gradient_steps_are_counted_in_dense_and_sparse_phases(phases: Outcome) -> None:
+    for row in phases.trials:
+        if not math.isnan(row["iterations"]):
+            assert row["iterations"] % (row["dense_steps"] + row["sparse_steps"]) == 0
+
+
+@pytest.mark.parametrize("k", [1, 4, 50])
+def test_rho_gives_the_condition_number_that_is_asked_for(k: int) -> None:
+    kappas = torch.tensor([[3.0], [10.0], [50.0]]).double()
+    w = torch.tensor([0.05, 0.4, 0.9]).double()
+    rho = rho_of(kappas, w, k)
+    assert rho[0].isnan().any() or k == 50
+    for row, kappa in enumerate(kappas.flatten().tolist()):
+        for column in range(3):
+            if rho[row, column].isfinite():
+                trap = Trap(float(rho[row, column]), float(w[column]), k)
+                p, q = math.sqrt(float(w[column]) / k), math.sqrt(1 - float(w[column]) / k)
+                design = np.zeros((k + 1, k + 1))
+                design[0, 0], design[0, 1:] = float(trap.rho), p
+                design[1:, 1:] = q * np.eye(k)
+                assert np.linalg.cond(design) ** 2 == pytest.approx(kappa, rel=1e-6)
+
+
+def test_a_cell_of_the_diagram_is_the_share_of_its_problems() -> None:
+    outcome = outcome_of(
+        "phase_diagram", trials=6, kappas=[2, 16], n=12, k_ratios=[1, 4], trap_ks=[1, 4, 256]
+    )
+    cells = [row for row in outcome.series if row["role"] == "cell"]
+    starts = {"typical": ("F1", "zero"), "trap_zero": ("F3", "zero"), "trap_bad": ("F3", "bad")}
+    for cell in cells:
+        family, start = starts[cell["panel"]]
+        found = [
+            row["success"]
+            for row in outcome.trials
+            if (row["family"], row["start"]) == (family, start)
+            and f"{row['kappa']:g}" == cell["line"]
+            and row["k"] == cell["x"] * row["k_star"]
+        ]
+        assert cell["y"] == pytest.approx(100 * sum(found) / len(found))
+    # Traps of a large condition number hold at small k, and none does at 64 kappa^2.
+    bad = {(cell["line"], cell["x"]): cell["y"] for cell in cells if cell["panel"] == "trap_bad"}
+    assert bad["16", 1] < 100
+    assert bad["2", 256] == 100
+    asked = [row for row in outcome.trials if row["meets_condition"]]
+    assert {(round(row["kappa"]), row["k"]) for row in asked} == {(2, 256)}
+    assert statement(outcome, "enough").trials == len(asked)
