@@ -1,0 +1,129 @@
+"""The largest traps, against the closed form, random search, eigenvalues and a plain loop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from acdc.errors import ConfigError
+from acdc.theory import experiment
+from acdc.theory.experiments import fail
+from acdc.theory.noise import stream
+from acdc.theory.problems import Trap
+from acdc.theory.rates import largest_trap
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 10, 57, 1000, 40_000])
+def test_the_least_condition_number_is_the_closed_form_s(k: int) -> None:
+    kappa, w, rho = fail.least_kappa(k)
+    assert kappa == pytest.approx(1 + 2 * math.sqrt(k), rel=1e-9)
+    assert largest_trap(kappa) == pytest.approx(k, rel=1e-8)
+    assert bool(Trap(rho, w, k).is_stuck)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 30])
+def test_no_random_trap_has_a_lower_condition_number(k: int) -> None:
+    draws = torch.rand((2, 100_000), dtype=torch.float64, generator=stream(k, "search"))
+    trap = Trap(100.0 ** (2 * draws[0] - 1), k * draws[1].clamp(1e-6, 1 - 1e-6), k)
+    stuck = trap.kappa[trap.is_stuck]
+    assert len(stuck) > 100
+    assert float(stuck.min()) >= 1 + 2 * math.sqrt(k)
+
+
+@pytest.mark.parametrize(
+    ("kappa", "k"), [(1.0, 0), (2.9, 0), (3.1, 1), (4.0, 2), (9.0, 15), (9.01, 16), (16.0, 56)]
+)
+def test_the_largest_stuck_k(kappa: float, k: int) -> None:
+    assert fail.largest_stuck(kappa) == k
+
+
+def test_the_largest_trap_holds_a_plain_loop_at_its_condition_number() -> None:
+    k = 15
+    kappa, w, rho = fail.least_kappa(k)
+    p = math.sqrt(w / k)
+    design = np.zeros((k + 1, k + 1))
+    design[0, 0], design[0, 1:] = rho, p
+    design[1:, 1:] = math.sqrt(1 - w / k) * np.eye(k)
+    values = np.linalg.eigvalsh(design.T @ design)
+    assert values[-1] / values[0] == pytest.approx(kappa, rel=1e-9)
+    start = np.zeros(k + 1)
+    start[1:] = np.linalg.lstsq(design[:, 1:], np.eye(k + 1)[0], rcond=None)[0]
+    theta = start.copy()
+    for _ in range(500):
+        moved = theta - design.T @ (design @ theta - np.eye(k + 1)[0]) / values[-1]
+        moved[np.argsort(-np.abs(moved), kind="stable")[k:]] = 0.0
+        theta = moved
+    np.testing.assert_allclose(theta, start, rtol=1e-9)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 2.7])
+def test_the_interval_of_an_exponent_holds_the_power_law_that_was_rounded_down(
+    power: float,
+) -> None:
+    x = [3.0, 7.0, 15.0, 31.0]
+    found = fail.exponent(x, [math.floor(each**power) for each in x])
+    assert found.low <= power <= found.high
+    assert found.low <= found.value <= found.high
+    counts = np.array([math.floor(each**power) for each in x])
+    assert found.value == pytest.approx(np.polyfit(np.log(x), np.log(counts), 1)[0])
+    # No other number between the counts and the next ones has a slope outside.
+    for each in np.random.default_rng(0).random((200, 4)):
+        slope = np.polyfit(np.log(x), np.log(counts + each), 1)[0]
+        assert found.low - 1e-12 <= slope <= found.high + 1e-12
+
+
+def test_random_traps_are_as_many_as_asked_for_and_stuck_within_the_condition_number() -> None:
+    settings = fail.Settings(kappa_most=20.0, sizes=(4, 20), trials=30)
+    for copies in settings.copies:
+        trap = fail.random_traps(settings, 20, copies)
+        assert trap.kappa.shape == (30,)
+        assert bool(trap.is_stuck.all())
+        assert float(trap.kappa.max()) <= 20.0
+        assert trap.copies == copies
+
+
+def test_iht_stays_with_k_and_leaves_with_one_more() -> None:
+    settings = fail.Settings(
+        trials=60,
+        kappas=(4.0, 8.0, 16.0),
+        sizes=(5,),
+        copies=(1, 2),
+        kappa_most=15.0,
+        iterations=400,
+    )
+    outcome = fail.run(settings)
+    verdicts = {each.id: each.verdict for each in outcome.statements}
+    assert verdicts["stuck"] == verdicts["released"] == "holds"
+    assert verdicts["exponent_all"] == verdicts["constant"] == "holds"
+    largest = [row for row in outcome.trials if row["subject"] == "largest"]
+    assert [row["k"] for row in largest] == [2, 12, 56]
+    for row in outcome.trials:
+        if row["subject"] == "iht":
+            stuck = row["k"] == 5 * row["copies"]
+            assert (row["gap"] == pytest.approx(row["start_gap"], rel=1e-9)) == stuck
+            assert stuck or row["gap"] < 1e-8 * row["start_gap"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        ({"kappas": [2.0, 4.0, 8.0]}, "kappas"),
+        ({"kappas": [4.0, 8.0]}, "kappas"),
+        ({"kappas": [0.5, 4.0, 8.0]}, "kappas"),
+        ({"sizes": [1000]}, "sizes"),
+        ({"kappa_most": 2.0}, "kappa_most"),
+    ],
+)
+def test_bad_settings_are_one_sentence(bad: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        experiment.parse("fail", bad)
+    assert str(error.value).startswith(key)
+    assert "\n" not in str(error.value)
+
+
+def test_a_condition_number_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        largest_trap(0.5)
