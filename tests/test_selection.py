@@ -25,6 +25,7 @@ from acdc.selection import (
     released_layer_masks,
     top_k_mask,
     top_k_masks,
+    top_k_rows,
 )
 from tests.support import golden, hashval
 
@@ -130,6 +131,66 @@ def test_top_k_keeps_the_largest_and_of_ties_the_earlier_layer_and_lower_index(
     for name, score in scores.items():
         assert masks[name].shape == score.shape
         assert masks[name].stride() == score.stride()
+
+
+@st.composite
+def rows_and_counts(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
+    """Return scores (..., N) of one random type and memory format, and a k for each row."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    flat = draw(st.lists(VALUES, min_size=math.prod(shape), max_size=math.prod(shape)))
+    scores = torch.tensor(flat, dtype=torch.float64).to(dtype).reshape(shape)
+    in_memory = draw(st.permutations(range(len(shape))))
+    scores = scores.permute(*in_memory).contiguous().permute(*np.argsort(in_memory).tolist())
+    rows = math.prod(shape[:-1])
+    return scores, draw(st.lists(st.integers(0, shape[-1]), min_size=rows, max_size=rows))
+
+
+@settings(max_examples=300)
+@given(rows_and_counts(), st.booleans())
+def test_each_row_keeps_its_own_top_k(case: tuple[Tensor, list[int]], magnitudes: bool) -> None:
+    scores, counts = case
+    rows = scores.reshape(-1, scores.shape[-1])
+    ranked = rows.abs() if magnitudes else rows
+    before = scores.clone()
+    by_tensor = top_k_rows(
+        scores, torch.tensor(counts).reshape(scores.shape[:-1]), magnitudes=magnitudes
+    )
+    assert by_tensor.shape == scores.shape
+    assert by_tensor.dtype == torch.bool
+    for row, score, mask, k in zip(
+        rows, ranked, by_tensor.reshape(rows.shape), counts, strict=True
+    ):
+        assert as_lists({"": mask}) == brute_force_top_k({"": score}, k)
+        assert torch.equal(mask, top_k_mask(row, k, magnitudes=magnitudes))
+    # One k for all rows, as a number and as a tensor that broadcasts.
+    for k in range(scores.shape[-1] + 1):
+        by_number = top_k_rows(scores, k, magnitudes=magnitudes)
+        for score, mask in zip(ranked, by_number.reshape(rows.shape), strict=True):
+            assert as_lists({"": mask}) == brute_force_top_k({"": score}, k)
+        assert torch.equal(by_number, top_k_rows(scores, torch.tensor(k), magnitudes=magnitudes))
+    assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [0, 1, 37, 499, 500])
+def test_long_rows_with_and_without_ties(dtype: torch.dtype, k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    spread = torch.randn(3, 500, dtype=torch.float64, generator=generator).to(dtype)
+    tied = (2 * spread).round()
+    for scores in (spread, tied, torch.zeros_like(spread)):
+        expected = np.zeros((3, 500), dtype=bool)
+        kept = np.argsort(-scores.double().abs().numpy(), axis=-1, kind="stable")[:, :k]
+        np.put_along_axis(expected, kept, True, axis=-1)
+        assert np.array_equal(top_k_rows(scores, k, magnitudes=True), expected)
+        counts = torch.full((3,), k)
+        assert np.array_equal(top_k_rows(scores, counts, magnitudes=True), expected)
+
+
+def test_rows_are_selected_of_what_is_trained() -> None:
+    weight = torch.nn.Parameter(torch.tensor([[3.0, -4.0, 1.0]]))
+    assert top_k_rows(weight, 2).tolist() == [[True, False, True]]
+    assert top_k_rows(weight, torch.tensor([2]), magnitudes=True).tolist() == [[True, True, False]]
 
 
 @given(layers(), st.lists(VALUES, min_size=2, max_size=2), st.data())

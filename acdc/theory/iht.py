@@ -112,17 +112,20 @@ def iht_step(
 ) -> Callable[[Tensor], Tensor]:
     """Return theta -> T_k(theta - step_size * g(theta)) (paper Eq. 2; Eq. 3 if g is stochastic).
 
-    Where theta diverges, what comes back is not finite, and T_k is not applied.
+    What is not a number counts as infinite.
     """
     eta = per_trial(step_size)
 
     def step(theta: Tensor) -> Tensor:
-        moved = theta - eta * gradient(theta)
-        # T_k has no answer for NaN; the caller sees the infinities.
-        finite = torch.nan_to_num(moved, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        return torch.where(top_k_rows(finite, k, magnitudes=True), finite, 0.0)
+        return _prune(theta - eta * gradient(theta), k)
 
     return step
+
+
+def _prune(x: Tensor, k: int | Tensor) -> Tensor:
+    """Return T_k(x) with NaN, of which T_k knows no magnitude, as infinity."""
+    ranked = torch.nan_to_num(x, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return torch.where(top_k_rows(ranked, k, magnitudes=True), ranked, 0.0)
 
 
 def iht(
@@ -180,6 +183,8 @@ class Phases:
     sparse_step_size: float | Tensor = 1.0
 
     def __post_init__(self) -> None:
+        if not bool((torch.as_tensor(self.step_size) > 0).all()):
+            raise ValueError(f"step_size = {self.step_size}: expected more than 0")
         if self.passes < 1:
             raise ValueError(f"passes = {self.passes}: expected at least 1")
         if self.sparse_steps < 0:
@@ -202,12 +207,15 @@ class Phases:
             parts: gradients of the mini-batches, in the order of a pass.
             gradient: of the whole, for the sparse phase.
             k: entries that are kept.
+
+        Raises:
+            ValueError: there are no parts.
         """
+        if not parts:
+            raise ValueError("parts: expected at least one")
 
         def step(theta: Tensor) -> Tensor:
-            moved = self.dense(parts, theta)
-            finite = torch.nan_to_num(moved, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            pruned = torch.where(top_k_rows(finite, k, magnitudes=True), finite, 0.0)
+            pruned = _prune(self.dense(parts, theta), k)
             return on_support(gradient, pruned, self.sparse_step_size, self.sparse_steps)
 
         return step

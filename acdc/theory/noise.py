@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+import json
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,8 @@ from acdc.theory.iht import Gradient
 
 def stream(seed: int, *names: str) -> torch.Generator:
     """Return a generator of random numbers of its own for a seed and names."""
-    words = [int.from_bytes(name.encode(), "little") for name in names]
-    state = int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(state)
+    digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def gaussian(
@@ -34,11 +35,14 @@ def gaussian(
             all.
 
     Raises:
-        ValueError: sigma is negative or not finite.
+        ValueError: sigma is negative or not finite, or a support is empty.
     """
     level = torch.as_tensor(sigma, dtype=torch.float64)
     if not bool(((level >= 0) & level.isfinite()).all()):
         raise ValueError(f"sigma = {sigma}: expected a finite number >= 0")
+
+    if support is not None and not bool(support.any(-1).all()):
+        raise ValueError("support: expected at least one coordinate with noise")
 
     def noisy(theta: Tensor) -> Tensor:
         noise = torch.randn(theta.shape, dtype=theta.dtype, generator=generator)

@@ -44,7 +44,8 @@ def exact(value: float) -> Interval:
 def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
 
-    Equal values have an interval of one point. A value that is not finite, as a diverged trial has,
+    Equal values have an interval of one point. Of twenty strongly skewed values it covers the mean
+    in about 95 % of samples, not 99. A value that is not finite, as a diverged trial has,
     makes the mean and the upper end infinite.
 
     Args:
@@ -163,6 +164,10 @@ class Statement:
     note: str = ""
     """What a reader has to know beside it."""
 
+    def __post_init__(self) -> None:
+        if self.relation == "equals" and not math.isfinite(self.tolerance):
+            raise ValueError(f"{self.id}: expected a tolerance, without which any interval decides")
+
     @property
     def verdict(self) -> Verdict:
         """Whether the statement holds, as `criterion` says.
@@ -185,7 +190,7 @@ class Statement:
 
     @property
     def criterion(self) -> str:
-        """When it counts as holding, in words."""
+        """When it counts as holding, in words; never where a trial diverged."""
         if self.relation == "equals":
             return (
                 f"the {LEVEL:.0%} interval contains {self.predicted:g} and reaches at most "

@@ -27,7 +27,7 @@ class Settings(experiment.Settings):
     """Problems F1 at each condition number, and overlaps w of F3."""
     kappas: Kappas = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     """Condition numbers."""
-    n: int = Field(default=96, ge=1)
+    n: int = Field(default=96, ge=2)
     """Dimension of F1."""
     k_star: int = Field(default=3, ge=1)
     """Non-zeros of the minimisers of F1; F3 has one."""
@@ -44,6 +44,7 @@ class Settings(experiment.Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        self.require(self.k_star <= self.n, "k_star", f"at most n = {self.n}")
         most = self.n // self.k_star
         self.require(self.k_ratios[-1] <= most, "k_ratios", f"at most n / k_star = {most}")
         return self

@@ -26,7 +26,7 @@ class Settings(experiment.Settings):
 
     trials: int = Field(default=10, ge=2)
     """Problems at each condition number."""
-    n: int = Field(default=128, ge=1)
+    n: int = Field(default=128, ge=2)
     """Dimension of theta."""
     k_star: int = Field(default=3, ge=1)
     """Non-zeros of the minimiser."""
@@ -47,6 +47,7 @@ class Settings(experiment.Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        self.require(self.k_star <= self.n, "k_star", f"at most n = {self.n}")
         most = self.n // self.k_star
         self.require(most >= self.k_ratios[-1], "k_ratios", f"at most n / k_star = {most}")
         asked = 64 * self.k_star * int(self.kappas[0] ** 2)

@@ -44,9 +44,11 @@ def spectrum(n: int, kappas: Sequence[float]) -> Tensor:
     """Return eigenvalues log-spaced in [1/kappa, 1], ends included, (kappas, n).
 
     Raises:
-        ValueError: a kappa is below 1.
+        ValueError: a kappa is below 1, or n below 2, which has no two ends.
     """
     check_kappas(kappas)
+    if n < 2:
+        raise ValueError(f"n = {n}: expected at least 2")
     exponents = torch.linspace(-1.0, 0.0, n, dtype=torch.float64)
     return torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1) ** exponents
 
@@ -88,7 +90,8 @@ def diagonal_quadratics(
         n: dimension.
         k_star: non-zeros of the minimisers.
         generator: of the order and the minimisers.
-        flat: whether the curvature on the minimiser's support is alpha, the least there is.
+        flat: whether the curvature on the minimiser's support is alpha, the least there is; should
+            the coordinate of curvature 1 be there, beta = 1 remains as a bound.
 
     Raises:
         ValueError: not 1 <= k_star <= n, or a kappa is below 1.

@@ -57,7 +57,7 @@ class SineSquares:
         f_i is count times the sum over residuals i, i + count, i + 2 count and so on.
 
         Returns:
-            The gradients, and beta_i = (2 + 2c) count ||A_i||^2, (problems, 1, count), A_i their rows.
+            The gradients, and their beta_i = (2 + 2c) count ||A_i||^2, (problems, 1, count).
 
         Raises:
             ValueError: there are fewer than ``count`` residuals.

@@ -1,0 +1,207 @@
+"""The measurements during training: what they are, and that training does not notice them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy import stats
+
+from acdc.errors import ConfigError
+from acdc.theory import experiment, statistics
+from acdc.theory.experiments import bridge
+from acdc.theory.noise import stream
+from tests.support import train
+
+SMALL: dict[str, Any] = {
+    "model": "resnet6_s8",
+    "dataset": "fashion_mnist_1k",
+    "epochs": 20,
+    "trials": 2,
+    "images": 16,
+    "recipe": {"batch_size": 500, "lr": 0.1},
+}
+"""Twenty epochs of two batches: the least that the schedule's sixteen phases fit into."""
+
+
+def settings(**changes: Any) -> bridge.Settings:
+    found = experiment.parse("bridge", SMALL | changes)
+    assert isinstance(found, bridge.Settings)
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcome() -> experiment.Outcome:
+    return bridge.run(settings())
+
+
+def test_training_does_not_notice_that_it_is_measured(tmp_path: Path) -> None:
+    config = settings().config(1)
+    chosen = torch.arange(16)
+    for epoch, trainer in bridge.train(config):
+        buffers = {name: buffer.clone() for name, buffer in trainer.model.named_buffers()}
+        state = torch.get_rng_state()
+        point = bridge.Point(trainer, chosen, epoch)
+        point.hessian @ point.gradient
+        assert torch.equal(torch.get_rng_state(), state)
+        for name, buffer in trainer.model.named_buffers():
+            assert torch.equal(buffer, buffers[name])
+        measured = trainer.model.state_dict()
+    train(config, tmp_path)
+    alone = load_file(tmp_path / config.run_name / "sparse_last.safetensors")
+    assert set(alone) == set(measured)
+    for name, tensor in measured.items():
+        assert torch.equal(tensor, alone[name]), name
+
+
+def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
+    epoch, trainer = next(bridge.train(settings().config(1)))
+    chosen = torch.tensor([5, 3, 8, 1, 0, 2, 9])
+    point = bridge.Point(trainer, chosen, epoch)
+    inputs, labels = trainer.feed.samples(chosen)
+    trainer.model.train()
+    outputs = trainer.model(inputs)
+    loss = -outputs.log_softmax(1)[torch.arange(7), labels].mean()
+    found = torch.autograd.grad(loss, list(trainer.weights.values()))
+    gradient = torch.cat([part.reshape(-1) for part in found]).double()
+    assert point.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert point.norm2 == pytest.approx(float(gradient.square().sum()), rel=1e-4)
+    assert (point.gradient - gradient).abs().max() < 1e-5 * gradient.abs().max() + 1e-7
+    weights = torch.cat([weight.detach().reshape(-1) for weight in trainer.weights.values()])
+    assert set(point.kept(50).nonzero().flatten().tolist()) == set(
+        weights.abs().topk(50).indices.tolist()
+    )
+    layerwise = point.layerwise(stream(0)).split_with_sizes(point.sizes)
+    for mine, theirs in zip(layerwise, gradient.split_with_sizes(point.sizes), strict=True):
+        assert float(mine.norm()) == pytest.approx(float(theirs.norm()), rel=1e-4)
+
+
+def test_concentration_by_hand() -> None:
+    vector = torch.tensor([1.0, -3.0, 0.0, 2.0])
+    assert [bridge.concentration(vector, k) for k in (1, 2, 4)] == pytest.approx(
+        [9 / 14, 13 / 14, 1.0]
+    )
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+def test_gaussian_concentration_is_that_of_a_long_gaussian_vector(share: float) -> None:
+    n = 200_000
+    drawn = torch.randn(n, dtype=torch.float64, generator=stream(0))
+    sampled = bridge.concentration(drawn, round(share * n))
+    assert bridge.gaussian_concentration(share) == pytest.approx(sampled, rel=0.02)
+
+
+def test_rows_cover_the_epochs_and_curvatures_the_ends_of_phases(
+    outcome: experiment.Outcome,
+) -> None:
+    rows = outcome.trials
+    assert [(row["seed"], row["iterations"]) for row in rows] == [
+        (seed, epoch) for seed in (1, 2) for epoch in range(1, 21)
+    ]
+    sparse = [row["iterations"] for row in rows[:20] if row["phase"] == "sparse"]
+    assert sparse == [3, 5, 7, 9, 11, 13, 15, 18, 19, 20]
+    ends = [row["iterations"] for row in rows[:20] if not math.isnan(row["curvature_all"])]
+    assert ends == [*range(2, 16), 17, 20]
+    for row in rows:
+        assert row["cpl_0.01"] <= row["cpl_0.05"] <= row["cpl_kept"] <= 1.0
+        assert row["on_kept"] <= row["cpl_kept"]
+        assert row["alpha_kept"] == pytest.approx(
+            2.0 * row["cpl_kept"] * row["gradient2"] / row["gap"]
+        )
+        if not math.isnan(row["curvature_all"]):
+            # Cauchy's interlacing, up to the tolerance of Lanczos' iteration.
+            sparse_ones = [row[f"curvature_{name}"] for name in ("kept", "leading", "gradient")]
+            assert max(sparse_ones) <= 1.01 * row["curvature_all"]
+            assert row["beta"] >= max(sparse_ones)
+            asked = 160 * 0.05 * (row["beta"] / row["alpha_0.05"]) ** 2
+            assert row["asked_0.05"] == pytest.approx(asked, rel=0.01)
+
+
+def test_the_figure_has_every_line_and_the_sparse_phases(outcome: experiment.Outcome) -> None:
+    panels = list(dict.fromkeys(row["panel"] for row in outcome.series))
+    assert panels == ["cpl", "alpha", "smoothness", "condition"]
+    shaded = [
+        (row["x"], row["y"])
+        for row in outcome.series
+        if row["role"] == "phase" and row["panel"] == "cpl"
+    ]
+    assert shaded == [(2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15), (17, 20)]
+    lines = {row["line"] for row in outcome.series if row["panel"] == "smoothness"}
+    assert len(lines) == len(bridge._CURVATURES) + 1
+    for row in outcome.series:
+        if row["role"] == "measured":
+            assert row["low"] <= row["y"] * (1 + 1e-9)
+            assert row["y"] <= row["high"] * (1 + 1e-9)
+
+
+def test_statements_summarise_the_rows(outcome: experiment.Outcome) -> None:
+    found = {statement.id: statement for statement in outcome.statements}
+    ratios = []
+    for seed in (1, 2):
+        mine = [row for row in outcome.trials if row["seed"] == seed and row["phase"] == "dense"]
+        ratios.append(np.mean([row["cpl_kept"] / row["gaussian_kept"] for row in mine]))
+    assert found["concentration_dense"].measured.value == pytest.approx(np.sqrt(np.prod(ratios)))
+    assert all(statement.trials == 2 for statement in outcome.statements)
+    assert found["sparse_smoothness"].measured.value <= 1.01
+    assert "Nothing here verifies" in found["condition"].note
+
+
+def test_a_run_that_diverges_is_counted() -> None:
+    found = bridge.run(settings(recipe={"batch_size": 500, "lr": 1e30}))
+    assert [row["status"] for row in found.trials].count("diverged") == 2
+    for statement in found.statements:
+        assert statement.diverged == 2
+        assert statement.verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet9"}, "model"),
+        ({"epochs": 19}, "at least 20 epochs"),
+        ({"images": 1001}, "images: got 1001; at most 1000 is accepted"),
+        ({"sparsity": 0.99999}, "sparsity: got 0.99999"),
+        ({"shares": [0.1, 1.5]}, "shares"),
+        ({"shares": [0.1]}, "shares: got \\(0.1,\\); parts that differ"),
+        ({"trials": 1}, "trials"),
+        ({"recipe": {"lr": -1}}, "recipe.lr"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_one_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_student_means_are_those_of_scipy() -> None:
+    values = [1.0, 2.0, 4.0]
+    found = statistics.student_mean(values)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(statistics.LEVEL)
+    assert found.value == pytest.approx(7 / 3)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    ratios = statistics.geometric_mean(values)
+    logs = stats.ttest_1samp(np.log(values), 0.0).confidence_interval(statistics.LEVEL)
+    assert ratios.value == pytest.approx(2.0)
+    assert (ratios.low, ratios.high) == pytest.approx((np.exp(logs.low), np.exp(logs.high)))
+
+
+@pytest.mark.parametrize("average", [statistics.student_mean, statistics.geometric_mean])
+def test_an_unknown_value_makes_the_mean_unknown(average: Any) -> None:
+    for unknown in (math.nan, math.inf):
+        assert average([1.0, unknown]) == statistics.Interval(
+            math.inf, 0.0 if average is statistics.geometric_mean else -math.inf, math.inf
+        )
+    with pytest.raises(ValueError, match="1 values"):
+        average([1.0])
+
+
+def test_student_intervals_of_three_values_cover_the_truth_as_often_as_they_say() -> None:
+    drawn = np.random.default_rng(0).normal(5.0, 2.0, (1000, 3))
+    covered = sum((i := statistics.student_mean(row)).low <= 5.0 <= i.high for row in drawn)
+    # Four standard errors of 1,000 trials at 99 %.
+    assert covered / 1000 == pytest.approx(0.99, abs=4 * (0.99 * 0.01 / 1000) ** 0.5)

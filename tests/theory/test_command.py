@@ -1,0 +1,166 @@
+"""``acdc theory``: what it lists, what it writes, and mistakes as one sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acdc.cli import main
+from acdc.documents import assign
+from acdc.theory import experiment
+
+SMALL = ["trials=3", "kappas=[2, 4, 8]", "n=32", "k_star=1", "k_ratios=[1, 8]", "iterations=60"]
+SMALL += ["wide_n=300", "wide_trials=2"]
+
+
+@pytest.fixture
+def theory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Call the command line as a user does; return exit status, output and errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acdc", "theory", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return call
+
+
+def small(out: Path, *more: str) -> list[object]:
+    assignments = [word for assignment in (*SMALL, *more) for word in ("--set", assignment)]
+    return ["run", "t2_rate", "--out", out, *assignments]
+
+
+def test_the_list_has_every_experiment_with_its_subject_and_settings(theory: Any) -> None:
+    status, output, errors = theory("list")
+    assert (status, errors) == (0, "")
+    heads = [line for line in output.splitlines() if not line.startswith(" ")]
+    assert [line.partition(":")[0] for line in heads] == list(experiment.EXPERIMENTS)
+    assert all(len(line.partition(": ")[2]) > 20 for line in heads)
+    for name in experiment.EXPERIMENTS:
+        block = output.split(f"{name}: ", 1)[1]
+        for key, field in experiment.load(name).Settings.model_fields.items():
+            assert f"    {key} = {field.default}  {field.description}\n" in block
+            assert field.description
+
+
+def test_a_run_leaves_its_files_and_says_what_its_statements_come_to(
+    theory: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "made" / "here"
+    status, output, errors = theory(*small(out))
+    assert (status, errors) == (0, "")
+    names = {"trials.csv", "series.csv", "statements.json", "provenance.json"}
+    assert {path.name for path in out.iterdir()} == names
+    held = json.loads((out / "statements.json").read_text())
+    assert held["experiment"] == "t2_rate"
+    assert held["settings"]["kappas"] == [2.0, 4.0, 8.0]
+    assert len({statement["id"] for statement in held["statements"]}) == len(held["statements"]) > 1
+    *lines, last = output.splitlines()
+    assert last == str(out)
+    for line, statement in zip(lines, held["statements"], strict=True):
+        assert line.startswith(f"{statement['verdict']:14} {statement['source']}, ")
+        assert f"{statement['id']}: {float(statement['value']):.4g} [" in line
+    with (out / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert tuple(trials[0])[: len(experiment.TRIAL)] == experiment.TRIAL
+    # Three problems at each of three condition numbers and two k, then two wide ones.
+    assert len(trials) == 3 * 3 * 2 + 2
+    assert {(row["n"], row["k"]) for row in trials if row["n"] == "32"} == {
+        ("32", "1"),
+        ("32", "8"),
+    }
+    with (out / "series.csv").open(newline="") as file:
+        assert tuple(next(csv.reader(file))) == experiment.SERIES
+
+
+def test_cells_are_the_outcomes_values_to_ten_digits(theory: Any, tmp_path: Path) -> None:
+    assert theory(*small(tmp_path))[0] == 0
+    settings = experiment.parse("t2_rate", assign({}, SMALL))
+    outcome = experiment.load("t2_rate").run(settings)
+    for name, rows in (("trials", outcome.trials), ("series", outcome.series)):
+        with (tmp_path / f"{name}.csv").open(newline="") as file:
+            cells = list(csv.DictReader(file))
+        assert len(cells) == len(rows) > 10
+        for cell, row in zip(cells, rows, strict=True):
+            for column, text in cell.items():
+                value = row.get(column)
+                if text == "":
+                    assert value is None or math.isnan(value)
+                elif isinstance(value, float):
+                    assert float(text) == pytest.approx(value, rel=1e-9, abs=0)
+                else:
+                    assert text == str(value)
+
+
+def test_files_are_the_same_for_the_same_settings_and_differ_for_another_seed(
+    theory: Any, tmp_path: Path
+) -> None:
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        assert theory(*small(tmp_path / name, f"seed={seed}"))[0] == 0
+    for file in ("trials.csv", "series.csv", "statements.json"):
+        once, again, other = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert once == again
+        assert once != other
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["t2_rat"], "theory: 't2_rat' is unknown; did you mean t2_rate?"),
+    (["t2_rate", "--set", "kappa=2"], "kappa: unknown key; did you mean kappas?"),
+    (["t2_rate", "--set", "kappas=[2, 0.5]"], "kappas.1: got 0.5; 1.0 or more is accepted"),
+    (["t2_rate", "--set", "kappas=[2, .inf]"], "kappas.1: got inf; a finite number is accepted"),
+    (["t2_rate", "--set", "kappas=[2, 2]"], "kappas: [2, 2] has a value twice"),
+    (["t2_rate", "--set", "kappas=[]"], "kappas: "),
+    (["t2_rate", "--set", "k_ratios=[1, 99]"], "k_ratios: got (1, 99); at most n / k_star"),
+    (["t2_rate", "--set", "k_ratios=[0, 1]"], "k_ratios.0: got 0; 1 or more is accepted"),
+    (["t2_rate", "--set", "trials=1"], "trials: 1 is out of range; [2, inf) is accepted"),
+    (["t2_rate", "--set", "seed=-1"], "seed: -1 is out of range; [0, inf) is accepted"),
+    (["t2_rate", "--set", "n=abc"], "n: got 'abc'"),
+    (["t2_rate", "--set", "n"], "--set: 'n' has no '='; KEY=VALUE is accepted"),
+    (["t2_floor", "--set", "sigmas=[-1, 1]"], "sigmas.0: got -1; 0.0 or more is accepted"),
+    (["c1", "--set", "k=2000"], "k: got 2000; at most n = 1000 is accepted"),
+    (["c1", "--set", "k=3"], "k_star: got 4; at most k = 3 is accepted"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES]
+)
+def test_a_mistake_is_one_line_and_exit_status_two(
+    arguments: list[str], sentence: str, theory: Any, tmp_path: Path
+) -> None:
+    status, output, errors = theory("run", *arguments, "--out", tmp_path / "out")
+    assert status == 2
+    assert output == ""
+    assert errors.startswith(f"error: {sentence}"), errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", experiment.EXPERIMENTS)
+@pytest.mark.parametrize("assignment", ["trials=1", "seed=-1", "nonsense=1", "trials=[]"])
+def test_every_experiment_refuses_what_makes_no_sense(
+    name: str, assignment: str, theory: Any, tmp_path: Path
+) -> None:
+    arguments = ("run", name, "--set", assignment, "--out", tmp_path / "out")
+    status, output, errors = theory(*arguments)
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {assignment.partition('=')[0]}: "), errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_needs_a_folder(theory: Any) -> None:
+    status, _, errors = theory("run", "t2_rate")
+    assert status == 2
+    assert "--out" in errors

@@ -1,0 +1,395 @@
+"""Intervals cover what they estimate, and verdicts follow from intervals alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acdc.theory.statistics import (
+    LEVEL,
+    Interval,
+    Relation,
+    Statement,
+    exact,
+    geometric_mean,
+    mean,
+    never,
+    proportion,
+    slope,
+    student_mean,
+)
+
+Array = npt.NDArray[np.float64]
+
+# Of 300 intervals at 99 % more than this many miss the truth once in ten thousand times.
+MOST_MISSES = int(scipy.stats.binom.ppf(0.9999, 300, 1 - LEVEL))
+
+
+def misses(intervals: list[Interval], truth: float) -> int:
+    return sum(not interval.low <= truth <= interval.high for interval in intervals)
+
+
+# Means
+
+
+def test_the_bootstrap_covers_the_mean_of_skewed_values() -> None:
+    samples = np.random.default_rng(0).standard_exponential((300, 50))
+    found = [mean(sample, seed) for seed, sample in enumerate(samples)]
+    assert MOST_MISSES == 11
+    assert misses(found, 1.0) <= MOST_MISSES
+    # Intervals for 90 % of the samples would be found out.
+    narrow = [
+        scipy.stats.t.interval(0.90, 49, sample.mean(), scipy.stats.sem(sample))
+        for sample in samples
+    ]
+    assert sum(not low <= 1.0 <= high for low, high in narrow) > MOST_MISSES
+
+
+def test_intervals_of_the_mean_of_normal_values_are_as_wide_as_students() -> None:
+    samples = np.random.default_rng(1).standard_normal((20, 200))
+    found = [mean(sample) for sample in samples]
+    for sample, interval in zip(samples, found, strict=True):
+        low, high = scipy.stats.t.interval(LEVEL, 199, sample.mean(), scipy.stats.sem(sample))
+        assert interval.value == pytest.approx(sample.mean(), abs=1e-12)
+        assert interval.high - interval.low == pytest.approx(high - low, rel=0.15)
+        student = student_mean(sample)
+        assert (student.low, student.high) == pytest.approx((low, high))
+        assert student.value == pytest.approx(sample.mean(), abs=1e-12)
+
+
+def test_students_interval_covers_the_mean_of_few_normal_values() -> None:
+    samples = np.random.default_rng(2).standard_normal((300, 4))
+    assert misses([student_mean(sample) for sample in samples], 0.0) <= MOST_MISSES
+
+
+def test_the_bootstrap_is_scipys() -> None:
+    sample = np.random.default_rng(3).standard_exponential(30)
+    found = scipy.stats.bootstrap(
+        (sample,), np.mean, confidence_level=0.99, n_resamples=4000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    interval = mean(sample, seed=5)
+    assert (interval.low, interval.high) == pytest.approx((found.low, found.high), rel=1e-12)
+    assert interval == mean(sample.tolist(), seed=5)
+    assert interval != mean(sample, seed=6)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-17, 1.0, 1e100])
+def test_a_mean_has_an_interval_however_small_or_close_its_values(scale: float) -> None:
+    for values in ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0 + 2**-51]):
+        found = mean([scale * value for value in values])
+        assert min(values) * scale <= found.low < found.high <= max(values) * scale * (1 + 1e-15)
+        assert found.low <= found.value <= found.high
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))
+def test_an_interval_lies_about_the_mean_and_within_the_values(values: list[float]) -> None:
+    found = mean(values)
+    slack = 1e-12 * max(map(abs, values))
+    assert found.value == pytest.approx(float(np.mean(values)), abs=slack)
+    assert found.low - slack <= found.value <= found.high + slack
+    assert min(values) - slack <= found.low
+    assert found.high <= max(values) + slack
+
+
+@pytest.mark.parametrize("estimate", [mean, student_mean])
+def test_means_of_equal_diverged_and_missing_values(estimate: Any) -> None:
+    assert estimate([0.25] * 5) == exact(0.25)
+    for value in (math.inf, -math.inf, math.nan):
+        found = estimate([1.0, value, 2.0])
+        assert (found.value, found.low, found.high) == (math.inf, -math.inf, math.inf)
+    for values in ([], [1.0]):
+        with pytest.raises(ValueError, match=f"{len(values)} values: expected at least 2"):
+            estimate(values)
+
+
+def test_a_geometric_mean_is_the_mean_of_the_logarithms() -> None:
+    values = np.exp(np.random.default_rng(4).standard_normal(6))
+    found = geometric_mean(values)
+    assert found.value == pytest.approx(scipy.stats.gmean(values))
+    logs = np.log(values)
+    ends = scipy.stats.t.interval(LEVEL, 5, logs.mean(), scipy.stats.sem(logs))
+    assert (found.low, found.high) == pytest.approx(np.exp(ends))
+    # In other units everything is as many times larger.
+    scaled = geometric_mean(1e3 * values)
+    assert (scaled.value, scaled.low, scaled.high) == pytest.approx(
+        (1e3 * found.value, 1e3 * found.low, 1e3 * found.high)
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, -math.inf, math.nan])
+def test_a_ratio_without_a_logarithm_leaves_the_geometric_mean_unknown(value: float) -> None:
+    found = geometric_mean([1.0, value, 2.0])
+    assert (found.value, found.low, found.high) == (math.inf, 0.0, math.inf)
+
+
+# Slopes
+
+
+@given(
+    power=st.floats(-5, 5),
+    factor=st.floats(1e-6, 1e6),
+    x=st.lists(st.integers(1, 60), min_size=3, max_size=12).filter(lambda x: len(set(x)) > 1),
+)
+def test_the_slope_of_a_power_law_is_its_power(power: float, factor: float, x: list[int]) -> None:
+    values = np.array(x, dtype=np.float64)
+    found = slope(values, factor * values**power)
+    assert found.value == pytest.approx(power, abs=1e-9)
+    assert found.low - 1e-6 <= power <= found.high + 1e-6
+    assert found.half_width < 1e-4
+
+
+def test_the_slope_is_that_of_polyfit_with_students_interval() -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat([1.0, 2.0, 5.0, 30.0], 3)
+    y = 3 * x**1.5 * np.exp(0.3 * rng.standard_normal(12))
+    coefficients, covariance = np.polyfit(np.log(x), np.log(y), 1, cov=True)
+    wide = scipy.stats.t.ppf(0.995, 10) * math.sqrt(covariance[0, 0])
+    found = slope(x, y)
+    assert found.value == pytest.approx(coefficients[0])
+    assert (found.low, found.high) == pytest.approx((found.value - wide, found.value + wide))
+
+
+def test_intervals_of_slopes_cover_the_power() -> None:
+    rng = np.random.default_rng(1)
+    x = np.repeat([1.0, 4.0, 9.0, 16.0], 3)
+    found = [slope(x, x**0.5 * np.exp(0.2 * rng.standard_normal(12))) for _ in range(300)]
+    assert misses(found, 0.5) <= MOST_MISSES
+    # They are not merely wide: another power is excluded by nearly all.
+    assert misses(found, 0.9) > 250
+
+
+def test_lack_of_fit_widens_the_interval_of_a_slope() -> None:
+    x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    assert slope(x, x + 5).half_width > 10 * slope(x, x + 0.01).half_width
+
+
+def test_a_constant_has_slope_zero() -> None:
+    assert slope([1.0, 2.0, 4.0], [0.3] * 3) == exact(0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_value_without_a_logarithm_leaves_the_slope_unknown(value: float) -> None:
+    for x, y in (([1.0, 2.0, 3.0], [1.0, value, 2.0]), ([1.0, value, 3.0], [1.0, 2.0, 2.0])):
+        found = slope(x, y)
+        assert all(map(math.isnan, (found.value, found.low, found.high)))
+
+
+@pytest.mark.parametrize("x", [[], [1.0], [1.0, 2.0], [1.0, 1.0, 1.0]])
+def test_the_slope_of_fewer_than_three_points_at_two_places_is_unknown(x: list[float]) -> None:
+    found = slope(x, [float(i + 1) for i in range(len(x))])
+    assert all(map(math.isnan, (found.value, found.low, found.high)))
+
+
+# Frequencies
+
+
+@given(trials=st.integers(1, 3000), data=st.data())
+def test_a_proportion_has_clopper_and_pearsons_interval(trials: int, data: st.DataObject) -> None:
+    count = data.draw(st.one_of(st.sampled_from([0, trials]), st.integers(0, trials)))
+    found = proportion(count, trials)
+    beta = scipy.stats.beta.ppf
+    low = 0.0 if count == 0 else beta(0.005, count, trials - count + 1)
+    high = 1.0 if count == trials else beta(0.995, count + 1, trials - count)
+    assert found.value == count / trials
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-8, abs=1e-12)
+
+
+def test_no_violation_of_few_trials_leaves_much_open() -> None:
+    # 1 - 0.005^(1/n).
+    assert proportion(0, 20).high == pytest.approx(1 - 0.005**0.05)
+    assert proportion(0, 103).high > 0.05 > proportion(0, 104).high
+
+
+def test_a_proportion_needs_trials() -> None:
+    with pytest.raises(ValueError, match="n must be"):
+        proportion(0, 0)
+
+
+# Verdicts
+
+
+def statement(relation: Relation, measured: Interval, **rest: Any) -> Statement:
+    texts = {"id": "a", "source": "Theorem 2", "claim": "$x$", "measure": "$y$"}
+    given_ = {"predicted": 1.0, "trials": 20, **rest}
+    return Statement(relation=relation, measured=measured, **texts, **given_)
+
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
+TRUTH_TABLE: list[tuple[Relation, tuple[float, float], str]] = [
+    ("at most", (0.2, 0.8), HOLDS),
+    ("at most", (0.2, 1.0), HOLDS),
+    ("at most", (0.2, 1.1), OPEN),
+    ("at most", (1.0, 1.1), OPEN),
+    ("at most", (1.01, 1.1), FAILS),
+    ("at least", (1.2, 1.8), HOLDS),
+    ("at least", (1.0, 1.8), HOLDS),
+    ("at least", (0.9, 1.8), OPEN),
+    ("at least", (0.9, 1.0), OPEN),
+    ("at least", (0.9, 0.99), FAILS),
+    ("equals", (0.9, 1.1), HOLDS),
+    ("equals", (1.0, 1.0), HOLDS),
+    ("equals", (1.0, 1.3), HOLDS),
+    ("equals", (0.5, 1.1), OPEN),
+    ("equals", (0.9, 2.1), OPEN),
+    ("equals", (1.01, 1.1), FAILS),
+    ("equals", (0.9, 0.99), FAILS),
+    ("equals", (1.01, 9.0), FAILS),
+    ("at most", (-math.inf, math.inf), OPEN),
+    ("at least", (-math.inf, math.inf), OPEN),
+    ("equals", (-math.inf, math.inf), OPEN),
+]
+
+
+@pytest.mark.parametrize(("relation", "ends", "verdict"), TRUTH_TABLE)
+def test_the_verdict_is_that_of_the_truth_table(
+    relation: Relation, ends: tuple[float, float], verdict: str
+) -> None:
+    low, high = ends
+    middle = (low + high) / 2 if math.isfinite(high) else 1.0
+    found = statement(relation, Interval(middle, low, high), tolerance=0.2)
+    assert found.verdict == verdict
+    # A trial that diverged settles it, however good the rest.
+    assert statement(relation, found.measured, tolerance=0.2, diverged=1).verdict == FAILS
+
+
+@pytest.mark.parametrize(
+    ("violations", "trials", "verdict"),
+    [(0, 104, HOLDS), (0, 103, OPEN), (0, 2, OPEN), (1, 10**6, FAILS), (104, 104, FAILS)],
+)
+def test_never_means_no_violation_in_enough_trials(
+    violations: int, trials: int, verdict: str
+) -> None:
+    texts = {"id": "a", "source": "Lemma 1", "claim": "$x$", "measure": "$y$"}
+    found = never(violations=violations, trials=trials, **texts)
+    assert found.verdict == verdict
+    assert (found.relation, found.predicted, found.tolerance) == ("never", 0.0, 0.05)
+    assert (found.violations, found.trials) == (violations, trials)
+    assert found.measured == proportion(violations, trials)
+    assert never(violations=violations, trials=trials, diverged=1, **texts).verdict == FAILS
+
+
+ANY = st.one_of(st.floats(-3, 3), st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 1.0]))
+LEVELS = st.floats(0, 3)
+
+
+@settings(max_examples=600)
+@given(
+    relation=st.sampled_from(get_args(Relation)),
+    ends=st.tuples(ANY, ANY, ANY),
+    predicted=ANY,
+    tolerance=LEVELS,
+    diverged=st.sampled_from([0, 0, 0, 2]),
+)
+def test_nothing_holds_against_its_interval(
+    relation: Relation,
+    ends: tuple[float, float, float],
+    predicted: float,
+    tolerance: float,
+    diverged: int,
+) -> None:
+    low, value, high = sorted(ends) if not any(map(math.isnan, ends)) else ends
+    found = statement(
+        relation,
+        Interval(value, low, high),
+        predicted=predicted,
+        tolerance=tolerance,
+        diverged=diverged,
+    )
+    known = not any(map(math.isnan, (*ends, predicted)))
+    agrees = {
+        "at most": high <= predicted,
+        "at least": low >= predicted,
+        "equals": low <= predicted <= high,
+        "never": low <= predicted <= high,
+    }[relation]
+    excluded = {
+        "at most": low > predicted,
+        "at least": high < predicted,
+        "equals": predicted < low or predicted > high,
+        "never": predicted < low or predicted > high,
+    }[relation]
+    if diverged or not known or not agrees or excluded:
+        assert found.verdict != HOLDS
+    if not known:
+        assert found.verdict == OPEN
+    if known and excluded:
+        assert found.verdict == FAILS
+    if not diverged and known and not excluded:
+        assert found.verdict != FAILS
+    if found.verdict == HOLDS and relation in ("equals", "never"):
+        assert max(high - value, value - low) <= tolerance
+
+
+def test_an_equality_needs_a_tolerance() -> None:
+    with pytest.raises(ValueError, match="expected a tolerance"):
+        statement("equals", exact(1.0))
+
+
+@pytest.mark.parametrize("relation", get_args(Relation))
+def test_what_is_not_known_is_undecided(relation: Relation) -> None:
+    assert statement(relation, exact(math.nan), tolerance=1.0).verdict == OPEN
+
+
+def test_a_diverged_mean_supports_nothing() -> None:
+    for relation in get_args(Relation):
+        for predicted in (0.0, 1.0, math.inf):
+            measured = mean([1.0, math.inf])
+            found = statement(relation, measured, predicted=predicted, tolerance=1.0)
+            assert found.verdict != HOLDS or (relation, predicted) == ("at most", math.inf)
+
+
+def test_criteria_say_what_the_verdict_asks_for() -> None:
+    assert statement("at most", exact(1.0)).criterion == (
+        "the whole 99% interval is at most the prediction"
+    )
+    assert statement("at least", exact(1.0)).criterion == (
+        "the whole 99% interval is at least the prediction"
+    )
+    assert statement("equals", exact(1.0), predicted=2.0, tolerance=0.25).criterion == (
+        "the 99% interval contains 2 and reaches at most 0.25 to either side"
+    )
+    texts = {"id": "a", "source": "Lemma 1", "claim": "$x$", "measure": "$y$"}
+    assert never(violations=0, trials=3, tolerance=0.1, **texts).criterion == (
+        "no violation, and the interval of their frequency ends at most at 0.1"
+    )
+
+
+def test_a_statement_is_plain_data_that_json_holds() -> None:
+    found = statement("equals", Interval(1.1, 0.9, 1.3), tolerance=0.25, diverged=0, note="small")
+    assert json.loads(json.dumps(found.plain(), allow_nan=False)) == {
+        "id": "a",
+        "source": "Theorem 2",
+        "claim": "$x$",
+        "measure": "$y$",
+        "relation": "equals",
+        "predicted": 1.0,
+        "tolerance": 0.25,
+        "value": 1.1,
+        "low": 0.9,
+        "high": 1.3,
+        "trials": 20,
+        "violations": None,
+        "diverged": 0,
+        "note": "small",
+        "level": 0.99,
+        "verdict": "holds",
+        "criterion": found.criterion,
+    }
+    plain = json.loads(json.dumps(statement("at most", mean([1.0, math.inf])).plain()))
+    assert [float(plain[key]) for key in ("value", "low", "high")] == [
+        math.inf,
+        -math.inf,
+        math.inf,
+    ]
+    assert plain["tolerance"] == "inf"
+    unknown = statement("equals", exact(math.nan)).plain()
+    assert math.isnan(float(json.loads(json.dumps(unknown, allow_nan=False))["value"]))
