@@ -391,5 +391,5 @@ def test_a_statement_is_plain_data_that_json_holds() -> None:
         math.inf,
     ]
     assert plain["tolerance"] == "inf"
-    unknown = statement("equals", exact(math.nan)).plain()
+    unknown = statement("equals", exact(math.nan), tolerance=1.0).plain()
     assert math.isnan(float(json.loads(json.dumps(unknown, allow_nan=False))["value"]))
