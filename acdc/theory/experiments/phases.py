@@ -30,11 +30,11 @@ class Settings(experiment.Settings):
     """Problems of each family."""
     n: int = Field(default=96, ge=2)
     """Dimension of theta, F1 and F1'."""
-    m: int = Field(default=48, ge=1)
+    m: int = Field(default=24, ge=1)
     """Rows of F1'."""
     k_star: int = Field(default=4, ge=1)
     """Non-zeros of the minimiser, F1 and F1'."""
-    k: int = Field(default=8, ge=1)
+    k: int = Field(default=6, ge=1)
     """Kept entries."""
     kappa: float = Field(default=32.0, ge=1)
     """Condition number of F1."""
