@@ -49,7 +49,7 @@ for _table in TABLE_IDS:
         localrule: True
 
 
-for _figure in FIGURE_IDS + THEORY_IDS:
+for _figure in FIGURE_IDS:
 
     rule:
         name:
@@ -57,4 +57,15 @@ for _figure in FIGURE_IDS + THEORY_IDS:
         input:
             f"{FOLDER}/figures/{_figure}.pdf",
             results_of(STUDY.shown(_figure)),
+        localrule: True
+
+
+for _name in THEORY:
+
+    rule:
+        name:
+            f"theory_{_name}"
+        input:
+            theory_outputs([_name]),
+            [f"{FOLDER}/figures/theory_{_name}.pdf"] if _name in THEORY_FIGURES else [],
         localrule: True

@@ -63,10 +63,21 @@ def figure_command(name: str, study: Path) -> None:
     _say(write_figure(source, experiment))
 
 
+@cli.command("statements")
+@_results
+def statements_command(study: Path) -> None:
+    """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
+    from reports.aggregate import read_runs
+    from reports.outputs import Source, write_statements
+    from reports.plan import read_plan
+
+    _say(write_statements(Source(study, read_plan(study), read_runs(study, ()))))
+
+
 @cli.command("report")
 @_results
 def report_command(study: Path) -> None:
-    """Write the whole study as one self-contained page, and its methods for a paper's appendix."""
+    """Write the whole study as one self-contained page, its methods and theory also as LaTeX."""
     from reports.aggregate import read_tables
     from reports.outputs import Source, write_report
     from reports.plan import read_plan

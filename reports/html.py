@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from reports import tables, text
+from reports import chapter, maths, statements, tables, text
 from reports.aggregate import FAILURES, MISSING, so_far
 from reports.cells import FLOPS, Cells, Table
 from reports.columns import COLUMNS
@@ -21,7 +21,7 @@ from reports.methods import methods
 from reports.outputs import Source, TableKind, build_table, draw_figure, kind_of
 from reports.plan import Experiment, ReportError
 from reports.statistics import Summary
-from reports.theory import read_summary, verdicts
+from reports.theory import Found, find
 
 if TYPE_CHECKING:
     from acdc.sources import Standing
@@ -35,7 +35,6 @@ class Section:
     title: str
     table: Table | None = None
     svg: Markup | None = None
-    theory: pd.DataFrame | None = None
     problem: str = ""
     """Why there is no figure."""
     so_far: str = ""
@@ -54,7 +53,15 @@ _LINES = "Lines: means over seeds; bands: one sample standard deviation."
 
 def report(source: Source) -> str:
     """Return the page as HTML: no scripts, no requests, a function of the results and the code."""
-    sections = [_section(source, experiment) for experiment in ordered(source.plan.experiments)]
+    found = find(source.study, source.plan)
+    theory = chapter.chapter(found) if found else []
+    shown = chapter.figures(theory)
+    figures = {experiment.id: _section(source, experiment) for experiment in shown}
+    sections = [
+        _section(source, experiment)
+        for experiment in ordered(source.plan.experiments)
+        if experiment.kind != "theory"
+    ]
     refused = refusals(source.tables.runs)
     standings = standings_of(source)
     environment = jinja2.Environment(
@@ -65,7 +72,7 @@ def report(source: Source) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
-    found = [
+    compared = [
         (section, findings(section.table, source.tables.runs))
         for section in sections
         if section.table is not None and "top1" in section.table.columns
@@ -76,8 +83,12 @@ def report(source: Source) -> str:
         facts=facts(source.tables.runs, standings),
         tasks=_tasks(source),
         sections=sections,
-        missing=[(section, missing(section)) for section in sections if missing(section)],
-        findings=[(section, results) for section, results in found if results],
+        missing=_missing([*sections, *figures.values()], found),
+        findings=[(section, results) for section, results in compared if results],
+        chapter=theory,
+        figures=figures,
+        statements=[each for each in found if each.statements],
+        prose=lambda text: chapter.to_html(text, shown),
         methods=methods(source.plan),
         runs=run_list(source.tables.runs, standings),
         refusals=refused,
@@ -91,6 +102,7 @@ def report(source: Source) -> str:
         legend=_legend,
         hint=_hint,
         typeset=tables,
+        table_of_statements=statements,
     )
 
 
@@ -113,6 +125,15 @@ def missing(section: Section) -> tuple[str, ...]:
     return tuple(filter(None, (section.experiment.awaits, section.problem, section.so_far)))
 
 
+def _missing(
+    sections: Iterable[Section], found: Iterable[Found]
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the anchor and title of what is not all there, and what it waits for."""
+    listed = [(each.experiment.id, each.title, missing(each)) for each in sections]
+    listed += [("page-theory", each.experiment.title, (each.problem,)) for each in found]
+    return [(anchor, title, reasons) for anchor, title, reasons in listed if any(reasons)]
+
+
 def _section(source: Source, experiment: Experiment) -> Section:
     title = text.title(experiment, source.plan.scale)
     count = so_far(experiment.runs, source.tables.runs)
@@ -127,12 +148,11 @@ def _section(source: Source, experiment: Experiment) -> Section:
     except ReportError as error:
         # None of its runs is averaged; the rest of the page is worth having.
         return Section(experiment, title, problem=str(error), so_far=count)
-    description = f"{title}. {experiment.caption}"
+    description = maths.to_words(f"{title}. {experiment.caption}")
     svg = inline_svg(to_bytes(figure, "svg", experiment.id), experiment.id, description)
     close(figure)
-    theory = verdicts(read_summary(source.study)) if experiment.kind == "iht" else None
     # Made by matplotlib from numbers and labels, and escaped there.
-    return Section(experiment, title, svg=Markup(svg), theory=theory, so_far=count)
+    return Section(experiment, title, svg=Markup(svg), so_far=count)
 
 
 def _legend(experiment: Experiment) -> str:
@@ -300,25 +320,14 @@ def _number(value: float | None, form: str = ".3g") -> str:
     return text.NO_ROW if value is None or pd.isna(value) else format(value, form)
 
 
-def _power(value: float | None) -> str | Markup:
-    """Return a number with two digits, as a power of ten where it is small."""
-    if value is None or pd.isna(value):
-        return text.NO_ROW
-    mantissa, exponent = f"{value:.1e}".split("e")
-    if -2 <= int(exponent) <= 2:
-        return f"{value:.2g}"
-    power = str(int(exponent)).replace("-", "\N{MINUS SIGN}")
-    return Markup("{} \N{MULTIPLICATION SIGN} 10<sup>{}</sup>").format(mantissa, power)
-
-
 FILTERS: dict[str, Callable[..., Any]] = {
     "cell": text.mean_and_std,
     "left_out": text.left_out,
+    "maths": maths.to_html,
     "duration": text.duration,
     "interval": _interval,
     "number": _number,
     "percent": text.percent,
-    "power": _power,
     "quantity": text.quantity,
     "signed": text.signed,
     "signed_interval": _signed_interval,

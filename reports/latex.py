@@ -40,12 +40,12 @@ def escape(text: str) -> str:
     return _PATTERN.sub(lambda match: _SPECIAL.get(match[0]) or f"U+{ord(match[0]):04X}", text)
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a template with its values; a value that is missing is an error.
+def environment() -> jinja2.Environment:
+    """Return what renders templates with blocks ``<% %>``, values ``<< >>``, comments ``<# #>``.
 
-    Blocks are ``<% %>``, values ``<< >>`` and comments ``<# #>``.
+    A value that is missing is an error.
     """
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         block_start_string="<%",
         block_end_string="%>",
@@ -59,4 +59,8 @@ def render(template: str, **values: Any) -> str:
         # The values are escaped for LaTeX by their makers, who know which of them are commands.
         autoescape=False,
     )
-    return environment.get_template(template).render(**values).rstrip() + "\n"
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template with its values."""
+    return environment().get_template(template).render(**values).rstrip() + "\n"

@@ -76,17 +76,18 @@ def _figure(source: Source, experiment: Experiment) -> Figure:
     return draw(experiment, source.plan.scale, source.tables)
 
 
-def _iht(source: Source, experiment: Experiment) -> Figure:
-    from reports.figures import iht
-    from reports.theory import read_curves, read_summary
+def _theory(source: Source, experiment: Experiment) -> Figure:
+    from reports.figures import theory
+    from reports.theory import read_series, theory_of
 
-    return iht.draw(read_curves(source.study), read_summary(source.study))
+    name = theory_of(experiment)
+    return theory.draw(name, read_series(source.study, name))
 
 
 KINDS: dict[str, TableKind | FigureKind] = {
     "table": TableKind(_table),
     "figure": FigureKind(_figure),
-    "iht": FigureKind(_iht),
+    "theory": FigureKind(_theory),
 }
 
 
@@ -172,13 +173,49 @@ def write_figure(
     return paths
 
 
-def write_report(source: Source) -> list[Path]:
-    """Write the report's page and the methods for a paper's appendix; return the paths."""
-    from reports.html import report
-    from reports.methods import methods, to_latex
+def write_statements(source: Source, strict: bool = True) -> list[Path]:
+    """Write the table of the theory's statements as .tex, .csv and .json; return the paths.
 
-    page, appendix = source.place / "report.html", source.place / "tables" / "methods_appendix.tex"
-    appendix.parent.mkdir(parents=True, exist_ok=True)
-    write_text(appendix, to_latex(methods(source.plan)))
-    write_text(page, report(source))
-    return [appendix, page]
+    Args:
+        source: of the statements.
+        strict: refuse a table that is not whole; else it says what is missing.
+
+    Raises:
+        ReportError: strict, and there is no experiment of the theory, or the statements of one are
+            missing, damaged, or have a verdict that their numbers do not give.
+    """
+    from reports import statements
+    from reports.theory import find
+
+    found = find(source.study, source.plan)
+    if strict:
+        statements.require_all(found)
+    folder = source.place / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "tex": statements.to_latex(found),
+        "csv": statements.to_csv(found),
+        "json": statements.to_json(found),
+    }
+    for form, content in texts.items():
+        write_text(folder / f"{statements.ID}.{form}", content)
+    return [folder / f"{statements.ID}.{form}" for form in texts]
+
+
+def write_report(source: Source) -> list[Path]:
+    """Write the report's page, and its methods and theory for a paper; return the paths."""
+    from reports import chapter, methods
+    from reports.html import report
+    from reports.theory import find
+
+    folder = source.place / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    theory = chapter.chapter(find(source.study, source.plan))
+    texts = {
+        folder / "methods_appendix.tex": methods.to_latex(methods.methods(source.plan)),
+        folder / "theory_chapter.tex": chapter.to_latex(theory),
+        source.place / "report.html": report(source),
+    }
+    for path, content in texts.items():
+        write_text(path, content)
+    return list(texts)

@@ -91,7 +91,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure; ``kind`` says which: table, figure or iht."""
+    """One table or figure; ``kind`` says which: table, figure or theory."""
 
     id: str
     kind: str
@@ -109,6 +109,8 @@ class Experiment:
     """Of a table."""
     panels: tuple[Panel, ...]
     """Of a figure."""
+    theory: str | None = None
+    """Name of the experiment in acdc.theory, of a theory."""
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -202,6 +204,7 @@ def _experiment(data: Mapping[str, Any]) -> Experiment:
             Panel(item["plot"], item["title"], tuple(_row(row) for row in item["rows"]))
             for item in data["panels"]
         ),
+        theory=data["theory"] if data["kind"] == "theory" else None,
     )
 
 

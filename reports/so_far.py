@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.aggregate import MISSING, read_so_far, so_far, write_tables
-from reports.outputs import Source, TableKind, kind_of, write_figure, write_report, write_table
+from reports.outputs import (
+    Source,
+    TableKind,
+    kind_of,
+    write_figure,
+    write_report,
+    write_statements,
+    write_table,
+)
 from reports.plan import PLAN, ReportError, read_plan
+from reports.theory import NO_FIGURE
 
 FOLDER = "so_far"
 
@@ -46,8 +55,10 @@ def write_so_far(study: Path, within_suite: bool = False) -> SoFar:
     for experiment in plan.experiments:
         if isinstance(kind_of(experiment), TableKind):
             paths += write_table(source, experiment)
-        else:
+        elif experiment.theory not in NO_FIGURE:
             paths += write_figure(source, experiment, excused=ReportError)
+    if any(experiment.kind == "theory" for experiment in plan.experiments):
+        paths += write_statements(source, strict=False)
     paths += write_report(source)
     if within_suite:
         before = (study / PLAN).stat().st_mtime_ns - 10**9

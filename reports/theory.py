@@ -2,97 +2,122 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from reports.plan import ReportError
+from acdc.theory.statistics import Interval, Statement
+from reports.plan import Experiment, Plan, ReportError
 
-_CURVES = ("oracle", "oracle_label", "sigma", "k_ratio", "seed", "iteration", "gap", "bound_gap")
-_SUMMARY = (
-    "oracle",
-    "oracle_label",
-    "sigma",
-    "k",
-    "k_ratio",
-    "kappa",
-    "seed",
-    "variance_is_bounded",
-    "bound_is_vacuous",
-    "iterations_to_tolerance",
-    "predicted_iterations",
-    "worst_ratio",
-    "predicted_factor",
-    "violations",
-    "floor_gap",
-    "predicted_floor_gap",
-    "holds",
-)
-_ORACLES = ("full", "gaussian", "minibatch")
+SERIES = ("panel", "line", "role", "x", "y", "low", "high")
+ROLES = ("measured", "bound", "fit", "trial", "cell", "phase")
+NO_FIGURE = ("lemmas",)
+"""Experiments whose statements say all."""
+
+_WORDS = SERIES[:3]
+_NUMBERS = SERIES[3:]
 
 
-def read_curves(study: Path) -> pd.DataFrame:
-    """Return the loss gaps by iteration, one row a run and iteration."""
-    return _read(study / "theory" / "iht_curves.csv", _CURVES)
+@dataclass(frozen=True)
+class Found:
+    """What an experiment of the theory has found."""
+
+    experiment: Experiment
+    statements: tuple[Statement, ...] = ()
+    problem: str = ""
+    """Why there are no statements."""
+
+    @property
+    def name(self) -> str:
+        """The experiment's name in acdc.theory."""
+        return theory_of(self.experiment)
 
 
-def read_summary(study: Path) -> pd.DataFrame:
-    """Return each run's comparison with Theorem 2, one row a run."""
-    return _read(study / "theory" / "iht_summary.csv", _SUMMARY)
+def theory_of(experiment: Experiment) -> str:
+    """Return an experiment's name in acdc.theory.
+
+    Raises:
+        ReportError: it is not one of the theory.
+    """
+    if experiment.theory is None:
+        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is no theory")
+    return experiment.theory
 
 
-def _read(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    if not path.exists():
-        raise ReportError(f"{path} is missing; run 'acdc theory iht --out {path.parent}' first")
+def find(study: Path, plan: Plan) -> list[Found]:
+    """Return what each of the plan's experiments of the theory has found, or why it has not."""
+    return [_found(study, each) for each in plan.experiments if each.kind == "theory"]
+
+
+def _found(study: Path, experiment: Experiment) -> Found:
     try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        return Found(experiment, read_statements(study, theory_of(experiment)))
+    except ReportError as error:
+        return Found(experiment, problem=str(error))
+
+
+def read_series(study: Path, name: str) -> pd.DataFrame:
+    """Return what an experiment's figure draws, the columns SERIES.
+
+    Raises:
+        ReportError: series.csv is missing, damaged, or has a role that is unknown.
+    """
+    path = study / "theory" / name / "series.csv"
+    _require(path, name)
+    try:
+        table = pd.read_csv(
+            path,
+            dtype={**dict.fromkeys(_WORDS, str), **dict.fromkeys(_NUMBERS, float)},
+            keep_default_na=False,
+            na_values={key: [""] for key in _NUMBERS},
+        )
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError):
         raise ReportError(f"{path} is damaged; make it again") from None
-    missing = [name for name in needed if name not in table.columns]
+    missing = [column for column in SERIES if column not in table.columns]
     if missing:
         raise ReportError(f"{path} lacks the columns {', '.join(missing)}; make it again")
+    for role in table["role"].unique():
+        if role not in ROLES:
+            raise ReportError(f"{path}: role {role!r} is unknown; {', '.join(ROLES)} are accepted")
     return table
 
 
-def verdicts(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an oracle and k/k*: what was measured, what was predicted, and the verdict.
+def read_statements(study: Path, name: str) -> tuple[Statement, ...]:
+    """Return an experiment's statements, whose verdicts follow from their numbers.
 
-    Contraction and iterations are the worst of the seeds (none where a seed never got there),
-    noise floors their means. The verdict is ``holds``, ``does not hold`` (in any seed), or why
-    the theorem says nothing: ``vacuous``, or ``variance not bounded``.
+    Raises:
+        ReportError: statements.json is missing or damaged, or has a verdict that its numbers do not
+            give.
     """
-    rows = []
-    for (oracle, label, ratio), group in summary.groupby(
-        ["oracle", "oracle_label", "k_ratio"], sort=False
-    ):
-        holds = group["holds"].dropna().astype(bool)
-        if len(holds):
-            verdict = "holds" if holds.all() else "does not hold"
-        elif group["bound_is_vacuous"].any():
-            verdict = "vacuous"
-        else:
-            verdict = "variance not bounded"
-        rows.append(
-            {
-                "oracle": oracle,
-                "oracle_label": label,
-                "k_ratio": ratio,
-                "seeds": len(group),
-                "held": int(holds.sum()),
-                "worst_ratio": group["worst_ratio"].max(),
-                "predicted_factor": group["predicted_factor"].mean(),
-                "iterations": group["iterations_to_tolerance"].max(skipna=False),
-                "predicted_iterations": group["predicted_iterations"].max(skipna=False),
-                "floor_gap": group["floor_gap"].mean(),
-                "predicted_floor_gap": group["predicted_floor_gap"].mean(),
-                "violations": int(group["violations"].sum()),
-                "verdict": verdict,
-            }
-        )
-    table = pd.DataFrame(rows)
-    order = {name: place for place, name in enumerate(_ORACLES)}
-    return table.sort_values(
-        ["oracle", "oracle_label", "k_ratio"],
-        key=lambda column: column.map(order) if column.name == "oracle" else column,
-        ignore_index=True,
-    )
+    path = study / "theory" / name / "statements.json"
+    _require(path, name)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["statements"]
+        found = [_statement(item) for item in stored]
+        verdicts = [item["verdict"] for item in stored]
+    except (KeyError, TypeError, ValueError):
+        raise ReportError(f"{path} is damaged; make it again") from None
+    for statement, verdict in zip(found, verdicts, strict=True):
+        if statement.verdict != verdict:
+            raise ReportError(
+                f"{path}: statement {statement.id} is said to be {verdict!r}, but its interval "
+                f"gives {statement.verdict!r}; make it again"
+            )
+    return tuple(found)
+
+
+def _require(path: Path, name: str) -> None:
+    if not path.exists():
+        raise ReportError(f"{path} is missing; run 'acdc theory run {name} --out {path.parent}'")
+
+
+def _statement(data: Mapping[str, Any]) -> Statement:
+    kept = ("id", "source", "claim", "measure", "relation", "trials", "violations", "diverged")
+    values: dict[str, Any] = {key: data[key] for key in (*kept, "note")}
+    values |= {key: float(data[key]) for key in ("predicted", "tolerance")}
+    interval = Interval(*(float(data[key]) for key in ("value", "low", "high")))
+    return Statement(**values, measured=interval)

@@ -37,6 +37,7 @@ SELECTING = {
     "set",
     "snfs",
     "snip",
+    "sr_ste",
     "static",
     "top_kast",
     "woodfisher",

@@ -18,9 +18,12 @@ KEPT = (
     "tables/*.csv",
     "tables/*.tex",
     "figures/*.png",
-    "theory/iht_summary.csv",
+    "theory/*/*.csv",
+    "theory/*/statements.json",
 )
 TOO_LARGE = {"epochs.csv", "events.csv"}
+# Bytes of trials.csv and series.csv of the theory.
+LARGEST = 200_000
 
 
 class NotReproducible(SuiteError):
@@ -38,12 +41,15 @@ def reference(scale: str, results: Path, out: Path) -> None:
     """
     study = load(scale)
     source = results / study.scale.name
-    about = one_provenance([source / "runs" / run for run in study.runs])
+    about = one_provenance(
+        [source / "runs" / run for run in study.runs],
+        [source / "theory" / name for name in study.theory],
+    )
     target = out / study.scale.name
     shutil.rmtree(target, ignore_errors=True)
     for pattern in KEPT:
         for path in sorted(source.glob(pattern)):
-            if path.name not in TOO_LARGE:
+            if not _too_large(path):
                 copy = target / path.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
@@ -51,18 +57,29 @@ def reference(scale: str, results: Path, out: Path) -> None:
     click.echo(f"{target}: made by {about['git']['revision']} on {about['hardware']['processor']}")
 
 
-def one_provenance(runs: list[Path]) -> dict[str, Any]:
+def _too_large(path: Path) -> bool:
+    if path.parent.parent.name == "theory":
+        return path.suffix == ".csv" and path.stat().st_size > LARGEST
+    return path.name in TOO_LARGE
+
+
+def _provenance(folder: Path, what: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "provenance.json").read_text())  # type: ignore[no-any-return]
+    except OSError:
+        raise NotReproducible(f"{what} {folder.name} is missing; make the study first") from None
+
+
+def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
     """Return what all runs have in common: revision, versions, hardware.
 
+    The theory's experiments have to be of the same revision.
+
     Raises:
-        NotReproducible: a run is missing, or they do not come from one committed state.
+        NotReproducible: a run or an experiment is missing, or they do not come from one committed
+            state.
     """
-    found = []
-    for run in runs:
-        try:
-            found.append(json.loads((run / "provenance.json").read_text()))
-        except OSError:
-            raise NotReproducible(f"run {run.name} is missing; make the study first") from None
+    found = [_provenance(run, "run") for run in runs]
     first = {key: found[0][key] for key in ("git", "python", "packages", "hardware")}
     attempts = [(run, part) for run, about in zip(runs, found, strict=True)
                 for part in (about, *about.get("resumed", []))]  # fmt: skip
@@ -75,5 +92,11 @@ def one_provenance(runs: list[Path]) -> dict[str, Any]:
             raise NotReproducible(
                 f"runs {runs[0].name} and {run.name} come from different revisions, versions or "
                 "machines; make the study anew on one"
+            )
+    for experiment in theory:
+        if _provenance(experiment, "theory")["git"] != first["git"]:
+            raise NotReproducible(
+                f"run {runs[0].name} and theory {experiment.name} come from different revisions or "
+                "edited files; make the study anew"
             )
     return first

@@ -2,4 +2,5 @@
 
 TRAIN_MB, TRAIN_MINUTES = 2000, 60
 """Of one run; a pack asks for as many times as much as it has runs."""
-IHT_MB, IHT_MINUTES = 1000, 30
+THEORY_MB, THEORY_MINUTES = 3000, 30
+"""Of one experiment; those of a SLURM job follow one another."""

@@ -13,6 +13,7 @@ from acdc.config import RunConfig, accepted, parse_run
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
 from acdc.method import Product
+from acdc.theory import experiment as theory
 from reports.columns import COLUMNS
 from reports.paper import paper_values
 from workflow.schema import FINE_TUNING, Experiment, Panel, Row, Scale, read
@@ -66,7 +67,9 @@ class Resolver:
             )
         keys = {"id", "kind", "title", "caption", "paper", "awaits", "reference", "columns"}
         plain = {**read_from.model_dump(mode="json", include=keys), "rows": [], "panels": []}
-        if read_from.kind == "iht":
+        if read_from.theory is not None:
+            plain["theory"] = read_from.theory
+            plain["settings"] = self.settings(read_from.theory, read_from.settings, path)
             self.empty = False
         if read_from.kind == "table":
             plain["rows"] = self.lines(read_from, None, path)
@@ -80,6 +83,18 @@ class Resolver:
                 for panel in read_from.panels
             ]
         return plain
+
+    def settings(self, name: str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Return all settings of an experiment of the theory, the scale's before its own."""
+        try:
+            theory.parse(name, own)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: settings: {error}") from None
+        try:
+            settings = theory.parse(name, _merged(own, self.scale.theory.get(name, {})))
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}: theory.{name}: {error}") from None
+        return settings.model_dump(mode="json")
 
     def lines(
         self, experiment: Experiment, panel: Panel | None, path: Path

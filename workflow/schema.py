@@ -15,9 +15,10 @@ from acdc.data import DATASETS
 from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
 from acdc.method import Product, method_names
+from acdc.theory.experiment import EXPERIMENTS
 from reports.columns import COLUMNS, Plot
 
-Kind = Literal["table", "figure", "iht"]
+Kind = Literal["table", "figure", "theory"]
 
 
 def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -39,9 +40,17 @@ FINE_TUNING = {"acdc": "acdc_dense"}
 # Names of files and rules that an experiment cannot have.
 RESERVED = (
     *("all", "trained", "data", "train", "train_on_nodes", "pack", "unpack", "plan"),
-    *("aggregate", "report", "track", "iht", "table", "figure", "theory_figure"),
-    *("runs", "epochs", "events", "methods_appendix"),
+    *("aggregate", "report", "track", "table", "figure", "theory", "theory_figure", "statements"),
+    *("runs", "epochs", "events", "methods_appendix", "theory_chapter"),
 )
+
+# What experiments of a kind need, and what else they may have, of the keys that not all have.
+_KEYS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "table": (("columns", "rows"), ()),
+    # The rows are those of the panels that name none.
+    "figure": (("panels",), ("rows",)),
+    "theory": (("theory",), ("settings",)),
+}
 
 
 def _known(value: str, what: str, names: Iterable[str]) -> str:
@@ -114,12 +123,12 @@ class Panel(Frozen):
 
 
 class Experiment(Frozen):
-    """A table or a figure: what is trained, and how it is shown."""
+    """A table, a figure, or an experiment of the theory: what is done, and how it is shown."""
 
     id: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name of its file and of the files that come of it."""
     kind: Kind
-    """Table, figure, or iterative hard thresholding, which trains no network."""
+    """Table, figure, or a check of the theory, which needs no runs."""
     title: str
     """Heading."""
     caption: str
@@ -142,6 +151,10 @@ class Experiment(Frozen):
     """In the order in which they are shown at one sparsity."""
     panels: tuple[Panel, ...] = ()
     """The plots of a figure."""
+    theory: str | None = None
+    """Which of the theory's experiments."""
+    settings: dict[str, Any] = {}
+    """Its settings that differ from its defaults; a scale may have others."""
 
     @field_validator("id")
     @classmethod
@@ -158,15 +171,26 @@ class Experiment(Frozen):
                 raise ConfigError(f"columns: {name!r} is unknown; {accepted(name, COLUMNS)}")
         return _once_each(value)
 
+    @field_validator("theory")
+    @classmethod
+    def _known_theory(cls, value: str | None) -> str | None:
+        return value if value is None else _known(value, "theory", EXPERIMENTS)
+
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        needs = {"table": ("columns", "rows"), "figure": ("panels",), "iht": ()}[self.kind]
-        for key in ("columns", "rows", "panels"):
-            # The rows of a figure are those of its panels that name none.
+        needs, may_have = _KEYS[self.kind]
+        what = "theory experiment" if self.kind == "theory" else self.kind
+        for key in ("columns", "rows", "panels", "theory", "settings"):
             if key in needs and not getattr(self, key):
-                raise ConfigError(f"{key}: a {self.kind} has none; one or more are accepted")
-            if key not in (*needs, "rows") and getattr(self, key):
-                raise ConfigError(f"{key}: a {self.kind} has no {key}; none are accepted")
+                raise ConfigError(f"{key}: a {what} has none; one or more are accepted")
+            if key not in (*needs, *may_have) and getattr(self, key):
+                raise ConfigError(f"{key}: a {what} has no {key}; none are accepted")
+        # The folder of its results is called by the one name, all else by the other.
+        if self.kind == "theory" and self.id != f"theory_{self.theory}":
+            raise ConfigError(
+                f"id: {self.id!r} is not that of theory {self.theory}; theory_{self.theory} is "
+                "accepted"
+            )
         for name in self.columns:
             if COLUMNS[name].awaits and self.awaits is None:
                 raise ConfigError(
@@ -255,6 +279,15 @@ class Scale(Frozen):
     """Instead of the experiments' own."""
     experiments: tuple[str, ...] | None = None
     """Which experiments are part of it; all by default."""
+    theory: dict[str, dict[str, Any]] = {}
+    """Settings of the theory's experiments, by their names; they win over the experiments' own."""
+
+    @field_validator("theory")
+    @classmethod
+    def _known_theory(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            _known(name, "theory", EXPERIMENTS)
+        return value
 
     @field_validator("tasks")
     @classmethod

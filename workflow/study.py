@@ -13,10 +13,13 @@ from typing import Any
 from acdc.config import RunConfig, accepted
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
+from acdc.theory.experiment import EXPERIMENTS
 from workflow.resolve import Resolver
 from workflow.schema import Kind, Scale, read
 
 FOLDER = Path(__file__).resolve().parent
+# Experiments of the theory of which the statements say all.
+WITHOUT_FIGURE = ("lemmas",)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Study:
     def ids(self, *kinds: Kind) -> list[str]:
         """Return the experiments of some kinds."""
         return [e["id"] for e in self.experiments if e["kind"] in kinds]
+
+    @functools.cached_property
+    def theory(self) -> dict[str, dict[str, Any]]:
+        """The settings of each of the theory's experiments, by its name there."""
+        found = [e for e in self.experiments if e["kind"] == "theory"]
+        return {experiment["theory"]: experiment["settings"] for experiment in found}
 
     def parent(self, run: str) -> str | None:
         """Return the run that another starts from."""
@@ -287,10 +296,13 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     return Study(scale, file, resolved, resolver.runs, arguments)
 
 
-def _display_order(path: Path) -> tuple[int, str]:
-    """Return the place of an experiment: tables, figures, then what the paper does not have."""
+def _display_order(path: Path) -> tuple[int, int, str]:
+    """Return the place of an experiment: tables, figures, what the paper has not, the theory."""
     kinds = ("table", "figure")
-    return next((i for i, kind in enumerate(kinds) if path.stem.startswith(kind)), 2), path.stem
+    kind = next((i for i, kind in enumerate(kinds) if path.stem.startswith(kind)), 2)
+    name = path.stem.removeprefix("theory_")
+    known = path.stem != name and name in EXPERIMENTS
+    return kind, EXPERIMENTS.index(name) if known else -1, path.stem
 
 
 def _own_epochs(run: RunConfig) -> int:

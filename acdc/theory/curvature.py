@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 # Products before the first restart; outlying eigenvalues need few.
@@ -60,6 +59,8 @@ def largest_curvature(
     Raises:
         ValueError: S has fewer than two coordinates.
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     size = int(support.sum())
     if size < 2:
         raise ValueError(f"the support has {size} coordinates: expected at least 2")

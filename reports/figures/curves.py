@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -36,7 +37,12 @@ def plot(axes: Axes, series: Series, curve: pd.DataFrame, high: float | None = N
 def shade(axes: Axes, panel: Panel) -> None:
     """Shade the sparse phases."""
     for first, end in panel.sparse_phases:
-        axes.axvspan(first, end, color=_SHADE, alpha=0.18, lw=0, zorder=0, label=SPARSE_PHASE)
+        shade_between(axes, first, end)
+
+
+def shade_between(axes: Axes, first: float, end: float) -> Artist:
+    """Shade one sparse phase, and return its handle for a legend."""
+    return axes.axvspan(first, end, color=_SHADE, alpha=0.18, lw=0, zorder=0, label=SPARSE_PHASE)
 
 
 def over_epochs(axes: Axes, panel: Panel) -> None:

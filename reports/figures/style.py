@@ -146,7 +146,8 @@ def _page_colours() -> dict[str, str]:
     """Return what the report's page draws each colour in; it lightens them on a dark ground."""
     found = {}
     for index, colour in enumerate(_COLOURS):
-        for step in sorted({step for count in range(1, _LONGEST_RAMP) for step in _ramp(count)}):
+        steps = {step for count in range(1, _LONGEST_RAMP) for step in _ramp(count)}
+        for step in sorted({*steps, _DARKEST}):
             base = f"var(--c{index}, {colour})"
             ground = "var(--page, white)" if step < 0 else "currentColor"
             kept = f"{100 * (1 - abs(step)):.4g}%"
@@ -156,8 +157,17 @@ def _page_colours() -> dict[str, str]:
 
 
 def sequence(count: int) -> list[Look]:
-    """Return looks for an ordered series, such as growing k, told apart by marker too."""
-    return [Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i in range(count)]
+    """Return looks for an ordered series, such as growing k, told apart by marker too.
+
+    After the last colour they begin again, darker.
+    """
+    return [
+        Look(
+            _shade(_COLOURS[i % len(_COLOURS)], 0.0 if i < len(_COLOURS) else _DARKEST),
+            _MARKERS[i % len(_MARKERS)],
+        )
+        for i in range(count)
+    ]
 
 
 def style() -> None:

@@ -56,7 +56,7 @@ def test_a_good_profile_passes(tmp_path: Path, study: Study) -> None:
     found = list(slurm.examine(*asked(tmp_path, study)))
     assert not problems(found)
     states = {finding.check: finding.state for finding in found}
-    for check in ("train, 1 GPU on partition gpu", "iht on partition main", "accounting"):
+    for check in ("train, 1 GPU on partition gpu", "theory on partition main", "accounting"):
         assert states[check] == "ok"
 
 

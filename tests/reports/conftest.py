@@ -13,7 +13,7 @@ from filelock import FileLock
 from acdc.config import RunConfig, parse_run
 from acdc.runs import Options, run
 from acdc.schedules import Step
-from acdc.theory.experiment import Settings, write
+from acdc.theory.experiment import parse, write
 from reports.aggregate import aggregate, write_tables
 from reports.cli import cli
 from reports.outputs import Source
@@ -25,6 +25,11 @@ PHASES = {
     "schedule": None,
     "phases": [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 4]],
 }
+THEORY: dict[str, dict[str, Any]] = {
+    "lemmas": {"trials": 4},
+    "t2_rate": {"trials": 2, "kappas": [2, 4, 8], "k_ratios": [1, 8], "n": 32, "iterations": 120},
+}
+"""The experiments of the theory, of which lemmas has no figure."""
 TASK = {"name": "tiny", "model": "resnet8_s2", "dataset": "digits", "epochs": EPOCHS}
 
 
@@ -189,19 +194,8 @@ def make_study(folder: Path) -> None:
         row("Dense", "dense", 0.0, [], paper=paper_row("4", "Dense", "", 0.0)),
         row("AC/DC", "acdc", 0.8, [], paper=paper_row("4", "AC/DC", "embeddings 50%", 0.8)),
     ]
-    write(
-        Settings(
-            n=200,
-            m=200,
-            k_star=2,
-            k_ratios=(1, 8),
-            iterations=20,
-            floor_iterations=5,
-            batch_sizes=(50,),
-            seeds=(0, 1),
-        ),
-        folder / "theory",
-    )
+    for name, settings in THEORY.items():
+        write(name, parse(name, settings), folder / "theory" / name)
     rows = [dense, rigl, acdc, gmp, one_shot]
     ratios = ["inference_ratio", "training_ratio", "published_ratio"]
     companions = [
@@ -209,7 +203,10 @@ def make_study(folder: Path) -> None:
         tuned | {"paper": paper_row("6", "AC/DC*", "global, first+last dense", 0.9)},
     ]
     experiments = [
-        experiment("theory_iht", "iht", "IHT"),
+        *(
+            experiment(f"theory_{name}", "theory", f"The ${name[0]}_1^\\ast$ & co", theory=name)
+            for name in THEORY
+        ),
         experiment("own", "table", "No paper", rows=unprinted(rows), columns=OWN),
         experiment("figure3", "figure", "Cost", panels=[panel("accuracy_by_flops", rows)]),
         experiment("figure2a", "figure", "Epochs", panels=[panel("schedule", [dense, acdc])]),
@@ -276,7 +273,8 @@ def outputs(study: Path) -> Path:
         ["table", "table9"],
         ["figure", "figure3"],
         ["figure", "figure2a"],
-        ["figure", "theory_iht"],
+        ["figure", "theory_t2_rate"],
+        ["statements"],
         ["report"],
     ]
     with FileLock(study / ".lock"):

@@ -22,7 +22,6 @@ from reports.figures import PLOTS, draw
 from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
 from reports.outputs import FORMATS, Source, draw_figure
 from reports.plan import Experiment, Panel, ReportError, Row, Scale, Task
-from reports.theory import read_curves, read_summary, verdicts
 
 EPOCHS = 10
 TASK = Task("toy", "resnet8_s2", "digits", EPOCHS)
@@ -502,35 +501,6 @@ def test_the_page_sets_every_colour_of_a_series(records: Records) -> None:
         assert f"color-mix(in srgb, var(--c0, #0072b2) {share}%, {ground})" in text
 
 
-def test_iht_draws_gaps_and_no_vacuous_bound(source: Source) -> None:
-    curves = read_curves(source.study)
-    figure = draw_figure(source, source.plan.experiment("theory_iht"))
-    assert len(figure.axes) == 3
-    full = curves[curves["oracle"] == "full"]
-    bounded = full.loc[~full["bound_is_vacuous"], "k_ratio"].nunique()
-    ratios = full["k_ratio"].nunique()
-    assert bounded < ratios
-    assert len(figure.axes[0].lines) == ratios + bounded
-    first = full[(full["k_ratio"] == 1)].pivot(index="iteration", columns="seed", values="gap")
-    drawn = figure.axes[0].lines[0].get_ydata()
-    np.testing.assert_allclose(drawn[:3], np.exp(np.log(first).mean(axis=1))[:3])
-    assert all(axes.get_yscale() == "log" for axes in figure.axes)
-    close(figure)
-
-
-def test_verdicts_are_those_of_the_runs(source: Source) -> None:
-    summary = read_summary(source.study)
-    table = verdicts(summary)
-    assert len(table) == summary.groupby(["oracle_label", "k_ratio"]).ngroups
-    for line in table.itertuples():
-        same = (summary["oracle_label"] == line.oracle_label) & (summary["k_ratio"] == line.k_ratio)
-        runs = summary[same]
-        if line.verdict == "vacuous":
-            assert runs["bound_is_vacuous"].all()
-        elif line.verdict == "holds":
-            assert runs["holds"].astype(bool).all()
-
-
 def test_real_runs_are_drawn_as_recorded(source: Source) -> None:
     epochs = source.tables.epochs
     for experiment in source.plan.experiments:
@@ -550,7 +520,7 @@ def test_real_runs_are_drawn_as_recorded(source: Source) -> None:
 
 
 def test_the_same_figure_is_the_same_bytes(source: Source, outputs: Path) -> None:
-    figures = [each for each in source.plan.experiments if each.kind in ("figure", "iht")]
+    figures = [each for each in source.plan.experiments if each.kind == "figure"]
     assert len(figures) > 1
     for experiment in figures:
         figure = draw_figure(source, experiment)

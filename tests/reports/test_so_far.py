@@ -556,7 +556,7 @@ def test_nothing_at_all_is_there(copy: Path) -> None:
     assert done.stderr == f"0 of {len(plan.runs)} runs so far\n"
     made = copy / "so_far"
     before = everything(made)
-    assert len(before) == 6 + 5 * 3 + 1 + 3 * 3 + 1
+    assert len(before) == 6 + 6 * 3 + 2 + 3 * 3 + 1
     runs = csv_of(made / "tables" / "runs.csv")
     assert [(row["run"], row["status"]) for row in runs] == [
         (name, "missing") for name in plan.runs
@@ -567,20 +567,9 @@ def test_nothing_at_all_is_there(copy: Path) -> None:
     assert "No result so far: Dense at 0 \\%, RigL at 80 \\%, AC/DC at 90 \\%," in tex
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "figure2a: schedule has no run to draw" in page
-    assert "iht_curves.csv is missing; run &#39;acdc theory iht" in page
+    assert "statements.json is missing; run &#39;acdc theory run t2_rate" in page
     invoke("so-far", "--results", copy)
     assert everything(made) == before
-
-
-@pytest.mark.parametrize("content", ["", "oracle,sigma\nfull,0\n"])
-def test_a_damaged_theory_costs_its_figure_only(content: str, copy: Path) -> None:
-    (copy / "theory" / "iht_curves.csv").write_text(content, encoding="utf-8")
-    with pytest.raises(ReportError, match=r"iht_curves\.csv"):
-        invoke("figure", "theory_iht", "--results", copy)
-    plan = read_plan(copy)
-    source = Source(copy, plan, read_so_far(copy, plan))
-    paths = write_figure(source, plan.experiment("theory_iht"), excused=ReportError)
-    assert all(path.stat().st_size for path in paths)
 
 
 def test_without_a_plan_it_says_how_to_make_one(tmp_path: Path) -> None:

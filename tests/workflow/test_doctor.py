@@ -41,7 +41,7 @@ from workflow.doctor.site import (
     user_groups,
 )
 from workflow.doctor.slurm import settings
-from workflow.requests import IHT_MB, IHT_MINUTES, TRAIN_MB, TRAIN_MINUTES
+from workflow.requests import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
 from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def scale(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "examined",
         "title": "For the tests of checks",
         "description": "Digits.",
-        "experiments": ["table06", "theory_iht"],
+        "experiments": ["table06", "theory_t2_rate", "theory_fail"],
         "tasks": {"imagenet-resnet50": {**task, "gpu": 4, "recipe": {"batch_size": 512}}},
         "sparsities": [0.9],
         "seeds": [1, 2],
@@ -411,7 +411,7 @@ def test_the_profile_of_the_repository_says_all_that_slurm_needs() -> None:
     assert profile.configuration["scale"] == "paper"
     assert set(SUBMITTED) <= profile.options["set-resources"].keys()
     found = profile.requests(load("paper"))
-    assert {request.rule for request in found} == {"train", "iht"}
+    assert {request.rule for request in found} == {"train", "theory"}
     for request in found:
         assert request.partitions
         assert request.minutes
@@ -443,7 +443,7 @@ def test_a_profile_may_be_written_as_mappings_or_as_lists(
         # Four GPUs, which the scale asks for, are those of two nodes.
         Request("train_on_nodes", ("c",), 60, 8000, 3, 2, qos="long", nodes=2),
         # What a rule says itself stands over the defaults.
-        Request("iht", ("main",), IHT_MINUTES, IHT_MB),
+        Request("theory", ("main",), THEORY_MINUTES, THEORY_MB),
     ]
     asked = read_profile(str(mapping)).requests(alone)
     assert asked[0] == Request("train", ("a", "b"), 1440, 16_000, 6, 1)
@@ -599,10 +599,27 @@ def test_ways_to_ask_for_gpus(
 
 
 def test_expressions_are_left_to_snakemake(tmp_path: Path, study: Study, cluster: Site) -> None:
-    file = profile_of(tmp_path, **{"set-resources": {"iht": {"runtime": "60 * attempt"}}})
-    _, iht = read_profile(str(file)).requests(study)
-    assert iht.evaluated == ("runtime: 60 * attempt",)
-    assert "not checked" in states(judge(cluster, [iht])).values()
+    file = profile_of(tmp_path, **{"set-resources": {"theory": {"runtime": "60 * attempt"}}})
+    _, theory = read_profile(str(file)).requests(study)
+    assert theory.evaluated == ("runtime: 60 * attempt",)
+    assert "not checked" in states(judge(cluster, [theory])).values()
+
+
+@pytest.mark.parametrize(
+    ("options", "minutes"),
+    [
+        ({}, 40),
+        ({"group-components": ["theory=100"]}, 80),
+        ({"group-components": {"theory": 100}}, 80),
+        ({"group-components": ["theory=1", "other=100"]}, 40),
+    ],
+)
+def test_the_theory_s_one_job_asks_for_the_time_of_all_its_experiments(
+    tmp_path: Path, study: Study, options: dict[str, Any], minutes: int
+) -> None:
+    file = profile_of(tmp_path, **{"set-resources": {"theory": {"runtime": 40}}, **options})
+    _, theory = read_profile(str(file)).requests(study)
+    assert theory.minutes == minutes
 
 
 def test_mistakes_in_a_profile_are_named(tmp_path: Path, study: Study) -> None:

@@ -28,7 +28,7 @@ def scale(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "planned",
         "title": "For the tests of plans",
         "description": "Digits.",
-        "experiments": ["methods", "table06", "theory_iht"],
+        "experiments": ["methods", "table06", "theory_t2_rate"],
         "tasks": {"imagenet-resnet50": {**task, "recipe": {"batch_size": 512}}},
         "overrides": [
             {
@@ -60,7 +60,7 @@ def study(scale: Path) -> Study:
 
 def test_every_run_is_added_once(study: Study, results: Path) -> None:
     plan = make_plan(study, results)
-    assert [line.id for line in plan.lines] == ["methods", "table06", "theory_iht"]
+    assert [line.id for line in plan.lines] == ["methods", "table06", "theory_t2_rate"]
     assert sum(line.adds.runs for line in plan.lines) == plan.total.total.runs == len(study.runs)
     flops = sum(line.adds.training_flops for line in plan.lines)
     assert flops == pytest.approx(sum(forecast(r).own_flops for r in study.runs.values()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from acdc.documents import assign
+from acdc.theory.experiment import parse
 from tests.workflow.conftest import ROOT, TINY, Workplace
 
 
@@ -40,7 +44,10 @@ def test_make_quick_makes_everything_and_a_second_one_nothing(tmp_path: Path) ->
         "tables/epochs.csv",
         "figures/figure05.pdf",
         "figures/figure05.png",
-        "figures/theory_iht.pdf",
+        "theory/t2_rate/trials.csv",
+        "tables/theory.tex",
+        "tables/theory_chapter.tex",
+        "figures/theory_t2_rate.pdf",
         "mlflow.db",
         "plan.json",
     ):
@@ -89,7 +96,7 @@ def test_another_title_reruns_what_prints_it_and_no_training(
     scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"title": "Another"}))
     rerun = dry(finished, scale)
     assert {"plan", "aggregate", "table", "figure", "report"} <= set(rerun)
-    assert not {"train", "data", "iht"} & set(rerun)
+    assert not {"train", "data", "theory"} & set(rerun)
 
 
 def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path: Path) -> None:
@@ -104,7 +111,34 @@ def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path:
     path.write_text(yaml.safe_dump(table, sort_keys=False))
     rerun = dry(finished, TINY, experiments=folder)
     assert {"plan", "table", "report"} <= set(rerun)
-    assert not {"train", "data", "iht"} & set(rerun)
+    assert not {"train", "data", "theory"} & set(rerun)
+
+
+def test_another_setting_of_the_theory_reruns_its_experiment_and_what_shows_it(
+    finished: Workplace, tmp_path: Path
+) -> None:
+    scale = tmp_path / "more.yaml"
+    theory = {"t2_rate": {"trials": 3}}
+    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"theory": theory}))
+    rerun = dry(finished, scale)
+    assert (rerun["theory"], rerun["theory_figure"]) == (1, 1)
+    assert {"statements", "report"} <= set(rerun)
+    assert not {"train", "data"} & set(rerun)
+
+
+def test_an_experiment_of_the_theory_is_given_all_its_settings(workplace: Workplace) -> None:
+    scale = workplace.folder / "exact.yaml"
+    theory = {"t2_rate": {"trials": 3, "kappas": [1.5, 64.0], "tolerance": 1e-9, "seed": 5}}
+    scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"theory": theory}))
+    done = workplace.snakemake("-n", "-p", "--config", f"scale={scale}", "--", "theory_t2_rate")
+    assert done.returncode == 0, done.stderr
+    (line,) = re.findall(r"acdc theory run (.*) >", done.stdout + done.stderr)
+    name, _, folder, *words = shlex.split(line)
+    assert (name, folder) == ("t2_rate", "results/tiny/theory/t2_rate")
+    assert set(words[::2]) == {"--set"}
+    given = assign({}, words[1::2])
+    assert given.keys() == parse(name, {}).model_dump().keys()
+    assert parse(name, given) == parse(name, theory[name])
 
 
 def test_one_more_seed_trains_only_that_seed(finished: Workplace) -> None:

@@ -14,7 +14,7 @@ QUEUE = """\
 12|acdc_0123_bbbb|rule_train_wildcards_resnet8_acdc_s90_seed1-01
 13|acdc_0123_bbbb|rule_train_on_nodes_wildcards_resnet50_seed1-02
 14|acdc_0123_bbbb|rule_pack_wildcards_resnet8_acdc_s90_seed1-01
-15|acdc_0123_bbbb|rule_iht
+15|acdc_0123_bbbb|rule_theory_theory
 16|acdc_4567_cccc|rule_train_wildcards_resnet8_acdc_s90_seed1-01
 17|somebody|
 """

@@ -14,6 +14,7 @@ import yaml
 from acdc.errors import ConfigError
 from acdc.method import method_names
 from acdc.optimizers import learning_rate
+from acdc.theory.experiment import EXPERIMENTS, parse
 from tests.workflow.conftest import ROOT, TINY
 from workflow.study import FOLDER, Study, load, rows_of
 
@@ -390,8 +391,12 @@ def test_a_choice_that_is_not_there_is_one_sentence(choice: dict[str, Any], mess
         ({"seeds": [2, 2]}, r"edited.yaml: seeds: .* names 2 twice; each once is accepted"),
         ({"experiments": []}, r"edited.yaml: experiments, sparsities: nothing is left to show"),
         ({"overrides": [{"method": "acdcc"}]}, r"method: 'acdcc' is unknown; did you mean acdc\?"),
+        ({"theory": {"t2_rat": {}}}, r"edited.yaml: theory: 't2_rat' is unknown; did you mean t2_"),
+        ({"theory": {"t2_rate": {"trialz": 3}}},
+         r"edited.yaml: theory.t2_rate: trialz: unknown key; did you mean trials\?"),
+        ({"theory": {"t2_rate": {"kappas": [0.5]}}}, r"edited.yaml: theory.t2_rate: kappas.0: got"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_scale_is_one_sentence(
     edited: Callable[..., str], changes: dict[str, object], message: str
 ) -> None:
@@ -465,6 +470,69 @@ def test_a_wrong_experiment_is_one_sentence_that_names_file_and_key(
     with pytest.raises(ConfigError, match=message) as caught:
         resolved(*found, **keys)
     assert "\n" not in str(caught.value)
+
+
+THEORY = {
+    "id": "theory_t2_rate",
+    "kind": "theory",
+    "theory": "t2_rate",
+    "title": "Mine",
+    "caption": "Mine.",
+}
+
+
+@pytest.fixture
+def theory(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
+    """Return a function that resolves one experiment of the theory."""
+
+    def resolve(scale: dict[str, Any] | None = None, **keys: Any) -> Study:
+        folder = tmp_path / "experiments"
+        folder.mkdir(exist_ok=True)
+        (folder / "theory_t2_rate.yaml").write_text(yaml.safe_dump(THEORY | keys))
+        file = edited(**{"experiments": ["theory_t2_rate"], "theory": {}, **(scale or {})})
+        return load(file, experiments=folder)
+
+    return resolve
+
+
+def test_settings_of_the_theory_are_the_scale_s_then_the_experiment_s_then_the_defaults(
+    theory: Resolve,
+) -> None:
+    defaults = parse("t2_rate", {}).model_dump(mode="json")
+    assert theory().theory == {"t2_rate": defaults}
+    own = {"trials": 3, "seed": 7}
+    study = theory({"theory": {"t2_rate": {"trials": 4}, "fail": {}}}, settings=own)
+    assert study.theory == {"t2_rate": defaults | {"trials": 4, "seed": 7}}
+    (experiment,) = study.plan()["experiments"]
+    assert (experiment["theory"], experiment["settings"]) == ("t2_rate", study.theory["t2_rate"])
+    assert study.digest != theory(settings=own).digest
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"theory": None}, "theory_t2_rate.yaml: theory: a theory experiment has none"),
+        ({"theory": "t9"}, "theory_t2_rate.yaml: theory: 't9' is unknown; .*t2_rate"),
+        ({"theory": "t2_floor"}, "id: 'theory_t2_rate' is not that of theory t2_floor; theory_t2"),
+        ({"settings": {"trialz": 3}},
+         r"theory_t2_rate.yaml: settings: trialz: unknown key; did you mean trials\?"),
+        ({"settings": {"trials": 1}}, "theory_t2_rate.yaml: settings: trials: 1 is out of range"),
+        ({"rows": [ACDC]}, "theory_t2_rate.yaml: rows: a theory experiment has no rows"),
+        ({"kind": "table", "columns": ["top1"], "rows": [ACDC]}, "theory: a table has no theory"),
+    ],
+)  # fmt: skip
+def test_a_wrong_experiment_of_the_theory_is_one_sentence(
+    theory: Resolve, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        theory(**keys)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", WHOLE)
+def test_a_whole_study_has_all_the_theory_last_and_in_the_order_of_its_chapter(scale: str) -> None:
+    ids = [experiment["id"] for experiment in load(scale).experiments]
+    assert ids[-len(EXPERIMENTS) :] == [f"theory_{name}" for name in EXPERIMENTS]
 
 
 def test_an_override_that_concerns_no_row_is_refused(resolved: Resolve) -> None:

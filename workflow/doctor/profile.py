@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -14,10 +15,10 @@ import yaml
 
 from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
-from workflow.requests import IHT_MB, IHT_MINUTES, TRAIN_MB, TRAIN_MINUTES
+from workflow.requests import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
 from workflow.study import Study, whole_number
 
-SUBMITTED = ("train", "train_on_nodes", "pack", "iht")
+SUBMITTED = ("train", "train_on_nodes", "pack", "theory")
 """The rules of the workflow that are no local rules."""
 GPU_MODEL = re.compile(r"[a-zA-Z0-9_.]+")
 """The types of GPUs that the executor takes as gpu_model, all of a name."""
@@ -104,7 +105,18 @@ class Profile:
             )
             for rule, own in self._jobs(study)
         ]
-        return list(dict.fromkeys(found))
+        return [self._one_job(request, study) for request in dict.fromkeys(found)]
+
+    def _one_job(self, request: Request, study: Study) -> Request:
+        """Return what the job asks for in which the theory's experiments follow one another."""
+        if request.rule != "theory" or request.minutes is None:
+            return request
+        together = whole_number(
+            parse_yaml(str(self._flat("group-components").get("theory", 1))),
+            f"{self.file}: group-components: theory",
+        )
+        times = min(together, len(study.theory))
+        return dataclasses.replace(request, minutes=request.minutes * times)
 
     @functools.cached_property
     def named(self) -> dict[str, dict[str, Any]]:
@@ -127,8 +139,8 @@ class Profile:
         if packs:
             most = max(map(len, packs.values()))
             yield "pack", {"gpu": 1, "mem_mb": most * TRAIN_MB, "runtime": most * TRAIN_MINUTES}
-        if study.ids("iht"):
-            yield "iht", {"mem_mb": IHT_MB, "runtime": IHT_MINUTES}
+        if study.theory:
+            yield "theory", {"mem_mb": THEORY_MB, "runtime": THEORY_MINUTES}
 
     def _request(self, rule: str, resources: Mapping[str, Any], threads: Any) -> Request:
         evaluated: list[str] = []

@@ -63,9 +63,17 @@ def results_of(runs):
 RESULTS = results_of(STUDY.runs)
 TABLE_IDS = STUDY.ids("table")
 FIGURE_IDS = STUDY.ids("figure")
-THEORY_IDS = STUDY.ids("iht")
-TABLES = [f"{FOLDER}/tables/{table}.tex" for table in TABLE_IDS]
-FIGURES = [f"{FOLDER}/figures/{figure}.pdf" for figure in FIGURE_IDS + THEORY_IDS]
+THEORY_IDS = STUDY.ids("theory")
+# By the experiments' names there; those without a figure are statements alone.
+THEORY = STUDY.theory
+THEORY_FIGURES = [name for name in THEORY if name not in studies.WITHOUT_FIGURE]
+TABLES = [
+    f"{FOLDER}/tables/{table}.tex" for table in TABLE_IDS + ["theory"] * bool(THEORY)
+]
+FIGURES = [
+    f"{FOLDER}/figures/{figure}.pdf"
+    for figure in FIGURE_IDS + [f"theory_{name}" for name in THEORY_FIGURES]
+]
 
 
 REFUSED = []
@@ -115,11 +123,20 @@ def slurm_extra(wildcards):
     return slurm.after(options, QUEUE.of(runs, packs))
 
 
-def sources(*patterns):
-    """Return files of reports/ by pattern: what is made from results follows its makers."""
+def sources(*patterns, package="reports"):
+    """Return files of a package by pattern: what takes little time follows its makers."""
     return sorted(
-        str(path) for pattern in patterns for path in Path("reports").glob(pattern)
+        str(path) for pattern in patterns for path in Path(package).glob(pattern)
     )
+
+
+def theory_outputs(chosen):
+    """Return the files of some of the theory's experiments."""
+    return [
+        f"{FOLDER}/theory/{name}/{file}"
+        for name in chosen
+        for file in ("trials.csv", "series.csv", "statements.json", "provenance.json")
+    ]
 
 
 def names(found):
@@ -132,7 +149,7 @@ wildcard_constraints:
     run="[A-Za-z0-9_.-]+",
     table=names(TABLE_IDS),
     figure=names(FIGURE_IDS),
-    theory=names(THEORY_IDS),
+    theory=names(THEORY),
 
 
 def planned(rule, wildcard):

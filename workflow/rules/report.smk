@@ -120,12 +120,14 @@ rule theory_figure:
     """One figure of the theory."""
     input:
         f"{FOLDER}/plan.json",
-        rules.iht.output,
+        rules.theory.output.series,
         FIGURE_SOURCES,
     output:
-        multiext(f"{FOLDER}/figures/{{theory}}", ".pdf", ".png", ".svg"),
+        multiext(f"{FOLDER}/figures/theory_{{theory}}", ".pdf", ".png", ".svg"),
     log:
-        f"{FOLDER}/logs/figures/{{theory}}.log",
+        f"{FOLDER}/logs/figures/theory_{{theory}}.log",
+    wildcard_constraints:
+        theory=names(THEORY_FIGURES),
     retries: 0
     localrule: True
     conda:
@@ -133,7 +135,32 @@ rule theory_figure:
     params:
         folder=study_folder,
     shell:
-        "python -m reports figure {wildcards.theory} --results {params.folder:q} > {log:q} 2>&1"
+        "python -m reports figure theory_{wildcards.theory} --results {params.folder:q} > {log:q} 2>&1"
+
+
+rule statements:
+    """The theory's statements in one table: predicted, measured, and whether they hold."""
+    input:
+        f"{FOLDER}/plan.json",
+        expand(rules.theory.output.statements, theory=THEORY),
+        sources(
+            *("statements.py", "theory.py", "maths.py"),
+            *("outputs.py", "plan.py", "text.py", "latex.py"),
+            "templates/statements.tex.j2",
+        ),
+        sources("statistics.py", package="acdc/theory"),
+    output:
+        multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
+    log:
+        f"{FOLDER}/logs/tables/theory.log",
+    retries: 0
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        folder=study_folder,
+    shell:
+        "python -m reports statements --results {params.folder:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -142,11 +169,12 @@ rule report:
         f"{FOLDER}/tables/runs.parquet",
         TABLES,
         FIGURES,
-        rules.iht.output if THEORY_IDS else [],
+        theory_outputs(THEORY),
         sources("*.py", "templates/*.j2", "templates/*.css"),
     output:
         f"{FOLDER}/report.html",
         f"{FOLDER}/tables/methods_appendix.tex",
+        [f"{FOLDER}/tables/theory_chapter.tex"] * bool(THEORY),
     log:
         f"{FOLDER}/logs/report.log",
     retries: 0

@@ -1,21 +1,46 @@
 # The theorems, checked on problems whose constants are known.
 
+import json
+
 from workflow import requests
 
+THEORY_SOURCES = sources("*.py", "problems/*.py", package="acdc/theory")
 
-rule iht:
-    """Stochastic iterative hard thresholding on sparse least squares."""
+
+rule theory:
+    """One experiment: its trials, the series of its figure, and what its statements come to."""
+    input:
+        THEORY_SOURCES,
+        lambda wildcards: sources(
+            f"experiments/{wildcards.theory}.py", package="acdc/theory"
+        ),
     output:
-        curves=f"{FOLDER}/theory/iht_curves.csv",
-        summary=f"{FOLDER}/theory/iht_summary.csv",
+        trials=f"{FOLDER}/theory/{{theory}}/trials.csv",
+        series=f"{FOLDER}/theory/{{theory}}/series.csv",
+        statements=f"{FOLDER}/theory/{{theory}}/statements.json",
+        provenance=f"{FOLDER}/theory/{{theory}}/provenance.json",
     log:
-        f"{FOLDER}/logs/theory/iht.log",
+        f"{FOLDER}/logs/theory/{{theory}}.log",
+    # An error of theirs would come again; a lost node would not.
+    retries: 2
+    # One job of SLURM, as its profile says.
+    group:
+        "theory"
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=requests.IHT_MB,
-        runtime=requests.IHT_MINUTES,
+        theory=1,
+        mem_mb=requests.THEORY_MB,
+        runtime=requests.THEORY_MINUTES,
+    params:
+        folder=lambda wildcards, output: str(Path(output.statements).parent),
+        settings=lambda wildcards: [
+            word
+            for key, value in STUDY.theory[wildcards.theory].items()
+            for word in ("--set", f"{key}={json.dumps(value)}")
+        ],
     shell:
         "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
-        " python -m acdc theory iht --out $(dirname {output.curves:q}) > {log:q} 2>&1"
+        " python -m acdc theory run {wildcards.theory} --out {params.folder:q}"
+        " {params.settings:q} > {log:q} 2>&1"

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from acdc import acdc
@@ -208,6 +207,8 @@ def gaussian_concentration(share: float) -> float:
     share + 2 z phi(z), where a standard normal number exceeds z in magnitude with probability
     ``share``.
     """
+    from scipy.stats import norm
+
     z = norm.isf(share / 2)
     return float(share + 2.0 * z * norm.pdf(z))
 
@@ -308,7 +309,7 @@ def _phases(config: RunConfig) -> tuple[Phase, ...]:
 
 
 def _percent(count: int, total: int) -> str:
-    return rf"$k/N={100 * count / total:.3g}\,\%$"
+    return rf"$k/N={100 * count / total:.2g}\,\%$"
 
 
 def _draw(outcome: Outcome, config: RunConfig, counts: Mapping[str, int], total: int) -> None:

@@ -14,6 +14,7 @@ from acdc.theory.experiment import Counts, Kappas, Outcome
 from acdc.theory.iht import iht
 from acdc.theory.noise import stream
 from acdc.theory.problems import Trap, rotated_quadratics
+from acdc.theory.rates import largest_trap
 from acdc.theory.statistics import Statement, never
 
 _ENOUGH = 64.0
@@ -60,6 +61,8 @@ def run(settings: Settings) -> Outcome:
         for kappa in settings.kappas:
             asked_for = _ENOUGH * kappa**2
             outcome.draw(panel, r"$k=64k^\ast(\beta/\alpha)^2$", "bound", asked_for, kappa)
+            if panel == "trap_bad" and (held := largest_trap(kappa)) >= 1:
+                outcome.draw(panel, r"the largest trap, $((\kappa-1)/2)^2$", "bound", held, kappa)
     asked = [row for row in outcome.trials if row["meets_condition"]]
     failed = sum(not row["success"] for row in asked)
     outcome.statements = [_enough(failed, len(asked))] if asked else []

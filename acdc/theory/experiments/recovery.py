@@ -9,8 +9,6 @@ from typing import Self
 
 import torch
 from pydantic import Field, model_validator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LassoCV, orthogonal_mp
 from torch import Tensor
 
 from acdc.selection import top_k_rows
@@ -160,6 +158,9 @@ def classical(settings: Settings, observed: Observed, k_star: int) -> dict[str, 
     OMP is told k*. The Lasso's penalty is chosen by cross-validation over the rows; it is fitted
     again to all of them.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LassoCV, orthogonal_mp
+
     shape = observed.targets.shape[:-1]
     omp, lasso = (torch.zeros((*shape, settings.n), dtype=torch.float64) for _ in range(2))
     fit = LassoCV(alphas=settings.penalties, cv=settings.folds, fit_intercept=False)

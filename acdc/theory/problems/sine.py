@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from acdc.theory.iht import Gradient
@@ -94,6 +93,8 @@ def cpl_constant(c: float) -> float:
     Raises:
         ValueError: c is negative, or so large that phi has other stationary points than 0.
     """
+    from scipy.optimize import minimize_scalar
+
     if not 0.0 <= c < math.inf:
         raise ValueError(f"c = {c}: expected a finite number >= 0")
 

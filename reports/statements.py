@@ -1,0 +1,205 @@
+"""The table of the theory's statements: what is claimed, what was measured, the verdict."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from acdc.files import finite
+from acdc.theory.statistics import LEVEL, Interval, Statement
+from reports import latex, maths
+from reports.plan import ReportError
+from reports.text import NO_ROW
+from reports.theory import Found
+
+ID = "theory"
+"""Of the table's files."""
+CAPTION = (
+    f"Statements of the theory, as reconstructed. Brackets: {LEVEL:.0%} interval of what was "
+    "measured; none where it was computed without a sample. For $=$, a statement holds where the "
+    "interval contains the prediction and reaches at most as far to either side as said in "
+    "parentheses; for $\\leq$ and $\\geq$, where the whole interval is on that side; for never, "
+    "where no trial of $n$ violated it and the interval of their frequency ends at most at the "
+    "value in parentheses. It does not hold where the interval excludes the prediction or a trial "
+    "diverged, and is undecided otherwise."
+)
+"""Prose with mathematics."""
+
+_SIGNS = {"equals": "=", "at most": r"\leq", "at least": r"\geq"}
+_COLUMNS = (
+    *("experiment", "id", "source", "claim", "measure", "relation", "predicted", "tolerance"),
+    *("value", "low", "high", "level", "trials", "violations", "diverged", "verdict", "criterion"),
+    "note",
+)
+_ROUNDING = 1e-9
+_WIDE = 100.0
+"""Ends whose ratio is above it are rounded each by itself."""
+_FEWEST, _MOST = 2, 6
+"""Digits after the decimal point of a measured value with a spread."""
+
+
+def number(value: float, digits: int = 3) -> str:
+    r"""Return a number as mathematics, ``$1.2 \times 10^{-5}$``, with so many leading digits."""
+    if not math.isfinite(value):
+        return _not_finite(value)
+    power = _power(value)
+    scaled = value / 10.0**power
+    if abs(scaled) < 10**digits:
+        return f"${scaled:.{digits}g}{_times(power)}$"
+    return f"${scaled:.0f}{_times(power)}$"
+
+
+def predicted(statement: Statement) -> str:
+    """Return what is predicted, with its relation: prose with mathematics."""
+    tolerance = f" ({number(statement.tolerance)})" if math.isfinite(statement.tolerance) else ""
+    if statement.relation == "never":
+        return f"never{tolerance}"
+    value = number(statement.predicted).strip("$")
+    return f"${_SIGNS[statement.relation]} {value}$" + (
+        tolerance if statement.relation == "equals" else ""
+    )
+
+
+def measured(statement: Statement) -> tuple[str, str]:
+    """Return the measured value and its interval, empty without one: prose with mathematics.
+
+    The digits are those that the interval's width gives to tell, and two more where rounding would
+    put an end onto the prediction.
+    """
+    found = statement.measured
+    ends = [found.value, found.low, found.high]
+    largest = max((abs(end) for end in ends if math.isfinite(end)), default=0.0)
+    # What was computed has at most a spread of rounding.
+    if found.high - found.low <= _ROUNDING * largest or not math.isfinite(found.value):
+        return number(found.value, 4), ""
+    if found.low > 0 and found.high > _WIDE * found.low:
+        value, low, high = (number(end).strip("$") for end in ends)
+        return f"${value}$", f"$[{low}, {high}]$"
+    power = _power(largest)
+    scale = 10.0**power
+    digits = _digits(found, statement.predicted, scale)
+    value, low, high = (
+        f"{end / scale:.{digits}f}" if math.isfinite(end) else _not_finite(end).strip("$")
+        for end in ends
+    )
+    return f"${value}{_times(power)}$", f"$[{low}, {high}]{_times(power)}$"
+
+
+def _digits(found: Interval, prediction: float, scale: float) -> int:
+    width = (found.high - found.low) / scale
+    if not math.isfinite(width):
+        return _FEWEST
+    digits = min(max(1 - math.floor(math.log10(width)), 0), _MOST)
+    ends = [end / scale for end in (found.low, found.high) if end != prediction]
+    for _ in range(2):
+        if digits < _MOST and any(
+            round(end, digits) == round(prediction / scale, digits) for end in ends
+        ):
+            digits += 1
+    return digits
+
+
+def _power(value: float) -> int:
+    """Return the power of ten that is written out: 0 where plain digits are short."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return 0
+    return math.floor(math.log10(abs(value)))
+
+
+def _times(power: int) -> str:
+    return rf" \times 10^{{{power}}}" if power else ""
+
+
+def _not_finite(value: float) -> str:
+    if math.isnan(value):
+        return NO_ROW
+    return r"$\infty$" if value > 0 else r"$-\infty$"
+
+
+def rows(found: Iterable[Found]) -> list[dict[str, Any]]:
+    """Return every statement as plain data, in the order of the table."""
+    return [
+        {"experiment": each.experiment.id, **statement.plain()}
+        for each in found
+        for statement in each.statements
+    ]
+
+
+def to_csv(found: Sequence[Found]) -> str:
+    """Return the table as CSV, numbers unrounded."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(found))
+    return buffer.getvalue()
+
+
+def to_json(found: Sequence[Found]) -> str:
+    """Return the table as JSON, and the experiments of which there are no statements."""
+    data = {
+        "caption": CAPTION,
+        "statements": rows(found),
+        "missing": {each.experiment.id: each.problem for each in found if each.problem},
+    }
+    return json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n"
+
+
+def to_latex(found: Sequence[Found]) -> str:
+    """Return a table over pages; it needs booktabs, longtable, amsmath and amssymb."""
+    return latex.render(
+        "statements.tex.j2",
+        id=ID,
+        caption=maths.to_latex(CAPTION),
+        groups=[
+            {
+                "title": maths.to_latex(each.experiment.title),
+                "lines": [_line(statement) for statement in each.statements],
+            }
+            for each in found
+            if each.statements
+        ],
+        missing=[latex.escape(remark) for remark in remarks(found)],
+    )
+
+
+def remarks(found: Iterable[Found]) -> list[str]:
+    """Return a sentence that names the experiments of which there are no statements, if any."""
+    missing = [each.experiment.id for each in found if each.problem]
+    return [f"Not there: {', '.join(missing)}."] if missing else []
+
+
+def _line(statement: Statement) -> dict[str, Any]:
+    value, interval = measured(statement)
+    said = {
+        "source": statement.source,
+        "claim": statement.claim,
+        "measure": statement.measure,
+        "note": statement.note,
+        "predicted": predicted(statement),
+        "value": value,
+        "interval": interval,
+        "violations": NO_ROW if statement.violations is None else f"{statement.violations}",
+    }
+    return {
+        **{key: maths.to_latex(text) for key, text in said.items()},
+        "trials": statement.trials,
+        "diverged": statement.diverged,
+        "verdict": statement.verdict,
+    }
+
+
+def require_all(found: Iterable[Found]) -> None:
+    """Refuse a table of which experiments are missing.
+
+    Raises:
+        ReportError: the first reason why; or the plan has no experiment of the theory.
+    """
+    if not (found := list(found)):
+        raise ReportError("the plan has no experiment of the theory")
+    for each in found:
+        if each.problem:
+            raise ReportError(each.problem)

@@ -1,0 +1,545 @@
+"""The theory's figures, its table of statements and its chapter say what its files say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+
+from acdc.theory.statistics import Interval, Statement, never
+from reports import chapter as chapters
+from reports import latex, maths
+from reports.chapter import Block, chapter
+from reports.cli import cli
+from reports.figures.panels import PANELS
+from reports.figures.style import close, inline_svg, sequence, to_bytes
+from reports.figures.theory import draw
+from reports.html import report
+from reports.outputs import Source, draw_figure, write_statements
+from reports.plan import Experiment, ReportError, read_plan
+from reports.so_far import write_so_far
+from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
+from reports.text import NO_ROW
+from reports.theory import SERIES, Found, find, read_series, read_statements
+
+
+def experiment(name: str) -> Experiment:
+    return Experiment(
+        id=f"theory_{name}",
+        kind="theory",
+        title=rf"Of ${name[0]}_1$ & 50 %",
+        caption=r"See $\sigma^2$ < 1.",
+        paper=None,
+        awaits=None,
+        reference=None,
+        columns=(),
+        rows=(),
+        panels=(),
+        theory=name,
+    )
+
+
+def statement(name: str, interval: tuple[float, float, float], **more: Any) -> Statement:
+    values: dict[str, Any] = {
+        "source": "Theorem 9",
+        "claim": r"$x_t \le 1$ & so_on",
+        "measure": "the 100 % of it",
+        "relation": "at most",
+        "predicted": 1.0,
+        "trials": 30,
+    }
+    return Statement(id=name, measured=Interval(*interval), **(values | more))
+
+
+HOLDS = statement("holds", (0.5, 0.4, 0.6))
+FAILS = statement("fails", (1.5, 1.4, 1.6), diverged=2)
+OPEN = statement("open", (1.0, 0.9, 1.1))
+SURE = never(
+    id="sure", source="Lemma 9", claim="it is so", measure="seen", violations=0, trials=1000
+)
+
+
+def store(study: Path, name: str, *statements: Statement, **change: Any) -> None:
+    """Write statements.json; what is given by name is changed in every statement."""
+    folder = study / "theory" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [each.plain() | change for each in statements]
+    data = {"experiment": name, "settings": {}, "statements": plain}
+    (folder / "statements.json").write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        (0.5, 0.4, 0.6),
+        (np.inf, -np.inf, np.inf),
+        (np.inf, np.inf, np.inf),
+        (np.nan, np.nan, np.nan),
+    ],
+)
+def test_a_statement_comes_back_as_it_was(
+    interval: tuple[float, float, float], tmp_path: Path
+) -> None:
+    first = statement("first", interval, relation="equals", tolerance=0.5, note="n")
+    store(tmp_path, "t3", first, SURE)
+    found = read_statements(tmp_path, "t3")
+    # Compared as text, since nan is not itself.
+    assert [each.plain() for each in found] == [first.plain(), SURE.plain()]
+    assert [each.verdict for each in found] == [first.verdict, "holds"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "holds"},
+        {"verdict": "undecided"},
+        {"high": 0.5, "low": 0.1, "value": 0.2, "diverged": 0},
+        {"predicted": 2.0, "diverged": 0},
+        {"diverged": 0, "relation": "at least"},
+    ],
+)
+def test_a_verdict_that_its_numbers_do_not_give_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    store(tmp_path, "t3", FAILS, **change)
+    with pytest.raises(ReportError, match=r"statement fails is said to be .*its interval gives"):
+        read_statements(tmp_path, "t3")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"statements": [{"id": "a"}]}', '{"statements": 1}']
+)
+def test_damaged_statements_are_refused(content: str, tmp_path: Path) -> None:
+    store(tmp_path, "t3", HOLDS)
+    (tmp_path / "theory" / "t3" / "statements.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ReportError, match=r"statements\.json is damaged"):
+        read_statements(tmp_path, "t3")
+    with pytest.raises(ReportError, match=r"missing; run 'acdc theory run c1 --out .*theory/c1'"):
+        read_statements(tmp_path, "c1")
+
+
+FOUND = [
+    Found(experiment("t3"), (HOLDS, FAILS)),
+    Found(experiment("c1"), (OPEN, SURE)),
+    Found(experiment("fail"), problem="it_broke & so"),
+]
+
+
+def test_the_table_has_every_statement_with_its_verdict() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(FOUND))))
+    assert [(row["experiment"], row["id"], row["verdict"]) for row in rows] == [
+        ("theory_t3", "holds", "holds"),
+        ("theory_t3", "fails", "does not hold"),
+        ("theory_c1", "open", "undecided"),
+        ("theory_c1", "sure", "holds"),
+    ]
+    assert [float(rows[1][key]) for key in ("value", "low", "high")] == [1.5, 1.4, 1.6]
+    assert (rows[1]["diverged"], rows[1]["violations"], rows[3]["violations"]) == ("2", "", "0")
+    data = json.loads(to_json(FOUND))
+    assert [row["verdict"] for row in data["statements"]] == [row["verdict"] for row in rows]
+    assert data["missing"] == {"theory_fail": "it_broke & so"}
+
+
+def test_the_latex_table_escapes_prose_and_keeps_formulas() -> None:
+    text = to_latex(FOUND)
+    assert r"$x_t \le 1$ \& so\_on" in text
+    assert r"the 100 \% of it" in text
+    assert r"Of $t_1$ \& 50 \%" in text
+    assert "Not there: theory\\_fail." in text
+    body = text[text.index(r"\endfoot") :]
+    assert re.findall(r"\{(holds|does not hold|undecided)\} \\\\", body) == [
+        "holds",
+        "does not hold",
+        "undecided",
+        "holds",
+    ]
+    assert text.isascii()
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "tables" / "theory.tex").write_text(to_latex(FOUND), encoding="utf-8")
+    blocks = chapter(FOUND)
+    for block in blocks:
+        if block.experiment:
+            frame = pd.DataFrame([["a", "b", "measured", 1, 1, None, None]], columns=SERIES)
+            figure = draw("t3", frame.astype({"low": float, "high": float}))
+            figure.savefig(tmp_path / "figures" / f"{block.experiment.id}.pdf")
+            close(figure)
+    text = chapters.to_latex(blocks)
+    assert text.count(r"\includegraphics") == 2
+    (tmp_path / "tables" / "theory_chapter.tex").write_text(text, encoding="utf-8")
+    script = Path(__file__).parents[2] / ".ci" / "latex"
+    done = subprocess.run([script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "$0$"),
+        (2.0, "$2$"),
+        (-1.0, "$-1$"),
+        (0.3333333, "$0.333$"),
+        (1234.5, "$1234$"),
+        (2e6, r"$2 \times 10^{6}$"),
+        (1.23456e-5, r"$1.23 \times 10^{-5}$"),
+        (float("inf"), r"$\infty$"),
+        (float("nan"), NO_ROW),
+    ],
+)
+def test_numbers(value: float, expected: str) -> None:
+    assert number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.427, 0.3874, 0.4657), ("$0.427$", "$[0.387, 0.466]$")),
+        ((5.2766e-6, 4.7375e-6, 5.7828e-6), (r"$5.28 \times 10^{-6}$", None)),
+        ((2.0, 2.0, 2.0), ("$2$", "")),
+        # As many digits as tell the end from the prediction.
+        ((0.95, 0.90, 0.9996), ("$0.9500$", "$[0.9000, 0.9996]$")),
+        # Ends that are far apart, each with its own.
+        ((10.6, 0.0978, 1153.0), ("$10.6$", "$[0.0978, 1153]$")),
+        ((float("inf"), -float("inf"), float("inf")), (r"$\infty$", "")),
+    ],
+)
+def test_measured_values_have_the_digits_that_their_intervals_tell(
+    interval: tuple[float, float, float], expected: tuple[str, str | None]
+) -> None:
+    value, between = measured(statement("any", interval))
+    if expected[1] is None:
+        assert value == r"$5.3 \times 10^{-6}$"
+        assert between == r"$[4.7, 5.8] \times 10^{-6}$"
+    else:
+        assert (value, between) == expected
+
+
+def test_predictions_carry_their_relation() -> None:
+    assert predicted(HOLDS) == r"$\leq 1$"
+    assert predicted(replace(HOLDS, relation="at least", predicted=-0.5)) == r"$\geq -0.5$"
+    assert predicted(replace(HOLDS, relation="equals", tolerance=0.05)) == "$= 1$ ($0.05$)"
+    assert predicted(SURE) == "never ($0.05$)"
+
+
+def texts(blocks: list[Block]) -> str:
+    return "\n".join(block.text for block in blocks)
+
+
+CORRECT = statement("exponent", (2.0, 1.99, 2.01), relation="equals", predicted=2, tolerance=0.1)
+FAIL = [
+    CORRECT,
+    statement("constant", (0.123456, 0.123456, 0.123456)),
+    never(id="stuck", source="F3", claim="c", measure="m", violations=0, trials=777),
+    never(id="released", source="F3", claim="c", measure="m", violations=5, trials=777),
+]
+
+
+def test_numbers_and_words_of_the_chapter_are_those_of_the_statements() -> None:
+    said = texts(chapter([Found(experiment("fail"), tuple(FAIL))]))
+    assert (
+        "exponent $2.000$ $[1.990, 2.010]$ in the condition number ($2$ predicted; this holds)"
+        in said
+    )
+    assert "is $0.1235$;" in said
+    assert "left it in 0 of 777 trials" in said
+    assert "failed to leave in 5 of 777" in said
+    assert "So the need is real" in said
+    assert "3 hold, 1 do not, and 0 are undecided" in said
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [((1.5, 1.4, 1.6), "does not hold"), ((2.0, 1.5, 2.5), "is undecided")],
+)
+def test_words_follow_the_verdict(interval: tuple[float, float, float], words: str) -> None:
+    other = replace(CORRECT, measured=Interval(*interval))
+    said = texts(chapter([Found(experiment("fail"), (other, *FAIL[1:]))]))
+    assert f"this {words})" in said
+    assert "this holds" not in said
+    assert "So the need is real" not in said
+
+
+def test_what_is_missing_is_left_out_and_named() -> None:
+    blocks = chapter([Found(experiment("fail"), tuple(FAIL)), Found(experiment("c1"), problem="x")])
+    headings = [block.text for block in blocks if block.kind == "heading"]
+    assert "The bridge to training" not in headings
+    assert any(heading.startswith("Which $k$") for heading in headings)
+    remarks = [block.text for block in blocks if block.kind == "remark"]
+    assert remarks[0] == "Not there: theory_c1."
+    assert remarks[1].startswith("Not in this study: ")
+    for name in ("t2_rate", "bridge", "t1_gap"):
+        assert name in remarks[1]
+    assert not re.search(r"\bfail\b|c1", remarks[1])
+    assert [block.experiment for block in blocks if block.kind == "figure"] == [experiment("fail")]
+
+
+def test_a_statement_that_was_not_measured_costs_its_paragraph_only() -> None:
+    blocks = chapter([Found(experiment("fail"), tuple(FAIL[1:]))])
+    assert "failed to leave" not in texts(blocks)
+    assert blocks[-1].text == "Not measured with these settings: fail.exponent."
+    assert any(block.kind == "table" for block in blocks)
+
+
+def test_nothing_there_leaves_what_the_paper_claims() -> None:
+    blocks = chapter([Found(experiment("t3"), problem="gone")])
+    assert blocks[0] == Block("heading", "What the paper claims")
+    assert {block.kind for block in blocks} == {"heading", "prose", "remark"}
+
+
+@pytest.fixture(scope="module")
+def page(outputs: Path) -> str:
+    text = (outputs / "report.html").read_text(encoding="utf-8")
+    start = text.index('<section id="page-theory"')
+    return text[start : text.index("</section>", start)]
+
+
+def test_the_page_has_mathml_and_every_statement(page: str, source: Source) -> None:
+    assert "$" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)
+    assert page.count("<math") > 20
+    assert "<script" not in page
+    for found in find(source.study, source.plan):
+        for each in found.statements:
+            value, between = measured(each)
+            assert str(maths.to_html(value)) in page
+            assert str(maths.to_html(between)) in page
+            assert str(maths.to_html(each.claim)) in page
+        verdicts = [each.verdict for each in found.statements]
+        title = page.index("</th></tr>", page.index(f">{maths.to_html(found.experiment.title)}<"))
+        body = page[title : page.index("</tbody>", title)]
+        assert re.findall(r'<span class="verdict [^>]*>([^<]*)<', body) == verdicts
+
+
+def test_the_chapter_of_the_study_tells_all_that_it_has(page: str, outputs: Path) -> None:
+    assert "Not measured with these settings" not in page
+    assert 'id="theory_t2_rate"' in page
+    assert 'href="#theory_t2_rate">Figure' in page
+    assert "theory_lemmas" not in page
+    text = (outputs / "tables" / "theory_chapter.tex").read_text(encoding="utf-8")
+    assert r"\includegraphics" in text
+    assert r"\study/figures/theory_t2_rate.pdf" in text
+    assert r"\input{\study/tables/theory.tex}" in text
+    assert r"Figure~\ref{fig:theory_t2_rate}" in text
+
+
+@pytest.fixture
+def copy(study: Path, tmp_path: Path) -> Path:
+    """The study's plan and theory."""
+    shutil.copytree(study / "theory", tmp_path / "study" / "theory")
+    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
+    plan["experiments"] = [each for each in plan["experiments"] if each["kind"] == "theory"]
+    (tmp_path / "study" / "plan.json").write_text(json.dumps(plan | {"runs": {}}), encoding="utf-8")
+    return tmp_path / "study"
+
+
+def lose(folder: Path) -> None:
+    (folder / "statements.json").unlink()
+
+
+def tamper(folder: Path) -> None:
+    path = folder / "statements.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["statements"][0]["verdict"] = "proven"
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(lose, "is missing"), (tamper, "is said to be 'proven'")]
+)
+def test_the_command_refuses_and_so_far_goes_on(
+    change: Callable[[Path], None], said: str, copy: Path
+) -> None:
+    change(copy / "theory" / "t2_rate")
+    with pytest.raises(ReportError, match=said):
+        CliRunner().invoke(cli, ["statements", "--results", str(copy)], catch_exceptions=False)
+    assert not (copy / "tables").exists()
+    made = write_so_far(copy)
+    tex = (copy / "so_far" / "tables" / "theory.tex").read_text(encoding="utf-8")
+    assert "Not there: theory\\_t2\\_rate." in tex
+    assert said.replace("'", "&#39;") in (copy / "so_far" / "report.html").read_text("utf-8")
+    assert copy / "so_far" / "tables" / "theory_chapter.tex" in made.paths
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "damaged"),
+        ("panel,line\na,b\n", "lacks the columns role"),
+        ("panel,line,role,x,y,low,high\na,b,pie,1,1,,\n", "role 'pie' is unknown; measured"),
+        ("panel,line,role,x,y,low,high\na,b,fit,one,1,,\n", "damaged"),
+    ],
+)
+def test_damaged_series_cost_their_figure_only(content: str, said: str, copy: Path) -> None:
+    (copy / "theory" / "t2_rate" / "series.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(ReportError, match=said):
+        CliRunner().invoke(
+            cli, ["figure", "theory_t2_rate", "--results", str(copy)], catch_exceptions=False
+        )
+    write_so_far(copy)
+    text = (copy / "so_far" / "report.html").read_text(encoding="utf-8")
+    assert "Not there: " in text
+    assert "Theorem 2 without noise" in text
+
+
+def test_a_study_without_theory_has_no_chapter(source: Source, tmp_path: Path) -> None:
+    plan = replace(source.plan, experiments=(source.plan.experiment("own"),))
+    without = replace(source, plan=plan, out=tmp_path)
+    assert "page-theory" not in report(without)
+    with pytest.raises(ReportError, match="no experiment of the theory"):
+        write_statements(without)
+
+
+def test_every_title_and_caption_can_be_typeset() -> None:
+    text = r"a < $b_1 \le \|x\|^2$ & $c$"
+    html = maths.to_html(text)
+    assert html.startswith("a &lt; <math")
+    assert html.count("</math>") == 2
+    assert maths.to_latex(text) == r"a \textless{} $b_1 \le \|x\|^2$ \& $c$"
+    assert maths.to_words(text) == "a < b_1 le |x|^2 & c"
+    assert maths.to_html("5 $ only") == "5 $ only"
+    assert maths.to_latex("5 $ only") == r"5 \$ only"
+    with pytest.raises(ReportError, match=r"the formula \$x\^\$ cannot be typeset"):
+        maths.to_html("$x^$")
+
+
+ROWS = [
+    ("gap", "$k=1$", "measured", 0, 1.0, 0.5, 2.0),
+    ("gap", "$k=1$", "measured", 1, 0.1, 0.05, 0.2),
+    ("gap", "$k=1$", "measured", 2, 0.0, 0.0, 0.1),
+    ("gap", "bound, $k=1$", "bound", 0, 3.0, None, None),
+    ("gap", "bound, $k=1$", "bound", 2, 2.0, None, None),
+    ("new", "other", "measured", 3, 7.0, None, None),
+    ("new", "other", "measured", 1, 5.0, None, None),
+    ("new", "other", "fit", 1, 5.0, None, None),
+    ("new", "other", "fit", 3, 7.5, None, None),
+    ("new", "one", "trial", 2, 6.0, None, None),
+    ("new", "one", "trial", 3, 8.0, None, None),
+    ("new", "sparse phase", "phase", 1, 2, None, None),
+    ("new", "alone", "bound", 1, 9.0, None, None),
+    ("new", "alone", "bound", 3, 9.0, None, None),
+    ("map", "2", "cell", 1, 0.25, None, None),
+    ("map", "8", "cell", 1, 0.5, None, None),
+    ("map", "2", "cell", 10, 0.75, None, None),
+    ("map", "8", "cell", 10, 1.0, None, None),
+    ("map", "curve", "bound", 1, 2.0, None, None),
+    ("map", "curve", "bound", 10, 8.0, None, None),
+]
+
+
+def lines(axes: Axes) -> list[list[list[float]]]:
+    return [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+
+
+def test_every_line_of_every_panel_is_drawn() -> None:
+    figure = draw("t2_rate", pd.DataFrame(ROWS, columns=SERIES))
+    gap, new, heat = figure.axes[:3]
+    # A gap of zero is beyond a logarithmic axis.
+    assert lines(gap) == [[[0, 1.0], [1, 0.1]], [[0, 3.0], [2, 2.0]]]
+    (bars,) = (each for each in gap.collections if isinstance(each, LineCollection))
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.5, 2.0], [0.1, 0.2]]
+    assert gap.lines[0].get_color() == gap.lines[1].get_color()
+    assert lines(new) == [
+        [[1, 5.0], [3, 7.0]],
+        [[1, 5.0], [3, 7.5]],
+        [[2, 6.0], [3, 8.0]],
+        [[1, 9.0], [3, 9.0]],
+    ]
+    (shade,) = new.patches
+    assert (shade.get_x(), shade.get_x() + shade.get_width()) == (1, 2)
+    (mesh,) = (each for each in heat.collections if isinstance(each, QuadMesh))
+    assert np.asarray(mesh.get_array()).tolist() == [[0.25, 0.75], [0.5, 1.0]]
+    assert [text.get_text() for text in heat.texts] == ["0.25", "0.75", "0.5", "1"]
+    assert lines(heat) == [[[1, 2.0], [10, 8.0]]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("$k=1$", "other", "one", "bound", "sparse phase", "alone", "curve")
+    ]
+    assert [axes.get_title(loc="left") for axes in (gap, new)] == [
+        "(a) gap by iteration",
+        "(b) new",
+    ]
+    close(figure)
+
+
+def test_real_series_are_drawn_whole(source: Source) -> None:
+    series = read_series(source.study, "t2_rate")
+    figure = draw_figure(source, source.plan.experiment("theory_t2_rate"))
+    for axes, (panel, rows) in zip(figure.axes, series.groupby("panel", sort=False), strict=True):
+        assert panel in PANELS["t2_rate"]
+        expected = {
+            tuple(map(tuple, part.loc[part["y"] > 0, ["x", "y"]].sort_values("x").to_numpy()))
+            for _, part in rows.groupby(["line", "role"])
+        }
+        assert {tuple(map(tuple, line)) for line in lines(axes)} == expected
+    close(figure)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_nothing_overlaps_or_leaves_the_figure(count: int) -> None:
+    rows = [
+        (f"panel {panel}", f"quite a long label, number {line}, $k={line}$", "measured", x, 10.0**x)
+        for panel in range(count)
+        for line in range(8)
+        for x in range(5)
+    ]
+    frame = pd.DataFrame([(*row, None, None) for row in rows], columns=SERIES)
+    figure = draw("unheard_of", frame.astype({"low": float, "high": float}))
+    figure.canvas.draw()
+    assert len(figure.axes) == count
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes += [legend.get_window_extent() for legend in figure.legends]
+    for index, box in enumerate(boxes):
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y1 <= figure.bbox.y1 + 1
+        for other in boxes[index + 1 :]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(width, height) <= 1
+    close(figure)
+
+
+def test_the_text_names_only_experiments_that_there_are() -> None:
+    from acdc.theory.experiment import EXPERIMENTS
+
+    text = (latex.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
+    named = re.findall(r'(?:tell|told|listed|needs|alike)\("(\w+)', text)
+    named += re.findall(r"!figure (\w+)|\[\[(\w+)\]\]", text)[0]
+    assert {name for name in named if name} <= set(EXPERIMENTS)
+    assert set(PANELS) <= set(EXPERIMENTS)
+
+
+def test_the_plan_says_which_theory(copy: Path) -> None:
+    data = json.loads((copy / "plan.json").read_text(encoding="utf-8"))
+    del data["experiments"][0]["theory"]
+    (copy / "plan.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ReportError, match="lacks the key 'theory'"):
+        read_plan(copy)
+
+
+def test_the_page_sets_every_colour_of_a_long_series() -> None:
+    looks = sequence(12)
+    rows = [("a", f"line {i}", "measured", x, i, None, None) for i in range(12) for x in (1, 2)]
+    frame = pd.DataFrame(rows, columns=SERIES).astype({"low": float, "high": float})
+    figure = draw("unheard_of", frame)
+    text = inline_svg(to_bytes(figure, "svg", "long"), "long", "long")
+    close(figure)
+    assert len({(look.colour, look.marker) for look in looks}) == 12
+    assert not [look.colour for look in looks if f": {look.colour}" in text]
