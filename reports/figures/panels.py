@@ -18,7 +18,7 @@ class Plot:
     cells: str = ""
     """What the colours of a heat map are."""
     limits: tuple[float, float] | None = None
-    """Of the colours; None is from the least to the largest value."""
+    """Of the colours, or else of the axis of y; None is from the least to the largest value."""
     least: float | None = None
     """Where the axis of y begins at the lowest: what is below is rounding, or of no interest."""
 
