@@ -234,7 +234,7 @@ def _smooth_along_sparse_directions_only(outcome: Outcome, settings: Settings) -
             trials=len(each),
             diverged=int(trace.diverged.sum()),
             note="F1 is smooth in all directions, where the stated growth can be proved for any "
-            "noise; here it cannot. The curvature on the support is about alpha, and beta an estimate.",
+            "noise; here it cannot. The curvature on the support is about alpha, beta an estimate.",
         )
     )
 
