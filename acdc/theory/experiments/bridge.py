@@ -385,7 +385,7 @@ def _statements(
         Statement(
             id="concentration_beyond_layers",
             source="Theorem 1, assumption of a concentrated gradient (CPL)",
-            claim="more concentrated also than layers of different sizes of gradient make it",
+            claim="the gradient is more concentrated than layers of different sizes make it",
             measure=r"$\|T_k(\nabla f)\|^2/\|\nabla f\|^2$ over that of a vector that is Gaussian "
             rf"within each layer and has the norms of the layers' gradients, {share}",
             relation="at least",
