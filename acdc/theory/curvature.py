@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Products before the first restart; outlying eigenvalues need few.
-_LANCZOS_VECTORS = 6
+_LANCZOS_VECTORS = 10
 
 
 class Hessian:
@@ -34,7 +34,7 @@ class Hessian:
         return flat(torch.autograd.grad(self._slopes, self._parameters, parts, retain_graph=True))
 
     def along(self, direction: Tensor) -> float:
-        """Return the curvature d^T H d / ||d||^2 along a direction d, (N,)."""
+        """Return the curvature d^T H d / ||d||^2 along a direction d, (N,); NaN if d is 0."""
         return float(direction @ (self @ direction) / direction.square().sum())
 
 
@@ -44,17 +44,19 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def largest_curvature(
-    hessian: Hessian, support: Tensor, generator: torch.Generator, tolerance: float = 0.05
+    hessian: Hessian, support: Tensor, generator: torch.Generator, tolerance: float = 0.01
 ) -> tuple[float, Tensor]:
     """Return the largest eigenvalue of P_S H P_S and its eigenvector (N,), by Lanczos' iteration.
 
-    It is the largest curvature along directions within S, from below: a Ritz value.
+    It is the largest curvature along directions within S, from below: a Ritz value. Where H is 0 on
+    S it is 0, and the vector a random one.
 
     Args:
         hessian: H.
         support: S, a mask (N,).
         generator: of the vector that it starts from.
-        tolerance: of the residual, relative to the eigenvalue, whose error is of its square.
+        tolerance: of the residual, relative to the eigenvalue: some eigenvalue is as near as that,
+            and nearer the further it is from the others.
 
     Raises:
         ValueError: S has fewer than two coordinates.
@@ -73,11 +75,15 @@ def largest_curvature(
     def product(vector: np.ndarray) -> np.ndarray:
         return np.asarray((hessian @ embed(vector))[support])
 
+    start = torch.randn(size, dtype=torch.float64, generator=generator).numpy()
+    if not product(start).any():
+        # ARPACK would stop with an error. Almost surely the whole operator is 0.
+        return 0.0, embed(start / np.linalg.norm(start))
     values, vectors = eigsh(
         LinearOperator((size, size), matvec=product, dtype=np.float64),
         k=1,
         which="LA",
-        v0=torch.randn(size, dtype=torch.float64, generator=generator).numpy(),
+        v0=start,
         ncv=min(size, _LANCZOS_VECTORS),
         tol=tolerance,
     )

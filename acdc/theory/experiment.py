@@ -67,11 +67,13 @@ def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(_distinct(values)))
 
 
-Condition = Annotated[float, Field(ge=1)]
+Condition = Annotated[float, Field(ge=1, le=1e6)]
 Several = Field(min_length=1)
 Kappas = Annotated[tuple[Condition, ...], Several, AfterValidator(ascending)]
 """Condition numbers beta/alpha, each at least 1, in ascending order."""
-Sigmas = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Several, AfterValidator(ascending)]
+Sigmas = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1e6)], ...], Several, AfterValidator(ascending)
+]
 """Noise levels, the square root of E||g - grad f||^2, in ascending order."""
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, AfterValidator(ascending)]
 """Whole numbers from 1 on, in ascending order."""
@@ -121,9 +123,9 @@ class Outcome:
 
     def draw_fit(self, panel: str, line: str, x: Sequence[float], y: Sequence[float]) -> None:
         """Add the power law that fits points best, over their range, if there is one."""
-        points = np.log(np.asarray([x, y], dtype=np.float64))
-        if np.isfinite(points).all() and np.ptp(points[0]) > 0.0:
-            power, level = np.polyfit(points[0], points[1], 1)
+        points = np.asarray([x, y], dtype=np.float64)
+        if np.isfinite(points).all() and (points > 0.0).all() and np.ptp(points[0]) > 0.0:
+            power, level = np.polyfit(np.log(points[0]), np.log(points[1]), 1)
             for end in (min(x), max(x)):
                 self.draw(panel, line, "fit", end, float(np.exp(level) * end**power))
 

@@ -117,13 +117,13 @@ def iht_step(
     eta = per_trial(step_size)
 
     def step(theta: Tensor) -> Tensor:
-        return _prune(theta - eta * gradient(theta), k)
+        return prune(theta - eta * gradient(theta), k)
 
     return step
 
 
-def _prune(x: Tensor, k: int | Tensor) -> Tensor:
-    """Return T_k(x) with NaN, of which T_k knows no magnitude, as infinity."""
+def prune(x: Tensor, k: int | Tensor) -> Tensor:
+    """Return T_k(x), where NaN, which has no magnitude to rank, counts as infinite."""
     ranked = torch.nan_to_num(x, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     return torch.where(top_k_rows(ranked, k, magnitudes=True), ranked, 0.0)
 
@@ -215,7 +215,7 @@ class Phases:
             raise ValueError("parts: expected at least one")
 
         def step(theta: Tensor) -> Tensor:
-            pruned = _prune(self.dense(parts, theta), k)
+            pruned = prune(self.dense(parts, theta), k)
             return on_support(gradient, pruned, self.sparse_step_size, self.sparse_steps)
 
         return step

@@ -45,8 +45,8 @@ def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
 
     Equal values have an interval of one point. Of twenty strongly skewed values it covers the mean
-    in about 95 % of samples, not 99. A value that is not finite, as a diverged trial has,
-    makes the mean and the upper end infinite.
+    in about 95 % of samples, not 99. A value that is not finite, as a diverged trial has, makes
+    the mean and both ends infinite.
 
     Args:
         values: one for each trial, at least two.
@@ -234,8 +234,11 @@ class Statement:
         }
 
 
-def never(*, violations: int, trials: int, tolerance: float = 0.05, **rest: Any) -> Statement:
-    """Return the statement that something does not happen, of so many trials."""
+def never(*, violations: int, trials: int, tolerance: float = 0.1, **rest: Any) -> Statement:
+    """Return the statement that something does not happen, of so many independent trials.
+
+    With the default tolerance 51 of them suffice; what is tried of one problem is one trial.
+    """
     return Statement(
         relation="never",
         predicted=0.0,

@@ -235,7 +235,7 @@ def test_predictions_carry_their_relation() -> None:
     assert predicted(HOLDS) == r"$\leq 1$"
     assert predicted(replace(HOLDS, relation="at least", predicted=-0.5)) == r"$\geq -0.5$"
     assert predicted(replace(HOLDS, relation="equals", tolerance=0.05)) == "$= 1$ ($0.05$)"
-    assert predicted(SURE) == "never ($0.05$)"
+    assert predicted(SURE) == "never ($0.1$)"
 
 
 def texts(blocks: list[Block]) -> str:

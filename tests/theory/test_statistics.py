@@ -206,7 +206,7 @@ def test_a_proportion_has_clopper_and_pearsons_interval(trials: int, data: st.Da
 def test_no_violation_of_few_trials_leaves_much_open() -> None:
     # 1 - 0.005^(1/n).
     assert proportion(0, 20).high == pytest.approx(1 - 0.005**0.05)
-    assert proportion(0, 103).high > 0.05 > proportion(0, 104).high
+    assert proportion(0, 50).high > 0.1 > proportion(0, 51).high
 
 
 def test_a_proportion_needs_trials() -> None:
@@ -263,7 +263,7 @@ def test_the_verdict_is_that_of_the_truth_table(
 
 @pytest.mark.parametrize(
     ("violations", "trials", "verdict"),
-    [(0, 104, HOLDS), (0, 103, OPEN), (0, 2, OPEN), (1, 10**6, FAILS), (104, 104, FAILS)],
+    [(0, 51, HOLDS), (0, 50, OPEN), (0, 2, OPEN), (1, 10**6, FAILS), (104, 104, FAILS)],
 )
 def test_never_means_no_violation_in_enough_trials(
     violations: int, trials: int, verdict: str
@@ -271,7 +271,7 @@ def test_never_means_no_violation_in_enough_trials(
     texts = {"id": "a", "source": "Lemma 1", "claim": "$x$", "measure": "$y$"}
     found = never(violations=violations, trials=trials, **texts)
     assert found.verdict == verdict
-    assert (found.relation, found.predicted, found.tolerance) == ("never", 0.0, 0.05)
+    assert (found.relation, found.predicted, found.tolerance) == ("never", 0.0, 0.1)
     assert (found.violations, found.trials) == (violations, trials)
     assert found.measured == proportion(violations, trials)
     assert never(violations=violations, trials=trials, diverged=1, **texts).verdict == FAILS

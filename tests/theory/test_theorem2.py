@@ -69,7 +69,9 @@ def test_rows_are_those_of_a_plain_loop_over_single_trials(rate: Outcome) -> Non
 
 def test_statements_hold_without_a_violation(rate: Outcome) -> None:
     found = statement(rate, "one_step")
-    assert (found.violations, found.trials) == (0, 4 * 3 + 2)
+    # A problem is one trial, whatever the number of k: two at each kappa, and two wide ones.
+    assert (found.violations, found.trials) == (0, 4 + 2)
+    assert found.verdict == "undecided"
     assert statement(rate, "iterations_enough").verdict == "holds"
 
 
@@ -86,6 +88,7 @@ def test_a_step_that_diverges_is_reported_and_nothing_holds() -> None:
     assert len(lost) > len(outcome.trials) / 2
     assert all(math.isinf(row["gap"]) for row in lost)
     found = statement(outcome, "one_step")
+    assert found.violations > 0
     assert found.diverged == len(lost)
     assert found.verdict == "does not hold"
 
@@ -138,3 +141,22 @@ def test_measures_of_hand_written_traces() -> None:
     assert worst_ratio(values, floor=0.3).tolist() == [0.5, 1.0]
     assert tail_mean(values).tolist() == [1.5, 0.25]
     assert math.isnan(worst_ratio(torch.zeros(3, 1).double())[0])
+
+
+def test_where_k_is_as_large_as_asked_it_is_so_for_any_condition_number() -> None:
+    outcome = outcome_of("t2_rate", **{**RATE, "kappas": [1.7, 2]}, **WIDE)
+    wide = [row for row in outcome.trials if row["n"] == 600]
+    assert {row["k"] for row in wide} == {2 * math.ceil(64 * 1.7**2)}
+    assert all(row["meets_condition"] for row in wide)
+    for row in wide:
+        assert row["iterations"] < row["predicted_iterations"]
+
+
+def test_the_growth_of_floors_is_measured_on_restricted_problems_too(floor: Outcome) -> None:
+    rows = [row for row in floor.trials if row["noise"] == "restricted"]
+    assert {(row["n"], row["k_star"], row["k"]) for row in rows} == {(128, 3, 6)}
+    assert all(0 < row["alpha"] < 1 < row["beta"] for row in rows)
+    # The columns on the support are scaled so that the curvature there falls with 1/kappa.
+    half = len(rows) // 2
+    mild, steep = rows[:half], rows[half:]
+    assert max(row["alpha"] for row in steep) < min(row["alpha"] for row in mild)

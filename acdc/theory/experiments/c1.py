@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acdc.theory import experiment
 from acdc.theory.experiment import Counts, Outcome, ascending
-from acdc.theory.iht import Gradient, Phases, hard_threshold, on_support, per_trial
+from acdc.theory.iht import Gradient, Phases, on_support, per_trial, prune
 from acdc.theory.measures import ROUNDING, geometric
 from acdc.theory.noise import stream
 from acdc.theory.problems import SineSquares, sine_squares
@@ -24,19 +24,19 @@ _SOURCE = "Corollary 1"
 class Settings(experiment.Settings):
     """F2 as a mean of parts, from theta_0 = 0."""
 
-    trials: int = Field(default=20, ge=2)
+    trials: int = Field(default=60, ge=2)
     """Problems."""
     n: int = Field(default=1000, ge=2)
     """Dimension of theta."""
     k_star: int = Field(default=4, ge=1)
     """Non-zeros of the minimiser, and rows of A."""
     k: int = Field(default=950, ge=1)
-    """Kept entries, at least 160 k* (beta/alpha)^2 for the whole of f."""
+    """Kept entries, enough for the constants of the whole of f, not for those of its parts."""
     c: float = Field(default=1.2, ge=0)
     """Weight of the sine; f is not convex above 1."""
     tail: float = Field(default=0.1, ge=0)
     """Scale of the columns beyond the first k*."""
-    passes: Counts = (1, 2, 4)
+    passes: Counts = (1, 4)
     """Passes over the parts in a dense phase."""
     parts: Counts = (2, 4)
     """Mini-batches."""
@@ -44,7 +44,7 @@ class Settings(experiment.Settings):
         tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(ascending)
     ] = (0.5, 1.0)
     """Of the step eta = factor/(2 beta)."""
-    phases: int = Field(default=30, ge=1)
+    phases: int = Field(default=20, ge=1)
     """Of each trial."""
     sparse_steps: int = Field(default=4, ge=1)
     """Gradient steps of a sparse phase, where there is one."""
@@ -87,6 +87,7 @@ class _Found:
     """Last gap, as part of the floor 16 (beta eta L)^2/alpha."""
     rises: Tensor
     """Sparse phases at whose end f is larger than at their start."""
+    diverged: Tensor
 
 
 def run(settings: Settings) -> Outcome:
@@ -96,65 +97,77 @@ def run(settings: Settings) -> Outcome:
         *(settings.trials, settings.c, settings.tail, settings.n, settings.k_star),
         stream(settings.seed, "c1"),
     )
-    found: list[_Found] = []
+    found: dict[bool, list[_Found]] = {False: [], True: []}
     for factor in settings.factors:
         for parts in settings.parts:
             for passes in settings.passes:
                 for sparse in (0, settings.sparse_steps):
-                    found.append(
+                    found[sparse > 0].append(
                         _alternate(outcome, settings, problem, factor, parts, passes, sparse)
                     )
-    every = {
-        name: torch.cat([getattr(each, name).flatten() for each in found])
-        for name in ("movement", "error", "highest", "floor", "rises")
+    every = [*found[False], *found[True]]
+    # Of one problem all configurations are one trial.
+    worst = {
+        name: torch.cat([getattr(each, name) for each in every], dim=-1).amax(-1)
+        for name in ("movement", "error", "highest")
     }
-    trials = len(every["error"])
+    rises = torch.cat([each.rises for each in found[True]], dim=-1).sum(-1)
+    floor = max((each.floor.flatten() for each in every), key=lambda each: float(each.mean()))
+    diverged = int(torch.cat([each.diverged for each in every], dim=-1).any(-1).sum())
+    trials = settings.trials
     rounding = 1.0 + 1e-9
     outcome.statements = [
         never(
             id="movement",
             source=_SOURCE,
             claim=r"a dense phase moves $\theta$ by at most $\eta L$",
-            measure=r"trials in which it moves further (F2, $L$ the largest gradient of a part)",
-            violations=int((every["movement"] > rounding).sum()),
+            measure=r"problems in which it moves further (F2, $L$ the largest gradient of a part)",
+            violations=int((worst["movement"] > rounding).sum()),
             trials=trials,
+            diverged=diverged,
+            note="By the triangle inequality, as L is the largest on this very path.",
         ),
         never(
             id="mapping",
             source=_SOURCE,
             claim=r"$\|(\theta-\theta')/\eta - \nabla f(\theta)\| \le \beta\eta L$",
-            measure="trials in which it is larger (F2)",
-            violations=int((every["error"] > rounding).sum()),
+            measure="problems in which it is larger (F2)",
+            violations=int((worst["error"] > rounding).sum()),
             trials=trials,
-            note=f"Loose: the largest is {float(every['error'].max()):.2g} of the bound.",
+            diverged=diverged,
+            note=f"Loose: the largest is {float(worst['error'].max()):.2g} of the bound.",
         ),
         never(
             id="sparse_phase",
             source=_SOURCE,
             claim=r"a sparse phase never ends at a larger $f$ than it began",
-            measure="trials in which one does (F2, steps of full gradients)",
-            violations=int((every["rises"] > 0).sum()),
-            trials=trials // 2,
+            measure="problems in which one does (F2, steps of full gradients)",
+            violations=int((rises > 0).sum()),
+            trials=trials,
+            diverged=diverged,
         ),
         Statement(
             id="floor",
             source=_SOURCE,
             claim=r"$f(\theta)-f^\ast \le \varepsilon + 16(\beta\eta L)^2/\alpha$",
-            measure="last gap/bound, the mean over all trials (F2)",
+            measure="last gap/bound, the largest of all lengths and numbers of parts (F2)",
             relation="at most",
             predicted=1.0,
-            measured=mean(every["floor"].numpy()),
+            measured=mean(floor.numpy()),
             trials=trials,
-            note="The bound is no achievement, see the next two rows.",
+            diverged=diverged,
+            note="At a k below what the corollary asks for. The bound is no achievement, see the "
+            "next two rows.",
         ),
         never(
             id="trivial",
             source=_SOURCE + " (ours)",
             claim=r"CPL and the Lipschitz property alone give $f(\theta)-f^\ast \le 2L^2/\alpha$ "
             r"at every $\theta$",
-            measure="trials with an iterate above it (F2)",
-            violations=int((every["highest"] > rounding).sum()),
+            measure="problems with an iterate above it (F2)",
+            violations=int((worst["highest"] > rounding).sum()),
             trials=trials,
+            diverged=diverged,
         ),
         Statement(
             id="vacuous",
@@ -164,7 +177,7 @@ def run(settings: Settings) -> Outcome:
             relation="at most",
             predicted=1.0,
             measured=exact(float(_floor_over_trivial(problem))),
-            trials=settings.trials,
+            trials=0,
             note=r"By algebra: it is twice as high, so that the corollary promises nothing; with "
             r"$\eta=c/(2\beta)$ it does for $c<0.7$.",
         ),
@@ -202,10 +215,14 @@ def _alternate(
         mapping = (theta - moved) / per_trial(eta) - problem.gradient(theta)
         movement = torch.maximum(movement, distance)
         error = torch.maximum(error, mapping.square().sum(-1).sqrt())
-        pruned = hard_threshold(moved, settings.k)
+        pruned = prune(moved, settings.k)
         theta = on_support(problem.gradient, pruned, phases.sparse_step_size, sparse_steps)
         before, after = problem.gap(pruned), problem.gap(theta)
         rises = rises + (after > before * (1.0 + 1e-12) + ROUNDING * gaps[0])
+        # L is to hold wherever the gap is compared.
+        for part in watched:
+            for point in (moved, pruned, theta):
+                part(point)
         highest = torch.stack([highest, problem.gap(moved), before, after]).amax(0)
         gaps.append(after)
     lipschitz = torch.stack([part.largest for part in watched]).amax(0)
@@ -217,6 +234,7 @@ def _alternate(
         highest=highest / bounds.trivial_gap,
         floor=gaps[-1] / (16.0 * (beta * eta * lipschitz) ** 2 / problem.alpha),
         rises=rises,
+        diverged=~gaps[-1].isfinite(),
     )
     outcome.trials += experiment.rows(
         {
@@ -231,13 +249,17 @@ def _alternate(
             "iterations": settings.phases,
             "gap": gaps[-1],
             "bound": bounds.floor,
-            "status": ~gaps[-1].isfinite(),
+            "status": found.diverged,
             "factor": factor,
             "parts": parts,
             "passes": passes,
             "sparse_steps": sparse_steps,
             "lipschitz": lipschitz,
+            "movement": found.movement,
             "mapping_error": found.error,
+            "highest_gap": found.highest,
+            "rises": found.rises,
+            "meets_condition": settings.k >= 576.0 * settings.k_star * (beta / problem.alpha) ** 2,
         },
         gaps[-1].shape,
     )
