@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Products before the first restart; outlying eigenvalues need few.
-_LANCZOS_VECTORS = 10
+_LANCZOS_VECTORS = 6
 
 
 class Hessian:
@@ -61,7 +61,7 @@ def largest_curvature(
     Raises:
         ValueError: S has fewer than two coordinates.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     size = int(support.sum())
     if size < 2:
@@ -76,17 +76,20 @@ def largest_curvature(
         return np.asarray((hessian @ embed(vector))[support])
 
     start = torch.randn(size, dtype=torch.float64, generator=generator).numpy()
-    if not product(start).any():
-        # ARPACK would stop with an error. Almost surely the whole operator is 0.
+    try:
+        values, vectors = eigsh(
+            LinearOperator((size, size), matvec=product, dtype=np.float64),
+            k=1,
+            which="LA",
+            v0=start,
+            ncv=min(size, _LANCZOS_VECTORS),
+            tol=tolerance,
+        )
+    except ArpackError:
+        # That nothing is left of the first vector is an error to ARPACK.
+        if product(start).any():
+            raise
         return 0.0, embed(start / np.linalg.norm(start))
-    values, vectors = eigsh(
-        LinearOperator((size, size), matvec=product, dtype=np.float64),
-        k=1,
-        which="LA",
-        v0=start,
-        ncv=min(size, _LANCZOS_VECTORS),
-        tol=tolerance,
-    )
     return float(values[0]), embed(vectors[:, 0])
 
 

@@ -181,11 +181,6 @@ class Theorem1:
         """Factor of the gap in a step without noise, 1 - alpha/(8 beta)."""
         return 1.0 - self.alpha / (8.0 * self.beta)
 
-    @property
-    def factor_with_noise(self) -> Tensor:
-        """Factor of the gap in a step with noise, 1 - alpha/(16 beta)."""
-        return 1.0 - self.alpha / (16.0 * self.beta)
-
     def floor(self, sigma: Tensor | float) -> Tensor:
         """The stated floor of E f - f*, 16 sigma^2/alpha."""
         return 16.0 * torch.as_tensor(sigma, dtype=torch.float64) ** 2 / self.alpha

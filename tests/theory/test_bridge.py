@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from acdc.errors import ConfigError
-from acdc.theory import experiment, statistics
+from acdc.theory import curvature, experiment, statistics
 from acdc.theory.experiments import bridge
 from acdc.theory.noise import stream
 from tests.support import train
@@ -79,6 +79,73 @@ def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
     layerwise = point.layerwise(stream(0)).split_with_sizes(point.sizes)
     for mine, theirs in zip(layerwise, gradient.split_with_sizes(point.sizes), strict=True):
         assert float(mine.norm()) == pytest.approx(float(theirs.norm()), rel=1e-4)
+
+
+def test_the_share_of_the_kept_weights_is_that_of_a_sort() -> None:
+    epoch, trainer = next(bridge.train(settings().config(1)))
+    point = bridge.Point(trainer, torch.arange(16), epoch)
+    gradient, weights = point.gradient.numpy(), np.abs(point.weights.numpy())
+    for k in (50, 900):
+        share = np.sum(gradient[np.argsort(-weights)[:k]] ** 2) / np.sum(gradient**2)
+        found = bridge.first_order(point, {"kept": k}, stream(0))
+        assert found["on_kept"] == pytest.approx(share, rel=1e-6)
+        assert found["alpha"] == pytest.approx(
+            2 * np.sort(gradient**2)[::-1][:k].sum() / point.loss, rel=1e-6
+        )
+
+
+def flattened(parts: list[torch.Tensor], loss: torch.Tensor) -> bridge.Point:
+    """Return a point of a loss of one's own."""
+    point = object.__new__(bridge.Point)
+    point.loss = float(loss.detach())
+    point.hessian = curvature.Hessian(loss, parts)
+    point.gradient = point.hessian.gradient
+    point.weights = curvature.flat(parts)
+    point.sizes = [part.numel() for part in parts]
+    return point
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_loss_that_is_flat_in_the_kept_weights_is_measured(scale: float) -> None:
+    # The four largest weights do not enter; with scale 0 neither gradient nor loss is left.
+    weights = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 0.5], requires_grad=True)
+    point = flattened([weights], scale * weights[4:].pow(3).sum())
+    found = bridge.first_order(point, {"kept": 4}, stream(0))
+    found |= bridge.second_order(point, {"kept": 4}, 1, stream(0))
+    assert found["curvature_kept"] == 0.0
+    if scale:
+        assert found["on_kept"] == 0.0
+        assert found["curvature_all"] == pytest.approx(18.0, rel=1e-4)
+    else:
+        unknown = ("on_kept", "cpl_kept", "alpha_kept", "sparse_to_all", "asked_kept")
+        assert all(math.isnan(found[name]) for name in unknown)
+        assert found["beta"] == 0.0
+
+
+def test_epochs_without_a_denominator_are_left_out_and_told(outcome: experiment.Outcome) -> None:
+    config = settings().config(1)
+    total = sum(layer.size for layer in config.layers.values())
+    counts = {"0.01": round(0.01 * total), "kept": bridge.kept(config)}
+    rows = [dict(row) for row in outcome.trials]
+    first = next(row for row in rows if row["phase"] == "dense")
+    first |= {"cpl_kept": math.nan, "layerwise_kept": 0.0}
+    at_end = next(row for row in rows if not math.isnan(row["curvature_all"]))
+    at_end |= {"sparse_to_all": math.nan, "asked_0.01": math.nan, "asked_kept": math.nan}
+    found = {each.id: each for each in bridge._statements(rows, settings(), counts, total)}
+    for name in ("concentration_dense", "concentration_beyond_layers", "phases_alike"):
+        assert "Left out: 1 epochs" in found[name].note
+        assert math.isfinite(found[name].measured.value)
+    for name in ("sparse_smoothness", "condition"):
+        assert "Left out: 1 epochs" in found[name].note
+    assert "Left out" not in found["concentration_sparse"].note
+    assert not any("Left out" in each.note for each in outcome.statements)
+
+
+def test_ratios_to_nothing_are_unknown() -> None:
+    assert bridge.ratio(3.0, 2.0) == 1.5
+    for bottom in (0.0, -1.0, math.nan):
+        assert math.isnan(bridge.ratio(1.0, bottom))
+    assert math.isnan(bridge.concentration(torch.zeros(4), 2))
 
 
 def test_concentration_by_hand() -> None:
@@ -148,6 +215,16 @@ def test_statements_summarise_the_rows(outcome: experiment.Outcome) -> None:
     assert found["concentration_dense"].measured.value == pytest.approx(np.sqrt(np.prod(ratios)))
     assert all(statement.trials == 2 for statement in outcome.statements)
     assert found["sparse_smoothness"].measured.value <= 1.01
+    least = [
+        min(
+            row[f"asked_{name}"]
+            for row in outcome.trials
+            for name in ("0.01", "0.05", "kept")
+            if row["seed"] == seed and not math.isnan(row["beta"])
+        )
+        for seed in (1, 2)
+    ]
+    assert found["condition"].measured.value == pytest.approx(np.sqrt(np.prod(least)))
     assert "Nothing here verifies" in found["condition"].note
 
 

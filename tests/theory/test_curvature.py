@@ -43,6 +43,19 @@ def test_the_largest_curvature_is_the_largest_eigenvalue_of_the_minor(size: int)
     assert hessian.along(vector) == pytest.approx(found, rel=1e-4)
 
 
+def test_where_the_hessian_is_zero_so_is_the_largest_curvature() -> None:
+    parts = [torch.ones(6, requires_grad=True)]
+    flat_there = Hessian(parts[0][0] ** 4 + parts[0].sum(), parts)
+    support = torch.arange(6) >= 2
+    found, vector = largest_curvature(flat_there, support, stream(0))
+    assert found == 0.0
+    assert float(vector.norm()) == pytest.approx(1.0)
+    assert not vector[:2].any()
+    everywhere = torch.ones(6, dtype=torch.bool)
+    assert largest_curvature(flat_there, everywhere, stream(0))[0] == pytest.approx(12.0)
+    assert np.isnan(flat_there.along(torch.zeros(6, dtype=torch.float64)))
+
+
 def test_a_support_of_one_coordinate_is_refused() -> None:
     with pytest.raises(ValueError, match="1 coordinates"):
         largest_curvature(quadratic(5)[1], torch.arange(5) == 2, stream(0))

@@ -107,6 +107,48 @@ def test_iht_stays_with_k_and_leaves_with_one_more() -> None:
             assert stuck or row["gap"] < 1e-8 * row["start_gap"]
 
 
+def test_another_k_than_the_closed_form_s_is_told() -> None:
+    def verdicts(found: list[int]) -> dict[str, str]:
+        return {each.id: each.verdict for each in fail.growth((4.0, 8.0, 16.0), found)}
+
+    assert verdicts([2, 12, 56])["closed_form"] == "holds"
+    for found in ([2, 12, 57], [1, 12, 56], [2, 11, 56]):
+        assert verdicts(found)["closed_form"] == "does not hold"
+    assert verdicts([2, 12, 70])["constant"] == "does not hold"
+    assert verdicts([2, 6, 12])["exponent_all"] == "does not hold"
+
+
+def test_a_trap_that_is_left_or_is_not_is_told() -> None:
+    def found(part: torch.Tensor) -> dict[str, tuple[str, int | None]]:
+        statements = fail.confinement(fail.Settings(), part, 0)
+        return {each.id: (each.verdict, each.violations) for each in statements}
+
+    part = torch.tensor([[1.0] * 200, [0.0] * 200], dtype=torch.float64)
+    assert found(part) == {"stuck": ("holds", 0), "released": ("holds", 0)}
+    part[0, 3] = 0.9
+    assert found(part) == {"stuck": ("does not hold", 1), "released": ("holds", 0)}
+    part[1, :2] = 1.0
+    assert found(part) == {"stuck": ("does not hold", 1), "released": ("does not hold", 2)}
+
+
+def test_the_gap_at_the_bad_point_is_its_closed_form() -> None:
+    for copies in (1, 3):
+        trap = Trap(torch.tensor([0.7, 2.0]), torch.tensor([0.4, 3.0]), 5, copies)
+        assert trap.bad_gap.tolist() == pytest.approx(trap.gap(trap.bad_point).tolist())
+
+
+def test_a_large_condition_number_needs_no_memory() -> None:
+    settings = fail.Settings(trials=2, kappas=(4.0, 8.0, 1e5), sizes=(8,), copies=(1,))
+    largest = [row for row in fail.run(settings).trials if row["subject"] == "largest"]
+    assert largest[-1]["k"] == pytest.approx(0.25e10, rel=1e-4)
+    assert 0.0 < largest[-1]["gap"] < 0.5
+
+
+def test_more_random_traps_than_there_are_to_find_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trials: got 200001; at most \d+ .* is accepted"):
+        fail.random_traps(fail.Settings(trials=200_001), 8, 1)
+
+
 @pytest.mark.parametrize(
     ("bad", "key"),
     [
@@ -115,6 +157,8 @@ def test_iht_stays_with_k_and_leaves_with_one_more() -> None:
         ({"kappas": [0.5, 4.0, 8.0]}, "kappas"),
         ({"sizes": [1000]}, "sizes"),
         ({"kappa_most": 2.0}, "kappa_most"),
+        ({"iterations": 460}, "iterations: got 460; at least 461"),
+        ({"kappa_most": 200.0}, "iterations: got 1000; at least 1843"),
     ],
 )
 def test_bad_settings_are_one_sentence(bad: dict[str, object], key: str) -> None:

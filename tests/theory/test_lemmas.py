@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,13 +47,93 @@ def test_verdicts(outcome: Outcome, name: str, verdict: str) -> None:
     assert found.verdict == verdict
 
 
+def of(outcome: Outcome, lemma: str) -> list[dict[str, Any]]:
+    return [row for row in outcome.trials if row["lemma"] == lemma]
+
+
 def test_violations_are_those_of_the_rows(outcome: Outcome) -> None:
-    ids = {"1": "lemma1", "2": "lemma2", "3": "lemma3", "corollary 2": "corollary2", "4": "lemma4"}
-    for lemma, name in ids.items():
-        rows = [row for row in outcome.trials if row["lemma"] == lemma]
-        (found,) = (each for each in outcome.statements if each.id == name)
-        assert found.trials == len(rows)
-        assert found.violations == sum(row["violated"] for row in rows)
+    found = {each.id: each for each in outcome.statements}
+    for lemma, name in {"1": "lemma1", "corollary 2": "corollary2"}.items():
+        rows = of(outcome, lemma)
+        assert found[name].trials == len(rows)
+        assert found[name].violations == sum(row["violated"] for row in rows)
+    # Where there is no R, Lemma 3 says nothing.
+    rows = [row for row in of(outcome, "3") if row["removed"] > 0]
+    assert found["lemma3"].trials == len(rows) > 100
+    # Two inequalities about one theta are one instance.
+    for lemma in ("2", "4"):
+        assert len(of(outcome, lemma)) == 2 * SMALL.trials
+        assert found[f"lemma{lemma}"].trials == SMALL.trials
+    # An excess of a sample mean over an expectation violates nothing.
+    assert {row["violated"] for row in of(outcome, "5")} == {None}
+
+
+def test_inequalities_that_can_be_equalities_are() -> None:
+    outcome = lemmas.run(SMALL.model_copy(update={"kappa_most": 1.0}))
+    even = [row for row in of(outcome, "1") if row["case"] == "equal magnitudes"]
+    linear = [row for row in of(outcome, "6") if row["case"] == "h, c = 0"]
+    # With beta = alpha the bounds by smoothness and by convexity meet.
+    for rows in (even, linear, of(outcome, "2"), of(outcome, "4")):
+        assert len(rows) >= 110
+        for row in rows:
+            assert row["left"] == pytest.approx(row["right"], rel=1e-9)
+    nearly = [row for row in of(outcome, "corollary 2") if row["case"] == "equal magnitudes"]
+    assert not any(row["violated"] for row in nearly)
+
+
+def test_corollary_2_would_be_violated_with_a_factor_a_hundredth_smaller() -> None:
+    point, star = lemmas.equal_magnitudes(50, 20, 5, 2, stream(0, "even"))
+    moved = hard_threshold(point.y, 5)
+    extra = (star != 0.0) | (hard_threshold(point.gradient, 2) != 0.0)
+    factor = 2 * 2 / (5 + 2)
+    assert not point.lemma3(moved, extra, star, factor).violated.any()
+    assert point.lemma3(moved, extra, star, 0.99 * factor).violated.all()
+
+
+def set_square(x: np.ndarray, chosen: set[int]) -> float:
+    return sum(float(x[i]) ** 2 for i in chosen)
+
+
+@pytest.mark.parametrize("start", ["zero", "wild"])
+def test_both_sides_are_those_of_sets_and_all_r(start: str) -> None:
+    generator = stream(7, start)
+    theta = hard_threshold(torch.randn((40, 9), dtype=torch.float64, generator=generator), 4)
+    gradient = torch.randn((40, 9), dtype=torch.float64, generator=generator)
+    point = lemmas.Point(theta, gradient if start == "wild" else 0.3 * gradient)
+    moved = hard_threshold(point.y, 4)
+    other = torch.randn((40, 9), dtype=torch.float64, generator=generator)
+    extra = torch.rand((40, 9), generator=generator) < 0.3
+    gap = torch.rand(40, dtype=torch.float64, generator=generator)
+    bound = point.lemma2(gap, moved)
+    third, second = point.lemma3(moved, extra, moved), point.lemma3(moved, extra, other, 0.7)
+    for i in range(40):
+        g, y, x = (each[i].numpy() for each in (point.gradient, point.y, moved))
+        s, after, wide = (
+            set(mask[i].nonzero().flatten().tolist()) for mask in (theta != 0, moved != 0, extra)
+        )
+        assert float(bound[i]) == pytest.approx(
+            float(gap[i]) - set_square(g, s | after) / 2 + set_square(x - y, s | after) / 2
+        )
+        union, count = s | after | wide, len(after - (s | wide))
+        assert int(third.removed[i]) == count
+        for sides, compared, factor in ((third, x, 1.0), (second, other[i].numpy(), 0.7)):
+            left = set_square(x - y, union) / 2 - set_square(g, union) / 2
+            right = (
+                min(
+                    factor * set_square(compared - y, union - set(removed)) / 2
+                    for removed in itertools.combinations(sorted(s - after), count)
+                )
+                - set_square(g, s | wide) / 2
+            )
+            assert float(sides.left[i]) == pytest.approx(left)
+            assert float(sides.right[i]) == pytest.approx(right)
+
+
+def test_a_larger_left_side_is_a_violation() -> None:
+    right = torch.tensor([-3.0, -3.0, 2.0], dtype=torch.float64)
+    left = right + torch.tensor([1e-6, -1e-6, 1e-6], dtype=torch.float64)
+    sides = lemmas.Sides(left, right, torch.full_like(right, 4.0), torch.ones(3))
+    assert sides.violated.tolist() == [True, False, True]
 
 
 def test_lemma_1_draws_every_admissible_k(outcome: Outcome) -> None:
@@ -100,6 +181,7 @@ def test_distance_to_the_nearest_minimiser_is_the_pseudo_inverse_s() -> None:
         ({"k_star": 9}, "k_star"),
         ({"lengths": [1, 8]}, "lengths"),
         ({"weights": [9.0]}, "weights"),
+        ({"weights": [1.0, 1.0]}, "weights"),
         ({"kappa_most": 0.5}, "kappa_most"),
     ],
 )

@@ -290,7 +290,6 @@ def test_theorem_1_by_hand() -> None:
     assert theorem.enough.item() == 160 * 3 * 16
     assert theorem.enough_with_noise.item() == 576 * 3 * 16
     assert theorem.factor.item() == 1 - 1 / 32
-    assert theorem.factor_with_noise.item() == 1 - 1 / 64
     assert theorem.floor(0.5).item() == 8.0
     assert theorem.floor(torch.tensor([0.0, 1.0])).tolist() == [0.0, 32.0]
 
@@ -301,7 +300,7 @@ def test_the_step_of_theorem_1_implies_its_floor(alpha: float, kappa: float, sig
     fixed = 0.51 * sigma**2 / (alpha * kappa) / (alpha / (16 * alpha * kappa))
     floor = theorem.floor(sigma).item()
     assert fixed <= floor
-    step = theorem.factor_with_noise.item() * floor + 0.51 * sigma**2 / (alpha * kappa)
+    step = (1 - alpha / (16 * alpha * kappa)) * floor + 0.51 * sigma**2 / (alpha * kappa)
     assert step <= floor * (1 + 1e-12)
 
 

@@ -13,7 +13,12 @@ from acdc.theory import experiment
 from acdc.theory.experiment import Outcome
 from acdc.theory.experiments import t1_floor, t1_gap, t1_rate
 from acdc.theory.noise import stream
-from acdc.theory.problems import rotated_quadratics
+from acdc.theory.problems import (
+    cpl_constant,
+    rotated_quadratics,
+    sine_squares,
+    sparse_vectors,
+)
 from acdc.theory.statistics import Statement
 
 
@@ -56,6 +61,62 @@ def test_bounds_are_those_of_the_constants(rate: Outcome) -> None:
         assert row["bound"] == pytest.approx(1 - row["alpha"] / (8 * row["beta"]))
         assert row["enough"] == pytest.approx(160 * (row["beta"] / row["alpha"]) ** 2)
         assert row["k"] < row["n"]
+        # The proof's premiss; c = 0.5 has a larger CPL constant than beta.
+        assert row["alpha"] == min(cpl_constant(row["weight"]), row["beta"])
+
+
+def test_gaps_and_ratios_are_those_of_a_plain_loop() -> None:
+    settings = t1_rate.Settings(trials=2, weights=(0.5,), k_parts=(1.0,), iterations=25)
+    generator = stream(0, "t1_rate", "0.5", "1.0")
+    n = settings.dimension(0.5)
+    problem = sine_squares(2, 0.5, 0.2, n, 1, generator)
+    (k,) = {row["k"] for row in t1_rate.run(settings).trials}
+    random = sparse_vectors(2, n, k, generator).numpy()
+    expected = []
+    for i in range(2):
+        row = np.concatenate([[1.0], problem.tail[i, 0].numpy()])
+        target = float(problem.minimiser[i, 0, 0])
+        step = 1.0 / (3.0 * row @ row)
+        for theta in (np.zeros(n), random[i]):
+            gaps = []
+            for _ in range(26):
+                residual = row @ theta - target
+                gaps.append(residual**2 + 0.5 * np.sin(residual) ** 2)
+                theta = theta - step * (2 * residual + 0.5 * np.sin(2 * residual)) * row
+                theta[np.argsort(-np.abs(theta), kind="stable")[k:]] = 0.0
+            pairs = [(a, b) for a, b in itertools.pairwise(gaps) if a > 1e-8]
+            expected.append((gaps[-1], max(b / a for a, b in pairs)))
+    for row, (gap, worst) in zip(t1_rate.run(settings).trials, expected, strict=True):
+        assert row["gap"] == pytest.approx(gap, rel=1e-6, abs=1e-12)
+        assert row["worst_ratio"] == pytest.approx(worst, rel=1e-6)
+
+
+def found_ratios(worst: list[list[float]]) -> dict[str, torch.Tensor]:
+    shape = (len(worst), 2)
+    return {
+        "worst": torch.tensor(worst, dtype=torch.float64),
+        "factor": torch.full((len(worst), 1), 0.9, dtype=torch.float64),
+        "left": torch.zeros(shape, dtype=torch.float64),
+        "late": torch.zeros(shape, dtype=torch.bool),
+        "diverged": torch.zeros(shape, dtype=torch.bool),
+    }
+
+
+def test_the_slowest_step_decides_and_a_trial_without_a_step_counts_for_nothing() -> None:
+    settings = t1_rate.Settings()
+    nan = float("nan")
+    many = [[0.5, 0.5]] * 60
+    found = {
+        each.id: each
+        for each in t1_rate._statements(settings, found_ratios([*many, [nan, 0.95], [0.8, nan]]))
+    }
+    assert (found["from_zero"].violations, found["from_zero"].trials) == (0, 61)
+    assert (found["any_start"].violations, found["any_start"].trials) == (1, 61)
+    assert found["speed"].measured.value == pytest.approx(0.2 / 0.1)
+    worse = t1_rate._statements(settings, found_ratios([*many, [0.91, 0.5]]))
+    assert [each.verdict for each in worse[:2]] == ["does not hold", "does not hold"]
+    with pytest.raises(ConfigError, match=r"tolerance: .* steps are compared"):
+        t1_rate._statements(settings, found_ratios([[nan, 0.5], [nan, 0.5]]))
 
 
 # The floor
@@ -84,9 +145,34 @@ def test_k_is_what_the_theorem_asks_for_with_noise() -> None:
     for row in t1_floor.run(settings).trials:
         assert row["enough"] == pytest.approx(576 * 2 * (row["beta"] / row["alpha"]) ** 2)
         assert row["enough"] <= row["k"] < row["n"]
+        assert row["alpha"] == min(cpl_constant(0.5), row["beta"])
+        assert row["bound"] == pytest.approx(16 * row["sigma"] ** 2 / row["alpha"])
 
 
 # Bad starts
+
+
+def test_k_is_what_the_theorem_asks_for_with_each_step(gap: Outcome) -> None:
+    for step, constant in ((1.0, 160), (0.5, 576)):
+        rows = [r for r in gap.trials if r["subject"] == "random start" and r["step"] == step]
+        assert len(rows) == 120
+        assert all(constant / 0.9**2 <= row["k"] < row["n"] for row in rows)
+
+
+def test_a_start_that_is_stuck_too_near_or_free_too_far_is_told() -> None:
+    r = torch.tensor([[0.9, 1.1] * 60, [0.4, 0.6] * 60], dtype=torch.float64)
+    steps = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
+    gap = torch.where(r > steps, 0.5, 0.0).double()
+
+    def told(gap: torch.Tensor) -> tuple[str, int | None]:
+        found = t1_gap.counter_example(gap, r, steps, 0, t1_gap.Settings())
+        return found.verdict, found.violations
+
+    assert told(gap) == ("holds", 0)
+    for i, j, value in ((0, 0, 0.5), (0, 1, 0.0), (1, 1, 0.3), (1, 0, 1e-6)):
+        wrong = gap.clone()
+        wrong[i, j] = value
+        assert told(wrong) == ("does not hold", 1)
 
 
 def test_wrong_starts_have_k_entries_r_and_nothing_at_the_first_coordinate() -> None:
@@ -155,7 +241,17 @@ def test_on_the_sphere_no_point_has_less_than_the_least() -> None:
 
 def test_the_k_asked_for_on_the_sphere(gap: Outcome) -> None:
     # 160 k* (N / 4 k*)^2 / N = 10 N / k*.
-    assert statement(gap, "vacuous").measured.value == pytest.approx(10 * 20 / 2)
+    least = statement(gap, "vacuous").measured
+    assert least.value == least.low == least.high == pytest.approx(10 * 20 / 2)
+    rows = [row for row in gap.trials if row["subject"] == "CPL"]
+    assert statement(gap, "vacuous").trials == len(rows) == 35
+    assert least.value == min(row["asked"] / row["n"] for row in rows)
+
+
+def test_the_condition_number_of_record_is_the_one_that_was_asked_for() -> None:
+    settings = t1_gap.Settings(trials=2, repetitions=2, iterations=40, kappas=(1.1, 7.3))
+    rows = [row for row in t1_gap.run(settings).trials if row["subject"] == "CPL"]
+    assert {row["kappa"] for row in rows} == {1.1, 7.3}
 
 
 @pytest.mark.parametrize(
@@ -164,11 +260,15 @@ def test_the_k_asked_for_on_the_sphere(gap: Outcome) -> None:
         ("t1_rate", {"k_parts": [0.5]}, "k_parts"),
         ("t1_rate", {"k_parts": []}, "k_parts"),
         ("t1_rate", {"weights": [5.0]}, "weights"),
+        ("t1_rate", {"weights": [4.5]}, "weights: got (4.5,); what asks for N of at most"),
+        ("t1_rate", {"weights": [1.0, 1.0]}, "weights: [1.0, 1.0] has a value twice"),
+        ("t1_rate", {"k_parts": [1.0, 1.0]}, "k_parts: [1.0, 1.0] has a value twice"),
         ("t1_rate", {"weights": [-1.0]}, "weights"),
         ("t1_rate", {"epsilon": -0.1}, "epsilon"),
         ("t1_floor", {"sigmas": [0.0, 0.1, 1.0]}, "sigmas"),
         ("t1_floor", {"sigmas": [0.1, 1.0]}, "sigmas"),
         ("t1_floor", {"weight": 5.0}, "weight"),
+        ("t1_floor", {"weight": 4.5}, "weight: got 4.5; what asks for N of at most"),
         ("t1_gap", {"n": 100}, "n"),
         ("t1_gap", {"distances": [0.0, 1.0]}, "distances"),
         ("t1_gap", {"sigmas": [-1.0]}, "sigmas"),

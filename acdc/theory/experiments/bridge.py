@@ -195,10 +195,15 @@ class Point:
         return torch.cat([part / part.norm() * layer.norm() for part, layer in parts])
 
 
+def ratio(top: float, bottom: float) -> float:
+    """Return a ratio to a quantity that is above 0, NaN where it is not."""
+    return top / bottom if bottom > 0.0 else math.nan
+
+
 def concentration(vector: Tensor, k: int) -> float:
-    """Return ||T_k(v)||^2 / ||v||^2 of a vector (N,)."""
+    """Return ||T_k(v)||^2 / ||v||^2 of a vector (N,), NaN if it is 0."""
     squares = vector.square()
-    return float(squares.topk(k).values.sum() / squares.sum())
+    return ratio(float(squares.topk(k).values.sum()), float(squares.sum()))
 
 
 def gaussian_concentration(share: float) -> float:
@@ -248,9 +253,9 @@ def _train_and_measure(
     try:
         for epoch, trainer in train(config):
             point = Point(trainer, chosen[: settings.images], epoch)
-            found = _first_order(point, counts, generator)
+            found = first_order(point, counts, generator)
             if epoch in ends:
-                found |= _second_order(point, counts, settings.directions, generator)
+                found |= second_order(point, counts, settings.directions, generator)
             phase = "sparse" if trainer.method.masks else "dense"
             dead = dead_filters(trainer.weights)
             add(epoch, "finished", {"phase": phase, "dead_filters": dead, **found})
@@ -259,23 +264,23 @@ def _train_and_measure(
     return rows
 
 
-def _first_order(point: Point, counts: Mapping[str, int], generator: torch.Generator) -> Row:
+def first_order(point: Point, counts: Mapping[str, int], generator: torch.Generator) -> Row:
     """Measure the concentration of the gradient beside that of random vectors."""
     layerwise = point.layerwise(generator)
     n = len(point.gradient)
     found: Row = {"n": n, "gap": point.loss, "gradient2": point.norm2}
     on_kept = point.gradient[point.kept(counts["kept"])].square().sum()
-    found["on_kept"] = float(on_kept) / point.norm2
+    found["on_kept"] = ratio(float(on_kept), point.norm2)
     for name, count in counts.items():
         part = concentration(point.gradient, count)
         found[f"cpl_{name}"] = part
         found[f"gaussian_{name}"] = gaussian_concentration(count / n)
         found[f"layerwise_{name}"] = concentration(layerwise, count)
-        found[f"alpha_{name}"] = 2.0 * part * point.norm2 / point.loss
+        found[f"alpha_{name}"] = ratio(2.0 * part * point.norm2, point.loss)
     return found | {"alpha": found["alpha_kept"]}
 
 
-def _second_order(
+def second_order(
     point: Point, counts: Mapping[str, int], directions: int, generator: torch.Generator
 ) -> Row:
     """Measure curvature, and what Theorem 1 would ask for with it."""
@@ -288,19 +293,22 @@ def _second_order(
         "leading": hessian.along(hard_threshold(leading, k)),
         "gradient": hessian.along(hard_threshold(point.gradient, k)),
     }
-    beta = max(*sparse.values(), *drawn)
+    # A gradient of 0 has no direction, and so no curvature.
+    beta = max(each for each in (*sparse.values(), *drawn) if not math.isnan(each))
     found = {"all": whole, **sparse, "random": sum(drawn) / directions}
     row: Row = {f"curvature_{name}": value for name, value in found.items()}
-    row |= {"beta": beta, "sparse_to_all": beta / whole}
+    row |= {"beta": beta, "sparse_to_all": ratio(beta, whole)}
     for name, count in counts.items():
-        alpha = 2.0 * concentration(point.gradient, count) * point.norm2 / point.loss
+        part = concentration(point.gradient, count)
+        alpha = ratio(2.0 * part * point.norm2, point.loss)
         row[f"asked_{name}"] = _asked(alpha, beta, count) / n
     return row
 
 
 def _asked(alpha: float, beta: float, k_star: int) -> float:
-    """Return the k from which on Theorem 1 speaks; infinite where the constants are not above 0."""
-    return float(Theorem1(alpha, beta, k_star).enough) if min(alpha, beta) > 0.0 else math.inf
+    """Return the k from which on Theorem 1 speaks, NaN where a constant is not above 0."""
+    positive = alpha > 0.0 and beta > 0.0
+    return float(Theorem1(alpha, beta, k_star).enough) if positive else math.nan
 
 
 def _phases(config: RunConfig) -> tuple[Phase, ...]:
@@ -318,7 +326,8 @@ def _draw(outcome: Outcome, config: RunConfig, counts: Mapping[str, int], total:
     def line(panel: str, label: str, column: str) -> None:
         for epochs in sorted({row["iterations"] for row in rows}):
             each = [row[column] for row in rows if row["iterations"] == epochs]
-            if not math.isnan(each[0]):
+            each = [value for value in each if not math.isnan(value)]
+            if each:
                 y = sum(each) / len(each)
                 outcome.draw(panel, label, "measured", epochs, y, min(each), max(each))
 
@@ -343,44 +352,72 @@ def _draw(outcome: Outcome, config: RunConfig, counts: Mapping[str, int], total:
                 outcome.draw(panel, "sparse phase", "phase", phase.start, phase.end)
 
 
+class _Seeds:
+    """What each seed's epochs come to."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.seeds = sorted({row["seed"] for row in rows})
+
+    def measured(self, seed: int, at: str) -> list[Row]:
+        """Return the epochs of a seed in which a column was measured."""
+        return [row for row in self.rows if row["seed"] == seed and not math.isnan(row[at])]
+
+    def means(
+        self, value: Callable[[Row], float], phases: Sequence[str], at: str = "gap"
+    ) -> tuple[list[float], int]:
+        """Return each seed's mean over epochs of these phases, and how many epochs are left out.
+
+        Args:
+            value: of an epoch, NaN where its denominator is 0: such epochs are left out.
+            phases: of which the mean is taken; where a seed has none, the mean is NaN.
+            at: the column that says in which epochs there was a measurement at all.
+        """
+        found, left_out = [], 0
+        for seed in self.seeds:
+            mine = [value(row) for row in self.measured(seed, at) if row["phase"] in phases]
+            there = [each for each in mine if not math.isnan(each)]
+            found.append(sum(there) / len(there) if there else math.nan)
+            left_out += len(mine) - len(there)
+        return found, left_out
+
+
+def _left_out(count: int) -> str:
+    return f" Left out: {count} epochs in which a denominator was not above 0." if count else ""
+
+
 def _statements(
     rows: Sequence[Row], settings: Settings, counts: Mapping[str, int], total: int
 ) -> list[Statement]:
-    seeds = sorted({row["seed"] for row in rows})
-    diverged = sum(row["status"] == "diverged" for row in rows)
-
-    def by_seed(value: Callable[[Row], float], phases: tuple[str, ...]) -> list[float]:
-        """Return each seed's mean over epochs of these phases, NaN where nothing was measured."""
-        found = []
-        for seed in seeds:
-            mine = [value(row) for row in rows if row["seed"] == seed and row["phase"] in phases]
-            there = [each for each in mine if not math.isnan(each)]
-            found.append(sum(there) / len(there) if there else math.nan)
-        return found
+    runs = _Seeds(rows)
 
     def over(top: str, bottom: str) -> Callable[[Row], float]:
-        return lambda row: row[top] / row[bottom]
+        return lambda row: ratio(row[top], row[bottom])
 
-    rest: dict[str, Any] = {"trials": len(seeds), "diverged": diverged}
-    few = f"Student's interval over {len(seeds)} seeds, each a mean over epochs."
+    diverged = sum(row["status"] == "diverged" for row in rows)
+    rest: dict[str, Any] = {"trials": len(runs.seeds), "diverged": diverged}
+    few = f"Student's interval over {len(runs.seeds)} seeds, each a mean over epochs."
     setting = f"{settings.model} on {settings.dataset}"
     share = _percent(counts["kept"], total)
     kinds = ("dense", "sparse")
-    found = [
-        Statement(
-            id=f"concentration_{kind}",
-            source="Theorem 1, assumption of a concentrated gradient (CPL)",
-            claim=rf"in {kind} phases the gradient is more concentrated than a Gaussian vector",
-            measure=r"$\|T_k(\nabla f)\|^2/\|\nabla f\|^2$ over that of a Gaussian vector, "
-            rf"{share} ({setting})",
-            relation="at least",
-            predicted=1.0,
-            measured=geometric_mean(by_seed(over("cpl_kept", "gaussian_kept"), (kind,))),
-            note=few,
-            **rest,
+    found = []
+    for kind in kinds:
+        ratios, unknown = runs.means(over("cpl_kept", "gaussian_kept"), (kind,))
+        found.append(
+            Statement(
+                id=f"concentration_{kind}",
+                source="Theorem 1, assumption of a concentrated gradient (CPL)",
+                claim=rf"in {kind} phases the gradient is more concentrated than a Gaussian vector",
+                measure=r"$\|T_k(\nabla f)\|^2/\|\nabla f\|^2$ over that of a Gaussian vector, "
+                rf"{share} ({setting})",
+                relation="at least",
+                predicted=1.0,
+                measured=geometric_mean(ratios),
+                note=few + _left_out(unknown),
+                **rest,
+            )
         )
-        for kind in kinds
-    ]
+    ratios, unknown = runs.means(over("cpl_kept", "layerwise_kept"), kinds)
     found.append(
         Statement(
             id="concentration_beyond_layers",
@@ -390,16 +427,18 @@ def _statements(
             rf"within each layer and has the norms of the layers' gradients, {share}",
             relation="at least",
             predicted=1.0,
-            measured=geometric_mean(by_seed(over("cpl_kept", "layerwise_kept"), kinds)),
-            note=few,
+            measured=geometric_mean(ratios),
+            note=few + _left_out(unknown),
             **rest,
         )
     )
-    dense, sparse = (by_seed(lambda row: row["cpl_kept"], (kind,)) for kind in kinds)
+    (dense, without), (sparse, unknown) = (
+        runs.means(lambda row: row["cpl_kept"], (kind,)) for kind in kinds
+    )
     found.append(
         Statement(
             id="phases_alike",
-            source="Corollary 1, one CPL constant for all phases",
+            source="this suite's question",
             claim="the gradient is as concentrated in dense phases as in sparse ones",
             measure=r"$\|T_k(\nabla f)\|^2/\|\nabla f\|^2$ in dense phases less that in sparse "
             rf"ones, paired by seed, {share}",
@@ -408,64 +447,72 @@ def _statements(
             tolerance=_ALIKE,
             measured=student_mean([a - b for a, b in zip(dense, sparse, strict=True)]),
             note=f"{few} The assumption does not tell phases apart; that the ratio is the same in "
-            "both does not follow from it.",
+            f"both does not follow from it.{_left_out(without + unknown)}",
             **rest,
         )
     )
+    ratios, unknown = runs.means(lambda row: row["sparse_to_all"], kinds, "curvature_all")
     found.append(
         Statement(
             id="sparse_smoothness",
             source="Theorem 1, assumption of smoothness along sparse directions",
-            claim=r"along sparse directions $f$ is smoother than along all",
+            claim=r"the largest curvature along sparse directions is at most that along all",
             measure=r"largest curvature found along $k$-sparse directions over the largest along "
             rf"all, at the ends of phases, {share}",
             relation="at most",
             predicted=1.0,
-            measured=geometric_mean(by_seed(lambda row: row["sparse_to_all"], kinds)),
-            note=f"{few} True of any $f$; how far below 1 is what was measured. Curvature and "
+            measured=geometric_mean(ratios),
+            note="It cannot fail but for the search for both, and of interest is the number alone: "
+            f"how far it is below 1. {few} Curvature and "
             "gradient are extreme where a sparse phase has left a filter without weights: batch "
             "normalisation divides its output by almost nothing. The largest curvature over all "
             "supports is NP-hard to find: this one is from below, over "
             + ", ".join(label for name, label in _CURVATURES.items() if name != "all")
-            + ".",
+            + f".{_left_out(unknown)}",
             **rest,
         )
     )
-    found.append(_condition(rows, seeds, counts, total, rest))
+    found.append(_condition(runs, counts, total, rest))
     return found
 
 
 def _condition(
-    rows: Sequence[Row],
-    seeds: Sequence[int],
-    counts: Mapping[str, int],
-    total: int,
-    rest: Mapping[str, Any],
+    runs: _Seeds, counts: Mapping[str, int], total: int, rest: Mapping[str, Any]
 ) -> Statement:
     """Say what the theorem would ask for if local numbers of a run were its constants."""
     worst = []
     for name, count in counts.items():
-        alpha = min((row[f"alpha_{name}"] for row in rows if row["alpha"] > 0), default=math.nan)
-        beta = max((row["beta"] for row in rows if row["beta"] > 0), default=math.nan)
-        worst.append(f"{_asked(alpha, beta, count) / total:.1e} at {_percent(count, total)}")
-    least = []
-    for seed in seeds:
-        mine = [row[f"asked_{name}"] for row in rows if row["seed"] == seed for name in counts]
-        least.append(min((each for each in mine if not math.isnan(each)), default=math.nan))
+        alphas = [row[f"alpha_{name}"] for row in runs.rows if row[f"alpha_{name}"] > 0]
+        betas = [row["beta"] for row in runs.rows if row["beta"] > 0]
+        asked = _asked(min(alphas, default=math.nan), max(betas, default=math.nan), count)
+        worst.append(f"{asked / total:.1e} at {_percent(count, total)}")
+    least, unknown = [], 0
+    for seed in runs.seeds:
+        mine = [
+            [row[f"asked_{name}"] for name in counts]
+            for row in runs.measured(seed, "curvature_all")
+        ]
+        there = [each for row in mine for each in row if not math.isnan(each)]
+        least.append(min(there, default=math.nan))
+        unknown += sum(all(map(math.isnan, row)) for row in mine)
     return Statement(
         id="condition",
         source="Theorem 1, condition on $k$",
-        claim=r"$k \ge 160\,k^\ast(\beta/\alpha)^2$ can be met by a $k \le N$",
-        measure=r"$160\,k^\ast(\beta/\alpha)^2/N$ at the end of the phase, and at the $k^\ast$ "
-        "among those that were tried, where it is least",
+        claim=r"with local estimates of $\alpha$ and $\beta$ in place of the constants, "
+        r"$k \ge 160\,k^\ast(\beta/\alpha)^2$ can be met by a $k \le N$",
+        measure=r"$160\,k^\ast(\hat\beta/\hat\alpha)^2/N$ with the estimates at the end of the "
+        r"phase, and at the $k^\ast$ among those that were tried, where it is least",
         relation="at most",
         predicted=1.0,
         measured=geometric_mean(least),
-        note=r"Nothing here verifies the theorem's assumptions. $k^\ast$ is unknown, and was put "
-        r"to the $k$ by which $\alpha$ was measured. $\alpha=2\|T_k(\nabla f)\|^2/f$ is a local "
-        r"number, and from below, since $f^\ast\ge 0$; $\beta$ is a local one, from below too; the "
-        r"theorem's constants are for all of $\mathbb{R}^N$. With the least $\alpha$ and the "
-        f"largest $\\beta$ met anywhere, the theorem would ask for so many $N$: "
-        f"{', '.join(worst)}.",
+        note=r"Nothing here verifies the theorem's assumptions, and the number bounds what the "
+        r"theorem asks for from neither side, as the estimates' errors oppose each other: "
+        r"$\hat\alpha=2\|T_k(\nabla f)\|^2/f$ is at most what the point itself allows, since "
+        r"$f^\ast\ge 0$, which makes the number too large; but the theorem's $\alpha$ and $\beta$ "
+        r"are for all of $\mathbb{R}^N$, and $\hat\beta$ is the largest curvature that was found "
+        r"at the point along $k$-sparse directions, where the theorem needs $(2k+3k^\ast)$-sparse "
+        r"ones, which makes it too small. $k^\ast$ is unknown, and was put to the $k$ by which "
+        r"$\hat\alpha$ was measured. With the least $\hat\alpha$ and the largest $\hat\beta$ met "
+        f"anywhere, the theorem would ask for so many $N$: {', '.join(worst)}.{_left_out(unknown)}",
         **rest,
     )

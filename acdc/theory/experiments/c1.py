@@ -14,7 +14,7 @@ from acdc.theory.experiment import Counts, Outcome, ascending
 from acdc.theory.iht import Gradient, Phases, on_support, per_trial, prune
 from acdc.theory.measures import ROUNDING, geometric
 from acdc.theory.noise import stream
-from acdc.theory.problems import SineSquares, sine_squares
+from acdc.theory.problems import SineSquares, Weight, sine_squares
 from acdc.theory.rates import Corollary1
 from acdc.theory.statistics import Statement, exact, mean, never
 
@@ -32,7 +32,7 @@ class Settings(experiment.Settings):
     """Non-zeros of the minimiser, and rows of A."""
     k: int = Field(default=950, ge=1)
     """Kept entries, enough for the constants of the whole of f, not for those of its parts."""
-    c: float = Field(default=1.2, ge=0)
+    c: Weight = 1.2
     """Weight of the sine; f is not convex above 1."""
     tail: float = Field(default=0.1, ge=0)
     """Scale of the columns beyond the first k*."""

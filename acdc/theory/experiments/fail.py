@@ -16,7 +16,7 @@ from acdc.theory.iht import iht
 from acdc.theory.measures import geometric
 from acdc.theory.noise import stream
 from acdc.theory.problems import Trap
-from acdc.theory.rates import Theorem1, Theorem2, largest_trap
+from acdc.theory.rates import Theorem2, largest_trap
 from acdc.theory.statistics import Interval, Statement, exact, never
 
 # The search over (w, rho): points along each, how often it narrows, and by how much.
@@ -42,7 +42,7 @@ class Settings(experiment.Settings):
     """Condition number of the random traps, at most."""
     iterations: int = Field(default=1000, ge=1)
     """Of IHT."""
-    tolerance: float = Field(default=1e-8, gt=0)
+    tolerance: float = Field(default=1e-8, gt=0, lt=1)
     """The gap at which IHT counts as having left the trap, as part of the trap's."""
 
     @model_validator(mode="after")
@@ -53,6 +53,10 @@ class Settings(experiment.Settings):
         # Below twice the least possible condition number random draws would find hardly any.
         most = int(largest_trap(self.kappa_most / 2.0))
         self.require(self.sizes[-1] <= most, "sizes", f"at most {most} (kappa_most)")
+        # What gradient descent needs: each step leaves (1 - 1/kappa)^2 of the gap.
+        needed = math.ceil(self.kappa_most / 2.0 * -math.log(self.tolerance))
+        accepted = f"at least {needed} (kappa_most, tolerance)"
+        self.require(self.iterations >= needed, "iterations", accepted)
         return self
 
 
@@ -117,8 +121,6 @@ def _search(outcome: Outcome, settings: Settings) -> None:
     """Find the largest trap at each condition number."""
     found = [largest_stuck(kappa) for kappa in settings.kappas]
     predicted = [largest_trap(kappa) for kappa in settings.kappas]
-    # A trap has fewer wrong coordinates than the closed form says, which is an infimum.
-    wrong = sum(k != math.ceil(most) - 1 for k, most in zip(found, predicted, strict=True))
     for kappa, k, most in zip(settings.kappas, found, predicted, strict=True):
         least, w, rho = least_kappa(k)
         trap = Trap(rho, w, k)
@@ -133,7 +135,7 @@ def _search(outcome: Outcome, settings: Settings) -> None:
                 "sigma": 0.0,
                 "seed": None,
                 "iterations": None,
-                "gap": float(trap.gap(trap.bad_point)),
+                "gap": float(trap.bad_gap),
                 "worst_ratio": None,
                 "bound": most,
                 "status": "finished",
@@ -147,39 +149,42 @@ def _search(outcome: Outcome, settings: Settings) -> None:
         )
         outcome.draw("kmax", "largest stuck $k$", "measured", kappa, k)
         outcome.draw("kmax", r"$((\kappa-1)/2)^2$", "fit", kappa, most)
-        theorems = {
-            r"Theorem 2 asks for $64\,\kappa^2$": Theorem2(1.0, kappa, 1, 1).enough,
-            r"Theorem 1 asks for $160\,\kappa^2$": Theorem1(1.0, kappa, 1).enough,
-        }
-        for label, enough in theorems.items():
-            outcome.draw("kmax", label, "bound", kappa, float(enough))
+        enough = float(Theorem2(1.0, kappa, 1, 1).enough)
+        outcome.draw("kmax", r"Theorem 2 asks for $64\,\kappa^2$", "bound", kappa, enough)
+    outcome.statements += growth(settings.kappas, found)
+
+
+def growth(kappas: tuple[float, ...], found: list[int]) -> list[Statement]:
+    """State how the largest stuck k, found by search, grows with the condition number."""
+    # A trap has fewer wrong coordinates than the closed form says, which is an infimum.
+    predicted = [math.ceil(largest_trap(kappa)) - 1 for kappa in kappas]
+    wrong = sum(k != most for k, most in zip(found, predicted, strict=True))
     upper = len(found) // 2
-    ratios = [k / kappa**2 for k, kappa in zip(found, settings.kappas, strict=True)]
-    outcome.statements += [
-        never(
+    ratios = [k / kappa**2 for k, kappa in zip(found, kappas, strict=True)]
+    return [
+        Statement(
             id="closed_form",
             source="this suite's derivation for F3",
             claim=r"the largest stuck $k$ at condition number $\kappa$ is the largest whole number "
             r"below $((\kappa-1)/2)^2$",
             measure=r"condition numbers at which a search over $w$, $\rho$ and $k$ finds another",
-            violations=wrong,
+            relation="equals",
+            predicted=0.0,
+            tolerance=0.0,
+            measured=exact(wrong),
             trials=len(found),
-            tolerance=0.5,
-            note="A search on closed forms of the eigenvalues, without a random sample; its few "
-            "points are the reason for the wide interval.",
+            note="A search on closed forms of the eigenvalues, without a random sample.",
         ),
         Statement(
             id="exponent",
             source=r"need of $k \gtrsim \kappa^2 k^\ast$",
             claim=r"the largest stuck $k$ grows like $\kappa^2$",
             measure=r"slope of the largest stuck $k$ against $\kappa - 1$, log-log, for "
-            rf"$\kappa \ge {settings.kappas[upper - 1]:g}$",
+            rf"$\kappa \ge {kappas[upper - 1]:g}$",
             relation="equals",
             predicted=2.0,
             tolerance=0.05,
-            measured=exponent(
-                [kappa - 1.0 for kappa in settings.kappas[upper - 1 :]], found[upper - 1 :]
-            ),
+            measured=exponent([kappa - 1.0 for kappa in kappas[upper - 1 :]], found[upper - 1 :]),
             trials=len(found) - upper + 1,
             note="The interval holds all slopes that rounding k to whole numbers leaves possible; "
             r"against $\kappa$ itself the slope tends to 2 from above.",
@@ -191,7 +196,7 @@ def _search(outcome: Outcome, settings: Settings) -> None:
             measure=r"slope of the largest stuck $k$ against $\kappa$, log-log, for all $\kappa$",
             relation="at least",
             predicted=2.0,
-            measured=exponent(list(settings.kappas), found),
+            measured=exponent(list(kappas), found),
             trials=len(found),
             note="The interval holds all slopes that rounding k to whole numbers leaves possible.",
         ),
@@ -205,14 +210,19 @@ def _search(outcome: Outcome, settings: Settings) -> None:
             measured=exact(max(ratios)),
             trials=len(found),
             note="So traps of this kind show that some constant times kappa^2 k* is needed; the "
-            "constants 64 (Theorem 2) and 160 (Theorem 1) are some hundred times larger. "
+            r"constant 64 of Theorem 2 is, as $\kappa$ grows, 256 times that of "
+            r"$((\kappa-1)/2)^2$. "
             rf"$k/\kappa^2$ lies between {min(ratios):.3g} and {max(ratios):.3g}.",
         ),
     ]
 
 
 def random_traps(settings: Settings, k: int, copies: int) -> Trap:
-    """Draw traps of k wrong coordinates, log-uniform in w and rho among those that are stuck."""
+    """Draw traps of k wrong coordinates, log-uniform in w and rho among those that are stuck.
+
+    Raises:
+        ConfigError: fewer than asked for are found.
+    """
     generator = stream(settings.seed, "fail", str(k), str(copies))
     log_w, log_rho = (
         math.log(100.0) * (2.0 * torch.rand(200_000, dtype=torch.float64, generator=generator) - 1)
@@ -221,12 +231,16 @@ def random_traps(settings: Settings, k: int, copies: int) -> Trap:
     w, rho = log_w.exp().clamp(max=0.99 * k), log_rho.exp()
     trap = Trap(rho, w, k, copies)
     suits = trap.is_stuck & (trap.kappa <= settings.kappa_most)
+    most = int(suits.sum())
+    settings.require(
+        settings.trials <= most, "trials", f"at most {most} (as many traps of {k} were found)"
+    )
     return Trap(rho[suits][: settings.trials], w[suits][: settings.trials], k, copies)
 
 
 def _iterate(outcome: Outcome, settings: Settings) -> None:
     """Run IHT from the bad points with k = copies |J|, and with one kept entry more."""
-    left, entered, unknown, count = 0, 0, 0, 0
+    parts, unknown = [], 0
     for size in settings.sizes:
         for copies in settings.copies:
             trap = random_traps(settings, size, copies)
@@ -245,10 +259,8 @@ def _iterate(outcome: Outcome, settings: Settings) -> None:
             )
             gap = trace.watched["gap"]
             part = gap[-1] / gap[0]
-            left += int((part[0] < 1.0 - 1e-9).sum())
-            entered += int((part[1] > settings.tolerance).sum())
+            parts.append(part)
             unknown += int(trace.diverged.sum())
-            count += part.shape[1]
             if (size, copies) == (settings.sizes[-1], settings.copies[-1]):
                 _draw(outcome, gap / gap[0])
             outcome.trials += experiment.rows(
@@ -275,17 +287,28 @@ def _iterate(outcome: Outcome, settings: Settings) -> None:
                 },
                 part.shape,
             )
+    outcome.statements += confinement(settings, torch.cat(parts, dim=1), unknown)
+
+
+def confinement(settings: Settings, part: Tensor, diverged: int) -> list[Statement]:
+    """State whether IHT stays at the bad points, and leaves with one kept entry more.
+
+    Args:
+        settings: of the experiment.
+        part: the last gap as part of the first, (2, traps): with k = |J|, and with one more.
+        diverged: trials that diverged.
+    """
     traps = rf"F3, $|J|$ from {settings.sizes[0]} to {settings.sizes[-1]}, $k^\ast$ up to "
     traps += rf"{settings.copies[-1]}, $\beta/\alpha \le {settings.kappa_most:g}$"
-    outcome.statements += [
+    return [
         never(
             id="stuck",
             source=r"need of $k \gtrsim \kappa^2 k^\ast$",
             claim=r"IHT from $\theta_J$ with $k = |J|$ stays there",
             measure=f"traps that it leaves in {settings.iterations} iterations ({traps})",
-            violations=left,
-            trials=count,
-            diverged=unknown,
+            violations=int((part[0] < 1.0 - 1e-9).sum()),
+            trials=part.shape[1],
+            diverged=diverged,
         ),
         never(
             id="released",
@@ -293,9 +316,9 @@ def _iterate(outcome: Outcome, settings: Settings) -> None:
             claim=r"with $k = |J| + 1$ it leaves, and converges to $f^\ast$",
             measure=rf"traps whose gap is above {settings.tolerance:g} of the first after "
             f"{settings.iterations} iterations ({traps})",
-            violations=entered,
-            trials=count,
-            diverged=unknown,
+            violations=int((part[1] > settings.tolerance).sum()),
+            trials=part.shape[1],
+            diverged=diverged,
             note="From this start; another may be stuck elsewhere. With one copy k + 1 is N, and "
             "nothing is thresholded.",
         ),

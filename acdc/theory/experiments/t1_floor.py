@@ -10,14 +10,15 @@ from pydantic import Field, model_validator
 
 from acdc.theory import experiment
 from acdc.theory.experiment import Outcome, Sigmas
-from acdc.theory.experiments.t1_rate import Weight
 from acdc.theory.iht import iht
 from acdc.theory.measures import tail_mean
 from acdc.theory.noise import gaussian, stream
-from acdc.theory.problems import SineSquares, cpl_constant, sine_squares
+from acdc.theory.problems import SineSquares, Weight, sine_squares, typical_constants
 from acdc.theory.rates import Theorem1
 from acdc.theory.statistics import Statement, mean, slope
 
+# N, at most; what is asked for grows without limit as alpha falls.
+LARGEST = 1_000_000
 # Of the noise, by the name in the statements' ids.
 SUPPORTS = {"support": r"noise on $S^\ast$", "everywhere": "noise in all coordinates"}
 
@@ -44,13 +45,14 @@ class Settings(experiment.Settings):
     def _fits(self) -> Self:
         fits = len(self.sigmas) >= 3 and self.sigmas[0] > 0.0
         self.require(fits, "sigmas", "at least three, each above 0,")
+        accepted = f"what asks for N of at most {LARGEST:,}, not {self.dimension:,},"
+        self.require(self.dimension <= LARGEST, "weight", accepted)
         return self
 
     @property
     def dimension(self) -> int:
         """N, from about what ||A|| will be."""
-        beta = (2.0 + 2.0 * self.weight) * (1.0 + self.epsilon**2)
-        theorem = Theorem1(cpl_constant(self.weight), beta, self.k_star)
+        theorem = Theorem1(*typical_constants(self.weight, self.epsilon), self.k_star)
         return math.ceil(self.n_ratio * float(theorem.enough_with_noise))
 
 
@@ -65,7 +67,7 @@ def run(settings: Settings) -> Outcome:
         settings.k_star,
         stream(settings.seed, "t1_floor", "problems"),
     )
-    theorem = Theorem1(problem.alpha, problem.beta, settings.k_star)
+    theorem = Theorem1(problem.alpha_up_to_beta, problem.beta, settings.k_star)
     for where in SUPPORTS:
         _measure(outcome, settings, problem, theorem, where)
     for sigma in settings.sigmas:
@@ -101,7 +103,7 @@ def _measure(
             "n": n,
             "k_star": settings.k_star,
             "k": k,
-            "alpha": problem.alpha,
+            "alpha": theorem.alpha,
             "beta": problem.beta,
             "sigma": sigmas,
             "seed": torch.arange(settings.trials).unsqueeze(-1),

@@ -14,7 +14,7 @@ from acdc.theory import experiment
 from acdc.theory.experiment import Counts, Outcome, Role, Sigmas, ascending
 from acdc.theory.iht import iht_step, iterate, on_support
 from acdc.theory.noise import gaussian, stream
-from acdc.theory.problems import SineSquares, sine_squares
+from acdc.theory.problems import SineSquares, Weight, sine_squares
 from acdc.theory.rates import theorem3
 from acdc.theory.statistics import Interval, Statement, mean, never, slope
 
@@ -38,7 +38,7 @@ class Settings(experiment.Settings):
     """Factors of the minimiser, which set the size B of the iterates."""
     sigmas: Sigmas = (0.1, 1.0)
     """Noise levels, beside none."""
-    c: float = Field(default=1.2, ge=0)
+    c: Weight = 1.2
     """Weight of the sine; f is not convex above 1."""
     tail: float = Field(default=0.5, ge=0)
     """Scale of the columns beyond the first k*."""

@@ -12,7 +12,13 @@ from acdc.theory.problems.regression import (
     gaussian_least_squares,
     restricted_constants,
 )
-from acdc.theory.problems.sine import SineSquares, cpl_constant, sine_squares
+from acdc.theory.problems.sine import (
+    SineSquares,
+    Weight,
+    cpl_constant,
+    sine_squares,
+    typical_constants,
+)
 from acdc.theory.problems.traps import OneCoordinate, Trap
 
 __all__ = [
@@ -23,6 +29,7 @@ __all__ = [
     "RestrictedConstants",
     "SineSquares",
     "Trap",
+    "Weight",
     "check_sizes",
     "cpl_constant",
     "diagonal_quadratics",
@@ -31,4 +38,5 @@ __all__ = [
     "rotated_quadratics",
     "sine_squares",
     "sparse_vectors",
+    "typical_constants",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from acdc.theory.iht import Gradient
@@ -20,7 +22,7 @@ class SineSquares:
     A = [I, eps G] has m = k* rows, and theta* lies in its first m coordinates. The first m entries
     of the gradient are phi'_c of the residuals, which gives the (k*, alpha)-CPL condition with
     alpha = 2 min phi'^2/phi; f is beta-smooth in all directions for beta = (2 + 2c) ||A||^2. Not
-    convex for c > 1. f* = 0, and minimisers form a subspace of dimension N - m.
+    convex for c > 1. f* = 0, and minimisers form an affine subspace of dimension N - m.
     """
 
     c: float
@@ -29,9 +31,18 @@ class SineSquares:
     minimiser: Tensor
     """theta*, (..., N)."""
     alpha: Tensor
+    """The largest CPL constant; above beta for a small c."""
     beta: Tensor
 
     family = "F2"
+
+    @property
+    def alpha_up_to_beta(self) -> Tensor:
+        """The CPL constant for Theorem 1, whose proof takes alpha <= beta.
+
+        Whatever is smaller than a CPL constant is one too.
+        """
+        return torch.minimum(self.alpha, self.beta)
 
     def residual(self, theta: Tensor) -> Tensor:
         """A theta - b: (..., N) to (..., m)."""
@@ -112,6 +123,21 @@ def cpl_constant(c: float) -> float:
     if slopes.min() <= 0.0:
         raise ValueError(f"c = {c}: phi has stationary points beside 0; a smaller c is accepted")
     return 2.0 * min(float(found.fun), 4.0)
+
+
+def _accepted(value: float) -> float:
+    cpl_constant(value)
+    return value
+
+
+Weight = Annotated[float, AfterValidator(_accepted)]
+"""The weight c of the sine in F2, in settings: such that only 0 is stationary."""
+
+
+def typical_constants(c: float, epsilon: float) -> tuple[float, float]:
+    """Return about what alpha, at most beta, and beta of `sine_squares` are, before any draw."""
+    beta = (2.0 + 2.0 * c) * (1.0 + epsilon**2)
+    return min(cpl_constant(c), beta), beta
 
 
 def sine_squares(

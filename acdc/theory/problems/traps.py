@@ -111,6 +111,11 @@ class Trap:
         """theta_J, tau on each wrong coordinate, (..., N)."""
         return self._repeated(torch.zeros_like(self.tau), self.tau)
 
+    @property
+    def bad_gap(self) -> Tensor:
+        """The gap at the bad point, copies q^2 / (2 (q^2 + w)), (...)."""
+        return self.copies * self.q2 / (2.0 * (self.q2 + self._w))
+
     def _repeated(self, first: Tensor, others: Tensor) -> Tensor:
         """Return vectors (..., N) with one value in coordinate 0 of each copy, and another else."""
         first, others = first + torch.zeros_like(others), others + torch.zeros_like(first)
