@@ -101,10 +101,9 @@ def top_k_rows(scores: Tensor, k: int | Tensor, *, magnitudes: bool = False) -> 
     above = values > last
     tied = values == last
     places = wanted - above.sum(-1, keepdim=True)
-    if bool((tied.sum(-1, keepdim=True) > places).any()):
-        # Where k is 0, no place is left, and what is above the largest is nothing.
-        tied &= tied.cumsum(-1) <= places
-    return above | tied
+    # Not asked whether there are too many, for which an accelerator would be waited for. Where k is
+    # 0, no place is left, and what is above the largest is nothing.
+    return above | (tied & (tied.cumsum(-1) <= places))
 
 
 def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:

@@ -10,11 +10,12 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from acdc.theory.layout import WITHOUT_FIGURE
 from acdc.theory.statistics import LEVEL, Statement, Verdict
 from reports import latex, maths
 from reports.plan import Experiment
 from reports.statements import ID, measured, number, predicted, remarks
-from reports.theory import NO_FIGURE, Found
+from reports.theory import Found
 
 SOURCE = "theory.txt.j2"
 """The text. Paragraphs are parted by empty lines; ``# `` begins a heading, ``!figure NAME`` and
@@ -201,7 +202,7 @@ def _whole(blocks: Sequence[Block], there: Mapping[str, Found]) -> list[Block]:
     rest = [
         Block("figure", experiment=each.experiment)
         for each in there.values()
-        if each.experiment not in shown and each.name not in NO_FIGURE
+        if each.experiment not in shown and each.name not in WITHOUT_FIGURE
     ]
     following = [*blocks[1:], Block("heading")]
     kept = [

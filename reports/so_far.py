@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from acdc.theory.layout import WITHOUT_FIGURE
 from reports.aggregate import MISSING, read_so_far, so_far, write_tables
 from reports.outputs import (
     Source,
@@ -17,7 +18,6 @@ from reports.outputs import (
     write_table,
 )
 from reports.plan import PLAN, ReportError, read_plan
-from reports.theory import NO_FIGURE
 
 FOLDER = "so_far"
 
@@ -55,7 +55,7 @@ def write_so_far(study: Path, within_suite: bool = False) -> SoFar:
     for experiment in plan.experiments:
         if isinstance(kind_of(experiment), TableKind):
             paths += write_table(source, experiment)
-        elif experiment.theory not in NO_FIGURE:
+        elif experiment.theory not in WITHOUT_FIGURE:
             paths += write_figure(source, experiment, excused=ReportError)
     if any(experiment.kind == "theory" for experiment in plan.experiments):
         paths += write_statements(source, strict=False)

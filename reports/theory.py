@@ -6,17 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
+from acdc.theory.layout import SERIES, Role
 from acdc.theory.statistics import Interval, Statement
 from reports.plan import Experiment, Plan, ReportError
-
-SERIES = ("panel", "line", "role", "x", "y", "low", "high")
-ROLES = ("measured", "bound", "fit", "trial", "cell", "phase")
-NO_FIGURE = ("lemmas",)
-"""Experiments whose statements say all."""
 
 _WORDS = SERIES[:3]
 _NUMBERS = SERIES[3:]
@@ -80,9 +76,10 @@ def read_series(study: Path, name: str) -> pd.DataFrame:
     missing = [column for column in SERIES if column not in table.columns]
     if missing:
         raise ReportError(f"{path} lacks the columns {', '.join(missing)}; make it again")
+    accepted = ", ".join(get_args(Role))
     for role in table["role"].unique():
-        if role not in ROLES:
-            raise ReportError(f"{path}: role {role!r} is unknown; {', '.join(ROLES)} are accepted")
+        if role not in get_args(Role):
+            raise ReportError(f"{path}: role {role!r} is unknown; {accepted} are accepted")
     return table
 
 

@@ -12,29 +12,11 @@ import pytest
 import yaml
 
 import baselines
-from acdc.cli import describe, main, summary
+from acdc.cli import describe, summary
 from acdc.config import parse_run
 from acdc.method import get_method, method_names
 from acdc.results import read_result
 from tests.support import METHOD_SETTINGS, tiny_config, train
-
-
-@pytest.fixture
-def acdc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call the command line as a user does; return exit status, output and errors."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["acdc", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return call
-
 
 NO_OPTIONS: dict[str, Any] = dict.fromkeys(("model", "method", "sparsity", "epochs", "seed"))
 

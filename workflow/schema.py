@@ -15,7 +15,7 @@ from acdc.data import DATASETS
 from acdc.documents import parse_yaml
 from acdc.errors import ConfigError
 from acdc.method import Product, method_names
-from acdc.theory.experiment import EXPERIMENTS
+from acdc.theory.layout import EXPERIMENTS
 from reports.columns import COLUMNS, Plot
 
 Kind = Literal["table", "figure", "theory"]

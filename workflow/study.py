@@ -13,13 +13,12 @@ from typing import Any
 from acdc.config import RunConfig, accepted
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.theory.experiment import EXPERIMENTS
+from acdc.theory.layout import EXPERIMENTS
 from workflow.resolve import Resolver
 from workflow.schema import Kind, Scale, read
 
 FOLDER = Path(__file__).resolve().parent
 # Experiments of the theory of which the statements say all.
-WITHOUT_FIGURE = ("lemmas",)
 
 
 @dataclass(frozen=True)

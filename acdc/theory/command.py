@@ -8,6 +8,7 @@ import click
 
 from acdc.documents import assign
 from acdc.theory import experiment
+from acdc.theory.layout import EXPERIMENTS
 
 
 @click.group("theory")
@@ -18,7 +19,7 @@ def theory_command() -> None:
 @theory_command.command("list")
 def list_command() -> None:
     """List the experiments and their settings with the defaults."""
-    for name in experiment.EXPERIMENTS:
+    for name in EXPERIMENTS:
         module = experiment.load(name)
         click.echo(f"{name}: {(module.__doc__ or '').splitlines()[0]}")
         for key, field in module.Settings.model_fields.items():

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,36 +22,8 @@ from acdc.config import Frozen, accepted, explain
 from acdc.errors import ConfigError
 from acdc.files import write_json, write_text
 from acdc.provenance import git_revision, hardware
+from acdc.theory.layout import EXPERIMENTS, SERIES, TRIAL, Role
 from acdc.theory.statistics import Statement
-
-EXPERIMENTS = (
-    "lemmas",
-    "t2_rate",
-    "t2_floor",
-    "t1_rate",
-    "t1_floor",
-    "t1_gap",
-    "fail",
-    "t3",
-    "c1",
-    "phases",
-    "phase_diagram",
-    "recovery",
-    "bridge",
-)
-"""In the order of the chapter; each is a module of acdc.theory.experiments."""
-
-TRIAL = (
-    *("family", "n", "k_star", "k", "alpha", "beta", "sigma", "seed"),
-    *("iterations", "gap", "worst_ratio", "bound", "status"),
-)
-"""The first columns of every trials.csv; what does not apply is empty."""
-
-SERIES = ("panel", "line", "role", "x", "y", "low", "high")
-"""The columns of every series.csv; low and high are the ends of a band or of an error bar."""
-
-Role = Literal["measured", "bound", "fit", "trial", "cell", "phase"]
-"""How a point is drawn; of a cell, x and y are its value and its colour, and line its row."""
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 

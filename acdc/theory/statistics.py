@@ -41,6 +41,18 @@ def exact(value: float) -> Interval:
     return Interval(value, value, value)
 
 
+def _finite(values: Sequence[float] | Array) -> Array | None:
+    """Return a sample as an array, None where a value is not finite.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
+    return sample if np.isfinite(sample).all() else None
+
+
 def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
 
@@ -57,10 +69,7 @@ def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """
     from scipy import stats
 
-    sample = np.asarray(values, dtype=np.float64)
-    if len(sample) < 2:
-        raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
-    if not np.isfinite(sample).all():
+    if (sample := _finite(values)) is None:
         return Interval(math.inf, -math.inf, math.inf)
     least, spread = float(sample.min()), float(np.ptp(sample))
     if spread == 0.0:
@@ -88,10 +97,7 @@ def student_mean(values: Sequence[float] | Array) -> Interval:
     """
     from scipy import stats
 
-    sample = np.asarray(values, dtype=np.float64)
-    if len(sample) < 2:
-        raise ValueError(f"{len(sample)} values: expected at least 2 for an interval")
-    if not np.isfinite(sample).all():
+    if (sample := _finite(values)) is None:
         return Interval(math.inf, -math.inf, math.inf)
     middle, error = float(sample.mean()), float(stats.sem(sample))
     wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(sample) - 1)) * error

@@ -91,7 +91,7 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
 
     Args:
         name: the experiment's name in acdc.theory.
-        series: the columns of reports.theory.SERIES.
+        series: the columns of acdc.theory.layout.SERIES.
     """
     style()
     drawn = _Drawn.of_series(series)

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 
+from acdc.theory.layout import SERIES
 from acdc.theory.statistics import Interval, Statement, never
 from reports import chapter as chapters
 from reports import latex, maths
@@ -34,7 +35,7 @@ from reports.plan import Experiment, ReportError, read_plan
 from reports.so_far import write_so_far
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
-from reports.theory import SERIES, Found, find, read_series, read_statements
+from reports.theory import Found, find, read_series, read_statements
 
 
 def experiment(name: str) -> Experiment:

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from acdc.cli import main
 from acdc.documents import assign
-from acdc.theory import experiment
+from acdc.theory import experiment, layout
 
 SMALL = ["trials=3", "kappas=[2, 4, 8]", "n=32", "k_star=1", "k_ratios=[1, 8]", "iterations=60"]
 SMALL += ["wide_n=300", "wide_trials=2"]
 
 
 @pytest.fixture
-def theory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call the command line as a user does; return exit status, output and errors."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["acdc", "theory", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return call
+def theory(acdc: Any) -> Any:
+    """Call ``acdc theory``."""
+    return functools.partial(acdc, "theory")
 
 
 def small(out: Path, *more: str) -> list[object]:
@@ -45,9 +33,9 @@ def test_the_list_has_every_experiment_with_its_subject_and_settings(theory: Any
     status, output, errors = theory("list")
     assert (status, errors) == (0, "")
     heads = [line for line in output.splitlines() if not line.startswith(" ")]
-    assert [line.partition(":")[0] for line in heads] == list(experiment.EXPERIMENTS)
+    assert [line.partition(":")[0] for line in heads] == list(layout.EXPERIMENTS)
     assert all(len(line.partition(": ")[2]) > 20 for line in heads)
-    for name in experiment.EXPERIMENTS:
+    for name in layout.EXPERIMENTS:
         block = output.split(f"{name}: ", 1)[1]
         for key, field in experiment.load(name).Settings.model_fields.items():
             assert f"    {key} = {field.default}  {field.description}\n" in block
@@ -81,7 +69,7 @@ def test_a_run_leaves_its_files_and_says_what_its_statements_come_to(
         ("32", "8"),
     }
     with (out / "series.csv").open(newline="") as file:
-        assert tuple(next(csv.reader(file))) == experiment.SERIES
+        assert tuple(next(csv.reader(file))) == layout.SERIES
 
 
 def test_cells_are_the_outcomes_values_to_ten_digits(theory: Any, tmp_path: Path) -> None:
@@ -147,7 +135,7 @@ def test_a_mistake_is_one_line_and_exit_status_two(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", experiment.EXPERIMENTS)
+@pytest.mark.parametrize("name", layout.EXPERIMENTS)
 @pytest.mark.parametrize("assignment", ["trials=1", "seed=-1", "nonsense=1", "trials=[]"])
 def test_every_experiment_refuses_what_makes_no_sense(
     name: str, assignment: str, theory: Any, tmp_path: Path

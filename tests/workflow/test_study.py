@@ -14,7 +14,8 @@ import yaml
 from acdc.errors import ConfigError
 from acdc.method import method_names
 from acdc.optimizers import learning_rate
-from acdc.theory.experiment import EXPERIMENTS, parse
+from acdc.theory.experiment import parse
+from acdc.theory.layout import EXPERIMENTS
 from tests.workflow.conftest import ROOT, TINY
 from workflow.study import FOLDER, Study, load, rows_of
 

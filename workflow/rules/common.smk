@@ -13,6 +13,7 @@ from acdc.config import accepted
 from acdc.errors import ConfigError, SuiteError
 from acdc.failures import failures
 from acdc.results import SPARE
+from acdc.theory.layout import WITHOUT_FIGURE
 from workflow import signals, slurm, study as studies, suite
 
 if not workflow.is_main_process:
@@ -66,7 +67,7 @@ FIGURE_IDS = STUDY.ids("figure")
 THEORY_IDS = STUDY.ids("theory")
 # By the experiments' names there; those without a figure are statements alone.
 THEORY = STUDY.theory
-THEORY_FIGURES = [name for name in THEORY if name not in studies.WITHOUT_FIGURE]
+THEORY_FIGURES = [name for name in THEORY if name not in WITHOUT_FIGURE]
 TABLES = [
     f"{FOLDER}/tables/{table}.tex" for table in TABLE_IDS + ["theory"] * bool(THEORY)
 ]

@@ -23,6 +23,9 @@ TRAIN = (
     " >> {{params.logs:q}}/started.log 2>&1"
 )
 
+# Before the theory, which can wait: the time left is told by the speed of the training.
+TRAINING_FIRST = 1
+
 
 rule data:
     """Verify a data set's files against their checksums."""
@@ -30,6 +33,7 @@ rule data:
         f"{FOLDER}/data/{{dataset}}.json",
     log:
         f"{FOLDER}/logs/data/{{dataset}}.log",
+    priority: TRAINING_FIRST
     retries: 0
     localrule: True
     conda:
@@ -51,6 +55,7 @@ rule train:
         f"{FOLDER}/logs/train/{{run}}.log",
     wildcard_constraints:
         run=names(run for run in STUDY.runs if run not in {**PACKED, **NODES}),
+    priority: TRAINING_FIRST
     conda:
         "../../environment.yml"
     threads: 1
@@ -105,6 +110,7 @@ rule pack:
         f"{FOLDER}/logs/packs/{{pack}}.log",
     wildcard_constraints:
         pack=names(PACKS),
+    priority: TRAINING_FIRST
     conda:
         "../../environment.yml"
     threads: 1

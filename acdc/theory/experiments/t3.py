@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from acdc.theory import experiment
-from acdc.theory.experiment import Counts, Outcome, Role, Sigmas, ascending
+from acdc.theory.experiment import Counts, Outcome, Sigmas, ascending
 from acdc.theory.iht import iht_step, iterate, on_support
 from acdc.theory.noise import gaussian, stream
 from acdc.theory.problems import SineSquares, Weight, sine_squares
