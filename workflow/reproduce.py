@@ -33,7 +33,7 @@ _LINE_EVERY_S = 15.0
 _LOCK_WAIT_S = 5.0
 # What a run is given to finish its step and save a checkpoint, when a suite is stopped.
 _SAVING_S = 20.0
-# What follows the training (theory, tables, figures, report), as a fraction of it, for the time left.
+# What follows the training (theory, tables, report), as a fraction of it, for the time left.
 _REST = 0.14
 
 

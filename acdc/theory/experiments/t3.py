@@ -13,6 +13,7 @@ from torch import Tensor
 from acdc.theory import experiment
 from acdc.theory.experiment import Counts, Outcome, Sigmas, ascending
 from acdc.theory.iht import iht_step, iterate, on_support
+from acdc.theory.layout import Role
 from acdc.theory.noise import gaussian, stream
 from acdc.theory.problems import SineSquares, Weight, sine_squares
 from acdc.theory.rates import theorem3
