@@ -18,7 +18,6 @@ from workflow.resolve import Resolver
 from workflow.schema import Kind, Scale, read
 
 FOLDER = Path(__file__).resolve().parent
-# Experiments of the theory of which the statements say all.
 
 
 @dataclass(frozen=True)
