@@ -58,15 +58,15 @@ DEVICE ?= cpu
 BENCH ?= $(RESULTS)/benchmarks
 bench: $(VENV)/dev
 	@mkdir -p $(BENCH)
-	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
-	$(BIN)/python -m tests.benchmarks.epoch --device $(DEVICE) --images 320 --rounds 17 --compile off --precisions fp32 \
+	$(BIN)/python -m benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
+	$(BIN)/python -m benchmarks.epoch --device $(DEVICE) --images 320 --rounds 17 --compile off --precisions fp32 \
 		--methods acdc,gmp,rigl,set,top_kast --json $(BENCH)/methods.json
-	$(BIN)/python -m tests.benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
-	$(BIN)/python -m tests.benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
-	$(BIN)/python -m tests.benchmarks.loaders --json $(BENCH)/loaders.json
-	$(BIN)/python -m tests.benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
-	$(BIN)/python -m tests.benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
-	$(BIN)/python -m tests.benchmarks.planning --json $(BENCH)/planning.json
+	$(BIN)/python -m benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
+	$(BIN)/python -m benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
+	$(BIN)/python -m benchmarks.loaders --json $(BENCH)/loaders.json
+	$(BIN)/python -m benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
+	$(BIN)/python -m benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
+	$(BIN)/python -m benchmarks.planning --json $(BENCH)/planning.json
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
@@ -80,7 +80,7 @@ ui: $(VENV)/ui
 		--default-artifact-root "$(abspath $(RESULTS)/$(SCALE)/mlartifacts)"
 
 tracking-server: $(VENV)/server
-	@$(BIN)/python -m acdc.tracking.server --folder "$(RESULTS)/tracking" --host $(HOST) --port $(PORT)
+	@$(BIN)/python -m tracking.server --folder "$(RESULTS)/tracking" --host $(HOST) --port $(PORT)
 
 test-cluster: $(VENV)/dev
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster

@@ -5,52 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from acdc.documents import assign, parsed
-from acdc.errors import ConfigError, DeviceError, Interrupted, Resumable, SuiteError
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-class Lazy(click.Group):
-    """A group whose subcommands are imported when they are called, so that each starts fast."""
-
-    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy = lazy or {}
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), *self.lazy])
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in self.lazy:
-            import importlib
-
-            module, attribute = self.lazy[name].split(":")
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-            return command
-        return super().get_command(context, name)
+from acdc.config.yaml_io import assign, parsed
+from acdc.console import CONTEXT, Lazy, table
+from acdc.errors import ConfigError, DeviceError, SuiteError
 
 
-# Commands by what implements them; conformance stands beside acdc and baselines, and uses both.
-LAZY = {
-    "conformance": "conformance.cli:conformance",
-    "data": "acdc.data.command:data_command",
-    "doctor": "workflow.doctor.command:doctor",
-    "plan": "workflow.plan:plan_command",
-    "stale": "workflow.stale:stale",
-    "status": "workflow.status:status",
-    "sync": "acdc.tracking.command:sync_command",
-    "theory": "acdc.theory.command:theory_command",
-}
-
-
-@click.group(cls=Lazy, lazy=LAZY, context_settings=CONTEXT)
+@click.group(cls=Lazy, lazy={"data": "acdc.data.command:data_command"}, context_settings=CONTEXT)
 def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
@@ -190,19 +155,19 @@ def train(
         # Read by OpenMP when torch is imported, which happens below.
         os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from acdc.config import parse_run
+    from acdc.config.run import parse_run
 
     config = parse_run(describe(file, text, options, assignments))
     if seeds is not None:
-        from acdc.launch import launch_seeds
+        from acdc.run.launch import launch_seeds
 
         sys.exit(launch_seeds(several(seeds), at_once, arguments_without("--seeds", "--at-once")))
     if logs is not None and "RANK" not in os.environ:
-        from acdc.attempts import keep_output
+        from acdc.run.logs import keep_output
 
         keep_output(logs, config.run_name)
     if processes > 1 and "RANK" not in os.environ:
-        from acdc.launch import launch_nodes, launch_ranks
+        from acdc.run.launch import launch_nodes, launch_ranks
 
         if nodes > 1:
             sys.exit(launch_nodes(nodes, processes, sys.argv[1:]))
@@ -210,10 +175,10 @@ def train(
 
     import torch
 
-    from acdc.ranks import from_environment, local_device
-    from acdc.reporters import Lines, Reporter, Silent, Terminal
-    from acdc.runs import Options, run
-    from acdc.training import Engine
+    from acdc.distributed import from_environment, local_device
+    from acdc.run.lifecycle import Options, run
+    from acdc.run.progress import Lines, Reporter, Silent, Terminal
+    from acdc.training.loop import Engine
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -253,7 +218,7 @@ def train(
 def restore(folder: Path) -> None:
     """Put back the removed result of the run in FOLDER, which has ended; trains nothing."""
     from acdc.errors import RunDirectoryError
-    from acdc.outcomes import restored
+    from acdc.run.outcomes import restored
 
     result = restored(folder)
     if result is None:
@@ -381,8 +346,8 @@ def summary(result: dict[str, Any], runs: Path) -> list[str]:
 @click.argument("names", nargs=-1)
 def methods(names: tuple[str, ...]) -> None:
     """List the methods, or print the settings and deviations of those that are named."""
-    from acdc.catalogue import reference, settings
-    from acdc.method import get_method, method_names
+    from acdc.methods.contract import get_method, method_names
+    from acdc.methods.describe import reference, settings
 
     if not names:
         found = [get_method(name) for name in method_names()]
@@ -402,37 +367,3 @@ def methods(names: tuple[str, ...]) -> None:
         deviations = [[d.original, d.ours, d.why] for d in method.deviations]
         if deviations:
             click.echo(table(["original", "here", "why"], deviations, [33, 33, 34]) + "\n")
-
-
-def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
-    """Return rows as a table for a terminal, each column wrapped to its width."""
-    from tabulate import tabulate
-
-    text: str = tabulate(
-        rows,
-        headings,
-        tablefmt="grid",
-        maxcolwidths=widths,
-        maxheadercolwidths=widths,
-        disable_numparse=True,
-        break_on_hyphens=False,
-    )
-    return text
-
-
-def main(command: Callable[..., Any] = cli) -> None:
-    """Run a command; a mistake of the user ends as one sentence and its exit status."""
-    try:
-        command(standalone_mode=False)
-    except (Resumable, Interrupted) as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(stop.exit_status)
-    except SuiteError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_status)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acdc.errors import ConfigError
-from acdc.method import Product, SparseMethod
-from acdc.schedules import Step
+from acdc.methods.contract import Product, SparseMethod
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
+    from acdc.config.run import RunConfig
 
 
 class Dense(SparseMethod):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from acdc.masks import Masks, count_nonzeros
-from acdc.method import (
+from acdc.methods.contract import (
     STORED_BYTES,
     Context,
     Densities,
@@ -23,13 +22,14 @@ from acdc.method import (
     StoredWeights,
     check_order,
 )
-from acdc.ramps import cubic_ramp
-from acdc.schedules import Step
-from acdc.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.methods.ramps import cubic_ramp
+from acdc.sparsity.masks import Masks, count_nonzeros
+from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from acdc.errors import ConfigError
-from acdc.masks import count_nonzeros
-from acdc.method import (
+from acdc.methods.contract import (
     Context,
     Densities,
     Deviation,
@@ -23,12 +22,13 @@ from acdc.method import (
     apply_masks,
     momentum_buffers,
 )
-from acdc.schedules import Step
-from acdc.selection import layer_magnitude_masks
+from acdc.sparsity.masks import count_nonzeros
+from acdc.sparsity.selection import layer_magnitude_masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):

@@ -13,11 +13,8 @@ import torch
 from pydantic import Field, model_validator
 
 from acdc.data import DATASETS
-from acdc.dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
 from acdc.errors import ConfigError
-from acdc.flops import LayerCost, step_flops
-from acdc.masks import Masks, count_nonzeros
-from acdc.method import (
+from acdc.methods.contract import (
     STORED_BYTES,
     Context,
     Densities,
@@ -30,11 +27,14 @@ from acdc.method import (
     check_order,
     mask_gradients,
 )
-from acdc.schedules import Step
+from acdc.methods.dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
+from acdc.sparsity.flops import LayerCost, step_flops
+from acdc.sparsity.masks import Masks, count_nonzeros
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acdc.method import Context, ScopedSettings, SparseMethod, Start, apply_masks
-from acdc.selection import global_magnitude_masks
+from acdc.methods.contract import Context, ScopedSettings, SparseMethod, Start, apply_masks
+from acdc.sparsity.selection import global_magnitude_masks
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
+    from acdc.config.run import RunConfig
 
 
 class Settings(ScopedSettings):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acdc.flops import LayerCost, dense_flops, forward_flops
-from acdc.rewiring import DRAWS, FIXED_BATCHES, TIES, Rewiring, RewiringSettings
-from acdc.schedules import Step
+from acdc.methods.rewiring import DRAWS, FIXED_BATCHES, TIES, Rewiring, RewiringSettings
+from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
+from acdc.step import Step
 
 
 class RigL(Rewiring):

@@ -15,10 +15,10 @@ from pydantic import model_validator
 from torch import Tensor
 
 from acdc.errors import ConfigError
-from acdc.method import Deviation
-from acdc.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
-from acdc.schedules import Step
-from acdc.selection import top_k_mask
+from acdc.methods.contract import Deviation
+from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
+from acdc.sparsity.selection import top_k_mask
+from acdc.step import Step
 
 
 class Settings(RewiringSettings):

@@ -13,15 +13,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from acdc.flops import LayerCost, dense_flops, forward_flops
-from acdc.masks import Masks
-from acdc.method import STORED_BYTES, Context, Densities, Deviation
-from acdc.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
-from acdc.schedules import Step
+from acdc.methods.contract import STORED_BYTES, Context, Densities, Deviation
+from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
+from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
+from acdc.sparsity.masks import Masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(RewiringSettings):

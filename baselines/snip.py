@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from acdc.counts import count_zeros
-from acdc.method import Context, Deviation, ScopedSettings, SparseMethod, apply_masks
-from acdc.selection import top_k_masks
+from acdc.methods.contract import Context, Deviation, ScopedSettings, SparseMethod, apply_masks
+from acdc.sparsity.masks import count_zeros
+from acdc.sparsity.selection import top_k_masks
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
+    from acdc.config.run import RunConfig
 
 
 class Settings(ScopedSettings):

@@ -14,8 +14,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from acdc.masks import Masks
-from acdc.method import (
+from acdc.methods.contract import (
     STORED_BYTES,
     Context,
     Densities,
@@ -24,12 +23,13 @@ from acdc.method import (
     SparseMethod,
     StoredWeights,
 )
-from acdc.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
-from acdc.schedules import Step
+from acdc.sparsity.masks import Masks
+from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):

@@ -7,8 +7,8 @@ drops and zeroes weak weights at times).
 
 from __future__ import annotations
 
-from acdc.method import Context, Deviation, apply_masks
-from acdc.rewiring import SparseStart
+from acdc.methods.contract import Context, Deviation, apply_masks
+from acdc.methods.rewiring import SparseStart
 
 
 class Static(SparseStart):

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from acdc.method import (
+from acdc.methods.contract import (
     STORED_BYTES,
     Context,
     Densities,
@@ -22,11 +22,11 @@ from acdc.method import (
     ScopedSettings,
     SparseMethod,
 )
-from acdc.schedules import Step
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 GROUP = "thresholds"
 

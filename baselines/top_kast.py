@@ -14,8 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from acdc.errors import ConfigError
-from acdc.masks import Masks
-from acdc.method import (
+from acdc.methods.contract import (
     STORED_BYTES,
     Context,
     Densities,
@@ -25,13 +24,14 @@ from acdc.method import (
     StoredWeights,
     mask_gradients,
 )
-from acdc.rewiring import optimizer_slots
-from acdc.schedules import Step
-from acdc.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.methods.rewiring import optimizer_slots
+from acdc.sparsity.masks import Masks
+from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 Exploration = Literal["l2", "l1"]
 

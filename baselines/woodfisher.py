@@ -14,10 +14,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from acdc.counts import count_zeros
 from acdc.errors import ConfigError
-from acdc.masks import Masks, count_nonzeros
-from acdc.method import (
+from acdc.methods.contract import (
     Context,
     Densities,
     Deviation,
@@ -28,13 +26,14 @@ from acdc.method import (
     apply_masks,
     check_order,
 )
-from acdc.ramps import cubic_ramp, even_updates, updates_since_begin
-from acdc.schedules import Step
-from acdc.selection import strictly_above_masks, top_k_masks
+from acdc.methods.ramps import cubic_ramp, even_updates, updates_since_begin
+from acdc.sparsity.masks import Masks, count_nonzeros, count_zeros
+from acdc.sparsity.selection import strictly_above_masks, top_k_masks
+from acdc.step import Step
 
 if TYPE_CHECKING:
-    from acdc.config import RunConfig
-    from acdc.forecast import Outlook
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):

@@ -10,7 +10,7 @@ import torch
 
 from conformance.replay import ConformanceError, Replay, replay_file, summary
 
-VECTORS = Path(__file__).resolve().parent.parent / "tests" / "golden"
+VECTORS = Path(__file__).resolve().parent / "golden"
 
 
 @click.command()
@@ -24,7 +24,7 @@ VECTORS = Path(__file__).resolve().parent.parent / "tests" / "golden"
 def conformance(folder: Path, quiet: bool) -> None:
     """Replay figures printed by the methods' original code, and compare.
 
-    DIR holds JSON files in the formats of tests/golden, which is the default. Every case is printed
+    DIR holds JSON files in the formats of conformance/golden, the default. Every case is printed
     with the largest difference and what is allowed. The exit status is 1 if any does not agree.
     """
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Run the reports' command line: ``python -m reports``."""
 
-from acdc.cli import main
+from acdc.console import main
 from reports.cli import cli
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 
 from acdc.errors import RunDirectoryError
-from acdc.failures import remembered
 from acdc.files import write_atomically
-from acdc.journal import read_journal
-from acdc.results import REMEDY, RESULT, read_result, read_spare
-from acdc.sources import source_digest
-from reports.plan import Plan, ReportError
+from acdc.run.failures import remembered
+from acdc.run.journal import read_journal
+from acdc.run.results import REMEDY, RESULT, read_result, read_spare
+from acdc.run.sources import source_digest
+from study.plan import Plan, ReportError
 
 RUN_COLUMNS: dict[str, str] = {
     "run": "str",
@@ -329,7 +329,7 @@ def _certified(
 ) -> dict[str, Any]:
     """Return what a stored certificate says, and whether it is to be trusted."""
     # Imports torch; the tables and figures are made without it.
-    from acdc.certificate import objections
+    from acdc.sparsity.certificate import objections
 
     found = objections(certificate, requested, weights)
     said = certificate or {}

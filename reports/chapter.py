@@ -10,12 +10,12 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from acdc.theory.layout import WITHOUT_FIGURE
-from acdc.theory.statistics import LEVEL, Statement, Verdict
 from reports import latex, maths
-from reports.plan import Experiment
 from reports.statements import ID, measured, number, predicted, remarks
 from reports.theory import Found
+from study.plan import Experiment
+from theory.layout import WITHOUT_FIGURE
+from theory.statistics import LEVEL, Statement, Verdict
 
 SOURCE = "theory.txt.j2"
 """The text. Paragraphs are parted by empty lines; ``# `` begins a heading, ``!figure NAME`` and

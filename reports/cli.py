@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from acdc.cli import CONTEXT
+from acdc.console import CONTEXT
 
 _results = click.option(
     "--results",
@@ -32,7 +32,7 @@ def cli() -> None:
 def aggregate_command(study: Path) -> None:
     """Gather every run's result and journal into tables/runs, epochs and events."""
     from reports.aggregate import aggregate, write_tables
-    from reports.plan import read_plan
+    from study.plan import read_plan
 
     tables = aggregate(study, read_plan(study))
     _warn(study, tables.warnings)
@@ -69,7 +69,7 @@ def statements_command(study: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
     from reports.aggregate import read_runs
     from reports.outputs import Source, write_statements
-    from reports.plan import read_plan
+    from study.plan import read_plan
 
     _say(write_statements(Source(study, read_plan(study), read_runs(study, ()))))
 
@@ -80,7 +80,7 @@ def report_command(study: Path) -> None:
     """Write the whole study as one self-contained page, its methods and theory also as LaTeX."""
     from reports.aggregate import read_tables
     from reports.outputs import Source, write_report
-    from reports.plan import read_plan
+    from study.plan import read_plan
 
     _say(write_report(Source(study, read_plan(study), read_tables(study))))
 

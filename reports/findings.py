@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.cells import Cells, Table, by_seed
-from reports.plan import Row
 from reports.statistics import Summary, paired_difference
 from reports.text import mean_and_std, percent
+from study.plan import Row
 
 
 @dataclass(frozen=True)

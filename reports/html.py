@@ -14,17 +14,17 @@ from markupsafe import Markup
 from reports import chapter, maths, statements, tables, text
 from reports.aggregate import FAILURES, MISSING, so_far
 from reports.cells import FLOPS, Cells, Table
-from reports.columns import COLUMNS
 from reports.findings import findings
 from reports.latex import TEMPLATES
 from reports.methods import methods
 from reports.outputs import Source, TableKind, build_table, draw_figure, kind_of
-from reports.plan import Experiment, ReportError
 from reports.statistics import Summary
 from reports.theory import Found, find
+from study.columns import COLUMNS
+from study.plan import Experiment, ReportError
 
 if TYPE_CHECKING:
-    from acdc.sources import Standing
+    from acdc.run.sources import Standing
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def standings_of(source: Source) -> dict[str, Standing]:
 
     Runs that failed or are missing have no standing, for lack of anything that was made.
     """
-    from acdc.sources import Standing, standing  # imports torch to read configurations
+    from acdc.run.sources import Standing, standing
 
     def of(name: str) -> Standing:
         try:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reports.latex import escape, render
-from reports.plan import Plan
+from study.plan import Plan
 
 if TYPE_CHECKING:
-    from acdc.catalogue import Setting
-    from acdc.method import Deviation
+    from acdc.methods.contract import Deviation
+    from acdc.methods.describe import Setting
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Method:
 def methods(plan: Plan) -> list[Method]:
     """Return the methods that the plan's runs are trained with, in its order."""
     # Imports torch, which takes seconds; nothing else of the reports needs it.
-    from acdc.catalogue import settings
-    from acdc.method import get_method
+    from acdc.methods.contract import get_method
+    from acdc.methods.describe import settings
 
     names = dict.fromkeys(str(run["method"]) for run in plan.runs.values())
     return [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from acdc.files import finite, write_atomically, write_text
 from reports.aggregate import Tables, read_runs
-from reports.plan import Experiment, NothingToDrawError, Plan, ReportError, read_plan
+from study.plan import Experiment, NothingToDrawError, Plan, ReportError, read_plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

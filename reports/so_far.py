@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from acdc.theory.layout import WITHOUT_FIGURE
 from reports.aggregate import MISSING, read_so_far, so_far, write_tables
 from reports.outputs import (
     Source,
@@ -17,7 +16,8 @@ from reports.outputs import (
     write_statements,
     write_table,
 )
-from reports.plan import PLAN, ReportError, read_plan
+from study.plan import PLAN, ReportError, read_plan
+from theory.layout import WITHOUT_FIGURE
 
 FOLDER = "so_far"
 

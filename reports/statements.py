@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from acdc.files import finite
-from acdc.theory.statistics import LEVEL, Interval, Statement
 from reports import latex, maths
-from reports.plan import ReportError
 from reports.text import NO_ROW
 from reports.theory import Found
+from study.plan import ReportError
+from theory.statistics import LEVEL, Interval, Statement
 
 ID = "theory"
 """Of the table's files."""

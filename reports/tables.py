@@ -9,11 +9,11 @@ from typing import Any
 
 from reports import text
 from reports.cells import FLOPS, Cells, Table
-from reports.columns import COLUMNS
 from reports.latex import escape, render
-from reports.paper import PaperValue
-from reports.plan import Scale
 from reports.statistics import Summary
+from study.columns import COLUMNS
+from study.paper import PaperValue
+from study.plan import Scale
 
 _CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
 """Mean width of a character of such tables in Computer Modern."""

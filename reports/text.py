@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reports.columns import Form
-from reports.paper import PaperValue
-from reports.plan import Experiment, Scale
 from reports.statistics import Summary
+from study.columns import Form
+from study.paper import PaperValue
+from study.plan import Experiment, Scale
 
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from acdc.theory.layout import SERIES, Role
-from acdc.theory.statistics import Interval, Statement
-from reports.plan import Experiment, Plan, ReportError
+from study.plan import Experiment, Plan, ReportError
+from theory.layout import SERIES, Role
+from theory.statistics import Interval, Statement
 
 _WORDS = SERIES[:3]
 _NUMBERS = SERIES[3:]
@@ -29,12 +29,12 @@ class Found:
 
     @property
     def name(self) -> str:
-        """The experiment's name in acdc.theory."""
+        """The experiment's name in theory."""
         return theory_of(self.experiment)
 
 
 def theory_of(experiment: Experiment) -> str:
-    """Return an experiment's name in acdc.theory.
+    """Return an experiment's name in theory.
 
     Raises:
         ReportError: it is not one of the theory.

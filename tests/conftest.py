@@ -12,8 +12,8 @@ import hypothesis
 import pytest
 import torch
 
-from acdc.cli import main
-from acdc.config import RunConfig
+from acdc.config.run import RunConfig
+from acdc.console import main
 from tests.support import Silent, Uninterrupted, train
 
 # A shell has Ctrl-C ignored in what it starts in the background; what tests start must not inherit

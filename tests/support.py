@@ -11,16 +11,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from acdc.config import RunConfig, parse_run
-from acdc.journal import read_journal
-from acdc.layers import prunable_layers, prunable_weights
-from acdc.method import Context, SparseMethod, StoredWeights
-from acdc.optimizers import build_optimizer
-from acdc.runs import Options, run
-from acdc.schedules import Step
+from acdc.config.run import RunConfig, parse_run
+from acdc.methods.contract import Context, SparseMethod, StoredWeights
+from acdc.models import build_model
+from acdc.run.journal import read_journal
+from acdc.run.lifecycle import Options, run
+from acdc.sparsity.layers import prunable_layers, prunable_weights
+from acdc.step import Step
+from acdc.training.optimizers import build_optimizer
 from conformance.vectors import hashval
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "conformance" / "golden"
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "acdc": {"schedule": None, "phases": [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3],
@@ -66,6 +67,11 @@ def tiny_config(method: str, **changes: Any) -> RunConfig:
         "recipe": recipe,
     }
     return parse_run(base | changes)
+
+
+def network_of(config: RunConfig) -> nn.Module:
+    """Return the network of a run with its initial weights."""
+    return build_model(config.model, config.dataset, config.seed)
 
 
 class TinyNet(nn.Module):

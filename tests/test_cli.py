@@ -13,9 +13,9 @@ import yaml
 
 import baselines
 from acdc.cli import describe, summary
-from acdc.config import parse_run
-from acdc.method import get_method, method_names
-from acdc.results import read_result
+from acdc.config.run import parse_run
+from acdc.methods.contract import get_method, method_names
+from acdc.run.results import read_result
 from tests.support import METHOD_SETTINGS, tiny_config, train
 
 NO_OPTIONS: dict[str, Any] = dict.fromkeys(("model", "method", "sparsity", "epochs", "seed"))

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import baselines
-from acdc.config import parse_run
-from acdc.method import get_method, method_names
+from acdc.config.run import parse_run
+from acdc.methods.contract import get_method, method_names
+from study.model import load
+from study.schema import Row
 from tests.support import Silent, tiny_config, train
-from workflow.schema import Row
-from workflow.study import load
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

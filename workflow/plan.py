@@ -15,10 +15,10 @@ import click
 from tabulate import tabulate
 
 from acdc.errors import DataError
-from acdc.forecast import Storage, forecast
-from acdc.results import RESULT, read_result
+from acdc.run.results import RESULT, read_result
+from study.model import Study, load, rows_of
+from workflow.forecast import Storage, forecast
 from workflow.speed import PEAKS, UTILISATION, Measured, Speed, work_of
-from workflow.study import Study, load, rows_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import click
 
 from acdc.errors import SuiteError
 from acdc.files import write_json
-from workflow.study import load
+from study.model import load
 
 KEPT = (
     "plan.json",

@@ -20,10 +20,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from acdc.errors import RunDirectoryError, SuiteError
-from acdc.failures import failures
 from acdc.files import write_json
+from acdc.run.failures import failures
+from study.model import Study, load
 from workflow.state import RunState, States, clock
-from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,7 +68,7 @@ def reproduce(
         cleared_of_killed_suites(results)
         click.echo(f"{study.scale.title}: {len(study.runs)} runs; log in {logs / 'suite.log'}")
         command = [
-            *(sys.executable, "-m", "acdc.nursery"),
+            *(sys.executable, "-m", "acdc.run.forkserver"),
             *(sys.executable, "-m", "snakemake"),
             *("--snakefile", str(ROOT / "Snakefile")),
             *("--cores", str(cores or os.cpu_count() or 1)),

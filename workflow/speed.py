@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from acdc.config import Precision, RunConfig
+from acdc.config.recipe import Precision
+from acdc.config.run import RunConfig
 from acdc.data import DATASETS
-from acdc.flops import dense_flops
-from acdc.forecast import Forecast, network
-from acdc.journal import read_journal
-from acdc.results import RESULT
+from acdc.run.journal import read_journal
+from acdc.run.results import RESULT
+from acdc.sparsity.flops import dense_flops
+from workflow.forecast import Forecast, network
 
 PEAKS: dict[str, dict[Precision, float]] = {
     "a100": {"fp16": 312, "bf16": 312, "tf32": 156, "fp32": 19.5},

@@ -14,10 +14,11 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from acdc.config import accepted, parse_run
+from acdc.config.run import parse_run
 from acdc.errors import ConfigError, RunDirectoryError
-from acdc.results import RESULT, read_result
-from acdc.sources import LOADED, Sources, Standing, standing
+from acdc.messages import accepted
+from acdc.run.results import RESULT, read_result
+from acdc.run.sources import LOADED, Sources, Standing, standing
 
 UNREADABLE = Standing(unknown="damaged, or of another version of the suite")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acdc.errors import RunDirectoryError
-from acdc.failures import FAILED, remembered
-from acdc.lease import host_at_work
-from acdc.results import RESULT, read_result, read_spare
+from acdc.run.failures import FAILED, remembered
+from acdc.run.lease import host_at_work
+from acdc.run.results import RESULT, read_result, read_spare
 
 Status = Literal["running", "stopped", "queued", "done", "diverged", "failed"]
 

@@ -330,7 +330,7 @@ def find_plan(
             raise DataError(f"{path} is not JSON; remove it, and it will be made again") from None
         return written
     # Imports torch, which takes seconds.
-    from workflow.study import load
+    from study.model import load
 
     return load(scale, seeds, experiments).plan()
 

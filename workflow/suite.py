@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from acdc.errors import Resumable
-from acdc.failures import remembered
-from acdc.lease import Lease
+from acdc.run.failures import remembered
+from acdc.run.lease import Lease
 
 
 class SoleSuite:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from acdc.data.places import Place
 
 if TYPE_CHECKING:
-    from acdc.config import Augmentation
+    from acdc.config.recipe import Augmentation
     from acdc.data.folder import FolderSet
     from acdc.data.images import ImageSet
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from acdc.cli import table
+from acdc.console import table
 from acdc.data import DATASETS, DatasetSpec
 from acdc.errors import ConfigError, DataError
 from acdc.files import write_json

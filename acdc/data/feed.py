@@ -15,10 +15,10 @@ from torch import Tensor
 
 from acdc import seeds
 from acdc.data.images import Images, ImageSet, Relabelled, scale
-from acdc.ranks import Ranks
+from acdc.distributed import Ranks
 
 if TYPE_CHECKING:
-    from acdc.config import Augmentation
+    from acdc.config.recipe import Augmentation
 
 Split = Literal["training", "validation", "test"]
 Batch = tuple[Tensor, Tensor]

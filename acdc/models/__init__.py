@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from acdc import seeds
 from acdc.data import DATASETS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from acdc.layers import Layers
+    from acdc.sparsity.layers import Layers
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,21 @@ def layers_of(model: str, dataset: str) -> Layers:
     """Return the prunable layers of a network sized for a data set; its weights are discarded."""
     import torch
 
-    from acdc.layers import prunable_layers
+    from acdc.sparsity.layers import prunable_layers
 
     spec = DATASETS[dataset]
     # Built for real: on the meta device, initialisers would import torch's compiler.
     with torch.random.fork_rng(devices=[]):
         return prunable_layers(MODELS[model](spec.channels, spec.classes))
+
+
+def build_model(model: str, dataset: str, seed: int) -> nn.Module:
+    """Return a network with the initial weights of a seed, the same for every method."""
+    import torch
+
+    spec = DATASETS[dataset]
+    with torch.random.fork_rng(devices=[]):
+        seeds.seed_device(torch.device("cpu"), seeds.derive(seed, "initial_weights"))
+        network = MODELS[model](spec.channels, spec.classes)
+    # torch's annotations of Module.to leave the memory format out.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

@@ -12,20 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acdc.config import RunConfig, parse_run
-from acdc.layers import Layers, dense_layers, prunable_layers, prunable_weights
-from acdc.method import Context, SparseMethod, reset_momentum
+from acdc.config.run import RunConfig, parse_run
+from acdc.methods.contract import Context, SparseMethod, reset_momentum
+from acdc.methods.phases import PUBLISHED_SCHEDULES
+from acdc.methods.ramps import updates_before_end
 from acdc.models import MODELS
-from acdc.optimizers import build_optimizer
-from acdc.patterns import pattern_masks
-from acdc.ramps import updates_before_end
-from acdc.schedules import PUBLISHED_SCHEDULES, Step, warmup_cosine
-from acdc.selection import (
+from acdc.sparsity.layers import Layers, dense_layers, prunable_layers, prunable_weights
+from acdc.sparsity.patterns import pattern_masks
+from acdc.sparsity.selection import (
     kth_largest,
     released_global_masks,
     released_layer_masks,
     strictly_above_masks,
 )
+from acdc.step import Step
+from acdc.training.learning_rates import warmup_cosine
+from acdc.training.optimizers import build_optimizer
 from conformance.vectors import Case, compare, hashval
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acdc.flops import LayerCost, dense_flops, layer_costs
+from acdc.methods.phases import PUBLISHED_SCHEDULES
 from acdc.models import MODELS
 from acdc.models.vision import torchvision_models
 from acdc.models.wide_resnet import WideResNet
-from acdc.schedules import PUBLISHED_SCHEDULES
+from acdc.sparsity.flops import LayerCost, dense_flops, layer_costs
 from conformance.vectors import Case, compare
 
 _NETWORKS = {

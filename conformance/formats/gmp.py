@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from acdc import dialects, ramps
+from acdc.methods import dialects, ramps
 from conformance.vectors import Case, compare, hashval
 
 # Single against double precision of a sparsity below 1.

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acdc.counts import count_zeros
-from acdc.distributions import erk_sparsities, uniform_sparsities
-from acdc.rewiring import rewire
-from acdc.schedules import cosine_drop_fraction
+from acdc.methods.phases import cosine_drop_fraction
+from acdc.methods.rewiring import rewire
+from acdc.sparsity.distributions import erk_sparsities, uniform_sparsities
+from acdc.sparsity.masks import count_zeros
 from conformance.vectors import Case, compare
 
 

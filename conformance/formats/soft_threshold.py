@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acdc.optimizers import EagerSGD
-from acdc.schedules import warmup_cosine
+from acdc.training.learning_rates import warmup_cosine
+from acdc.training.optimizers import EagerSGD
 from baselines.str import soft_threshold, soft_threshold_gradients
 from conformance.vectors import Case, compare, hashval
 

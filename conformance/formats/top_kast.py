@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from acdc.counts import count_zeros
-from acdc.selection import layer_magnitude_masks, top_k_mask
+from acdc.sparsity.masks import count_zeros
+from acdc.sparsity.selection import layer_magnitude_masks, top_k_mask
 from baselines.top_kast import Exploration, exploration_gradient, exploration_penalty
 from conformance.vectors import Case, compare, hashval
 

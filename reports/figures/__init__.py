@@ -11,7 +11,6 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
-from reports import plan
 from reports.aggregate import Tables, so_far
 from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
 from reports.figures.by_flops import accuracy_by_flops
@@ -19,7 +18,8 @@ from reports.figures.by_phase import mask_change, phase_flops
 from reports.figures.curves import SPARSE_PHASE
 from reports.figures.series import Panel, gather, notes
 from reports.figures.style import Look, close, curve_looks, letter, point_looks, style
-from reports.plan import Experiment, NothingToDrawError, ReportError, Row, Scale
+from study import plan
+from study.plan import Experiment, NothingToDrawError, ReportError, Row, Scale
 
 PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
     "schedule": schedule,

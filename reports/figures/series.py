@@ -11,9 +11,9 @@ import pandas as pd
 from reports.aggregate import Tables
 from reports.cells import Cells, no_result, row_cells
 from reports.figures.style import Look
-from reports.plan import Experiment, NothingToDrawError, ReportError, Row
 from reports.statistics import Summary
 from reports.text import percent
+from study.plan import Experiment, NothingToDrawError, ReportError, Row
 
 
 @dataclass(frozen=True)

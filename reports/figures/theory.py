@@ -90,8 +90,8 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
     takes its title from its id and its scales from its values.
 
     Args:
-        name: the experiment's name in acdc.theory.
-        series: the columns of acdc.theory.layout.SERIES.
+        name: the experiment's name in theory.
+        series: the columns of theory.layout.SERIES.
     """
     style()
     drawn = _Drawn.of_series(series)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from acdc.journal import read_journal
+from acdc.run.journal import read_journal
+from study.model import Study, load
 from tests.cluster.slurm import Cluster, missing_programs, wait_until
 from workflow.slurm import job_name, read_queue
-from workflow.study import Study, load
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent

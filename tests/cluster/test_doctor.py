@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-import acdc.lease
+import acdc.run.lease
+from study.model import Study, load
 from workflow.doctor import node, slurm, storage
 from workflow.doctor.findings import Finding, guarded
 from workflow.doctor.peer import peer
 from workflow.doctor.profile import Profile, Request, read_profile
-from workflow.study import Study, load
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -93,7 +93,7 @@ def test_a_controller_that_is_down(
 def test_a_job_on_each_partition_looks_from_its_node(
     tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acdc.lease, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(acdc.run.lease, "_HEARTBEAT_S", 0.1)
     profile, requests = asked(tmp_path, study)
     found = list(node.examine(profile, requests, study, tmp_path / "results"))
     states = {re.sub(r" n\d", " a node", finding.check): finding.state for finding in found}
@@ -128,7 +128,7 @@ def test_a_node_with_another_folder_at_the_same_path(tmp_path: Path) -> None:
 def test_locks_that_do_not_reach_the_other_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acdc.lease, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(acdc.run.lease, "_HEARTBEAT_S", 0.1)
     locks = tmp_path / "locks"
     # The same path on a file system of its own, with files of the same names.
     script = 'mount -t tmpfs none "$0" && mkdir "$0/locks" && touch "$0/locks/source" && exec "$@"'

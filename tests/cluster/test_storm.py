@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from study.model import Study
 from tests.cluster.conftest import FOLDER, ROOT, Suite, same
 from tests.cluster.slurm import Cluster, wait_until
-from workflow.study import Study
 
 pytestmark = pytest.mark.cluster
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from study.model import Study, load
 from tests.cluster.conftest import FOLDER, ROOT, Suite, same, train_alone
 from tests.cluster.slurm import Cluster, wait_until
-from workflow.study import Study, load
 
 pytestmark = pytest.mark.cluster
 

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
-from acdc.config import RunConfig, parse_run
-from acdc.runs import Options, run
-from acdc.schedules import Step
-from acdc.theory.experiment import parse, write
+from acdc.config.run import RunConfig, parse_run
+from acdc.run.lifecycle import Options, run
+from acdc.step import Step
 from reports.aggregate import aggregate, write_tables
 from reports.cli import cli
 from reports.outputs import Source
-from reports.plan import read_plan
+from study.plan import read_plan
+from theory.experiment import parse, write
 
 EPOCHS = 4
 SEEDS = (1, 2, 3)

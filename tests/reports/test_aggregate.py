@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from acdc.journal import read_journal
+from acdc.run.journal import read_journal
 from reports.aggregate import aggregate, read_tables
 from reports.outputs import Source
-from reports.plan import ReportError, read_plan
+from study.plan import ReportError, read_plan
 
 
 def test_one_row_a_run_product_and_which(source: Source) -> None:

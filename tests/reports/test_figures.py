@@ -16,12 +16,12 @@ from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from reports import columns
 from reports.aggregate import RUN_COLUMNS, Tables
 from reports.figures import PLOTS, draw
 from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
 from reports.outputs import FORMATS, Source, draw_figure
-from reports.plan import Experiment, Panel, ReportError, Row, Scale, Task
+from study import columns
+from study.plan import Experiment, Panel, ReportError, Row, Scale, Task
 
 EPOCHS = 10
 TASK = Task("toy", "resnet8_s2", "digits", EPOCHS)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import reports.paper
-from reports.columns import COLUMNS
-from reports.paper import PaperValue, paper_metrics, paper_setting, paper_values
-from reports.plan import PaperRow, ReportError
+import study.paper
 from reports.text import paper_text
+from study.columns import COLUMNS
+from study.paper import PaperValue, paper_metrics, paper_setting, paper_values
+from study.plan import PaperRow, ReportError
 
-FILE = Path(reports.paper.__file__).with_name("tables.csv")
+FILE = Path(study.paper.__file__).with_name("tables.csv")
 with FILE.open(newline="", encoding="utf-8") as _file:
     LINES = list(csv.DictReader(_file))
 TABLES = [str(number) for number in range(1, 15)]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.columns import COLUMNS
 from reports.outputs import kind_of
-from reports.paper import paper_values
-from reports.plan import ReportError, read_plan
-from workflow import study as studies
+from study import model as studies
+from study.columns import COLUMNS
+from study.paper import paper_values
+from study.plan import ReportError, read_plan
 
 SCALES = sorted(path.stem for path in (studies.FOLDER / "scales").glob("*.yaml"))
 

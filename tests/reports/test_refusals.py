@@ -17,7 +17,7 @@ from reports.figures.style import close
 from reports.findings import findings
 from reports.html import report
 from reports.outputs import Source, build_table, draw_figure, write_table
-from reports.plan import read_plan
+from study.plan import read_plan
 
 Spoil = Callable[[dict[str, Any]], None]
 
@@ -136,7 +136,7 @@ def test_a_refused_run_is_not_drawn(spoiled: Callable[..., Source]) -> None:
     line = next(x for x in figure.axes[0].lines if x.get_label() == "AC/DC, 90 %")
     epochs = bad.tables.epochs
     acdc = next(row for row in experiment.all_rows if row.method == "acdc")
-    (third,) = [run for run in acdc.runs if "_seed3-" in run]
+    (third,) = [run for run in acdc.run.lifecycle if "_seed3-" in run]
     expected = 100 * epochs[epochs["run"] == third]["val_accuracy"]
     assert list(line.get_ydata()) == pytest.approx(list(expected))
     close(figure)

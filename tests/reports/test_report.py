@@ -15,15 +15,15 @@ import markupsafe
 import pytest
 from click.testing import CliRunner
 
-from acdc.catalogue import settings
-from acdc.method import get_method, method_names
+from acdc.methods.contract import get_method, method_names
+from acdc.methods.describe import settings
 from reports.cli import cli
 from reports.html import ordered, report
 from reports.latex import escape
 from reports.methods import methods, to_latex
 from reports.outputs import Source, build_table
-from reports.plan import Panel, Plan, ReportError, Scale
 from reports.tables import ours_text, paper_text
+from study.plan import Panel, Plan, ReportError, Scale
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 

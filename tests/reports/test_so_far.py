@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 
-from acdc.config import parse_run
+from acdc.config.run import parse_run
 from acdc.errors import RunDirectoryError
-from acdc.failures import FAILED, remember
-from acdc.results import SPARE
-from acdc.runs import Options, run
+from acdc.run.failures import FAILED, remember
+from acdc.run.lifecycle import Options, run
+from acdc.run.results import SPARE
 from reports.aggregate import RUN_COLUMNS, aggregate, read_so_far, write_tables
 from reports.cells import Cells, by_seed
 from reports.cli import cli
@@ -31,10 +31,10 @@ from reports.findings import findings
 from reports.html import report
 from reports.latex import escape
 from reports.outputs import Source, build_table, draw_figure, write_figure, write_table
-from reports.plan import NothingToDrawError, Plan, ReportError, read_plan
 from reports.so_far import write_so_far
 from reports.tables import caption, ours_text
 from reports.text import NO_ROW
+from study.plan import NothingToDrawError, Plan, ReportError, read_plan
 from tests.support import Silent
 
 NASTY = "KeyError('50% of $a_b & $c \\ {d} ~ #1')\nnear “é”."

@@ -17,10 +17,10 @@ from reports.cells import Cells, Table, by_seed, row_cells, table_cells
 from reports.findings import Difference, findings
 from reports.latex import escape
 from reports.outputs import Source, build_table, source_of
-from reports.plan import ReportError, read_plan
 from reports.statistics import summarise
 from reports.tables import broken, caption, ours_text, paper_text, to_csv, to_latex
 from reports.text import NO_ROW
+from study.plan import ReportError, read_plan
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,6 @@ from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 
-from acdc.theory.layout import SERIES
-from acdc.theory.statistics import Interval, Statement, never
 from reports import chapter as chapters
 from reports import latex, maths
 from reports.chapter import Block, chapter
@@ -31,11 +29,13 @@ from reports.figures.style import close, inline_svg, sequence, to_bytes
 from reports.figures.theory import draw
 from reports.html import report
 from reports.outputs import Source, draw_figure, write_statements
-from reports.plan import Experiment, ReportError, read_plan
 from reports.so_far import write_so_far
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
 from reports.theory import Found, find, read_series, read_statements
+from study.plan import Experiment, ReportError, read_plan
+from theory.layout import SERIES
+from theory.statistics import Interval, Statement, never
 
 
 def experiment(name: str) -> Experiment:
@@ -518,7 +518,7 @@ def test_nothing_overlaps_or_leaves_the_figure(count: int) -> None:
 
 
 def test_the_text_names_only_experiments_that_there_are() -> None:
-    from acdc.theory.experiment import EXPERIMENTS
+    from theory.experiment import EXPERIMENTS
 
     text = (latex.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
     named = re.findall(r'(?:tell|told|listed|needs|alike)\("(\w+)', text)

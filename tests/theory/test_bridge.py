@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from acdc.errors import ConfigError
-from acdc.theory import curvature, experiment, statistics
-from acdc.theory.experiments import bridge
-from acdc.theory.noise import stream
 from tests.support import train
+from theory import curvature, experiment, statistics
+from theory.experiments import bridge
+from theory.noise import stream
 
 SMALL: dict[str, Any] = {
     "model": "resnet6_s8",

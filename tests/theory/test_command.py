@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from acdc.documents import assign
-from acdc.theory import experiment, layout
+from acdc.config.yaml_io import assign
+from theory import experiment, layout
 
 SMALL = ["trials=3", "kappas=[2, 4, 8]", "n=32", "k_star=1", "k_ratios=[1, 8]", "iterations=60"]
 SMALL += ["wide_n=300", "wide_trials=2"]

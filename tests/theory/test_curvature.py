@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acdc.theory.curvature import Hessian, flat, largest_curvature, random_direction
-from acdc.theory.noise import stream
+from theory.curvature import Hessian, flat, largest_curvature, random_direction
+from theory.noise import stream
 
 
 def quadratic(n: int, seed: int = 0) -> tuple[Tensor, Hessian]:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from acdc.theory import experiment
-from acdc.theory.experiments import fail
-from acdc.theory.noise import stream
-from acdc.theory.problems import Trap
-from acdc.theory.rates import largest_trap
+from theory import experiment
+from theory.experiments import fail
+from theory.noise import stream
+from theory.problems import Trap
+from theory.rates import largest_trap
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 10, 57, 1000, 40_000])

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from acdc.theory import experiment
-from acdc.theory.experiment import Outcome
-from acdc.theory.experiments import lemmas
-from acdc.theory.iht import hard_threshold
-from acdc.theory.noise import stream
-from acdc.theory.problems import sine_squares
+from theory import experiment
+from theory.experiment import Outcome
+from theory.experiments import lemmas
+from theory.iht import hard_threshold
+from theory.noise import stream
+from theory.problems import sine_squares
 
 SMALL = lemmas.Settings(trials=110, lengths=(2, 9, 40), n=20, k=5, k_star=2, squares=(1, 5))
 

@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from acdc.theory.noise import gaussian, stream
+from theory.noise import gaussian, stream
 
 
 def zero(theta: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.theory import experiment, rates, statistics
-from acdc.theory.experiment import Outcome
-from acdc.theory.experiments.phase_diagram import rho_of
-from acdc.theory.iht import hard_threshold
-from acdc.theory.noise import stream
-from acdc.theory.problems import Trap, rotated_quadratics, sine_squares
+from theory import experiment, rates, statistics
+from theory.experiment import Outcome
+from theory.experiments.phase_diagram import rho_of
+from theory.iht import hard_threshold
+from theory.noise import stream
+from theory.problems import Trap, rotated_quadratics, sine_squares
 
 
 def outcome_of(name: str, **settings: Any) -> Outcome:

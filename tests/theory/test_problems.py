@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc.theory.iht import iht
-from acdc.theory.problems import (
+from theory.iht import iht
+from theory.problems import (
     LeastSquares,
     OneCoordinate,
     Problem,

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from acdc.theory.iht import hard_threshold, iht, iht_step, on_support, trace
-from acdc.theory.noise import gaussian
-from acdc.theory.problems import diagonal_quadratics, rotated_quadratics, sparse_vectors
-from acdc.theory.rates import Corollary1, Theorem1, Theorem2, expansion, lemma1, theorem3
+from theory.iht import hard_threshold, iht, iht_step, on_support, trace
+from theory.noise import gaussian
+from theory.problems import diagonal_quadratics, rotated_quadratics, sparse_vectors
+from theory.rates import Corollary1, Theorem1, Theorem2, expansion, lemma1, theorem3
 
 Array = npt.NDArray[np.float64]
 

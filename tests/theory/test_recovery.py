@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from acdc.theory import experiment
-from acdc.theory.experiments import recovery
+from theory import experiment
+from theory.experiments import recovery
 
 SMALL: dict[str, Any] = {
     "trials": 4,

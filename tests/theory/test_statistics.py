@@ -13,7 +13,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acdc.theory.statistics import (
+from theory.statistics import (
     LEVEL,
     Interval,
     Relation,

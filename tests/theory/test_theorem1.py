@@ -9,17 +9,12 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from acdc.theory import experiment
-from acdc.theory.experiment import Outcome
-from acdc.theory.experiments import t1_floor, t1_gap, t1_rate
-from acdc.theory.noise import stream
-from acdc.theory.problems import (
-    cpl_constant,
-    rotated_quadratics,
-    sine_squares,
-    sparse_vectors,
-)
-from acdc.theory.statistics import Statement
+from theory import experiment
+from theory.experiment import Outcome
+from theory.experiments import t1_floor, t1_gap, t1_rate
+from theory.noise import stream
+from theory.problems import cpl_constant, rotated_quadratics, sine_squares, sparse_vectors
+from theory.statistics import Statement
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.theory import experiment, statistics
-from acdc.theory.experiment import Outcome
-from acdc.theory.measures import first_at_most, tail_mean, worst_ratio
-from acdc.theory.noise import stream
-from acdc.theory.problems import rotated_quadratics
+from theory import experiment, statistics
+from theory.experiment import Outcome
+from theory.measures import first_at_most, tail_mean, worst_ratio
+from theory.noise import stream
+from theory.problems import rotated_quadratics
 
 
 def outcome_of(name: str, **settings: Any) -> Outcome:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from acdc.config import parse_run
-from acdc.runs import Options, run
-from acdc.tracking.store import load_mlflow, prepare_store
+from acdc.config.run import parse_run
+from acdc.run.lifecycle import Options, run
 from tests.support import Silent
 from tests.tracking.support import DESCRIPTIONS
+from tracking.store import load_mlflow, prepare_store
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ import sqlalchemy
 import yaml
 from sqlalchemy.pool import NullPool
 
-from acdc.config import RunConfig, parse_run
+from acdc.config.run import RunConfig, parse_run
 from acdc.files import write_json
-from acdc.journal import Journal
-from acdc.tracking.command import sync_command
+from acdc.run.journal import Journal
+from tracking.command import sync_command
 
 PHASES = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 4]]
 BASE = {"model": "resnet8_s2", "dataset": "digits", "seed": 1}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import acdc
-from acdc.cli import main
+from acdc.console import main
 from acdc.errors import ConfigError
-from acdc.tracking.server import given_database, postgres_programs, secret_key, serve
+from tracking.server import given_database, postgres_programs, secret_key, serve
 
 LOGIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "long and of my own"}
 
@@ -95,7 +95,7 @@ def test_each_installation_signs_with_a_key_of_its_own(tmp_path: Path) -> None:
 def test_a_database_is_run_by_the_programs_that_made_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acdc.tracking.server.DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr("tracking.server.DEBIAN", tmp_path / "debian")
     data = tmp_path / "database"
     data.mkdir()
     for version in ("13", "15"):

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from acdc.tracking.command import Task
-from acdc.tracking.store import open_store
 from tests.tracking.support import (
     active,
     assert_cell_of,
@@ -29,6 +27,8 @@ from tests.tracking.support import (
     tags,
     writers,
 )
+from tracking.command import Task
+from tracking.store import open_store
 
 # Several processes that follow the same runs into one store.
 FOLLOWERS = """

@@ -16,11 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from acdc.config import parse_run
-from acdc.journal import Journal
-from acdc.runs import Options, run
-from acdc.tracking.snapshots import DamagedRunError, Snapshot, flatten
-from acdc.tracking.store import TrackingError
+from acdc.config.run import parse_run
+from acdc.run.journal import Journal
+from acdc.run.lifecycle import Options, run
 from tests.support import Silent, tiny_config
 from tests.tracking.support import (
     DESCRIPTIONS,
@@ -36,6 +34,8 @@ from tests.tracking.support import (
     sync,
     tags,
 )
+from tracking.snapshots import DamagedRunError, Snapshot, flatten
+from tracking.store import TrackingError
 
 
 def status(runs: Path, run_id: str) -> str:

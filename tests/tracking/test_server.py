@@ -27,9 +27,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from acdc.config import parse_run
-from acdc.journal import read_journal
-from acdc.tracking.server import status
+from acdc.config.run import parse_run
+from acdc.run.journal import read_journal
 from tests.tracking.support import (
     DESCRIPTIONS,
     acdc,
@@ -43,6 +42,7 @@ from tests.tracking.support import (
     sync,
     writers,
 )
+from tracking.server import status
 
 pytestmark = pytest.mark.server
 
@@ -51,7 +51,7 @@ SEARCH = "api/2.0/mlflow/experiments/search?max_results=5"
 
 
 class Server:
-    """``python -m acdc.tracking.server`` in a folder of its own."""
+    """``python -m tracking.server`` in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Server:
         self.start()
 
     def command(self, *options: str) -> subprocess.Popen[str]:
-        module = [sys.executable, "-m", "acdc.tracking.server", "--folder", str(self.folder)]
+        module = [sys.executable, "-m", "tracking.server", "--folder", str(self.folder)]
         secrets = {
             "MLFLOW_TRACKING_USERNAME": USER,
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import acdc
-from acdc.cli import main
+from acdc.console import main
 from acdc.errors import ConfigError
-from acdc.tracking.command import scale_of, study_of
-from acdc.tracking.store import passwordless, reason, tracking_uri
+from study.model import load
 from tests.tracking.support import active, assert_mirrors, slug_of, sync
+from tracking.command import scale_of, study_of
+from tracking.store import passwordless, reason, tracking_uri
 from workflow.reproduce import _made
-from workflow.study import load
 
 
 def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_server_that_is_away_is_one_sentence(
 def test_a_locked_store_is_one_sentence(
     one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("acdc.tracking.store.STORE_WAIT_S", 0.1)
+    monkeypatch.setattr("tracking.store.STORE_WAIT_S", 0.1)
     store = sqlite3.connect(one.parent.parent / "mlflow.db")
     with contextlib.closing(store):
         store.execute("BEGIN EXCLUSIVE")
@@ -272,7 +272,7 @@ def test_nothing_but_the_mirror_imports_mlflow() -> None:
         "workflow/doctor/environment.py",
     }
     code = (
-        "import sys, acdc.tracking.command, acdc.tracking.server; "
+        "import sys, tracking.command, tracking.server; "
         "sys.exit(bool({'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -280,7 +280,7 @@ def test_nothing_but_the_mirror_imports_mlflow() -> None:
 
 def test_training_imports_nothing_of_the_mirror() -> None:
     code = (
-        "import sys, acdc.cli, acdc.runs, acdc.launch, acdc.nursery; "
-        "sys.exit(any(name.startswith('acdc.tracking') for name in sys.modules))"
+        "import sys, acdc.cli, acdc.run.lifecycle, acdc.run.launch, acdc.run.forkserver; "
+        "sys.exit(any(name.startswith('tracking') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
-import acdc.lease
+import acdc.run.lease
 from acdc.errors import ConfigError
-from acdc.forecast import forecast
-from acdc.results import RESULT, SCHEMA
+from acdc.run.results import RESULT, SCHEMA
+from study.model import Study, load
 from workflow.doctor import environment, findings, node, options, slurm, storage
 from workflow.doctor.command import examine, show
 from workflow.doctor.environment import data, packages, torch_build, tracking
@@ -41,8 +41,8 @@ from workflow.doctor.site import (
     user_groups,
 )
 from workflow.doctor.slurm import settings
-from workflow.requests import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
-from workflow.study import Study, load
+from workflow.forecast import forecast
+from workflow.resources import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +114,7 @@ def alone(scale: Path) -> Study:
 
 @pytest.fixture
 def short_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acdc.lease, "_HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(acdc.run.lease, "_HEARTBEAT_S", 0.1)
 
 
 def profile_of(folder: Path, **options: Any) -> Path:

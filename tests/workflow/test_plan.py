@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner
 
 from acdc.errors import DataError
-from acdc.forecast import forecast
+from study.model import Study, load
 from tests.support import train
+from workflow.forecast import forecast
 from workflow.plan import closing_lines, errors, make_plan, plan_command
 from workflow.speed import PEAKS, UTILISATION, Measured, table_name, work_of
-from workflow.study import Study, load
 
 TRAINED = ("dense", "one_shot", "gmp")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acdc.documents import assign
-from acdc.theory.experiment import parse
+from acdc.config.yaml_io import assign
 from tests.workflow.conftest import ROOT, TINY, Workplace
+from theory.experiment import parse
 
 
 def test_make_quick_makes_everything_and_a_second_one_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc.journal import read_journal
+from acdc.run.journal import read_journal
 from tests.cluster.slurm import wait_until
 from tests.support import tiny_config
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from acdc.cli import cli
-from acdc.results import read_result
-from acdc.sources import PACKAGES, ROOT, Sources
+from acdc.run.results import read_result
+from acdc.run.sources import PACKAGES, ROOT, Sources
 from tests.support import tiny_config, train
 from workflow.stale import cost, examine
 
@@ -70,12 +70,18 @@ def test_results_of_the_code_that_is_there(results: Path) -> None:
 
 def test_groups_by_what_differs(results: Path) -> None:
     for method in ("rigl", "snip"):
-        forge(results, method, lambda modules: modules.update({"acdc.selection": "0" * 12}))
-    forge(results, "dsd", lambda modules: (modules.pop("acdc.masks"), modules.update(old="1")))
+        forge(
+            results, method, lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12})
+        )
+    forge(
+        results,
+        "dsd",
+        lambda modules: (modules.pop("acdc.sparsity.masks"), modules.update(old="1")),
+    )
     output = stale(results).output
     assert "4 results, 1 made by the code that is there now" in output
-    assert re.match(r"acdc\.selection +2 ", line(output, "acdc.selection"))
-    assert re.match(r"acdc\.masks \(new\), old \(gone\) +1 ", line(output, "acdc.masks"))
+    assert re.match(r"acdc\.selection +2 ", line(output, "acdc.sparsity.selection"))
+    assert re.match(r"acdc\.masks \(new\), old \(gone\) +1 ", line(output, "acdc.sparsity.masks"))
     assert re.match(r"together +3 ", line(output, "together"))
     assert "seed1-" not in output
     listed = stale(results, "--runs").output
@@ -84,9 +90,9 @@ def test_groups_by_what_differs(results: Path) -> None:
 
 
 def test_one_module(results: Path) -> None:
-    forge(results, "rigl", lambda modules: modules.update({"acdc.selection": "0" * 12}))
-    forge(results, "snip", lambda modules: modules.update({"acdc.masks": "0" * 12}))
-    found = stale(results, "--module", "acdc.masks", "--folders").output
+    forge(results, "rigl", lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12}))
+    forge(results, "snip", lambda modules: modules.update({"acdc.sparsity.masks": "0" * 12}))
+    found = stale(results, "--module", "acdc.sparsity.masks", "--folders").output
     assert found.splitlines() == [str(folder(results, "snip"))]
 
 
@@ -142,7 +148,7 @@ def test_inherited_flops_are_counted_once(tmp_path: Path) -> None:
 def test_the_printed_command_names_what_is_stale_and_removes_nothing_by_itself(
     results: Path,
 ) -> None:
-    forge(results, "rigl", lambda modules: modules.update({"acdc.selection": "0" * 12}))
+    forge(results, "rigl", lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12}))
     output = stale(results, "--scale", "tiny").output
     command = line(output, "  acdc stale").strip()
     assert f"  make reproduce SCALE=tiny RESULTS={results}" in output

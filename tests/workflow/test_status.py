@@ -21,21 +21,21 @@ from click.testing import CliRunner
 from filelock import SoftFileLease
 
 import workflow.state
-from acdc.config import RunConfig
+from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import ConfigError, SuiteError
-from acdc.failures import FAILED, remember
-from acdc.journal import Journal, read_journal
-from acdc.lease import LEASE, host_at_work
-from acdc.results import SPARE
-from acdc.runs import Options, run
+from acdc.run.failures import FAILED, remember
+from acdc.run.journal import Journal, read_journal
+from acdc.run.lease import LEASE, host_at_work
+from acdc.run.lifecycle import Options, run
+from acdc.run.results import SPARE
+from study.model import FOLDER, load
+from tests.run.test_stops import PATIENCE_S, spawn, wait_for_epochs
 from tests.support import Silent, tiny_config
-from tests.test_stops import PATIENCE_S, spawn, wait_for_epochs
 from tests.workflow.conftest import ROOT, TINY
 from workflow.reproduce import Progress
 from workflow.state import RunState, States, clock, latest_records, pace_of, read_state
 from workflow.status import Overview, cell, entries, show, status
-from workflow.study import FOLDER, load
 
 HOUR = 3600.0
 

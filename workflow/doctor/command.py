@@ -12,11 +12,11 @@ import click
 from tabulate import tabulate
 
 from acdc.errors import SuiteError
+from study.model import Study, load
 from workflow.doctor import environment, node, options, slurm, storage
 from workflow.doctor.findings import Finding, guarded
 from workflow.doctor.peer import peer
 from workflow.doctor.profile import Profile, Request, read_profile
-from workflow.study import Study, load
 
 
 class UnfitError(SuiteError):

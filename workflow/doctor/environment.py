@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from acdc.provenance import git_revision
-from acdc.tracking.store import TrackingError, load_mlflow, tracking_uri, without_password
+from acdc.run.provenance import git_revision
+from study.model import FOLDER, Study
+from tracking.store import TrackingError, load_mlflow, tracking_uri, without_password
 from workflow.doctor.findings import Finding
-from workflow.study import FOLDER, Study
 
 CONSTRAINTS = FOLDER.parent / "constraints.txt"
 _ANSWER_S = 10.0

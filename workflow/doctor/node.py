@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from study.model import Study
 from workflow.doctor.environment import data
 from workflow.doctor.findings import Finding, UnansweredError, guarded
 from workflow.doctor.peer import Peer, gpus, missing_data, peer, who
 from workflow.doctor.profile import Profile, Request
 from workflow.doctor.storage import clock_finding, locking, scratch, visibility
-from workflow.study import Study
 
 _QUEUE_S = 60
 _MINUTES = 15  # for all checks, also where each waits for long

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import Resumable
-from acdc.lease import Lease
+from acdc.run.lease import Lease
 from workflow.doctor.findings import UnansweredError
 
 SEEN_S = 90.0
@@ -91,7 +91,7 @@ def lease(folder: str) -> str | None:
 
 def missing_data(scale: str, seeds: int | None, experiments: str | None) -> list[str]:
     """Return a sentence for each data set of a study that is not seen from here."""
-    from workflow.study import load
+    from study.model import load
 
     return load(scale, seeds, experiments).missing_data()
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from acdc.documents import parse_yaml
+from acdc.config.yaml_io import parse_yaml
 from acdc.errors import ConfigError
-from workflow.requests import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
-from workflow.study import Study, whole_number
+from study.model import Study, whole_number
+from workflow.resources import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
 
 SUBMITTED = ("train", "train_on_nodes", "pack", "theory")
 """The rules of the workflow that are no local rules."""

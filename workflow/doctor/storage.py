@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from acdc.errors import RunDirectoryError, SuiteError
-from acdc.forecast import forecast
-from acdc.lease import Lease
-from acdc.results import read_result
+from acdc.run.lease import Lease
+from acdc.run.results import read_result
+from study.model import Study
 from workflow.doctor.findings import Finding, State
 from workflow.doctor.peer import SEEN_S, Peer, create, exists, lease, link, lock, wait_for
+from workflow.forecast import forecast
 from workflow.plan import size
-from workflow.study import Study
 
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay")
 """File systems that other hosts do not see, unless this one serves them."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from acdc.config import accepted
+from acdc.messages import accepted
 from acdc.errors import ConfigError, SuiteError
-from acdc.failures import failures
-from acdc.results import SPARE
-from acdc.theory.layout import WITHOUT_FIGURE
-from workflow import signals, slurm, study as studies, suite
+from acdc.run.failures import failures
+from acdc.run.results import SPARE
+from theory.layout import WITHOUT_FIGURE
+from workflow import signals, slurm, suite
+from study import model as studies
 
 if not workflow.is_main_process:
     signals.pass_on()

@@ -6,14 +6,12 @@ FIGURE_SOURCES = sources(
         "aggregate.py",
         "statistics.py",
         "cells.py",
-        "columns.py",
         "outputs.py",
-        "plan.py",
         "text.py",
         "theory.py",
     ),
-    *("figures/*.py", "paper/*.csv", "paper/*.py"),
-)
+    "figures/*.py",
+) + sources("columns.py", "plan.py", "paper/*", package="study")
 
 
 rule plan:
@@ -38,7 +36,7 @@ rule plan:
             for part in (f"--{key}", str(config[key]))
         ],
     shell:
-        "python -m workflow plan {params.scale:q} {params.options:q} --out {output:q} > {log:q} 2>&1"
+        "python -m workflow study {params.scale:q} {params.options:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule aggregate:
@@ -46,7 +44,7 @@ rule aggregate:
     input:
         f"{FOLDER}/plan.json",
         RESULTS,
-        sources("aggregate.py", "plan.py"),
+        sources("aggregate.py"),
     output:
         multiext(f"{FOLDER}/tables/runs", ".parquet", ".csv"),
         multiext(f"{FOLDER}/tables/epochs", ".parquet", ".csv"),
@@ -69,19 +67,10 @@ rule table:
         f"{FOLDER}/plan.json",
         lambda wildcards: results_of(STUDY.shown(wildcards.table)),
         sources(
-            *(
-                "aggregate.py",
-                "statistics.py",
-                "cells.py",
-                "columns.py",
-                "outputs.py",
-                "plan.py",
-                "tables.py",
-                "latex.py",
-                "text.py",
-            ),
-            *("templates/*.tex.j2", "paper/*.csv", "paper/*.py"),
+            *("aggregate.py", "statistics.py", "cells.py", "outputs.py"),
+            *("tables.py", "latex.py", "text.py", "templates/*.tex.j2"),
         ),
+        sources("columns.py", "plan.py", "paper/*", package="study"),
     output:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
@@ -145,10 +134,10 @@ rule statements:
         expand(rules.theory.output.statements, theory=THEORY),
         sources(
             *("statements.py", "theory.py", "maths.py"),
-            *("outputs.py", "plan.py", "text.py", "latex.py"),
+            *("outputs.py", "text.py", "latex.py"),
             "templates/statements.tex.j2",
         ),
-        sources("statistics.py", package="acdc/theory"),
+        sources("statistics.py", package="theory"),
     output:
         multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
     log:
@@ -206,4 +195,4 @@ rule track:
         folder=study_folder,
         scale=STUDY.scale.name,
     shell:
-        "python -m acdc sync {params.folder:q} --scale {params.scale} --lenient > {output:q} 2> {log:q}"
+        "python -m tracking {params.folder:q} --scale {params.scale} --lenient > {output:q} 2> {log:q}"

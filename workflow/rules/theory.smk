@@ -2,9 +2,9 @@
 
 import json
 
-from workflow import requests
+from workflow import resources as requests
 
-THEORY_SOURCES = sources("*.py", "problems/*.py", package="acdc/theory")
+THEORY_SOURCES = sources("*.py", "problems/*.py", package="theory")
 
 
 rule theory:
@@ -12,7 +12,7 @@ rule theory:
     input:
         THEORY_SOURCES,
         lambda wildcards: sources(
-            f"experiments/{wildcards.theory}.py", package="acdc/theory"
+            f"experiments/{wildcards.theory}.py", package="theory"
         ),
     output:
         trials=f"{FOLDER}/theory/{{theory}}/trials.csv",
@@ -42,5 +42,5 @@ rule theory:
         ],
     shell:
         "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}"
-        " python -m acdc theory run {wildcards.theory} --out {params.folder:q}"
+        " python -m theory run {wildcards.theory} --out {params.folder:q}"
         " {params.settings:q} > {log:q} 2>&1"

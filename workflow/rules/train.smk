@@ -1,7 +1,7 @@
 # One job a run. A run resumes from its checkpoints, which are therefore no declared outputs:
 # Snakemake deletes the outputs of a job that it starts again.
 
-from workflow import requests
+from workflow import resources as requests
 
 # By the first of their runs; the results folder of the others is filled by the same job.
 PACKS = STUDY.packs(PACK) if PACK > 1 else {}

@@ -1,0 +1,1 @@
+"""What a run is: its validated configuration and recipe, and YAML."""

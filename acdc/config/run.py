@@ -1,0 +1,172 @@
+"""RunConfig: the frozen, validated description of one run, its fingerprint and its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from acdc.config.recipe import Frozen, Precision, Recipe
+from acdc.data import DATASETS
+from acdc.errors import ConfigError
+from acdc.messages import accepted, explain
+from acdc.methods.contract import MethodSettings, SparseMethod, Start, get_method, method_names
+from acdc.models import MODELS, layers_of
+from acdc.sparsity.layers import Layers
+
+_LONGEST_VARIANT = 60
+
+
+class RunConfig(Frozen):
+    """One training run: everything that its result depends on, and nothing else."""
+
+    model: str
+    """Network architecture."""
+    dataset: str
+    """Data set."""
+    method: str
+    """Training method."""
+    settings: SerializeAsAny[MethodSettings] = MethodSettings()
+    """Settings of the method."""
+    sparsity: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the prunable weights that are zero in the end."""
+    recipe: Recipe = Recipe()
+    """Optimizer, learning rate, augmentation."""
+    epochs: int = Field(ge=1)
+    """Passes over the training images."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of initial weights, data order, augmentation and mask randomness."""
+    precision: Precision = "fp32"
+    """Arithmetic of the forward and backward pass; weights and masks are in single precision."""
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in MODELS:
+            raise ValueError(f"is unknown; {accepted(value, MODELS)}")
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, value: str) -> str:
+        if value not in DATASETS:
+            raise ValueError(f"is unknown; {accepted(value, DATASETS)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_settings(cls, data: Any) -> Any:
+        """Validate the settings with the class that the method declares."""
+        if not isinstance(data, dict) or not isinstance(data.get("method"), str):
+            return data
+        settings = {} if data.get("settings") is None else data["settings"]
+        if isinstance(settings, MethodSettings):
+            settings = settings.model_dump()
+        if data["method"] not in method_names():
+            hint = accepted(data["method"], method_names())
+            raise ConfigError(f"method: {data['method']!r} is unknown; {hint}")
+        schema = get_method(data["method"]).Settings
+        try:
+            return {**data, "settings": schema.model_validate(settings)}
+        except ValidationError as error:
+            raise ConfigError(explain(error, schema, prefix="settings.")) from None
+
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> Self:
+        images = DATASETS[self.dataset].training_images
+        if self.recipe.batch_size > images:
+            raise ConfigError(
+                f"recipe.batch_size: {self.recipe.batch_size} is more than the {images} training "
+                f"images of {self.dataset}; 1 to {images} is accepted"
+            )
+        self._check_augmentation()
+        if not self.layers:
+            raise ConfigError(
+                f"model: {self.model} has no convolution and no linear layer to prune; a model "
+                "with one is accepted"
+            )
+        self.method_class.check(self)
+        return self
+
+    def _check_augmentation(self) -> None:
+        augmentation = self.recipe.augmentation
+        possible = DATASETS[self.dataset].augmentations
+        if augmentation in possible:
+            return
+        if augmentation == "crop_flip":
+            why = f"is for images in files, those of {self.dataset} are held in memory"
+        elif "crop_flip" in possible:
+            why = f"is for images held in memory, those of {self.dataset} are in files"
+        else:
+            why = (
+                f"would make other images of {self.dataset}, a mirrored one is no longer of its "
+                "class"
+            )
+        raise ConfigError(
+            f"recipe.augmentation: {augmentation} {why}; {' and '.join(possible)} are accepted"
+        )
+
+    @property
+    def layers(self) -> Layers:
+        """The prunable layers of the model, known without building its weights."""
+        return layers_of(self.model, self.dataset)
+
+    @property
+    def method_class(self) -> type[SparseMethod]:
+        """The class that carries out the method."""
+        return get_method(self.method)
+
+    @property
+    def starts_from(self) -> Start | None:
+        """The run that this one starts from, if it does not start from initial weights."""
+        return self.method_class.starts_from(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that identify the resolved configuration."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:12]
+
+    @property
+    def slug(self) -> str:
+        """A name for people, such as ``resnet20_cifar10_acdc_s90_seed1``."""
+        # The fingerprint tells runs apart; file systems allow names of 255 characters.
+        variant = self.settings.variant()[:_LONGEST_VARIANT].rstrip("-._")
+        method = f"{self.method}-{variant}" if variant else self.method
+        return f"{self.model}_{self.dataset}_{method}_s{100 * self.sparsity:g}_seed{self.seed}"
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run's directory: slug and fingerprint."""
+        return f"{self.slug}-{self.fingerprint}"
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """Return the run with another seed, which needs no validation of the rest."""
+        return self.model_copy(update={"seed": seed})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain data."""
+        return self.model_dump(mode="json")
+
+    def canonical_json(self) -> str:
+        """Return the resolved configuration as JSON, the same text for the same configuration."""
+        return json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
+
+
+def parse_run(data: Any) -> RunConfig:
+    """Return a validated run from plain data.
+
+    Raises:
+        ConfigError: one sentence that names each wrong key, its value and what is accepted.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig)) from None

@@ -1,0 +1,296 @@
+"""Networks that are sparse from the start: random masks, and moving their connections.
+
+RigL, SET and SNFS differ in when a layer is rewired and in what ranks the candidates for growth;
+the rest is here. Evci, Gale, Menick, Castro, Elsen, ICML 2020; google-research/rigl,
+rigl/sparse_optimizers_base.py and rigl/sparse_utils.py.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from acdc.errors import ConfigError
+from acdc.methods.contract import (
+    STORED_BYTES,
+    Context,
+    Densities,
+    Deviation,
+    ScopedSettings,
+    SparseMethod,
+    StoredWeights,
+    check_order,
+    mask_gradients,
+)
+from acdc.methods.phases import cosine_drop_fraction
+from acdc.sparsity.distributions import Distribution, layer_sparsities
+from acdc.sparsity.flops import LayerCost, step_flops
+from acdc.sparsity.masks import random_masks
+from acdc.sparsity.selection import top_k_mask
+from acdc.step import Step
+
+if TYPE_CHECKING:
+    from acdc.config.run import RunConfig
+    from workflow.forecast import Outlook
+
+
+class SparseStartSettings(ScopedSettings):
+    """How the zeros are spread over the layers."""
+
+    distribution: Distribution = "uniform"
+    """The same sparsity in every layer, Erdos-Renyi-Kernel (erk) or Erdos-Renyi (er)."""
+    dense_layers: tuple[str, ...] = ("first",)
+    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; by default
+    the first with uniform and none with erk and er, as in RigL."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dense_by_distribution(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("distribution", "uniform") != "uniform":
+            return {"dense_layers": (), **data}
+        return data
+
+    def variant(self) -> str:
+        uniform = self.distribution == "uniform"
+        parts: list[str] = [] if uniform else [self.distribution]
+        if self.dense_layers != (("first",) if uniform else ()):
+            parts += self.dense_layers or ["all"]
+        others = self.named_changes("distribution", "dense_layers")
+        return "-".join(filter(None, [*parts, others]))
+
+
+class RewiringSettings(SparseStartSettings):
+    """How the zeros are spread over the layers, and how often and how much the masks change."""
+
+    update_interval: int = Field(default=100, ge=1)
+    """Optimizer steps between mask updates (delta T)."""
+    drop_fraction: float = Field(default=0.3, ge=0, lt=1)
+    """Fraction of a layer's active weights dropped at the first update (alpha)."""
+    anneal: Literal["cosine", "constant"] = "cosine"
+    """How the drop fraction changes until updates end: to zero along a half cosine, or not."""
+    begin: float = Field(default=0.0, ge=0, lt=1)
+    """Where updates begin, as a fraction of training."""
+    end: float = Field(default=0.78125, gt=0, le=1)
+    """Where updates end, as a fraction of training (paper: step 25,000 of 32,000)."""
+    drop_noise: float = Field(default=1e-5, ge=0)
+    """Standard deviation of the noise on the drop scores, as in the released code."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RewiringSettings:
+        check_order(self.begin, self.end)
+        return self
+
+
+FIXED_BATCHES = Deviation(
+    original="counts optimizer steps; where updates take their place, training sees more batches",
+    ours="trains for a fixed number of epochs, updates included",
+    why="every method of a comparison sees the same number of batches",
+)
+DRAWS = Deviation(
+    original="seeds its noise and random growth with Python's hash of a name, which differs from "
+    "process to process",
+    ours="draws them from the run's seed, the batch and the layer, on the CPU",
+    why="a run can then be repeated and resumed",
+)
+TIES = Deviation(
+    original="breaks ties by the index in its layout, (height, width, inputs, outputs)",
+    ours="breaks ties by the index in PyTorch's, (outputs, inputs, height, width)",
+    why="neither order means anything, and with the noise there are hardly any ties",
+)
+
+
+class SparseStart(SparseMethod):
+    """Starts from random masks whose layers have the sparsities of a distribution."""
+
+    flops_formula = "3 f_S (Evci et al. 2020, Appendix H)"
+    Settings = SparseStartSettings
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        super().check(config)
+        settings = config.settings
+        assert isinstance(settings, SparseStartSettings)
+        dense = settings.exempt(config.layers)
+        layer_sparsities(config.layers, settings.distribution, config.sparsity, dense)
+
+    @classmethod
+    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
+        config, settings = outlook.config, outlook.settings
+        sparsities = layer_sparsities(
+            config.layers, settings.distribution, config.sparsity, outlook.exempt
+        )
+        sparse = outlook.kept(sparsities)
+        return itertools.repeat(Densities(sparse, sparse), config.epochs)
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        sparsities = layer_sparsities(
+            context.layers, self.settings.distribution, self.sparsity, self.exempt
+        )
+        shapes = {name: weight.shape for name, weight in self.ranked.items()}
+        masks = random_masks(shapes, sparsities, context.generator())
+        self.masks = {
+            name: torch.empty_like(weight, dtype=torch.bool).copy_(masks[name])
+            for name, weight in self.ranked.items()
+        }
+
+    def mask_densities(self) -> dict[str, float]:
+        """Return the fraction of each layer's weights that the masks keep."""
+        return {name: kept / self.weights[name].numel() for name, kept in self.kept().items()}
+
+    def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
+        densities = self.mask_densities()
+        return step_flops(costs, densities, densities)
+
+
+class Rewiring(SparseStart, abc.ABC):
+    """Moves connections between stored weights, of which the masks let some into the forward pass.
+
+    The stored weights are dense, as in the original: those outside the masks get no gradient of the
+    loss, but weight decay and momentum act on them.
+    """
+
+    Settings = RewiringSettings
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        super().check(config)
+        if config.sparsity == 0:
+            raise ConfigError(
+                f"sparsity: 0 leaves {cls.label} nothing to move; a value above 0 is accepted"
+            )
+
+    @classmethod
+    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
+        return STORED_BYTES
+
+    def setup(self, context: Context) -> None:
+        super().setup(context)
+        self.begin = round(self.settings.begin * context.iterations)
+        self.end = round(self.settings.end * context.iterations)
+        self.steps_taken = 0
+        self.last_update = -self.settings.update_interval
+        self.stored = StoredWeights()
+        self.stored.park(self.weights, self.masks)
+
+    def before_step(self, step: Step) -> bool:
+        mask_gradients(self.weights, self.masks)
+        self.stored.restore(self.weights)
+        self.steps_taken += 1
+        return True
+
+    def after_step(self, step: Step) -> None:
+        self.stored.park(self.weights, self.masks)
+
+    def due(self) -> bool:
+        """Return whether masks are to be updated after this many optimizer steps."""
+        next_update: int = self.last_update + self.settings.update_interval
+        return self.begin <= self.steps_taken <= self.end and next_update <= self.steps_taken
+
+    def drop_fraction(self) -> float:
+        """Return the fraction of active weights to drop now."""
+        if self.settings.anneal == "constant":
+            return float(self.settings.drop_fraction)
+        return cosine_drop_fraction(
+            self.steps_taken, self.settings.drop_fraction, self.end - self.begin
+        )
+
+    @abc.abstractmethod
+    def growth(self, name: str, generator: torch.Generator) -> Tensor:
+        """Return the scores, none negative, of a layer's weights as candidates for growth."""
+
+    def update(self, step: Step) -> None:
+        """Rewire every layer; the parameters hold the stored weights."""
+        fraction = self.drop_fraction()
+        grown = 0
+        for index, (name, weight) in enumerate(self.ranked.items()):
+            generator = self.context.generator(step.iteration, index)
+            noise = None
+            if self.settings.drop_noise:
+                noise = torch.randn(weight.shape, generator=generator).to(weight)
+                noise *= self.settings.drop_noise
+            self.masks[name], new = rewire(
+                weight.detach(),
+                self.masks[name],
+                self.growth(name, generator),
+                optimizer_slots(self.context.optimizer, weight),
+                fraction,
+                noise,
+            )
+            grown += int(new.sum())
+        self.last_update = self.steps_taken
+        self.events.add("update", iteration=step.iteration, drop_fraction=fraction, grown=grown)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "masks": self.masks,
+            "parked": self.stored.parked,
+            "steps_taken": self.steps_taken,
+            "last_update": self.last_update,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.stored.parked = dict(state["parked"])
+        self.steps_taken = state["steps_taken"]
+        self.last_update = state["last_update"]
+
+
+def rewire(
+    weight: Tensor,
+    mask: Tensor,
+    growth: Tensor,
+    slots: Sequence[Tensor],
+    drop_fraction: float,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return one layer's mask after an update, and which of its weights are new.
+
+    Keeps the largest |mask * w| of the whole layer, then grows the best of all others, as many as
+    were dropped. A weight is new if it was grown and not active before; new weights and their slots
+    become zero, in place. A just-dropped weight that is grown again keeps both, and so does an
+    inactive one that is kept because active weights are zero too. The count of active weights does
+    not change; ties go to the lowest index (sparse_optimizers_base.py, generic_mask_update).
+
+    Args:
+        weight: the stored weight, also where it is not active.
+        mask: which weights are active, of the same shape, as are all others.
+        growth: scores of the candidates, none negative.
+        slots: the optimizer's state of the weight.
+        drop_fraction: of the active weights, in [0, 1).
+        noise: added to the drop scores.
+    """
+    active = int(mask.sum())
+    # The original multiplies in single precision and truncates.
+    dropped = int(np.float32(active) * np.float32(drop_fraction))
+    score = (weight * mask).abs_()
+    if noise is not None:
+        score += noise
+    kept = top_k_mask(score, active - dropped)
+    grown = top_k_mask(growth.masked_fill(kept, -1), dropped)
+    new = grown & ~mask
+    start_from_zero(new, weight, slots)
+    # In place, which keeps the weight's memory layout.
+    return kept.logical_or_(grown), new
+
+
+def start_from_zero(new: Tensor, weight: Tensor, slots: Sequence[Tensor]) -> None:
+    """Set new weights and their slots to zero, in place."""
+    for tensor in (weight, *slots):
+        tensor.masked_fill_(new, 0)
+
+
+def optimizer_slots(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """Return what an optimizer keeps for each single weight: momentum, or Adam's two averages."""
+    return [
+        value
+        for value in optimizer.state.get(parameter, {}).values()
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+    ]

@@ -1,0 +1,211 @@
+"""The models that a run keeps, each file known by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from acdc.errors import RunDirectoryError
+from acdc.files import write_bytes
+from acdc.methods.contract import Product
+from acdc.training.evaluation import Score
+
+
+def weights_name(product: str, which: str) -> str:
+    """Return the file name of a product's weights, such as ``sparse_best.safetensors``."""
+    return f"{product}_{which}.safetensors"
+
+
+def optimizer_name(product: str) -> str:
+    """Return the file name of the optimizer that goes with a product's best weights."""
+    return f"{product}_best.optimizer.pt"
+
+
+class Shelf:
+    """Keeps the last and the best model of each product.
+
+    A checkpoint refers to models that were kept before it, so these must not change when later ones
+    take their place: on the shelf every model has a file of its own, named by its epoch, which is
+    written just before a checkpoint and goes when neither of the last two checkpoints refers to it.
+    Between checkpoints models are in memory only. The final names are given at the end.
+
+    Records are plain data, part of the run's checkpoints: by ``last`` and ``best`` and product, the
+    epoch, its validation score and what the masks kept.
+    """
+
+    def __init__(self, folder: Path, resumable: frozenset[Product]) -> None:
+        self.folder = folder
+        self.resumable = resumable
+        """Products whose optimizer is kept with the best weights."""
+        self.records: dict[str, dict[str, dict[str, Any]]] = {"last": {}, "best": {}}
+        self.digests: dict[str, str] = {}
+        """The sha256 of each file that the records refer to, once it is written."""
+        self._unwritten: dict[str, bytes] = {}
+        self._referred: list[set[str]] = []
+        """The files that the last two checkpoints refer to."""
+
+    def keep(
+        self,
+        product: Product,
+        epoch: int,
+        score: Score,
+        kept: Mapping[str, int],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Take a model as its product's last and, if validated better, as its best.
+
+        Args:
+            product: what the weights are a candidate for.
+            epoch: after which they are evaluated.
+            score: on the validation images.
+            kept: weights of each layer that the masks keep.
+            model: with these weights.
+            optimizer: as it is with them.
+        """
+        record = {"epoch": epoch, **asdict(score), "kept": dict(kept)}
+        best = self.records["best"].get(product)
+        self.records["last"][product] = record
+        # Of equal accuracies the later epoch wins: it has trained longer.
+        if best is None or score.accuracy >= best["accuracy"]:
+            self.records["best"][product] = record
+        needed = self._files()
+        self._unwritten = {n: content for n, content in self._unwritten.items() if n in needed}
+        self._unwritten[_weights_file(product, epoch)] = _weights(model)
+        if _optimizer_file(product, epoch) in needed:
+            self._unwritten[_optimizer_file(product, epoch)] = _saved(optimizer.state_dict())
+
+    def complaint(self, digests: Mapping[str, str]) -> str | None:
+        """Return what is wrong with the files that a checkpoint refers to, if anything is."""
+        for name, digest in digests.items():
+            if _digest(self.folder / name) != digest:
+                return f"refers to {name}, which is missing or damaged"
+        return None
+
+    def take_up(self, records: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+        """Go on from the records of a checkpoint and the digests of their files."""
+        self.records = {which: dict(products) for which, products in records.items()}
+        self.digests = dict(digests)
+        self._unwritten = {}
+        self._referred = [self._files()]
+
+    def write(self) -> None:
+        """Write what the records refer to, before a checkpoint with these records."""
+        self.folder.mkdir(exist_ok=True)
+        for name, content in self._unwritten.items():
+            write_bytes(self.folder / name, content)
+            self.digests[name] = hashlib.sha256(content).hexdigest()
+        self._unwritten = {}
+        needed = self._files()
+        self.digests = {name: digest for name, digest in self.digests.items() if name in needed}
+        self._referred = [*self._referred[-1:], needed]
+
+    def sweep(self, keep: int = 2) -> None:
+        """Remove what none of the last ``keep`` checkpoints refers to, once there are so many."""
+        if len(self._referred) >= keep:
+            needed = set.union(*self._referred[-keep:])
+            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.optimizer.pt")]:
+                if path.name not in needed:
+                    path.unlink()
+
+    def publish(self, folder: Path) -> None:
+        """Give the models their final names in the run's own folder.
+
+        Raises:
+            RunDirectoryError: a model that was written before is gone or damaged.
+        """
+        for which, products in self.records.items():
+            for product, record in products.items():
+                epoch = record["epoch"]
+                self._link(_weights_file(product, epoch), folder / weights_name(product, which))
+                if which == "best" and product in self.resumable:
+                    self._link(_optimizer_file(product, epoch), folder / optimizer_name(product))
+
+    def _link(self, name: str, target: Path) -> None:
+        source = self.folder / name
+        if _digest(source) != self.digests[name]:
+            raise RunDirectoryError(
+                f"{source} is missing or damaged; start again, which goes back to the checkpoint "
+                "before the last"
+            )
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # file systems without links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+        # Where both are links to one file already, nothing has been moved.
+        temporary.unlink(missing_ok=True)
+
+    def _files(self) -> set[str]:
+        """Return the names of the files that the records refer to."""
+        kept = {
+            _weights_file(product, record["epoch"])
+            for products in self.records.values()
+            for product, record in products.items()
+        }
+        optimizers = {
+            _optimizer_file(product, record["epoch"])
+            for product, record in self.records["best"].items()
+            if product in self.resumable
+        }
+        return kept | optimizers
+
+
+def _weights_file(product: str, epoch: int) -> str:
+    return f"{product}-{epoch:06d}.safetensors"
+
+
+def _optimizer_file(product: str, epoch: int) -> str:
+    return f"{product}-{epoch:06d}.optimizer.pt"
+
+
+def _weights(model: nn.Module) -> bytes:
+    """Return parameters and buffers as safetensors."""
+    state: dict[str, Tensor] = model.state_dict()
+    content: bytes = save({name: tensor.contiguous() for name, tensor in state.items()})
+    return content
+
+
+def _saved(state: Mapping[str, Any]) -> bytes:
+    """Return a state as tensors and numbers without pickled code."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of weights, or of an optimizer, that a run has left."""
+    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
+    return {path.name: _digest(path) for path in found}
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, or nothing where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def verified(folder: Path, name: str, result: Mapping[str, Any]) -> bytes:
+    """Return a file that a finished run has left.
+
+    Raises:
+        RunDirectoryError: it is not there, or not as the run left it.
+    """
+    path = folder / name
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != result["files"].get(name):
+        raise RunDirectoryError(
+            f"{path} is missing or damaged; remove {folder} to train that run again"
+        )
+    return content

@@ -1,0 +1,100 @@
+"""What a run tells the person who watches: at a terminal, in a log, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+if TYPE_CHECKING:
+    from acdc.config.run import RunConfig
+    from acdc.step import Step
+
+
+class Reporter(Protocol):
+    """Is told what happens."""
+
+    def start(self, config: RunConfig, first: Step) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, record: dict[str, Any]) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+def say(text: str) -> None:
+    """Say something to whoever still listens; a run does not end with the reader of its log."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+class Terminal:
+    """A progress bar, for a person at a terminal."""
+
+    def start(self, config: RunConfig, first: Step) -> None:
+        from tqdm import tqdm
+
+        self.done, self.epochs = first.epoch, config.epochs
+        self.bar = tqdm(
+            total=config.epochs * first.batches_per_epoch,
+            initial=first.iteration,
+            desc=config.slug,
+            unit="step",
+            dynamic_ncols=True,
+        )
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.done += 1
+        self.bar.set_postfix_str(
+            f"epoch {record['epoch']}, {record['phase']}, "
+            f"validation {100 * record['val_accuracy']:.1f} %"
+        )
+        if self.done == self.epochs:
+            self.bar.close()
+
+    def say(self, text: str) -> None:
+        say(text)
+
+
+class Lines:
+    """Plain lines, one an epoch, for a log."""
+
+    def start(self, config: RunConfig, first: Step) -> None:
+        self.epochs = config.epochs
+        self.first = first.iteration / first.batches_per_epoch
+        self.started = time.monotonic()
+        self.say(f"{config.run_name}: epochs {first.epoch} to {config.epochs}")
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        done = record["epoch"] + 1 - self.first
+        left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
+        self.say(
+            f"epoch {record['epoch']:3d}  {record['phase']:6}  sparsity {record['sparsity']:.4f}"
+            f"  loss {record['train_loss']:.4f}  validation {100 * record['val_accuracy']:.2f} %"
+            f"  {record['train_s']:.1f} s, {left:.0f} s left"
+        )
+
+    def say(self, text: str) -> None:
+        say(text)
+
+
+class Silent:
+    """Nothing, for the ranks that nobody listens to."""
+
+    def start(self, config: RunConfig, first: Step) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass

@@ -1,0 +1,87 @@
+"""Where a result comes from: code, package versions, hardware, job."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acdc.config.run import RunConfig
+from acdc.distributed import Ranks
+from acdc.files import write_json
+from acdc.run.sources import LOADED
+
+# What results are made by, as paths from the root of the repository; new files count too.
+SCIENCE = (":/acdc", ":/baselines", ":/study", ":/theory", ":/workflow")
+PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "safetensors")
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def git_revision() -> dict[str, Any]:
+    """Return the revision of the source, and whether what makes results is as it was there."""
+    revision = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--", *SCIENCE) if revision else None
+    return {"revision": revision, "clean": status == "" if status is not None else None}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return the processor, its cores and the accelerator in words."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """Return all that is recorded of the circumstances of a run."""
+    return {
+        "git": git_revision(),
+        "modules": LOADED.fingerprint(config),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "hardware": hardware(device),
+        "ranks": ranks.count,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()}",
+        "host": platform.node(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def record(
+    folder: Path, config: RunConfig, device: torch.device, ranks: Ranks, *, resumed: bool
+) -> None:
+    """Write down what a run is made by; an attempt that goes on adds to those before it."""
+    path = folder / "provenance.json"
+    now = provenance(config, device, ranks)
+    if resumed and path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        now = {**begun, "resumed": [*begun.get("resumed", []), now]}
+    write_json(path, now)

@@ -1,0 +1,1 @@
+"""Masks and what is computed of them: selection, distributions, patterns, FLOPs, certificates."""

@@ -1,0 +1,96 @@
+"""FLOPs of sparse networks, layer by layer, counting the weights that are not zero.
+
+A multiply-add is two FLOPs. Convolutions and linear layers are counted, biases, normalisation,
+activations and pooling are not (paper, Appendix C.2; dense ResNet50: 8,178,368,512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from acdc.sparsity.layers import prunable_layers
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """The dense cost of one layer for one image."""
+
+    name: str
+    """The name of the layer's weight, such as ``layer1.0.conv1.weight``."""
+    weights: int
+    flops: int
+    """Two per multiply-add of a dense forward pass over one image."""
+
+
+def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCost, ...]:
+    """Return each prunable layer's dense cost, in the order of the modules.
+
+    Every use of a weight counts: an output position of a convolution, a row of a linear layer.
+
+    Args:
+        model: left as it was; run once on zeros in evaluation mode.
+        input_shape: of one image, (C, H, W).
+    """
+    uses: dict[str, int] = {}
+
+    def count(name: str, outputs: torch.Tensor, channels: int) -> None:
+        uses[name] = uses.get(name, 0) + outputs.numel() // channels
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+            handles.append(
+                module.register_forward_hook(
+                    lambda _module, _inputs, outputs, name=name, channels=channels: count(
+                        name, outputs, channels
+                    )
+                )
+            )
+    training = model.training
+    parameter = next(model.parameters())
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return tuple(
+        LayerCost(
+            name=weight_name,
+            weights=layer.size,
+            flops=2 * layer.size * uses.get(weight_name.removesuffix("weight").rstrip("."), 0),
+        )
+        for weight_name, layer in prunable_layers(model).items()
+    )
+
+
+def forward_flops(costs: tuple[LayerCost, ...], densities: Mapping[str, float]) -> float:
+    """Return the FLOPs of a forward pass over one image at the given densities per layer.
+
+    A layer without a density counts as dense.
+    """
+    return sum(cost.flops * densities.get(cost.name, 1.0) for cost in costs)
+
+
+def dense_flops(costs: tuple[LayerCost, ...]) -> int:
+    """Return the FLOPs of a dense forward pass over one image (F in the paper)."""
+    return sum(cost.flops for cost in costs)
+
+
+def step_flops(
+    costs: tuple[LayerCost, ...], forward: Mapping[str, float], gradient: Mapping[str, float]
+) -> float:
+    """Return the training FLOPs for one image: forward, error and weight gradient.
+
+    The forward pass and the back-propagated error use the forward densities, the weight gradient
+    its own. So dense training costs 3 F, a compressed step 3 f_C and a decompressed one 2 f_D + F
+    (paper, Appendix C.2), and RigL (3 f_S dT + 2 f_S + F) / (dT + 1) (its Appendix H).
+    """
+    return 2 * forward_flops(costs, forward) + forward_flops(costs, gradient)

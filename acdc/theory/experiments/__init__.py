@@ -1,1 +1,0 @@
-"""The experiments of the theory, one a module; see acdc.theory.experiment."""

@@ -1,0 +1,82 @@
+"""What a trained network is worth: its score on a split, and how much of it is dead."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from acdc.data.feed import EVALUATED_AT_ONCE, Feed, Split
+from acdc.data.images import Relabelled
+from acdc.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy as a fraction, loss as mean cross entropy, over one split."""
+
+    accuracy: float
+    loss: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss is a number."""
+        return math.isfinite(self.loss)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
+    """Return the score of a model over a split, in evaluation mode and single precision.
+
+    The ranks share the images; each is counted once, and the score is the same on all of them.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for inputs, labels in feed.evaluation(split):
+        outputs = model(inputs)
+        loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
+        correct += (outputs.argmax(dim=1) == labels).sum()
+    ranks.sum([correct, loss])
+    images = feed.sizes[split]
+    return Score(int(correct) / images, float(loss) / images)
+
+
+@torch.inference_mode()
+def evaluate_relabelled(
+    model: nn.Module, feed: Feed, relabelled: Relabelled, ranks: Ranks
+) -> dict[str, float]:
+    """Return how far a model has memorized the random labels of training images.
+
+    In evaluation mode, without augmentation; the ranks share the images.
+
+    Returns:
+        ``relabelled_given_accuracy``, the fraction classified as the label that they were given,
+        and ``relabelled_true_accuracy``, that classified as their own. One image in as many as
+        there are classes has the same label in both.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    own = relabelled.true_labels.to(device)
+    given_correct, true_correct = torch.zeros((2, 1), dtype=torch.int64, device=device)
+    mine = ranks.slice(len(relabelled))
+    for start in range(mine.start, mine.stop, EVALUATED_AT_ONCE):
+        part = slice(start, min(start + EVALUATED_AT_ONCE, mine.stop))
+        inputs, given = feed.samples(relabelled.numbers[part])
+        predicted = model(inputs).argmax(dim=1)
+        given_correct += (predicted == given).sum()
+        true_correct += (predicted == own[part]).sum()
+    ranks.sum([given_correct, true_correct])
+    return {
+        "relabelled_given_accuracy": int(given_correct) / len(relabelled),
+        "relabelled_true_accuracy": int(true_correct) / len(relabelled),
+    }
+
+
+def dead_filters(weights: dict[str, nn.Parameter]) -> int:
+    """Return how many output filters or neurons have no weight left."""
+    alive = [weight.detach().flatten(1).ne(0).any(dim=1) for weight in weights.values()]
+    return int(torch.stack([(~layer).sum() for layer in alive]).sum())

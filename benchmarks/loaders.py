@@ -1,0 +1,472 @@
+"""Ways to read images from files, side by side: the decoding of one image, and whole pipelines.
+
+    python -m benchmarks.loaders [--images 512] [--workers 1] [--json FILE]
+
+The images are made for the purpose, of the size in pixels and bytes that ImageNet's have on
+average; they stay in the file system's cache, so that no disk is measured. All contenders give the
+training loop the same: random crops of 224 x 224, flipped, normalised, in batches. They take turns,
+an epoch each, timed from its first batch on, and are compared by the medians of their ratios to the
+plain way. *CPU* is the processor time of this process and its workers; *loop* is how much longer
+small operations of the training loop take while images are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from acdc.data import folder
+from acdc.data.feed import FeedPlan
+from acdc.data.images import scale
+from acdc.data.pictures import SIZE, Draw, draw_crop, read
+from acdc.models.vision import torchvision_models
+from acdc.run.provenance import hardware
+
+CPU = torch.device("cpu")
+WIDTH, HEIGHT, QUALITY = 500, 375, 90
+CLASSES = 8
+ROUNDS = 9
+LOOPS = 3
+AHEAD = 3
+
+
+def make_picture(number: int) -> Image.Image:
+    """Return noise whose spectrum falls as that of photographs does, with edges in it."""
+    random = np.random.default_rng(number)
+    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None])
+    frequency[0, 0] = 1
+    planes = []
+    for _ in range(3):
+        spectrum = random.normal(size=(2, *frequency.shape)) / frequency**1.1
+        plane = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (HEIGHT, WIDTH))
+        planes.append((plane - plane.mean()) / plane.std())
+    light, first, second = planes
+    colours = (
+        55 * light + 18 * first,
+        55 * light - 10 * (first - second),
+        55 * light - 18 * second,
+    )
+    pixels = 128 + np.stack(colours, axis=-1)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for _ in range(12):
+        middle, radii = random.uniform(0, [HEIGHT, WIDTH]), random.uniform(15, 120, 2)
+        inside = ((rows - middle[0]) / radii[0]) ** 2 + ((columns - middle[1]) / radii[1]) ** 2 < 1
+        pixels[inside] += random.normal(0, 40, 3)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def make_set(root: Path, images: int) -> None:
+    """Write a set in the usual layout."""
+    for part in ("train", "val"):
+        for label in range(CLASSES):
+            (root / part / str(label)).mkdir(parents=True)
+            make_picture(label).save(root / part / str(label) / "0.JPEG", quality=QUALITY)
+    for number in range(CLASSES, images):
+        path = root / "train" / str(number % CLASSES) / f"{number}.JPEG"
+        make_picture(number).save(path, quality=QUALITY)
+
+
+def read_simplejpeg(path: str, draw: Draw) -> np.ndarray:
+    """Read as the suite does, but decode with simplejpeg."""
+    import simplejpeg
+
+    image = simplejpeg.decode_jpeg(Path(path).read_bytes())
+    crop = draw_crop(image.shape[1], image.shape[0], draw)
+    window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    resized = Image.fromarray(window).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized)
+    return pixels[:, ::-1] if crop.mirrored else pixels
+
+
+@functools.cache
+def transforms() -> Any:
+    """Return torchvision's transforms."""
+    torchvision_models()
+    return importlib.import_module("torchvision.transforms.v2")
+
+
+def plain_transform() -> Callable[[Any], Tensor]:
+    """Return what torchvision's users write."""
+    v2 = transforms()
+    transform: Callable[[Any], Tensor] = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    return transform
+
+
+class Contender(Protocol):
+    """A way to read a training set."""
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        """Yield the normalised inputs of each batch."""
+
+    def close(self) -> None:
+        """End what runs beside."""
+
+
+class Suite:
+    """What the suite does."""
+
+    def __init__(self, files: folder.FolderSet, plan: FeedPlan) -> None:
+        self.feed = files.feed(plan)
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        return (inputs for inputs, _ in self.feed.training(number))
+
+    def close(self) -> None:
+        self.feed.close()
+
+
+class PlainSet(Dataset[Tensor]):
+    """Images one by one, transformed by torchvision."""
+
+    def __init__(self, files: folder.Files) -> None:
+        self.files = files
+        self.transform = plain_transform()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> Tensor:
+        with Image.open(self.files.path(number)) as file:
+            return self.transform(file.convert("RGB"))
+
+
+class ByteSet(Dataset[Tensor]):
+    """Whole batches of bytes, read as the suite does."""
+
+    def __init__(self, files: folder.Files) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> Tensor:
+        batch = torch.empty((len(numbers), SIZE, SIZE, 3), dtype=torch.uint8)
+        for place, number in enumerate(numbers):
+            batch[place] = torch.from_numpy(self.read(number).copy())
+        return batch
+
+    def read(self, number: int) -> np.ndarray:
+        """Read one image."""
+        return read(self.files.path(number), Draw(1, number))
+
+
+def _as_it_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+class TorchLoader:
+    """torch's DataLoader."""
+
+    def __init__(self, images: Dataset[Tensor], plan: FeedPlan, **options: Any) -> None:
+        self.loader = DataLoader(
+            images,
+            plan.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=plan.workers,
+            persistent_workers=True,
+            **options,
+        )
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        return map(normal, self.loader)
+
+    def close(self) -> None:
+        del self.loader
+
+
+def normal(batch: Tensor) -> Tensor:
+    """Return a batch normalised, if it comes as bytes."""
+    if batch.dtype != torch.uint8:
+        return batch
+    return scale(batch.permute(0, 3, 1, 2), folder._MEAN, folder._STD)
+
+
+class Threads:
+    """Threads of this process, each reading one image at a time."""
+
+    def __init__(self, files: folder.Files, plan: FeedPlan) -> None:
+        self.files, self.plan = files, plan
+        self.pool = ThreadPoolExecutor(plan.workers)
+
+    def read(self, number: int) -> np.ndarray:
+        """Read one image."""
+        return read(self.files.path(number), Draw(1, number))
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        numbers = self.plan.order(len(self.files), number).tolist()
+        size = self.plan.batch_size
+        waiting = []
+        for first in range(0, len(numbers), size):
+            waiting.append([self.pool.submit(self.read, n) for n in numbers[first : first + size]])
+            if len(waiting) == AHEAD:
+                yield self.join([task.result() for task in waiting.pop(0)])
+        for tasks in waiting:
+            yield self.join([task.result() for task in tasks])
+
+    def join(self, images: list[np.ndarray]) -> Tensor:
+        """Make a batch of images."""
+        return normal(torch.from_numpy(np.stack(images)))
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+
+class Spdl(Threads):
+    """SPDL's pipeline of threads."""
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        from spdl.pipeline import PipelineBuilder
+
+        builder: Any = PipelineBuilder().add_source(
+            self.plan.order(len(self.files), number).tolist()
+        )
+        workers = self.plan.workers
+        builder = builder.pipe(self.read, concurrency=workers, output_order="input")
+        builder = builder.aggregate(self.plan.batch_size).pipe(self.join).add_sink(AHEAD)
+        pipeline = builder.build(num_threads=workers + 1)
+        with pipeline.auto_stop():
+            yield from pipeline
+
+
+class SpdlSimpleJpeg(Spdl):
+    """SPDL's pipeline with simplejpeg."""
+
+    def read(self, number: int) -> np.ndarray:
+        return read_simplejpeg(self.files.path(number), Draw(1, number))
+
+
+class Grain:
+    """Grain's random access to examples, with processes, which it starts anew for each epoch."""
+
+    def __init__(self, files: folder.Files, plan: FeedPlan) -> None:
+        self.files, self.plan = files, plan
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        import grain
+
+        examples: Any = grain.MapDataset.range(len(self.files)).shuffle(seed=number)
+        examples = examples.map(functools.partial(_read, self.files))
+        # Without the threads that would read hundreds of batches ahead.
+        batches = examples.batch(self.plan.batch_size, drop_remainder=True).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
+        options = grain.MultiprocessingOptions(num_workers=self.plan.workers)
+        for batch in batches.mp_prefetch(options):
+            yield normal(torch.from_numpy(batch))
+
+    def close(self) -> None:
+        pass
+
+
+def _read(files: folder.Files, number: int) -> np.ndarray:
+    return read(files.path(number), Draw(1, number))
+
+
+PLAIN = "torchvision v2, DataLoader"
+
+
+def make_contenders(files: folder.FolderSet, plan: FeedPlan) -> dict[str, Callable[[], Contender]]:
+    """Return those whose libraries are installed, by name; say which are not."""
+    images = files.training
+    possible: dict[str, tuple[str, Callable[[], Contender]]] = {
+        PLAIN: ("torchvision", lambda: TorchLoader(PlainSet(images), plan)),
+        "the suite": ("PIL", lambda: Suite(files, plan)),
+        "the suite's reader, DataLoader": (
+            "torch",
+            lambda: TorchLoader(ByteSet(images), plan, collate_fn=_as_it_is),
+        ),
+        "the suite's reader, threads": ("torch", lambda: Threads(images, plan)),
+        "the suite's reader, SPDL": ("spdl", lambda: Spdl(images, plan)),
+        "simplejpeg, SPDL": ("simplejpeg", lambda: SpdlSimpleJpeg(images, plan)),
+        "the suite's reader, Grain": ("grain", lambda: Grain(images, plan)),
+    }
+    contenders = {}
+    for name, (library, build) in possible.items():
+        if importlib.util.find_spec(library) is None:
+            click.echo(f"{name}: left out, {library} is not installed")
+        else:
+            contenders[name] = build
+    return contenders
+
+
+def processor_time() -> float:
+    """Return the seconds of processor time of this process and those below it."""
+    process = psutil.Process()
+    below = [child.cpu_times() for child in process.children(recursive=True)]
+    return sum(times.user + times.system for times in [process.cpu_times(), *below])
+
+
+def some_calls() -> float:
+    """Return the time of a stretch of small operations, which stand for the launches of kernels."""
+    number = torch.zeros(1)
+    start = time.perf_counter()
+    for _ in range(5_000):
+        number.add_(1)
+    return time.perf_counter() - start
+
+
+def decode_times(files: folder.Files, images: int) -> dict[str, float]:
+    """Return the milliseconds of one image on one core, by way of decoding."""
+    plain = PlainSet(files)
+    ways: dict[str, Callable[[int], object]] = {
+        "torchvision v2": plain.__getitem__,
+        "the suite's reader": functools.partial(_read, files),
+    }
+    if importlib.util.find_spec("simplejpeg") is not None:
+        ways["simplejpeg"] = lambda number: read_simplejpeg(files.path(number), Draw(1, number))
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            for number in range(images):
+                run(number)
+            times[name].append(1e3 * (time.perf_counter() - start) / images)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def speed(epoch: Iterator[Tensor], batches: int) -> tuple[float, float]:
+    """Return images a second and milliseconds of processor time an image, after the first batch."""
+    next(epoch)
+    start, before = time.perf_counter(), processor_time()
+    seen = sum(len(inputs) for inputs in itertools.islice(epoch, batches - 1))
+    took, cpu = time.perf_counter() - start, processor_time() - before
+    assert next(epoch, None) is None
+    return seen / took, 1e3 * cpu / seen
+
+
+def race(
+    contenders: dict[str, Callable[[], Contender]], batches: int, workers: int
+) -> list[dict[str, Any]]:
+    """Return one row for each contender."""
+    running = {name: build() for name, build in contenders.items()}
+    figures: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in running}
+    for number in range(ROUNDS + 1):
+        for name, contender in running.items():
+            rate, cpu_ms = speed(contender.epoch(number), batches)
+            if number > 0:  # the first warms up
+                figures[name]["rate"].append(rate)
+                figures[name]["cpu_ms"].append(cpu_ms)
+    for name, contender in itertools.chain.from_iterable([running.items()] * LOOPS):
+        undisturbed = statistics.median(some_calls() for _ in range(9))
+        calls = [some_calls() / undisturbed for _ in contender.epoch(0)]
+        # Those after the last batches have nothing to read beside them.
+        figures[name]["loop"] += calls[:-AHEAD]
+    for contender in running.values():
+        contender.close()
+    rows = []
+    for name, found in figures.items():
+        ratios = [
+            ours / plain for ours, plain in zip(found["rate"], figures[PLAIN]["rate"], strict=True)
+        ]
+        rows.append(
+            {
+                "contender": name,
+                "workers": workers,
+                "images_per_s_and_worker": statistics.median(found["rate"]) / workers,
+                "ratio": statistics.median(ratios),
+                "cpu_ms": statistics.median(found["cpu_ms"]),
+                "loop": statistics.median(found["loop"]),
+            }
+        )
+    return rows
+
+
+def listing_time(files: int) -> float:
+    """Return the seconds of listing so many files in 100 folders."""
+    with tempfile.TemporaryDirectory() as place:
+        for label in range(100):
+            (Path(place) / str(label)).mkdir()
+            for number in range(files // 100):
+                (Path(place) / str(label) / f"n0{label:07}_{number}.JPEG").touch()
+        start = time.perf_counter()
+        found = folder.list_files(Path(place))
+        took = time.perf_counter() - start
+    assert len(found) == files
+    return took
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is compared."""
+    found = {}
+    for name in ("torch", "torchvision", "pillow", "spdl", "simplejpeg", "grain"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@click.command()
+@click.option("--images", default=512, show_default=True)
+@click.option("--batch", default=32, show_default=True, help="Images a batch.")
+@click.option("--workers", default=[1], multiple=True, show_default=True, help="May be repeated.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path))
+def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -> None:
+    """Compare ways to read images from files."""
+    torch.set_num_threads(1)
+    record: dict[str, Any] = {"hardware": hardware(CPU), "versions": versions(), "images": images}
+    click.echo(f"{record['hardware']}, {record['versions']}")
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        make_set(root, images)
+        files = folder.load(root)
+        whole = len(files.training) // batch * batch
+        files = replace(files, training=files.training.part(np.arange(whole)))
+        mean = statistics.mean(path.stat().st_size for path in (root / "train").glob("*/*"))
+        record["bytes"] = mean
+        click.echo(f"{images} images of {WIDTH} x {HEIGHT}, {mean / 1e3:.0f} kB on average")
+        record["decode_ms"] = decode_times(files.training, min(images // 2, 100))
+        for name, milliseconds in record["decode_ms"].items():
+            click.echo(f"{name:32}{milliseconds:7.2f} ms an image on one core")
+        plan = FeedPlan(seed=1, batch_size=batch, augmentation="crop_flip", device=CPU)
+        rows = []
+        for count in workers:
+            contenders = make_contenders(files, replace(plan, workers=count))
+            rows += race(contenders, whole // batch, count)
+        click.echo(f"{'':32}workers  images/s/worker  ratio  CPU ms  loop")
+        for row in rows:
+            click.echo(
+                f"{row['contender']:32}{row['workers']:7}{row['images_per_s_and_worker']:17.0f}"
+                f"{row['ratio']:7.2f}{row['cpu_ms']:8.2f}{row['loop']:6.2f}"
+            )
+        record["rows"] = rows
+    record["listing_s_per_100_000"] = listing_time(100_000)
+    click.echo(f"listing 100,000 files: {record['listing_s_per_100_000']:.2f} s")
+    if file is not None:
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

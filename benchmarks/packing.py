@@ -1,0 +1,127 @@
+"""Several seeds of a small model on one device: at once, one after another, or with all threads.
+
+    python -m benchmarks.packing [--seeds 1 --seeds 2 --seeds 4] [--device cuda] [--json FILE]
+
+Every contender is one call of ``acdc train --seeds``, from its start to its end, so that runs a
+minute count the processes' starts too. *At once* gives each run one thread of the CPU and lets all
+of them share the device; the ratios are to the same runs one after another with one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.common import circumstances, json_option, median_ratio, write_record
+from benchmarks.job import SMOKE
+
+ALONE = "one after another, 1 thread"
+
+
+def contenders(count: int, cores: int) -> dict[str, tuple[int, int]]:
+    """Return how many runs go on at once, and on how many threads each, by name."""
+    found = {ALONE: (1, 1)}
+    if cores > 1:
+        found[f"one after another, {cores} threads"] = (1, cores)
+    if count > 1:
+        found[f"{count} at once, 1 thread each"] = (count, 1)
+    return found
+
+
+def train(
+    description: dict[str, Any], count: int, at_once: int, threads: int, device: str
+) -> tuple[float, float]:
+    """Train so many seeds, and return the seconds of all and the median seconds of their steps."""
+    with tempfile.TemporaryDirectory() as place:
+        start = time.perf_counter()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "acdc", "train", "--json", json.dumps(description)),
+                *("--seeds", ",".join(str(seed + 1) for seed in range(count))),
+                *("--at-once", str(at_once), "--threads", str(threads)),
+                *("--device", device, "--runs", place),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        took = time.perf_counter() - start
+        if done.returncode != 0:
+            raise click.ClickException(f"acdc train failed:\n{done.stderr}")
+        results = [json.loads(path.read_text()) for path in Path(place).glob("*/result.json")]
+    assert len(results) == count
+    return took, statistics.median(result["timings"]["train_s"] for result in results)
+
+
+def measure(
+    description: dict[str, Any], count: int, rounds: int, cores: int, device: str
+) -> list[dict[str, Any]]:
+    """Return one row for each way to train so many seeds."""
+    ways = contenders(count, cores)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    steps: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (at_once, threads) in ways.items():
+            took, trained = train(description, count, at_once, threads, device)
+            seconds[name].append(took)
+            steps[name].append(trained)
+    return [
+        {
+            "runs": count,
+            "contender": name,
+            "runs_per_minute": 60 * count / statistics.median(seconds[name]),
+            "ratio": median_ratio(seconds[ALONE], seconds[name]),
+            "steps_s": statistics.median(steps[name]),
+            "steps_ratio": median_ratio(steps[ALONE], steps[name]),
+        }
+        for name in ways
+    ]
+
+
+@click.command()
+@click.option("--seeds", "counts", default=[1, 2, 4], multiple=True, show_default=True)
+@click.option("--epochs", default=10, show_default=True)
+@click.option("--model", default=SMOKE["model"], show_default=True)
+@click.option("--dataset", default=SMOKE["dataset"], show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--cores", default=os.cpu_count(), show_default=True, help="What all threads means.")
+@click.option("--device", default="cpu", show_default=True)
+@json_option
+def main(
+    counts: tuple[int, ...],
+    epochs: int,
+    model: str,
+    dataset: str,
+    rounds: int,
+    cores: int,
+    device: str,
+    file: Path | None,
+) -> None:
+    """Compare ways to train several seeds."""
+    description = SMOKE | {"model": model, "dataset": dataset, "method": "dense", "epochs": epochs}
+    record = circumstances(torch.device(device)) | {"epochs": epochs, "model": model}
+    click.echo(record)
+    record["rows"] = []
+    click.echo(f"{'runs':>4}  {'':32}runs/minute  ratio  steps of a run, s  ratio")
+    for count in counts:
+        rows = measure(description, count, rounds, cores, device)
+        record["rows"] += rows
+        for row in rows:
+            click.echo(
+                f"{row['runs']:4}  {row['contender']:32}{row['runs_per_minute']:11.2f}"
+                f"{row['ratio']:7.2f}{row['steps_s']:19.2f}{row['steps_ratio']:7.2f}"
+            )
+    write_record(file, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,556 @@
+"""The data are what their checksums say, split once for all, and augmented within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from acdc import seeds
+from acdc.config.recipe import Augmentation
+from acdc.console import main
+from acdc.data import DATASETS, command, digits, fashion_mnist
+from acdc.data.feed import FeedPlan, MemoryFeed, PaddedImages, draw_shifts
+from acdc.data.images import as_images, moments, scale, split
+from acdc.distributed import Ranks
+from acdc.errors import ConfigError, DataError
+
+EMBEDDED = fashion_mnist._EMBEDDED
+NAMES = list(EMBEDDED)
+# Those that come with the suite.
+HERE = [
+    *("digits", "fashion_mnist_1k", "fashion_mnist_2k", "fashion_mnist_4k", "fashion_mnist_10k"),
+    *("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled"),
+]
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the embedded files that the suite takes for them."""
+    folder = tmp_path / "fashion"
+    shutil.copytree(fashion_mnist.embedded_folder(), folder)
+    monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embedded_files_are_those_of_the_checksums(name: str) -> None:
+    content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
+    assert hashlib.sha256(content).hexdigest() == EMBEDDED[name]
+
+
+def test_embedded_images_are_the_beginning_of_fashion_mnist() -> None:
+    def labels(name: str) -> list[int]:
+        content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
+        return list(content[8:])
+
+    training, test = labels("train-labels-idx1-ubyte.gz"), labels("t10k-labels-idx1-ubyte.gz")
+    assert (len(training), len(test)) == (10_000, 10_000)
+    assert training[:10] == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
+    assert test[:10] == [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]
+    assert [test.count(label) for label in range(10)] == [1000] * 10
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_data_sets_are_as_they_are_described(name: str) -> None:
+    spec = DATASETS[name]
+    data = spec.load()
+    assert len(data.training) == spec.training_images
+    for images in (data.training, data.validation, data.test):
+        assert images.pixels.dtype == torch.uint8
+        assert images.labels.dtype == torch.int64
+        assert images.pixels.shape == (len(images), spec.channels, spec.size, spec.size)
+        assert sorted(images.labels.unique().tolist()) == list(range(spec.classes))
+
+
+def test_sizes_of_the_splits() -> None:
+    def sizes(name: str) -> list[int]:
+        data = DATASETS[name].load()
+        return [len(images) for images in (data.training, data.validation, data.test)]
+
+    assert sizes("digits") == [1294, 143, 360]
+    assert sizes("fashion_mnist_10k") == [9_000, 1_000, 10_000]
+    assert sizes("fashion_mnist_4k") == [4_000, 1_000, 10_000]
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    data = digits.load()
+    parts = (data.training, data.validation, data.test)
+    pixels = torch.cat([part.pixels for part in parts]).reshape(-1, 64).double() * 16 / 255
+    labels = torch.cat([part.labels for part in parts])
+    ours = torch.cat([pixels.round(), labels[:, None]], dim=1).numpy()
+    theirs = np.loadtxt(digits_file(), delimiter=",")
+    assert sorted(map(tuple, ours)) == sorted(map(tuple, theirs))
+
+
+@given(st.integers(10, 400))
+def test_the_split_parts_the_images_by_a_fixed_draw(count: int) -> None:
+    # Each image spells its own index.
+    index = np.arange(count)
+    pixels = np.stack([index // 256, index % 256], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
+
+    def indices(images: Tensor) -> list[int]:
+        flat = images.reshape(-1, 2).long()
+        return (flat[:, 0] * 256 + flat[:, 1]).tolist()
+
+    def parts() -> tuple[list[int], list[int], list[int]]:
+        data = split(pixels, index, as_images(pixels[:1], index[:1]))
+        assert data.training.labels.tolist() == indices(data.training.pixels)
+        assert data.validation.labels.tolist() == indices(data.validation.pixels)
+        return indices(data.training.pixels), indices(data.validation.pixels), [count]
+
+    training, validation, _ = first = parts()
+    assert sorted(training + validation) == list(range(count))  # disjoint, and nothing is lost
+    assert len(validation) == count // 10
+    np.random.seed(count)
+    torch.manual_seed(count)
+    assert parts() == first
+
+
+def test_a_smaller_training_set_keeps_validation_test_and_normalisation() -> None:
+    small, large = (DATASETS[f"fashion_mnist_{size}"].load() for size in ("4k", "10k"))
+    assert torch.equal(small.training.pixels, large.training.pixels[:4_000])
+    assert torch.equal(small.validation.pixels, large.validation.pixels)
+    assert torch.equal(small.mean, large.mean)
+    assert torch.equal(small.std, large.std)
+
+
+def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
+    data = DATASETS["fashion_mnist_10k"].load()
+    normal = data.normalise(data.training.pixels).double()
+    assert float(normal.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(normal.std()) == pytest.approx(1, abs=1e-5)
+    assert normal.shape == data.training.pixels.shape
+
+
+def damage(path: Path, how: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(raw[: len(raw) // 2])
+    elif how == "bit flipped":
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    elif how == "other content":
+        content = bytearray(gzip.decompress(bytes(raw)))
+        content[-1] ^= 1
+        path.write_bytes(gzip.compress(bytes(content), 1))
+    else:
+        path.write_bytes(b"no gzip at all")
+
+
+HOWS = ["missing", "truncated", "bit flipped", "other content", "not gzip"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("name", NAMES[1:3])
+def test_a_damaged_file_is_named_with_its_checksum(how: str, name: str, copied: Path) -> None:
+    fashion_mnist.load_embedded()  # the copy is sound
+    damage(copied / name, how)
+    with pytest.raises(DataError) as caught:
+        fashion_mnist.load_embedded()
+    text = str(caught.value)
+    assert str(copied / name) in text
+    assert EMBEDDED[name] in text
+    assert "\n" not in text
+    assert "git checkout -- acdc/data" in text
+
+
+def digits_file() -> Path:
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+@pytest.fixture
+def copied_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the file of the digits that the suite takes for it."""
+    path = tmp_path / "datasets" / "data" / "digits.csv.gz"
+    path.parent.mkdir(parents=True)
+    shutil.copy(digits_file(), path)
+    moved = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: moved)
+    return path
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_damaged_file_of_the_digits_is_named(how: str, copied_digits: Path) -> None:
+    digits.load()  # the copy is sound
+    damage(copied_digits, how)
+    with pytest.raises(DataError) as caught:
+        digits.load()
+    text = str(caught.value)
+    assert str(copied_digits) in text
+    assert "reinstall scikit-learn" in text
+    assert "\n" not in text
+
+
+def test_a_bit_flipped_anywhere_in_the_digits_is_a_data_error(copied_digits: Path) -> None:
+    sound = copied_digits.read_bytes()
+    for at in range(30, len(sound), len(sound) // 40):  # after the header, which holds a name
+        raw = bytearray(sound)
+        raw[at] ^= 0x10
+        copied_digits.write_bytes(raw)
+        with pytest.raises(DataError, match="digits"):
+            digits.load()
+
+
+def test_without_scikit_learn_the_digits_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="comes with scikit-learn, which is not installed"):
+        digits.load()
+
+
+@pytest.mark.parametrize("layout", ["folder", "torchvision", "uncompressed"])
+def test_the_full_set_is_found_in_every_layout(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The embedded files stand in for the full ones, which cannot come with the suite.
+    monkeypatch.setattr(fashion_mnist, "_FULL", EMBEDDED)
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+    folder = tmp_path / "FashionMNIST" / "raw" if layout == "torchvision" else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        raw = (fashion_mnist.embedded_folder() / name).read_bytes()
+        if layout == "uncompressed":
+            (folder / name.removesuffix(".gz")).write_bytes(gzip.decompress(raw))
+        else:
+            (folder / name).write_bytes(raw)
+    full, embedded = fashion_mnist.load_full(), fashion_mnist.load_embedded()
+    assert torch.equal(full.training.pixels, embedded.training.pixels)
+    assert torch.equal(full.test.labels, embedded.test.labels)
+
+
+def test_a_full_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(DataError) as caught:
+        fashion_mnist.load_full()
+    text = str(caught.value)
+    for part in (str(tmp_path / "a"), str(tmp_path / "b"), "ACDC_DATA", "fashion_mnist_10k"):
+        assert part in text
+
+
+def test_embedding_gives_the_embedded_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = fashion_mnist.embedded_folder(), tmp_path / "made"
+    labels = NAMES[1::2]
+    monkeypatch.setattr(fashion_mnist, "_FULL", {name: EMBEDDED[name] for name in labels})
+    monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: target)
+    fashion_mnist.embed(source)
+    for name in labels:
+        made, known = ((folder / name).read_bytes() for folder in (target, source))
+        assert gzip.decompress(made) == gzip.decompress(known)
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """Return an image (C, H, W) moved by whole pixels, zeros coming in, pixel by pixel."""
+    _, height, width = image.shape
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+def numbered_images(count: int, channels: int, size: int) -> Tensor:
+    """Return images without any symmetry: all their pixels differ."""
+    pixels = torch.arange(channels * size * size).remainder(251).add(1).to(torch.uint8)
+    return pixels.reshape(1, channels, size, size).repeat(count, 1, 1, 1)
+
+
+def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tensor:
+    reach = max(images.shape[2] // 8, 1)
+    shifts = draw_shifts(how, reach, len(images), torch.Generator().manual_seed(seed))
+    return PaddedImages(images, reach).windows(torch.arange(len(images)), shifts)
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(["shift", "shift_flip"]),
+    st.integers(1, 2),
+    st.sampled_from([4, 8, 16]),
+    st.integers(0, 2**32),
+)
+def test_every_augmented_image_is_its_original_moved_within_reach(
+    how: Augmentation, channels: int, size: int, seed: int
+) -> None:
+    images = numbered_images(6, channels, size)
+    images[1::2] = images[1::2].flip(2)
+    out = augmented(images, how, seed)
+    reach = max(size // 8, 1)
+    flips = (False, True) if how == "shift_flip" else (False,)
+    for image, moved in zip(images, out, strict=True):
+        candidates = (
+            shifted(image.flip(2) if flip else image, down, right)
+            for flip in flips
+            for down in range(-reach, reach + 1)
+            for right in range(-reach, reach + 1)
+        )
+        assert any(torch.equal(moved, candidate) for candidate in candidates)
+
+
+def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
+    images = numbered_images(1800, 1, 8)
+    out = augmented(images, "shift_flip", 0)
+    counts: dict[bytes, int] = {}
+    for image in out:
+        counts[image.numpy().tobytes()] = counts.get(image.numpy().tobytes(), 0) + 1
+    # 9 shifts, 2 orientations: 100 each on average, standard deviation 10; six of those either way.
+    assert len(counts) == 18
+    assert min(counts.values()) > 40
+    assert max(counts.values()) < 160
+
+
+def test_augmentation_follows_its_generator_and_leaves_its_input_alone() -> None:
+    images = numbered_images(8, 1, 8)
+    before = images.clone()
+    first, again, other = (augmented(images, "shift", seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(images, before)
+
+
+def feed(augmentation: Augmentation, ranks: Ranks | None = None, **plan: Any) -> MemoryFeed:
+    whole = {"seed": 1, "batch_size": 250, "device": torch.device("cpu")} | plan
+    return MemoryFeed(
+        DATASETS["digits"].load(),
+        FeedPlan(augmentation=augmentation, ranks=ranks or Ranks(), **whole),
+    )
+
+
+def test_without_augmentation_a_batch_is_the_normalised_images_in_the_epochs_order() -> None:
+    images = DATASETS["digits"].load()
+    order = torch.randperm(1294, generator=seeds.generator(1, "data_order", 3))
+    batches = list(feed("none").training(3))
+    assert [len(labels) for _, labels in batches] == [250] * 5
+    expected = (images.training.pixels[order[:1250]].float() - images.mean) / images.std
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), expected)
+    assert torch.equal(
+        torch.cat([labels for _, labels in batches]), images.training.labels[order[:1250]]
+    )
+    inputs, labels = feed("shift").samples(order[:7])
+    assert torch.equal(inputs, expected[:7])
+    assert torch.equal(labels, images.training.labels[order[:7]])
+
+
+def test_an_epoch_can_be_entered_at_any_batch() -> None:
+    whole = list(feed("shift").training(2))
+    for first in range(6):
+        rest = list(feed("shift").training(2, first))
+        assert len(rest) == 5 - first
+        for (a, b), (c, d) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_ranks_share_each_batch_and_each_held_out_image(count: int) -> None:
+    shares = [feed("shift", Ranks(rank, count)) for rank in range(count)]
+    whole = feed("shift")
+    for parts in zip(whole.training(1), *(share.training(1) for share in shares), strict=True):
+        (inputs, labels), *mine = parts
+        assert torch.equal(torch.cat([x for x, _ in mine]), inputs)
+        assert torch.equal(torch.cat([y for _, y in mine]), labels)
+        assert {len(y) for _, y in mine} == {250 // count}
+    for name in ("validation", "test"):
+        together = [y for share in shares for _, y in share.evaluation(name)]
+        assert torch.equal(torch.cat(together), torch.cat([y for _, y in whole.evaluation(name)]))
+
+
+def test_inputs_are_channels_last_in_memory() -> None:
+    pixels = numbered_images(4, 3, 8)
+    padded = PaddedImages(pixels, 1)
+    shifts = draw_shifts("shift", 1, 4, torch.Generator().manual_seed(0))
+    taken = padded.windows(torch.arange(4), shifts)
+    assert taken.is_contiguous(memory_format=torch.channels_last)
+    assert scale(taken, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40))
+def test_mean_and_deviation_are_those_of_the_pixels(seed: int, channels: int, size: int) -> None:
+    pixels = torch.randint(
+        0, 256, (3, channels, size, 2), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.uint8)
+    mean, std = moments(pixels)
+    exact = pixels.double()
+    assert torch.allclose(mean.double(), exact.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+    assert torch.allclose(std.double(), exact.std(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+
+
+# What is there
+
+
+def cell(table: str, name: str, column: int) -> str:
+    rows = [[text.strip() for text in line.split("|")[1:-1]] for line in table.splitlines()]
+    return next(row[column] for row in rows if row and row[0] == name)
+
+
+@pytest.fixture
+def acdc_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call ``acdc data``, sets being looked for in ``tmp_path``; return status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acdc", "data", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_sets_of_the_suite_are_there() -> None:
+    for name in HERE:
+        place = DATASETS[name].locate()
+        assert place.missing is None
+        assert place.folder is not None
+        assert place.folder.is_dir()
+    assert {name: DATASETS[name].missing() for name in HERE} == dict.fromkeys(HERE)
+
+
+def test_describing_and_locating_sets_imports_little() -> None:
+    heavy = ("torch", "numpy", "PIL", "pydantic")
+    for code, unwanted in (
+        ("from acdc.data import DATASETS", heavy),
+        (
+            "from acdc.data import DATASETS; [spec.missing() for spec in DATASETS.values()]",
+            ("torchvision", "sklearn", "scipy", "pandas"),
+        ),
+    ):
+        script = f"{code}; import sys; print(sorted(set({unwanted!r}) & set(sys.modules)))"
+        ran = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DATASETS if DATASETS[name].module != "acdc.data"]
+)
+def test_the_module_of_a_set_is_the_one_that_loads_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Called(Exception):
+        pass
+
+    def refuse(*arguments: object) -> None:
+        raise Called
+
+    module = importlib.import_module(DATASETS[name].module)
+    for function in [f for f in vars(module) if f.startswith("load")]:
+        monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(Called):
+        DATASETS[name].load()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_noticed_without_reading_any(name: str, copied: Path) -> None:
+    spec = DATASETS["fashion_mnist_2k"]
+    for file in NAMES:
+        (copied / file).write_bytes(b"")
+    assert spec.missing() is None
+    (copied / name).unlink()
+    missing = spec.missing()
+    assert missing is not None
+    assert f"data file {copied / name} is missing" in missing
+    assert "git checkout -- acdc/data" in missing
+
+
+def test_a_full_set_in_part_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
+    spec = DATASETS["fashion_mnist"]
+    assert command.examine(spec).state == "missing"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / NAMES[3].removesuffix(".gz")).write_bytes(b"")
+    found = command.examine(spec)
+    assert (found.state, found.folder, found.sizes) == ("incomplete", tmp_path / "b", {})
+    assert f"{tmp_path / 'b' / NAMES[0]} is missing" in found.complaint
+
+
+AcdcData = Callable[..., tuple[int, str, str]]
+
+
+def test_the_table_says_what_is_there_and_what_is_not(acdc_data: AcdcData) -> None:
+    status, text, error = acdc_data("check", "digits", "fashion_mnist_2k", "cifar10", "imagenet")
+    states = {"digits": "there", "fashion_mnist_2k": "there", "cifar10": "missing"}
+    assert {name: cell(text, name, 1) for name in states} == states
+    assert cell(text, "digits", 2) == "1,294 + 143 + 360"
+    assert cell(text, "fashion_mnist_2k", 3) == "checksums agree"
+    assert "CIFAR10(" in text  # how to get it
+    assert "imagenet/train/CLASS/*.JPEG" in text
+    assert status == DataError.exit_status
+    assert error.startswith("error: data sets: cifar10 is missing, imagenet is missing; ")
+    assert acdc_data("check", "digits")[0] == 0
+
+
+def test_without_names_only_what_is_there_in_part_is_wrong(
+    acdc_data: AcdcData, tmp_path: Path
+) -> None:
+    status, text, _ = acdc_data("check")
+    assert status == 0
+    assert {cell(text, name, 1) for name in ("cifar10", "imagenet")} == {"missing"}
+    # A folder of ImageNet as a copy that was cut short leaves it.
+    for part in ("train", "val"):
+        for label in range(1000):
+            (tmp_path / "imagenet" / part / f"n{label:08}").mkdir(parents=True)
+            (tmp_path / "imagenet" / part / f"n{label:08}" / "1.JPEG").touch()
+    assert DATASETS["imagenet"].missing() is None
+    status, text, error = acdc_data("check")
+    assert status == DataError.exit_status
+    assert cell(text, "imagenet", 1) == "incomplete"
+    assert "it has 1000 images in train, 1281167 are expected; unpack it anew" in text
+    assert error.startswith("error: data sets: imagenet is incomplete; ")
+
+
+def test_imagenet_without_its_test_images_is_noticed_at_a_glance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACDC_DATA", str(tmp_path))
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    missing = DATASETS["imagenet"].missing()
+    assert missing is not None
+    assert missing.startswith(f"data folder {tmp_path / 'imagenet' / 'val'} is missing; train/")
+
+
+def test_verifying_a_set_writes_its_manifest(acdc_data: AcdcData, tmp_path: Path) -> None:
+    assert acdc_data("verify", "digits", "--manifest", "digits.json")[0] == 0
+    found = json.loads((tmp_path / "digits.json").read_text())
+    images = {"training": 1294, "validation": 143, "test": 360}
+    assert found == {"digits": {"title": "Digits (8 x 8)", "images": images}}
+    status, _, _ = acdc_data("verify", "cifar10", "--manifest", "cifar.json")
+    assert status == DataError.exit_status
+    assert not (tmp_path / "cifar.json").exists()
+    status, _, error = acdc_data("verify", "cifar11")
+    assert status == ConfigError.exit_status
+    assert error.startswith("error: dataset: 'cifar11' is unknown; digits, fashion_mnist")

@@ -1,0 +1,217 @@
+"""Random labels: drawn once for all runs, of some training images only, and measured exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from scipy import stats
+
+from acdc.config.run import RunConfig, parse_run
+from acdc.data import DATASETS
+from acdc.data.feed import FeedPlan
+from acdc.data.images import ImageSet, relabel
+from acdc.distributed import Ranks, from_environment
+from acdc.training.evaluation import evaluate_relabelled
+from acdc.training.loop import Trainer
+from tests.support import METHOD_SETTINGS, journal, network_of, tiny_config, train, weight_files
+
+SMALL = ("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled")
+
+
+def loaded(name: str) -> ImageSet:
+    images = DATASETS[name].load()
+    assert isinstance(images, ImageSet)
+    return images
+
+
+def on(name: str, **changes: Any) -> RunConfig:
+    recipe = {"batch_size": 250, "lr": 0.1, "augmentation": "shift"} | changes.pop("recipe", {})
+    whole = {"model": "resnet8_s4", "dataset": name, "method": "dense", "sparsity": 0.0}
+    return parse_run(whole | {"epochs": 2, "recipe": recipe} | changes)
+
+
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    return [record for record in journal(folder) if "event" not in record]
+
+
+# The draw
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_only_the_labels_of_so_many_training_images_differ(name: str) -> None:
+    changed, plain = loaded(name), loaded(name.removesuffix("_relabelled"))
+    relabelled = changed.relabelled
+    assert relabelled is not None
+    assert plain.relabelled is None
+    numbers = relabelled.numbers
+    assert len(numbers) == len(set(numbers.tolist())) == DATASETS[name].relabelled == 100
+    assert torch.equal(numbers, numbers.sort().values)
+    assert torch.equal(relabelled.true_labels, plain.training.labels[numbers])
+    others = torch.ones(len(plain.training), dtype=torch.bool)
+    others[numbers] = False
+    assert torch.equal(changed.training.labels[others], plain.training.labels[others])
+    for images, same in (
+        (changed.validation, plain.validation),
+        (changed.test, plain.test),
+    ):
+        assert torch.equal(images.pixels, same.pixels)
+        assert torch.equal(images.labels, same.labels)
+    assert torch.equal(changed.training.pixels, plain.training.pixels)
+    assert torch.equal(changed.mean, plain.mean)
+    assert torch.equal(changed.std, plain.std)
+
+
+def test_the_draw_is_the_same_whatever_has_been_drawn_before() -> None:
+    first = loaded(SMALL[0]).training.labels
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert torch.equal(loaded(SMALL[0]).training.labels, first)
+
+
+def test_labels_are_uniform_over_all_classes_and_independent_of_the_true_ones() -> None:
+    plain = loaded("fashion_mnist_10k")
+    changed = relabel(plain, 4_500, 10)
+    assert changed.relabelled is not None
+    given = changed.training.labels[changed.relabelled.numbers].numpy()
+    own = changed.relabelled.true_labels.numpy()
+    assert stats.chisquare(np.bincount(given, minlength=10)).pvalue > 1e-3
+    assert stats.chi2_contingency(np.histogram2d(given, own, bins=10)[0]).pvalue > 1e-3
+    kept = int((given == own).sum())
+    assert stats.binomtest(kept, 4_500, 0.1).pvalue > 1e-3
+    # Which images are chosen is uniform as well.
+    assert stats.kstest(changed.relabelled.numbers / 9_000, "uniform").pvalue > 1e-3
+
+
+def test_the_sets_relabel_as_many_as_the_paper_or_the_same_share() -> None:
+    counts = {name: spec.relabelled for name, spec in DATASETS.items() if spec.relabelled}
+    assert counts["cifar10_relabelled"] == 1_000
+    shares = {name: counts[name] / DATASETS[name].training_images for name in counts}
+    assert shares["fashion_mnist_relabelled"] == shares["cifar10_relabelled"]
+    for name in counts:
+        plain = DATASETS[name.removesuffix("_relabelled")]
+        assert DATASETS[name].module == plain.module
+        assert DATASETS[name].training_images == plain.training_images
+
+
+# The measurement
+
+
+def by_hand(images: ImageSet, model: torch.nn.Module) -> dict[str, float]:
+    assert images.relabelled is not None
+    model.eval()
+    given = own = 0
+    for number, label in zip(
+        images.relabelled.numbers.tolist(), images.relabelled.true_labels.tolist(), strict=True
+    ):
+        with torch.no_grad():
+            outputs = model(images.normalise(images.training.pixels[number : number + 1]))
+        predicted = int(outputs.argmax())
+        given += predicted == int(images.training.labels[number])
+        own += predicted == label
+    count = len(images.relabelled)
+    return {
+        "relabelled_given_accuracy": given / count,
+        "relabelled_true_accuracy": own / count,
+    }
+
+
+def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = loaded(SMALL[0])
+    counted = []
+    measured = Trainer.memorized
+
+    def both(trainer: Trainer) -> dict[str, float]:
+        counted.append(by_hand(images, trainer.model))
+        trainer.model.train()  # which evaluation must not rely on
+        return measured(trainer)
+
+    monkeypatch.setattr(Trainer, "memorized", both)
+    config = on(SMALL[0], method="acdc", settings=METHOD_SETTINGS["acdc"], sparsity=0.9, epochs=4)
+    train(config, tmp_path)
+    keys = ("relabelled_given_accuracy", "relabelled_true_accuracy")
+    records = epochs(tmp_path / config.run_name)
+    assert [{key: record[key] for key in keys} for record in records] == counted
+    assert len(counted) == 4
+    assert len({record["relabelled_true_accuracy"] for record in records}) > 1
+
+
+def test_measuring_changes_nothing_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = on(SMALL[0])
+    train(config, tmp_path / "measured")
+    monkeypatch.setattr(Trainer, "memorized", lambda trainer: {})
+    train(config, tmp_path / "unmeasured")
+    measured, unmeasured = (
+        tmp_path / name / config.run_name for name in ("measured", "unmeasured")
+    )
+    assert weight_files(measured) == weight_files(unmeasured)
+    assert len(epochs(measured)) == config.epochs
+    for record, other in zip(epochs(measured), epochs(unmeasured), strict=True):
+        extra = set(record) - set(other)
+        assert extra == {"relabelled_given_accuracy", "relabelled_true_accuracy"}
+        assert {key: record[key] for key in other} == other
+
+
+def test_a_set_without_random_labels_has_no_such_entries(tmp_path: Path) -> None:
+    config = tiny_config("dense", epochs=1)
+    train(config, tmp_path)
+    (record,) = epochs(tmp_path / config.run_name)
+    assert not [key for key in record if key.startswith("relabelled")]
+
+
+def share(rank: int, count: int, folder: str) -> None:
+    """Measure on one of several ranks, and write what comes of it."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
+    ranks = from_environment()
+    with ranks.joined(torch.device("cpu")):
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(measure(ranks)))
+
+
+def odd() -> ImageSet:
+    """A set with a number of random labels that two ranks share unequally."""
+    return relabel(loaded("fashion_mnist_1k"), 101, 10)
+
+
+def measure(ranks: Ranks) -> dict[str, float]:
+    plan = FeedPlan(seed=1, batch_size=60, augmentation="shift", device=torch.device("cpu"))
+    images = odd()
+    assert images.relabelled is not None
+    model = network_of(on(SMALL[0]))
+    return evaluate_relabelled(model, images.feed(plan), images.relabelled, ranks)
+
+
+def test_ranks_share_the_images_and_agree(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(probe.getsockname()[1]))
+    mp.spawn(share, args=(2, str(tmp_path)), nprocs=2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    alone = measure(Ranks())
+    assert found == [alone, alone]
+    assert alone == by_hand(odd(), network_of(on(SMALL[0])))
+
+
+def test_a_dense_network_memorizes_random_labels_without_augmentation(tmp_path: Path) -> None:
+    recipe = {"batch_size": 50, "lr": 0.1, "augmentation": "none", "weight_decay": 0.0}
+    config = on(SMALL[0], epochs=20, recipe=recipe)
+    train(config, tmp_path)
+    records = epochs(tmp_path / config.run_name)
+    first, last = records[0], records[-1]
+    # As in the paper's Figure 8: at first by their own class, in the end by the given one.
+    assert last["relabelled_given_accuracy"] > 0.9
+    assert max(r["relabelled_true_accuracy"] for r in records) > 0.4
+    assert last["relabelled_true_accuracy"] < 0.3
+    assert first["relabelled_given_accuracy"] < 0.4

@@ -1,0 +1,46 @@
+"""What is printed of a method's settings is what its configuration accepts."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from acdc.methods.contract import MethodSettings, SparseMethod, get_method, method_names
+from acdc.methods.describe import reference, settings
+
+
+class Options(MethodSettings):
+    wanted: int
+    """One that has
+    to be given."""
+    fractions: tuple[float, ...] = (0.5, 1e-5)
+    """Several numbers."""
+    name: str | None = None
+    """None by default."""
+
+
+class Mine(SparseMethod):
+    name = "mine"
+    label = "Mine"
+    source = "Somebody: A paper. 2020. Code: some/where."
+    Settings = Options
+
+
+def test_settings_are_as_they_would_be_written() -> None:
+    assert [(s.key, s.default, s.description) for s in settings(Mine)] == [
+        ("wanted", "needed", "One that has to be given."),
+        ("fractions", "[0.5, 1.0e-05]", "Several numbers."),
+        ("name", "null", "None by default."),
+    ]
+
+
+def test_a_reference_leaves_out_where_the_code_is() -> None:
+    assert reference(Mine) == "Somebody: A paper. 2020."
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_printed_default_is_the_default(name: str) -> None:
+    method = get_method(name)
+    written = {s.key: yaml.safe_load(s.default) for s in settings(method)}
+    assert method.Settings.model_validate(written) == method.Settings()
+    assert all(s.description for s in settings(method))

@@ -1,0 +1,137 @@
+"""DPF trains the dense weights by the gradient at the pruned ones, whose mask follows them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from acdc.errors import ConfigError
+from acdc.methods.ramps import cubic_sparsity
+from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.step import Step
+from tests.support import Drive, nonzeros, stored_weights, tiny_config
+
+SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}
+
+
+def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
+    settings = {"update_interval": 4} | settings
+    return Drive(tiny_config("dpf", sparsity=sparsity, settings=settings, recipe={"lr": lr}))
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform"])
+def test_masks_are_of_the_stored_weights_on_the_ramp_and_after_it(distribution: str) -> None:
+    drive = dpf(lr=0.5, distribution=distribution)
+    last: dict[str, Tensor] = {}
+    updates: list[int] = []
+    changed_after_the_ramp = 0
+
+    def look(step: Step) -> None:
+        nonlocal changed_after_the_ramp
+        taken = step.iteration + 1
+        masks = drive.method.masks
+        # 20 steps, the ramp to step 10, where there is an update beside the multiples of 4.
+        if taken % 4 == 0 or taken == 10:
+            updates.append(taken)
+            sparsity = cubic_sparsity(taken / 10, 0.0, 0.75)
+            expected = (
+                global_magnitude_masks(stored_weights(drive), sparsity)
+                if distribution == "global"
+                else layer_magnitude_masks(stored_weights(drive), dict.fromkeys(SIZES, sparsity))
+            )
+            assert all(torch.equal(masks[name], expected[name]) for name in SIZES)
+            if taken > 10:
+                changed_after_the_ramp += sum(int((masks[n] != last[n]).sum()) for n in SIZES)
+        else:
+            assert not last or all(torch.equal(masks[name], last[name]) for name in SIZES)
+        last.update(masks)
+
+    drive.run(look)
+    assert updates == [4, 8, 10, 12, 16, 20]
+    assert changed_after_the_ramp > 0
+    events = drive.method.events.drain()
+    assert [event["iteration"] for event in events] == [0, 4, 8, 10]
+    assert events[-1]["sparsity"] == 0.75
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform"])
+def test_the_target_is_exact_and_pruned_weights_are_zero_in_the_forward_pass(
+    distribution: str,
+) -> None:
+    drive = dpf(0.9, distribution=distribution)
+
+    def look(step: Step) -> None:
+        for name, mask in drive.method.masks.items():
+            assert torch.equal(drive.weights[name] != 0, mask)
+        assert nonzeros(stored_weights(drive)) == 90
+
+    drive.run(look)
+    zeros = 81 if distribution == "global" else sum(math.floor(0.9 * n) for n in SIZES.values())
+    assert nonzeros(drive.weights) == 90 - zeros
+
+
+def test_a_step_moves_the_stored_weights_by_the_gradient_at_the_pruned_ones() -> None:
+    drive = dpf()
+    recipe = drive.config.recipe
+    before: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    moved = 0
+
+    def prepare(step: Step) -> None:
+        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
+        inputs, labels = drive.batch(step.iteration)
+        effective = {n: (w * drive.method.masks[n]).requires_grad_() for n, w in before.items()}
+        others = {n: p.detach() for n, p in drive.model.named_parameters() if n not in effective}
+        buffers_before = {n: b.clone() for n, b in drive.model.named_buffers()}
+        outputs = torch.func.functional_call(drive.model, effective | others, (inputs,))
+        loss = torch.nn.functional.cross_entropy(outputs, labels)
+        found = torch.autograd.grad(loss, list(effective.values()))
+        for name, buffer in drive.model.named_buffers():
+            buffer.copy_(buffers_before[name])
+        for name, gradient in zip(effective, found, strict=True):
+            fresh = gradient + recipe.weight_decay * before[name]
+            old = buffers.get(name)
+            buffers[name] = fresh if old is None else recipe.momentum * old + fresh
+
+    def look(step: Step) -> None:
+        nonlocal moved
+        for name, weight in stored_weights(drive).items():
+            torch.testing.assert_close(weight, before[name] - recipe.lr * buffers[name])
+            out = ~drive.method.masks[name]
+            moved += int((weight[out] != before[name][out]).sum())
+
+    drive.run(look, before_step=prepare)
+    assert moved > 0
+    assert drive.method.gradient_masks() == {}
+    assert all(density == 1 for density in drive.method.densities().gradient.values())
+
+
+def test_products_and_phases_by_epoch() -> None:
+    drive = dpf()
+    seen: list[tuple[str, str | None]] = []
+
+    def look(step: Step) -> None:
+        if step.batch == 4:
+            seen.append((drive.method.phase(step), drive.method.product(step)))
+
+    drive.run(look)
+    assert seen == [("ramp", None), *[("sparse", "sparse")] * 3]
+
+
+def test_dense_layers_are_left_alone() -> None:
+    drive = dpf(0.5, dense_layers=["first"], distribution="uniform", begin=0.25, end=0.75)
+    assert nonzeros(drive.weights) == 90
+    drive.run()
+    kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
+    assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}
+
+
+def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"settings\.begin: 0\.6 is not before settings\.end 0\.5"
+    ):
+        tiny_config("dpf", settings={"begin": 0.6})

@@ -1,0 +1,229 @@
+"""What every method has to keep to, with every option that it has."""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+import torch
+from torch import Tensor
+
+from acdc.config.run import RunConfig
+from acdc.methods.contract import get_method, method_names
+from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
+from acdc.step import Step
+from tests.support import METHOD_SETTINGS, Drive, tiny_config
+
+EPOCHS, BATCHES = 4, 5
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "acdc": [
+        {},
+        {"phases": [], "schedule": "imagenet-100-figure1", "epochs": 20},
+        {"distribution": "uniform"},
+        {"selection": "released"},
+        {"selection": "released", "distribution": "uniform"},
+        {"dense_layers": ["first", "last"]},
+        {"reset_momentum": False},
+        {"pattern": "1:4", "dense_layers": ["first"]},
+        {"pattern": "1:4", "grouping": "flat", "dense_layers": ["first"]},
+    ],
+    "acdc_dense": [{}],
+    "dense": [{}],
+    "dpf": [
+        {},
+        {"begin": 0.25, "end": 0.75, "distribution": "uniform", "dense_layers": ["last"]},
+    ],
+    "dsd": [{}, {"dense_layers": ["first"], "final_lr_factor": 1.0}],
+    "gmp": [
+        {},
+        {"distribution": "global", "initial_sparsity": 0.5, "dense_layers": ["first"]},
+        {"dialect": "contrib", "nbins": 64, "threshold_decay": 0.5},
+        {"dialect": "tfmot"},
+        {"dialect": "ist", "epochs": 8},
+        {"dialect": "ist", "distribution": "uniform", "epochs": 8},
+        {"dialect": "str", "updates": 50, "epochs": 8},
+        {"dialect": "jaxpruner"},
+        {"dialect": "granet"},
+    ],
+    "one_shot": [{"dense_layers": ["first"]}],
+    "rigl": [
+        {},
+        {"distribution": "erk", "drop_noise": 0.0, "drop_fraction": 0.6},
+        {"distribution": "er", "anneal": "constant", "begin": 0.25, "end": 1.0},
+        {"dense_layers": [], "update_interval": 1},
+    ],
+    "set": [
+        {},
+        {"distribution": "erk", "drop_noise": 0.0, "drop_fraction": 0.6},
+        {"distribution": "er", "anneal": "constant", "begin": 0.25, "end": 1.0},
+        {"dialect": "original", "update_interval": 100, "dense_layers": ["last"]},
+    ],
+    "snfs": [
+        {"gradient_momentum": 0.5},
+        {"distribution": "erk", "drop_noise": 0.0, "drop_fraction": 0.6},
+        {"distribution": "er", "anneal": "constant", "begin": 0.25, "end": 1.0},
+        {"dense_layers": ["last"]},
+    ],
+    "snip": [{}, {"dense_layers": ["first", "last"]}],
+    "sr_ste": [{"strength": 0.01}, {"grouping": "flat", "dense_layers": ["first", "last"]}],
+    "static": [{}, {"distribution": "er", "dense_layers": ["last"]}, {"distribution": "uniform"}],
+    "str": [{}, {"dense_layers": ["first"]}],
+    "top_kast": [
+        {},
+        {"distribution": "global", "exploration": "l1", "dense_layers": []},
+        {"exploration": "none", "refresh_interval": 3},
+    ],
+    "woodfisher": [
+        {},
+        {"grid": "released", "selection": "released", "dense_layers": ["first"], "damp": 1e-3},
+        {"initial_sparsity": 0.0, "block_size": 7},
+    ],
+}
+"""Settings of each method on top of those of the tests; between them every option has its turn."""
+
+CASES = [
+    pytest.param(method, changes, id=f"{method}-{number}")
+    for method, variants in VARIANTS.items()
+    for number, changes in enumerate(variants)
+]
+
+
+def configured(method: str, changes: dict[str, Any]) -> RunConfig:
+    settings = METHOD_SETTINGS[method] | changes
+    epochs = settings.pop("epochs", EPOCHS)
+    sparsity = settings.pop("sparsity", 0.0 if method == "dense" else 0.75)
+    return tiny_config(method, settings=settings, epochs=epochs, sparsity=sparsity)
+
+
+def everything(drive: Drive) -> dict[str, Any]:
+    """Return copies of all that a checkpoint holds."""
+    return copy.deepcopy(
+        {
+            "model": drive.model.state_dict(),
+            "optimizer": drive.optimizer.state_dict(),
+            "method": drive.method.state_dict(),
+        }
+    )
+
+
+def assert_same(a: Any, b: Any, where: str = "state") -> None:
+    """Compare nested states bit for bit."""
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{index}]")
+    else:
+        assert a == b, where
+
+
+def test_every_method_and_every_one_of_its_options_is_tried() -> None:
+    assert set(VARIANTS) == set(method_names())
+    for method, variants in VARIANTS.items():
+        tried: dict[str, list[Any]] = {}
+        for changes in variants:
+            for key, value in (METHOD_SETTINGS[method] | changes).items():
+                tried.setdefault(key, []).append(value)
+        schema = get_method(method).Settings
+        for key, field in schema.model_fields.items():
+            if method == "acdc_dense":
+                continue  # AC/DC's own settings, which it only hands on
+            assert key in tried, f"{method}: no test sets settings.{key}"
+            values = [*tried[key], field.default]
+            for option in literals(field.annotation):
+                assert option in values, f"{method}: no test sets settings.{key} to {option}"
+
+
+def literals(annotation: Any) -> tuple[Any, ...]:
+    """Return the values that a type lists, true and false for a boolean."""
+    if annotation is bool:
+        return (True, False)
+    if annotation is type(None):
+        return (None,)
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(value for part in get_args(annotation) for value in literals(part))
+    return ()
+
+
+# A run as long as a published schedule is left out: what it does is done by the shorter ones too.
+SHORT = [case for case in CASES if case.values[1].get("epochs", EPOCHS) <= 2 * EPOCHS]
+
+
+@pytest.mark.parametrize(("method", "changes"), SHORT)
+def test_resuming_at_any_step_changes_no_bit(method: str, changes: dict[str, Any]) -> None:
+    config = configured(method, changes)
+    states = []
+    whole = Drive(config, BATCHES)
+    whole.run(lambda step: states.append(everything(whole)))
+    for step in range(len(states) - 1):
+        resumed = Drive(config, BATCHES)
+        resumed.method.events.drain()
+        resumed.model.load_state_dict(states[step]["model"])
+        resumed.optimizer.load_state_dict(states[step]["optimizer"])
+        resumed.method.load_state_dict(copy.deepcopy(states[step]["method"]))
+        # To the end of the epoch after the next, so that every hook has its turn.
+        until = min(len(states), (step // BATCHES + 2) * BATCHES)
+        resumed.run(first=step + 1, until=until)
+        assert_same(everything(resumed), states[until - 1], f"after step {step}")
+
+
+@pytest.mark.parametrize(("method", "changes"), CASES)
+def test_weights_outside_the_masks_are_exactly_zero_in_every_forward_pass(
+    method: str, changes: dict[str, Any]
+) -> None:
+    drive = Drive(configured(method, changes), BATCHES)
+    layers = drive.method.context.layers
+
+    def look(step: Step) -> None:
+        masks = drive.method.masks
+        kept = drive.method.kept()
+        assert kept.keys() == layers.keys()
+        for name, weight in drive.weights.items():
+            count = int((weight != 0).sum())
+            assert count <= kept[name]
+            if name in masks:
+                assert masks[name].dtype == torch.bool
+                assert kept[name] == int(masks[name].sum())
+                assert bool((weight[~masks[name]] == 0).all())
+            if name in drive.method.exempt:
+                assert kept[name] == layers[name].size
+
+    look(Step(0, 0, BATCHES))
+    drive.run(look)
+
+
+@pytest.mark.parametrize(("method", "changes"), CASES)
+def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict[str, Any]) -> None:
+    drive = Drive(configured(method, changes), BATCHES).run()
+    densities = drive.method.densities()
+    forward, gradient = drive.method.masks, drive.method.gradient_masks()
+    costs = tuple(
+        LayerCost(name, weight.numel(), 2 * weight.numel())
+        for name, weight in drive.weights.items()
+    )
+    for name, weight in drive.weights.items():
+        density = int((weight != 0).sum()) / weight.numel()
+        assert densities.forward[name] == density
+        if name not in gradient:
+            assert densities.gradient[name] == 1
+        elif torch.equal(gradient[name], forward[name]):
+            assert densities.gradient[name] == density
+        else:
+            expected = int(gradient[name].sum()) / weight.numel()
+            assert densities.gradient[name] == pytest.approx(expected)
+    kept = sum(2 * count for count in drive.method.kept().values())
+    # No formula charges less than three passes over the non-zeros, or more than a dense step.
+    nonzero = forward_flops(costs, densities.forward)
+    published = drive.method.published_flops(costs)
+    assert min(3 * nonzero, 3 * kept) <= published * (1 + 1e-9)
+    assert published <= 3 * dense_flops(costs) * (1 + 1e-9)

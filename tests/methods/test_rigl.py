@@ -1,0 +1,179 @@
+"""RigL's updates replace optimizer steps, grow by the dense gradient, and cost what it printed.
+
+What it shares with other methods that move connections is tested in test_rewiring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from acdc.methods.phases import cosine_drop_fraction
+from acdc.models.vision import torchvision_models
+from acdc.sparsity.distributions import layer_sparsities
+from acdc.sparsity.flops import LayerCost, layer_costs, step_flops
+from acdc.sparsity.layers import prunable_layers
+from acdc.step import Step
+from baselines.rigl import training_flops
+from tests.support import Drive, nonzeros, tiny_config
+
+
+def rigl(**settings: Any) -> Drive:
+    return Drive(tiny_config("rigl", settings={"update_interval": 3, "end": 0.7} | settings))
+
+
+def updates_of(drive: Drive) -> list[int]:
+    return [batch for batch, stepped in enumerate(drive.run().stepped) if not stepped]
+
+
+def test_updates_come_at_step_zero_and_then_after_every_interval_of_optimizer_steps() -> None:
+    drive = rigl()
+    # 20 batches; an update's own batch is not a step, so that updates are four batches apart.
+    # They may come up to optimizer step 0.7 * 20 = 14.
+    updates = updates_of(drive)
+    assert updates == [0, 4, 8, 12, 16]
+    events = drive.method.events.drain()
+    assert [event["iteration"] for event in events] == updates
+    expected = [cosine_drop_fraction(step, 0.3, 14) for step in (0, 3, 6, 9, 12)]
+    assert [event["drop_fraction"] for event in events] == expected
+    assert expected == pytest.approx([0.3, 0.267275, 0.183378, 0.084917, 0.014855], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "updates"),
+    [
+        (0.0, 0.6, [0, 4, 8, 12, 16]),  # the fifth falls on optimizer step 12 = 0.6 * 20, the end
+        (0.0, 0.55, [0, 4, 8, 12]),
+        (0.25, 0.6, [5, 9, 13]),  # steps 5, 8 and 11
+        (0.0, 0.01, [0]),  # both round to step 0
+    ],
+)
+def test_updates_come_from_the_step_of_their_begin_to_that_of_their_end(
+    begin: float, end: float, updates: list[int]
+) -> None:
+    assert updates_of(rigl(begin=begin, end=end)) == updates
+
+
+def test_a_later_begin_brings_the_drop_fraction_to_zero_before_the_end() -> None:
+    drive = rigl(begin=0.5, end=0.75, update_interval=2)
+    assert updates_of(drive) == [10, 13, 16]  # steps 10, 12 and 14
+    # It decays over end - begin = 5 steps, counted from the start of training, as in the original.
+    events = drive.method.events.drain()
+    assert [(event["drop_fraction"], event["grown"]) for event in events] == [(0, 0)] * 3
+
+
+def test_an_update_leaves_every_weight_that_stays_active_alone() -> None:
+    drive = rigl(update_interval=1, drop_fraction=0.6, end=1.0)
+    before: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    stayed_in_all = 0
+
+    def prepare(step: Step) -> None:
+        before.update(drive.effective())
+        masks.update(drive.method.masks)
+
+    def look(step: Step) -> None:
+        nonlocal stayed_in_all
+        for name, mask in drive.method.masks.items():
+            if drive.stepped[step.iteration]:
+                assert torch.equal(mask, masks[name])
+                continue
+            stayed = mask & masks[name]
+            stayed_in_all += int(stayed.sum())
+            assert torch.equal(drive.weights[name][stayed], before[name][stayed])
+
+    drive.run(look, before_step=prepare)
+    assert drive.stepped.count(False) == 10
+    assert stayed_in_all > 0
+
+
+@pytest.mark.parametrize("drop_noise", [0.0, 1e-5])
+def test_grown_weights_have_the_largest_dense_gradients_of_all_that_were_not_kept(
+    drop_noise: float,
+) -> None:
+    drive = rigl(drop_fraction=0.5, drop_noise=drop_noise)
+    before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    moved = 0
+
+    def prepare(step: Step) -> None:
+        for name, mask in drive.method.masks.items():
+            weight = drive.weights[name]
+            assert weight.grad is not None
+            before[name] = mask, weight.detach().clone(), weight.grad.clone()
+
+    def look(step: Step) -> None:
+        nonlocal moved
+        if drive.stepped[step.iteration]:
+            return
+        fraction = cosine_drop_fraction(drive.stepped.count(True), 0.5, 14)
+        for name, mask in drive.method.masks.items():
+            old, weight, gradient = (tensor.reshape(-1) for tensor in before[name])
+            dropped = int(np.float32(int(old.sum())) * np.float32(fraction))
+            # No weight is as close to the next as the noise could reach.
+            active = sorted(weight[old].abs().tolist())
+            assert dropped == 0 or active[dropped] - active[dropped - 1] > 8 * drop_noise
+            kept = old & (weight.abs() >= active[dropped])
+            order = sorted(
+                (~kept).nonzero().reshape(-1).tolist(), key=lambda i: -abs(float(gradient[i]))
+            )
+            expected = {*kept.nonzero().reshape(-1).tolist(), *order[:dropped]}
+            assert set(mask.reshape(-1).nonzero().reshape(-1).tolist()) == expected
+            moved += len(expected - set(old.nonzero().reshape(-1).tolist()))
+
+    drive.run(look, before_step=prepare)
+    assert moved > 0
+
+
+def test_noise_decides_between_weights_that_it_drowns() -> None:
+    def mask(drop_noise: float) -> Tensor:
+        drive = rigl(drop_noise=drop_noise, end=0.1)
+        return drive.run().method.masks["hidden.weight"]
+
+    assert torch.equal(mask(0.0), mask(1e-9))
+    assert not torch.equal(mask(0.0), mask(100.0))
+
+
+@pytest.mark.parametrize("interval", [1, 3, 100])
+def test_training_flops_are_those_of_its_appendix(interval: int) -> None:
+    drive = rigl(update_interval=interval, distribution="erk")
+    costs = tuple(
+        LayerCost(name, weight.numel(), 2 * weight.numel())
+        for name, weight in drive.weights.items()
+    )
+    dense = sum(cost.flops for cost in costs)
+    sparse = sum(2 * nonzeros({"": mask}) for mask in drive.method.masks.values())
+    # Evci et al. 2020, Appendix H; every other step is as sparse as the forward pass.
+    expected = (3 * sparse * interval + 2 * sparse + dense) / (interval + 1)
+    assert drive.method.published_flops(costs) == pytest.approx(expected)
+    densities = drive.method.densities()
+    assert step_flops(costs, densities.forward, densities.gradient) == pytest.approx(3 * sparse)
+
+
+def test_resnet50_costs_what_the_original_counts() -> None:
+    """The original's table feeds the first convolution 230 x 230 pixels, which gives it 115 x 115
+    outputs instead of 112 x 112, and counts one operation more for every output of every layer,
+    which no sparsity saves. It takes densities as they come, before they are rounded to weights.
+    """
+    with torch.device("meta"):
+        model = torchvision_models().resnet50()
+    layers = prunable_layers(model)
+    costs = layer_costs(model, (3, 224, 224))
+    positions = {cost.name: cost.flops // (2 * cost.weights) for cost in costs}
+    assert positions["conv1.weight"] == 112**2
+    positions["conv1.weight"] = 115**2
+    outputs = sum(positions[name] * layer.shape[0] for name, layer in layers.items())
+    dense = sum(2 * positions[name] * layer.size for name, layer in layers.items()) + outputs
+    assert dense == 8_202_340_776
+    for sparsity, inference in ((0.8, 0.4153), (0.9, 0.2431)):
+        sparsities = layer_sparsities(layers, "erk", sparsity)
+        sparse = outputs + sum(
+            2 * positions[name] * layer.size * (1 - sparsities[name])
+            for name, layer in layers.items()
+        )
+        assert sparse / dense == pytest.approx(inference, abs=5e-5)
+    # At the last of them, sparsity 0.9.
+    assert training_flops(sparse, dense, 100) / (3 * dense) == pytest.approx(0.2456, abs=5e-5)

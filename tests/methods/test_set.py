@@ -1,0 +1,181 @@
+"""SET grows at random: after steps as RigL restates it, or by sign after epochs as the original.
+
+What it shares with other methods that move connections is tested in test_rewiring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from acdc.errors import ConfigError
+from acdc.sparsity.flops import LayerCost
+from acdc.step import Step
+from baselines.set import SET, Settings, core_mask
+from tests.support import Drive, nonzeros, tiny_config
+
+
+def set_drive(**settings: Any) -> Drive:
+    return Drive(tiny_config("set", settings={"update_interval": 3, "end": 0.7} | settings))
+
+
+def original(**settings: Any) -> Drive:
+    return Drive(tiny_config("set", settings={"dialect": "original"} | settings))
+
+
+def test_updates_follow_the_first_step_and_then_every_interval_of_steps() -> None:
+    drive = set_drive().run()
+    assert drive.stepped == [True] * 20
+    events = drive.method.events.drain()
+    # After steps 1, 4, 7, 10 and 13: batches count from 0.
+    assert [event["iteration"] for event in events] == [0, 3, 6, 9, 12]
+
+
+def test_growth_reaches_every_position_about_equally_often() -> None:
+    method = set_drive().method
+    assert isinstance(method, SET)
+    name = "hidden.weight"
+    outside = ~method.masks[name]
+    grown = torch.zeros(outside.shape)
+    for draw in range(400):
+        scores = method.growth(name, torch.Generator().manual_seed(draw))
+        grown += scores == scores[outside].max()
+    # Binomial(400, 1/36): mean 11.1, standard deviation 3.3; six of those upwards.
+    assert int(grown[outside].sum()) == 400
+    assert int(grown[outside].min()) > 0
+    assert int(grown[outside].max()) < 31
+
+
+def test_grown_connections_do_not_depend_on_the_gradient() -> None:
+    def grown(lr: float) -> Tensor:
+        config = tiny_config("set", settings={"end": 0.1, "anneal": "constant"}, recipe={"lr": lr})
+        drive = Drive(config)
+        before = drive.method.masks["hidden.weight"]
+        # One update, after the first step; steps too small to change which weights are dropped.
+        return drive.run().method.masks["hidden.weight"] & ~before
+
+    assert torch.equal(grown(1e-9), grown(2e-9))
+    assert int(grown(1e-9).sum()) > 0
+
+
+def test_training_flops_are_three_sparse_passes() -> None:
+    drive = set_drive(dense_layers=()).run()
+    costs = tuple(
+        LayerCost(name, weight.numel(), 2 * weight.numel())
+        for name, weight in drive.weights.items()
+    )
+    assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))
+
+
+def python_core(weight: list[float], fraction: float) -> list[bool]:
+    """Follow the original's words: sort, find two thresholds, keep what is strictly beyond them."""
+    values = sorted(weight)
+    negative = sum(value < 0 for value in values)
+    first_positive = sum(value <= 0 for value in values)
+    at = min(len(values) - 1, first_positive + fraction * (len(values) - first_positive))
+    low, high = values[int((1 - fraction) * negative)], values[int(at)]
+    return [value < low or value > high for value in weight]
+
+
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 0.25, 0.5, -0.5, 1.0, -1.0, -2.0]), min_size=1, max_size=30
+    ),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9]),
+)
+def test_what_the_original_keeps_is_strictly_beyond_its_two_thresholds(
+    weight: list[float], fraction: float
+) -> None:
+    weight = [*weight, 0.0]  # a sparse layer has an inactive weight
+    assert core_mask(torch.tensor(weight), fraction).tolist() == python_core(weight, fraction)
+
+
+def test_the_original_drops_by_sign() -> None:
+    positive = torch.arange(1.0, 11.0)  # 4 go: int(0.3 * 10) + 1
+    negative = -torch.arange(1.0, 6.0) / 100  # 2 go: all but int(0.7 * 5)
+    weight = torch.cat([positive, negative, torch.zeros(5)])
+    kept = core_mask(weight, 0.3)
+    assert weight[kept].tolist() == [*range(5, 11), *(-torch.arange(3.0, 6.0) / 100).tolist()]
+
+
+def test_the_original_rewires_between_epochs_and_forgets_all_momentum() -> None:
+    drive = original()
+    method = drive.method
+    assert isinstance(method, SET)
+    assert set(method.masks) == {"conv.weight", "hidden.weight"}  # the last layer is dense
+    counts = method.kept()
+    before: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = dict(method.masks)
+    grown_in_all = dropped_and_grown = 0
+
+    def keep(step: Step) -> None:
+        before.update(drive.effective())
+        for name, mask in method.masks.items():
+            assert torch.equal(mask, masks[name])  # nothing moves within an epoch
+            assert bool((drive.weights[name][~mask] == 0).all())
+
+    def look(step: Step) -> None:
+        nonlocal grown_in_all, dropped_and_grown
+        if step.epoch == 0:
+            return
+        for name, mask in method.masks.items():
+            core = torch.tensor(python_core(before[name].reshape(-1).tolist(), 0.3))
+            core = core.reshape(mask.shape)
+            new = mask & ~core
+            assert not bool((core & ~mask).any())
+            assert torch.equal(drive.weights[name], before[name] * core)
+            assert bool((method.stored.parked[name] == 0).all())
+            grown_in_all += int(new.sum())
+            dropped_and_grown += int((new & masks[name]).sum())
+        assert method.kept() == counts
+        assert torch.equal(drive.weights["out.weight"], before["out.weight"])
+        for state in drive.optimizer.state.values():
+            assert not state["momentum_buffer"].any()
+        masks.update(method.masks)
+
+    drive.run(keep, at_epoch=look)
+    assert grown_in_all > 0
+    assert dropped_and_grown > 0
+    events = method.events.drain()
+    assert [(e["iteration"], e["drop_fraction"]) for e in events] == [
+        (5, 0.3),
+        (10, 0.3),
+        (15, 0.3),
+    ]
+    assert sum(event["grown"] for event in events) == grown_in_all
+
+
+def test_the_original_comes_with_its_own_distribution_unless_told_otherwise() -> None:
+    assert Settings(dialect="original") == Settings(
+        dialect="original", distribution="er", dense_layers=("last",)
+    )
+    other = Settings(dialect="original", distribution="erk", dense_layers=())
+    assert (other.distribution, other.dense_layers) == ("erk", ())
+    assert Settings.model_validate(other.model_dump()) == other
+    assert [s.variant() for s in (Settings(), Settings(dialect="original"), other)] == [
+        "",
+        "er-last-original",
+        "erk-original",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("update_interval", 10),
+        ("anneal", "constant"),
+        ("begin", 0.1),
+        ("end", 0.5),
+        ("drop_noise", 0.0),
+    ],
+)
+def test_settings_that_the_original_does_not_have_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"settings\.{key}: {value} has no meaning in the original SET"
+    ):
+        original(**{key: value})

@@ -1,0 +1,68 @@
+"""A static network keeps its random masks, and nothing outside them ever moves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from acdc.sparsity.flops import LayerCost
+from acdc.step import Step
+from tests.support import Drive, nonzeros, tiny_config
+
+
+@pytest.mark.parametrize(
+    ("settings", "zeros"),
+    [
+        ({}, [0, 36, 18]),
+        ({"dense_layers": ()}, [13, 36, 18]),
+        ({"dense_layers": ("first", "last")}, [0, 36, 0]),
+        # As counted in test_rewiring.
+        ({"distribution": "erk"}, [11, 38, 17]),
+        ({"distribution": "er"}, [5, 41, 19]),
+    ],
+)
+def test_masks_never_change_and_weights_outside_them_stay_zero(
+    settings: dict[str, object], zeros: list[int]
+) -> None:
+    drive = Drive(tiny_config("static", settings=settings))
+    masks = {name: mask.clone() for name, mask in drive.method.masks.items()}
+    sizes = [weight.numel() for weight in drive.weights.values()]
+
+    def look(step: Step) -> None:
+        kept = list(drive.method.kept().values())
+        assert [size - k for size, k in zip(sizes, kept, strict=True)] == zeros
+        for name, mask in masks.items():
+            assert torch.equal(drive.method.masks[name], mask)
+            assert bool((drive.weights[name][~mask] == 0).all())
+            assert bool((drive.momentum()[name][~mask] == 0).all())
+
+    first = drive.effective()
+    drive.run(look)
+    assert all(
+        bool((drive.weights[name][mask] != first[name][mask]).all()) for name, mask in masks.items()
+    )
+
+
+def test_masks_follow_the_seed() -> None:
+    def mask(seed: int) -> torch.Tensor:
+        return Drive(tiny_config("static", seed=seed)).method.masks["hidden.weight"]
+
+    assert torch.equal(mask(1), mask(1))
+    assert not torch.equal(mask(1), mask(2))
+
+
+def test_at_sparsity_zero_it_is_dense_training() -> None:
+    static = Drive(tiny_config("static", sparsity=0.0)).run()
+    dense = Drive(tiny_config("dense")).run()
+    assert static.losses == dense.losses
+    for name, weight in static.effective().items():
+        assert torch.equal(weight, dense.effective()[name])
+
+
+def test_training_flops_are_three_sparse_passes() -> None:
+    drive = Drive(tiny_config("static", settings={"distribution": "er"}))
+    costs = tuple(
+        LayerCost(name, weight.numel(), 2 * weight.numel())
+        for name, weight in drive.weights.items()
+    )
+    assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))

@@ -1,0 +1,267 @@
+"""A run that is killed, at whatever moment and however often, ends as if it had not been."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from acdc.config.run import RunConfig
+from acdc.models import MODELS
+from acdc.models.wide_resnet import WideResNet
+from acdc.run.journal import read_journal
+from acdc.run.lifecycle import Options, run
+from tests.support import (
+    METHODS,
+    Silent,
+    Uninterrupted,
+    assert_same_run,
+    journal,
+    tiny_config,
+)
+
+CONTEXT = multiprocessing.get_context("forkserver")
+# A process is then there at once, with torch imported and yet with no thread of another test.
+CONTEXT.set_forkserver_preload(["tests.run.test_kill"])
+
+
+class Counted(Silent):
+    """Tells the process that watches of each step."""
+
+    def __init__(self, watcher: Connection) -> None:
+        super().__init__()
+        self.watcher = watcher
+
+    def step(self) -> None:
+        self.watcher.send_bytes(b"step")
+
+
+def train_watched(config: RunConfig, runs: Path, watcher: Connection) -> None:
+    torch.set_num_threads(1)
+    run(config, Options(runs, checkpoint_interval_s=0), Counted(watcher))
+
+
+def killed_after(steps: int, moment: float, config: RunConfig, runs: Path) -> bool:
+    """Kill a run some seconds after some steps; return false if it ended before that."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=train_watched, args=(config, runs, theirs))
+    process.start()
+    theirs.close()
+    try:
+        for _ in range(steps):
+            ours.recv_bytes()
+        time.sleep(moment)
+    except EOFError:
+        process.join()
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def files(folder: Path) -> set[str]:
+    """Return the names of all files of a run."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def positions(folder: Path) -> list[tuple[int, int]]:
+    """Return where a run was resumed, by epoch and batch."""
+    events = read_journal(folder / "journal.jsonl")
+    return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
+
+
+def epochs(folder: Path) -> list[int]:
+    """Return the epochs that the journal tells of."""
+    return [record["epoch"] for record in journal(folder) if "val_loss" in record]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_killed_at_random_moments_until_it_ends_is_the_same_run(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    kills = 0
+    while killed_after(moments.randint(0, 6), moments.uniform(0, 0.03), config, tmp_path):
+        kills += 1
+    note = f"killed {kills} times at moments of seed {seed}"
+    assert kills > 1, note
+    folder = tmp_path / config.run_name
+    expected, whole = uninterrupted(config)
+    try:
+        assert_same_run(folder, run(config, Options(tmp_path), Silent()), expected, whole)
+        assert files(folder) == files(expected)
+    except AssertionError as error:
+        error.add_note(note)
+        raise
+
+
+# What changes a folder, or says that a change is on the disk.
+CALLS = ("fsync", "replace", "link", "unlink")
+When = Literal["before", "after"]
+
+
+def train_until_call(
+    config: RunConfig, runs: Path, last: int, when: When, counted: Connection
+) -> None:
+    """Train until a call by its number, before or after which this process kills itself."""
+    torch.set_num_threads(1)
+    count = itertools.count(1)
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            fatal = next(count) == last
+            if fatal and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapper
+
+    for name in CALLS:
+        setattr(os, name, wrapped(getattr(os, name)))
+    run(config, Options(runs, checkpoint_interval_s=0), Silent())
+    counted.send(next(count) - 1)
+
+
+def killed_at_call(config: RunConfig, runs: Path, last: int, when: When) -> int | None:
+    """Return the number of calls of a run, or none if it did not survive the last one."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=train_until_call, args=(config, runs, last, when, theirs))
+    process.start()
+    theirs.close()
+    process.join()
+    assert process.exitcode == (-signal.SIGKILL if last else 0)
+    return None if last else int(ours.recv())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_a_sound_one(
+    when: When, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    expected, whole = uninterrupted(config)
+    calls = killed_at_call(config, tmp_path / "survived", 0, when)
+    assert calls is not None
+    assert calls > 20 * len(CALLS)
+    seed = random.randrange(2**32)
+    draw = random.Random(seed)
+    # One of each twelfth of the run, the last of which has all that follows the training.
+    bounds = itertools.pairwise(calls * twelfth // 12 for twelfth in range(13))
+    for last in (draw.randint(first + 1, end) for first, end in bounds):
+        runs = tmp_path / str(last)
+        killed_at_call(config, runs, last, when)
+        reporter = Silent()
+        result = run(config, Options(runs), reporter)
+        folder = runs / config.run_name
+        try:
+            assert not any("damaged" in line for line in reporter.said)
+            assert_same_run(folder, result, expected, whole)
+            assert not [name for name in files(folder) if name.endswith(".tmp")]
+            assert epochs(folder) == [0, 1, 2, 3]
+        except AssertionError as error:
+            error.add_note(f"killed {when} call {last} of {calls}, seed {seed}")
+            raise
+
+
+def test_a_run_whose_result_is_lost_finishes_again_and_leaves_nothing_beside(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    expected, whole = uninterrupted(config)
+    folder = tmp_path / config.run_name
+    run(config, Options(tmp_path), Silent())
+    (folder / "result.json").unlink()
+    reporter = Silent()
+    assert_same_run(folder, run(config, Options(tmp_path), reporter), expected, whole)
+    assert reporter.epochs == []
+    assert files(folder) == files(expected)
+
+
+class Broken(Silent):
+    """Ends the process's work at steps by their number in the run, once at each."""
+
+    def __init__(self, *iterations: int) -> None:
+        super().__init__()
+        self.at = set(iterations)
+
+    def start(self, config: RunConfig, first: Any) -> None:
+        super().start(config, first)
+        self.iteration = first.iteration
+
+    def step(self) -> None:
+        if self.iteration in self.at:
+            self.at.remove(self.iteration)
+            raise KeyboardInterrupt
+        self.iteration += 1
+
+
+def train_broken(config: RunConfig, runs: Path, reporter: Silent) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Options(runs, checkpoint_interval_s=0), reporter)
+
+
+@pytest.mark.parametrize("method", ["acdc", "rigl"])
+def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    reporter = Broken(*range(20))
+    for _ in range(20):
+        train_broken(config, tmp_path, reporter)
+    result = run(config, Options(tmp_path), reporter)
+    folder = tmp_path / config.run_name
+    assert_same_run(folder, result, *uninterrupted(config))
+    assert epochs(folder) == [0, 1, 2, 3]
+    # The first time there was nothing to go on from.
+    assert positions(folder) == [divmod(iteration, 5) for iteration in range(1, 20)]
+    assert reporter.said[0] == "resumed after epoch 0 of 4, 1 of 5 batches"
+    assert reporter.said[4] == "resumed after epoch 1 of 4"
+
+
+@pytest.mark.parametrize("method", ["acdc", "str"])
+def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    train_broken(config, tmp_path, Broken(8))
+    folder = tmp_path / config.run_name
+    newest = folder / "checkpoint" / "step-0000000008.pt"
+    content = newest.read_bytes()
+    newest.write_bytes(content[: len(content) // 2])
+    reporter = Silent()
+    result = run(config, Options(tmp_path), reporter)
+    assert reporter.said == [
+        f"checkpoint {newest} is damaged; going back to the one before it",
+        "resumed after epoch 1 of 4, 2 of 5 batches",
+    ]
+    assert positions(folder) == [(1, 2)]
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize("method", ["dense", "snip"])
+def test_dropout_within_a_resumed_epoch_draws_as_the_seed_says(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
+    config = tiny_config(method, model="wrn10_1", recipe={"lr": 0.05})
+    expected, whole = uninterrupted(config)
+    train_broken(config, tmp_path, Broken(7))
+    torch.rand(3)
+    result = run(config, Options(tmp_path), Silent())
+    assert positions(tmp_path / config.run_name) == [(1, 2)]
+    assert_same_run(tmp_path / config.run_name, result, expected, whole)

@@ -1,0 +1,329 @@
+"""A run has one trainer at a time: others are told who it is, and a lost one is followed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from filelock import SoftFileLease
+
+import acdc.run.lease
+from acdc.config.run import RunConfig
+from acdc.errors import Resumable, SuiteError
+from acdc.run.lease import LEASE
+from acdc.run.lifecycle import Options, run
+from tests.run.test_stops import PATIENCE_S, ended, spawn
+from tests.support import Silent, Uninterrupted, assert_same_run, journal, tiny_config
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.run.test_lease"])
+
+SHORT = (1.5, 0.1)
+"""Duration and heartbeat of a lease, in seconds, for tests that wait until it is over."""
+
+
+class Held(Silent):
+    """Waits at a step by its number until it may go on; says that it is there."""
+
+    def __init__(self, iteration: int, there: Connection, on: Event) -> None:
+        super().__init__()
+        self.left = iteration + 1
+        self.there = there
+        self.on = on
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.there.send_bytes(b"there")
+            self.on.wait()
+
+
+def train_held(
+    config: RunConfig,
+    options: Options,
+    times: tuple[float, float],
+    iteration: int,
+    there: Connection,
+    on: Event,
+) -> None:
+    torch.set_num_threads(1)
+    acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S = times
+    try:
+        run(config, options, Held(iteration, there, on))
+    except SuiteError as error:
+        there.send(str(error))
+        sys.exit(error.exit_status)
+
+
+@dataclass
+class Holder:
+    """A process that trains a run, and is held at one of its steps."""
+
+    process: ForkServerProcess
+    said: Connection
+    on: Event
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def end(self) -> int | None:
+        """Let it go on, and return its exit status."""
+        self.on.set()
+        self.process.join(PATIENCE_S)
+        return self.process.exitcode
+
+
+def hold(
+    config: RunConfig,
+    runs: Path,
+    times: tuple[float, float],
+    iteration: int = 7,
+    checkpoint_interval_s: float = 0.0,
+) -> Holder:
+    """Start a process that trains up to a step, and return once it is there."""
+    said, there = CONTEXT.Pipe(duplex=False)
+    on = CONTEXT.Event()
+    options = Options(runs, checkpoint_interval_s=checkpoint_interval_s)
+    process = CONTEXT.Process(
+        target=train_held, args=(config, options, times, iteration, there, on), daemon=True
+    )
+    process.start()
+    there.close()
+    said.recv_bytes()
+    HOLDERS.append(Holder(process, said, on))
+    return HOLDERS[-1]
+
+
+HOLDERS: list[Holder] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_holder_is_left() -> Iterator[None]:
+    yield
+    while HOLDERS:
+        # One that waits at its step would not answer a request to stop.
+        HOLDERS.pop().process.kill()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acdc.run.lease, "_DURATION_S", SHORT[0])
+    monkeypatch.setattr(acdc.run.lease, "_HEARTBEAT_S", SHORT[1])
+
+
+@pytest.fixture
+def beating(tmp_path: Path) -> Iterator[threading.Event]:
+    """Give the lease of a run a heartbeat from elsewhere, until the event is set."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(SHORT[1]):
+            for path in tmp_path.glob(f"*/{LEASE}"):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    yield over
+    over.set()
+    thread.join()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all that a run's folder holds."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+HOST = os.uname().nodename
+
+
+def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    first = hold(config, tmp_path, (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S))
+    before = contents(folder)
+    status, line = ended(spawn(config, tmp_path))
+    assert line == (
+        f"{config.run_name} is being trained by process {first.pid} on {HOST}; wait for it "
+        "with --wait SECONDS, or start again when it has ended"
+    )
+    assert status == 75
+    assert contents(folder) == before
+    assert first.end() == 0
+    result = run(config, Options(tmp_path), Silent())
+    assert result["timings"]["attempts"] == 1
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_second_trainer_that_waits_finds_the_result_of_the_first(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    first = hold(config, tmp_path, SHORT)
+    # Later than a lease without heartbeat would have been taken over.
+    timer = threading.Timer(2 * SHORT[0], first.on.set)
+    timer.start()
+    reporter = Silent()
+    result = run(config, Options(tmp_path, wait_s=PATIENCE_S), reporter)
+    timer.join()
+    assert first.end() == 0
+    assert reporter.epochs == []
+    assert result["timings"]["attempts"] == 1
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_second_trainer_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
+    config = tiny_config("acdc")
+    first = hold(config, tmp_path, SHORT)
+    with pytest.raises(Resumable, match=f"trained by process {first.pid} on {HOST}; wait for"):
+        run(config, Options(tmp_path, wait_s=2 * SHORT[0]), Silent())
+    assert first.end() == 0
+
+
+def test_a_second_trainer_of_several_processes_is_told_so_too(tmp_path: Path) -> None:
+    config = tiny_config("acdc")
+    first = hold(config, tmp_path, (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S))
+    process = spawn(config, tmp_path, "--processes", "2")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert f"is being trained by process {first.pid} on {HOST}; wait for" in errors
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert first.end() == 0
+
+
+def test_the_lease_of_a_killed_process_is_taken_over_although_it_is_not_over(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    endless = (1e6, 1e3)
+    first = hold(config, tmp_path, endless)
+    first.process.kill()
+    first.process.join()
+    assert (folder / LEASE).exists()
+    second = hold(config, tmp_path, endless, iteration=0)
+    assert second.end() == 0
+    assert_same_run(folder, run(config, Options(tmp_path), Silent()), *uninterrupted(config))
+
+
+def lease_of_another_host(folder: Path) -> int:
+    """Leave the lease of a process that is gone, as if it were of another host; return its id."""
+    process = CONTEXT.Process(target=take_lease_and_die, args=(folder,))
+    process.start()
+    process.join()
+    path = folder / LEASE
+    marker = path.read_text()
+    assert marker.count(f"\nhost={HOST}") == 1
+    path.write_text(marker.replace(f"\nhost={HOST}", "\nhost=elsewhere"))
+    assert process.pid is not None
+    return process.pid
+
+
+def take_lease_and_die(folder: Path) -> None:
+    folder.mkdir()
+    lease = SoftFileLease(folder / LEASE, lease_duration=SHORT[0], heartbeat_interval=SHORT[1])
+    lease.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_lease_of_another_host_is_kept_while_it_has_a_heartbeat_and_then_taken_over(
+    tmp_path: Path, beating: threading.Event, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    pid = lease_of_another_host(folder)
+    before = contents(folder)
+    with pytest.raises(Resumable, match=f"is being trained by process {pid} on elsewhere; wait"):
+        run(config, Options(tmp_path, wait_s=3 * SHORT[0]), Silent())
+    assert contents(folder) == before
+    beating.set()
+    result = run(config, Options(tmp_path), Silent())
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize("checkpoint_interval_s", [0.0, 600.0])
+@pytest.mark.usefixtures("short")
+def test_a_halted_holder_wakes_after_the_end_and_writes_nothing(
+    checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    first = hold(config, tmp_path, SHORT, checkpoint_interval_s=checkpoint_interval_s)
+    psutil.Process(first.pid).suspend()
+    result = run(config, Options(tmp_path), Silent())
+    assert_same_run(folder, result, *uninterrupted(config))
+    after = contents(folder)
+    psutil.Process(first.pid).resume()
+    assert first.end() == 75
+    assert "was taken over" in first.said.recv()
+    assert contents(folder) == after
+
+
+@pytest.mark.parametrize("checkpoint_interval_s", [0.0, 600.0])
+@pytest.mark.usefixtures("short")
+def test_a_halted_holder_wakes_beside_its_successor_and_leaves_the_run_to_it(
+    checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    folder = tmp_path / config.run_name
+    first = hold(config, tmp_path, SHORT, checkpoint_interval_s=checkpoint_interval_s)
+    psutil.Process(first.pid).suspend()
+    second = hold(config, tmp_path, SHORT, iteration=2)
+    before = contents(folder)
+    psutil.Process(first.pid).resume()
+    status = first.end()
+    said = first.said.recv() if status else ""
+    assert contents(folder) == before
+    assert status == 75
+    assert said == (
+        f"{config.run_name} is now trained by process {second.pid} on {HOST}, which took it over "
+        "when this process gave no sign of life for a minute; it goes on there"
+    )
+    assert second.end() == 0
+    assert_same_run(folder, run(config, Options(tmp_path), Silent()), *uninterrupted(config))
+    epochs = [record["epoch"] for record in journal(folder) if "val_loss" in record]
+    assert epochs == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("short")
+def test_of_many_trainers_that_start_at_once_one_trains(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    processes = [
+        CONTEXT.Process(target=train_waiting, args=(config, tmp_path), daemon=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE_S)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    result = run(config, Options(tmp_path), Silent())
+    assert result["timings"]["attempts"] == 1
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def train_waiting(config: RunConfig, runs: Path) -> None:
+    torch.set_num_threads(1)
+    acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S = SHORT
+    run(config, Options(runs, checkpoint_interval_s=0, wait_s=PATIENCE_S), Silent())

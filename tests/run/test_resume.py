@@ -1,0 +1,269 @@
+"""A run that is interrupted, killed, damaged or started twice ends as if it had not been."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acdc.config.run import RunConfig
+from acdc.errors import CheckpointError, RunDirectoryError
+from acdc.models import MODELS
+from acdc.models.wide_resnet import WideResNet
+from acdc.run import checkpoints
+from acdc.run.journal import read_journal
+from acdc.step import Step
+from tests.support import (
+    METHODS,
+    Silent,
+    Uninterrupted,
+    assert_same_run,
+    journal,
+    tiny_config,
+    train,
+)
+
+
+class Interrupter(Silent):
+    """Interrupts each run once at the end of each of the given epochs."""
+
+    def __init__(self, *epochs: int, only: str | None = None) -> None:
+        super().__init__()
+        self.at = epochs
+        self.only = only
+        self.interrupted: set[tuple[str, int]] = set()
+
+    def start(self, config: RunConfig, first: Step) -> None:
+        super().start(config, first)
+        self.run = config.run_name
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        super().epoch(record)
+        point = (self.run, record["epoch"])
+        wanted = record["epoch"] in self.at and self.only in (None, self.run)
+        if wanted and point not in self.interrupted:
+            self.interrupted.add(point)
+            raise KeyboardInterrupt
+
+
+def chain(config: RunConfig, uninterrupted: Uninterrupted) -> dict[str, list[int]]:
+    """Return the epochs that each run trains, of those that it starts from and then of its own."""
+    folder, _ = uninterrupted(config)
+    start = config.starts_from
+    before = chain(start.config, uninterrupted) if start else {}
+    return before | {config.run_name: [r["epoch"] for r in journal(folder) if "val_loss" in r]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_interrupted_after_every_epoch_ends_as_if_it_had_not_been(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    runs = chain(config, uninterrupted)
+    reporter = Interrupter(0, 1, 2, 3)
+    for _ in itertools.chain(*runs.values()):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path, reporter)
+        assert not (tmp_path / config.run_name / "result.json").exists()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [e for epochs in runs.values() for e in epochs for _ in range(2)]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+    for run, epochs in runs.items():
+        events = read_journal(tmp_path / run / "journal.jsonl")
+        assert [e["epoch"] for e in events if e.get("event") == "resume"] == epochs[1:]
+        record = json.loads((tmp_path / run / "result.json").read_text())
+        # Of one attempt more than epochs, the first left no checkpoint and is not counted.
+        assert record["timings"]["attempts"] == max(len(epochs), 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_resumed_from_its_second_to_last_checkpoint_is_the_same(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    # One that only prunes, or that only fine-tunes, has too few epochs: then the one before it.
+    runs = chain(config, uninterrupted)
+    trained = [run for run, epochs in runs.items() if len(epochs) == 4][-1]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3, only=trained))
+    checkpoints = sorted((tmp_path / trained / "checkpoint").glob("step-*.pt"))
+    assert [path.name for path in checkpoints] == ["step-0000000010.pt", "step-0000000015.pt"]
+    checkpoints[-1].unlink()
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs[:2] == [2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "one bit flipped":
+        content[len(content) // 2] ^= 1
+    elif how == "cut short":
+        del content[len(content) // 2 :]
+    else:
+        content.clear()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("method", ["dense", "snip"])
+def test_dropout_draws_as_the_seed_says_and_not_as_what_ran_before(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
+) -> None:
+    monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
+    config = tiny_config(method, model="wrn10_1", recipe={"lr": 0.05})
+    whole = uninterrupted(config)
+    torch.rand(7)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(2))
+    torch.rand(3)
+    expected = torch.get_rng_state()
+    result = train(config, tmp_path)
+    assert torch.equal(torch.get_rng_state(), expected), "a run leaves the caller's generator alone"
+    assert_same_run(tmp_path / config.run_name, result, *whole)
+
+
+@pytest.mark.parametrize("method", ["acdc_dense", "woodfisher"])
+def test_a_run_with_a_checkpoint_goes_on_without_the_run_it_started_from(
+    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    phases = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 6]]
+    changes: dict[str, Any] = {}
+    if method == "acdc_dense":
+        changes = {"settings": {"schedule": None, "phases": phases}, "epochs": 6}
+    config = tiny_config(method, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(config.epochs - 1, only=config.run_name))
+    assert config.starts_from is not None
+    shutil.rmtree(tmp_path / config.starts_from.config.run_name)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [config.epochs - 1]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "how"),
+    [
+        ("acdc_dense", "dense_best.safetensors", "one bit flipped"),
+        ("acdc_dense", "dense_best.optimizer.pt", "cut short"),
+        ("acdc_dense", "dense_best.optimizer.pt", "removed"),
+        ("one_shot", "dense_last.safetensors", "emptied"),
+        ("woodfisher", "dense_last.safetensors", "removed"),
+        ("woodfisher", "result.json", "cut short"),
+    ],
+)
+def test_what_a_run_starts_from_is_verified(
+    method: str, file: str, how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config(method)
+    assert config.starts_from is not None
+    parent = config.starts_from.config
+    folder = tmp_path / parent.run_name
+    shutil.copytree(uninterrupted(parent)[0], folder)
+    if how == "removed":
+        (folder / file).unlink()
+    else:
+        damage(folder / file, how)
+    remedy = f"(?:move it away|remove .*{parent.run_name})"
+    with pytest.raises(RunDirectoryError, match=f"{file} is .*damaged; {remedy}"):
+        train(config, tmp_path)
+
+
+def test_a_result_of_another_version_is_refused(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("dense")
+    shutil.copytree(uninterrupted(config)[0], tmp_path / config.run_name)
+    path = tmp_path / config.run_name / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
+    with pytest.raises(RunDirectoryError, match=r"another version of the suite .*; remove"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["one bit flipped", "cut short", "emptied"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
+    how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    newest = tmp_path / config.run_name / "checkpoint" / "step-0000000015.pt"
+    damage(newest, how)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert f"checkpoint {newest} is damaged; going back to the one before it" in reporter.said
+    assert reporter.epochs == [2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize("how", ["one bit flipped", "removed"])
+def test_a_checkpoint_whose_models_are_damaged_is_passed_over(
+    how: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    folder = tmp_path / config.run_name / "checkpoint"
+    model = folder / "dense-000002.safetensors"  # of the last dense phase: only the newest has it
+    if how == "removed":
+        model.unlink()
+    else:
+        damage(model, how)
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert reporter.epochs == [2, 3]
+    assert reporter.said[0] == (
+        f"checkpoint {folder / 'step-0000000015.pt'} refers to {model.name}, which is missing or "
+        "damaged; going back to the one before it"
+    )
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("dense")
+    monkeypatch.setattr(checkpoints, "SCHEMA", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(1))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of another version of the suite; remove"):
+        train(config, tmp_path)
+
+
+def test_with_all_checkpoints_damaged_a_run_starts_anew(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("gmp")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, Interrupter(3))
+    paths = sorted((tmp_path / config.run_name / "checkpoint").glob("step-*.pt"))
+    for path in paths:
+        damage(path, "cut short")
+    reporter = Silent()
+    result = train(config, tmp_path, reporter)
+    assert sum("is damaged" in line for line in reporter.said) == len(paths) == 2
+    assert reporter.epochs == [0, 1, 2, 3]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
+    for config in (ours, other):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path, Interrupter(1))
+    folder = tmp_path / ours.run_name / "checkpoint"
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder)
+    with pytest.raises(CheckpointError) as caught:
+        train(ours, tmp_path)
+    text = str(caught.value)
+    assert other.fingerprint in text
+    assert ours.fingerprint in text
+    assert "\n" not in text

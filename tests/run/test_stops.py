@@ -1,0 +1,295 @@
+"""A run that is asked to stop saves where it is, says so in one sentence, and is gone on with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from torch import nn
+
+from acdc.config.run import RunConfig
+from acdc.errors import Interrupted, Resumable
+from acdc.models import MODELS
+from acdc.run.journal import read_journal
+from acdc.run.lifecycle import Options, run
+from acdc.run.results import read_result
+from tests.support import (
+    Silent,
+    Uninterrupted,
+    assert_same_run,
+    journal,
+    tiny_config,
+    weight_files,
+)
+
+PATIENCE_S = 120
+"""After so long a process that should have ended is taken to hang."""
+
+
+def spawn(config: RunConfig, runs: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``acdc train`` in a process of its own."""
+    file = runs / f"{config.run_name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "acdc", "train", "--config", str(file), "--runs", str(runs)]
+    command += ["--threads", "1", "--device", "cpu", *arguments]
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def wait_for_epochs(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
+    """Return as soon as a process has written that many epochs to its journal."""
+    while process.poll() is None:
+        records = read_journal(folder / "journal.jsonl")
+        if sum("train_loss" in record for record in records) >= epochs:
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"the process ended by itself, with status {process.returncode}")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the status and the last line on standard error of a process that is to end."""
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in errors
+    return process.returncode, errors.splitlines()[-1]
+
+
+def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[int, int]:
+    """Return the epoch and the batch that the sentence of a stopped run names."""
+    sentence = (
+        rf"{re.escape(config.run_name)} was stopped by {number.name} at epoch (\d+), "
+        r"batch (\d+) of 5, and saved there; the same command goes on with it"
+    )
+    found = re.fullmatch(sentence, line)
+    assert found is not None, line
+    return int(found[1]), int(found[2])
+
+
+def resumptions(folder: Path) -> list[tuple[int, int]]:
+    """Return where a run was resumed, by epoch and batch."""
+    events = read_journal(folder / "journal.jsonl")
+    return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_ends_a_run_at_the_step_where_it_is_and_the_same_command_goes_on(
+    number: signal.Signals, status: int, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("rigl", epochs=24)
+    folder = tmp_path / config.run_name
+    process = spawn(config, tmp_path)
+    wait_for_epochs(process, folder, 1)
+    process.send_signal(number)
+    code, line = ended(process)
+    assert code == status, line
+    place = stopped_at(line, config, number)
+    assert read_result(folder) is None
+    newest = max((folder / "checkpoint").glob("step-*.pt"))
+    assert newest.name == f"step-{5 * place[0] + place[1]:010d}.pt"
+    assert ended(spawn(config, tmp_path))[0] == 0
+    assert resumptions(folder) == [place]
+    result = read_result(folder)
+    assert result is not None
+    assert result["timings"]["attempts"] == 2
+    assert_same_run(folder, result, *uninterrupted(config))
+
+
+def test_a_run_is_stopped_while_the_run_that_it_starts_from_trains(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("one_shot", epochs=24)
+    assert config.starts_from is not None
+    parent = config.starts_from.config
+    process = spawn(config, tmp_path)
+    wait_for_epochs(process, tmp_path / parent.run_name, 1)
+    process.send_signal(signal.SIGTERM)
+    code, line = ended(process)
+    assert code == 75
+    place = stopped_at(line, parent, signal.SIGTERM)
+    result = run(config, Options(tmp_path), Silent())
+    assert resumptions(tmp_path / parent.run_name) == [place]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+    whole = uninterrupted(parent)
+    result = run(parent, Options(tmp_path), Silent())
+    assert_same_run(tmp_path / parent.run_name, result, *whole)
+
+
+class Signalled(Silent):
+    """Sends this process a signal at a step by its number."""
+
+    def __init__(self, number: signal.Signals, iteration: int) -> None:
+        super().__init__()
+        self.number = number
+        self.left = iteration + 1
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("iteration", [0, 6, 9, 14])
+def test_a_stopped_run_loses_no_step(
+    iteration: int, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    with pytest.raises(Resumable):
+        run(config, Options(tmp_path), Signalled(signal.SIGTERM, iteration))
+    result = run(config, Options(tmp_path), Silent())
+    assert resumptions(tmp_path / config.run_name) == [divmod(iteration + 1, 5)]
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+def test_a_signal_at_the_very_last_step_lets_the_run_finish(
+    tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    config = tiny_config("acdc")
+    result = run(config, Options(tmp_path), Signalled(signal.SIGINT, 19))
+    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGUSR1, Resumable), (signal.SIGINT, Interrupted)]
+)
+def test_a_signal_before_the_run_that_it_starts_from_begins_is_not_forgotten(
+    number: signal.Signals,
+    kind: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_config("one_shot")
+    build = MODELS[config.model]
+
+    def signalling(channels: int, classes: int) -> nn.Module:
+        monkeypatch.setitem(MODELS, config.model, build)
+        os.kill(os.getpid(), number)
+        return build(channels, classes)
+
+    # The network is built before the run that it starts from is looked at.
+    monkeypatch.setitem(MODELS, config.model, signalling)
+    reporter = Silent()
+    with pytest.raises(kind):
+        run(config, Options(tmp_path), reporter)
+    assert reporter.epochs == []
+
+
+def test_what_handled_the_signals_before_a_run_does_so_after_it(tmp_path: Path) -> None:
+    numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(Resumable):
+        run(tiny_config("one_shot"), Options(tmp_path), Signalled(signal.SIGTERM, 2))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """Return the processes that a command has started, by rank."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return {int(c.environ()["RANK"]): c for c in children if "RANK" in c.environ()}
+
+
+def assert_gone(processes: dict[int, psutil.Process]) -> None:
+    """Wait for processes to end, which nobody but the system waits for."""
+    _, alive = psutil.wait_procs(list(processes.values()), timeout=PATIENCE_S)
+    assert not alive
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, dict[str, Any]]:
+    """Return a run that two processes have trained undisturbed, its folder and its result."""
+    runs = tmp_path_factory.mktemp("together")
+    config = tiny_config("rigl", epochs=12)
+    assert ended(spawn(config, runs, "--processes", "2"))[0] == 0
+    result = read_result(runs / config.run_name)
+    assert result is not None
+    return config, runs / config.run_name, result
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_of_one_run_stop_together_and_any_number_goes_on(
+    processes: int, tmp_path: Path, together: tuple[RunConfig, Path, dict[str, Any]]
+) -> None:
+    config, expected, whole = together
+    folder = tmp_path / config.run_name
+    process = spawn(config, tmp_path, "--processes", "2")
+    wait_for_epochs(process, folder, 1)
+    ranks = ranks_of(process)
+    assert sorted(ranks) == [0, 1]
+    process.terminate()
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert_gone(ranks)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    said = [line for line in errors.splitlines() if "was stopped by" in line]
+    place = stopped_at(said[0], config, signal.SIGTERM)
+    assert ended(spawn(config, tmp_path, "--processes", str(processes)))[0] == 0
+    assert resumptions(folder) == [place]
+    result = read_result(folder)
+    assert result is not None
+    if processes == 2:
+        assert_same_run(folder, result, expected, whole)
+    else:
+        # Sums in another order are rounded otherwise.
+        assert result["status"] == "finished"
+        assert [r["epoch"] for r in journal(folder) if "val_loss" in r] == list(range(12))
+        assert weight_files(folder).keys() == weight_files(expected).keys()
+    assert len(said) == 1, "one sentence, whatever the number of ranks"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others(rank: int, tmp_path: Path) -> None:
+    config = tiny_config("rigl", epochs=1000)
+    process = spawn(config, tmp_path, "--processes", "2")
+    wait_for_epochs(process, tmp_path / config.run_name, 1)
+    ranks = ranks_of(process)
+    ranks[rank].kill()
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, 75)
+    assert_gone(ranks)
+    assert read_result(tmp_path / config.run_name) is None
+
+
+def test_processes_are_refused_with_one_status_what_one_process_is_refused(tmp_path: Path) -> None:
+    config = tiny_config("rigl", recipe={"batch_size": 255})
+    process = spawn(config, tmp_path, "--processes", "2")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert "recipe.batch_size: 255 cannot be shared equally by 2 processes" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_seeds_that_are_stopped_save_and_nothing_more_is_started(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    first, second = (tiny_config("dense", epochs=200, seed=seed) for seed in (1, 2))
+    process = spawn(first, tmp_path, "--seeds", "1,2", "--at-once", "1")
+    wait_for_epochs(process, tmp_path / first.run_name, 1)
+    process.send_signal(number)
+    status, line = ended(process)
+    assert status == (130 if number is signal.SIGINT else 75)
+    assert line.startswith(f"seed 1 | {first.run_name} was stopped by {number.name}")
+    assert list((tmp_path / first.run_name / "checkpoint").glob("step-*.pt"))
+    assert not (tmp_path / second.run_name).exists()
+
+
+def test_a_seed_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    good, bad = (tiny_config("dense", seed=seed) for seed in (2, 1))
+    # In the place of the folder that the first seed would make.
+    (tmp_path / bad.run_name).write_text("")
+    process = spawn(good, tmp_path, "--seeds", "1,2", "--at-once", "1")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4
+    assert f"seed 1 | error: run {bad.run_name} cannot be written" in errors
+    result = read_result(tmp_path / good.run_name)
+    assert result is not None
+    assert result["status"] == "finished"

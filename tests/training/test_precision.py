@@ -1,0 +1,221 @@
+"""Sixteen-bit arithmetic, compiled networks and other ways to carry out a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from acdc.config.run import RunConfig
+from acdc.distributed import Ranks
+from acdc.errors import ConfigError, Diverged
+from acdc.run.lifecycle import Options, run
+from acdc.step import Step
+from acdc.training.loop import Compile, Engine, Totals, Trainer
+from acdc.training.precision import Arithmetic
+from tests.support import METHODS, Silent, Uninterrupted, assert_same_run, tiny_config
+
+CPU = torch.device("cpu")
+
+
+def trained(config: RunConfig, epochs: int = 2, compile: Compile = "off") -> Trainer:
+    """Return a trainer after some epochs."""
+    trainer = Trainer(config, Engine(compile=compile), Ranks())
+    trainer.begin()
+    for epoch in range(epochs):
+        trainer.begin_epoch(epoch)
+        trainer.train(epoch, 0, Totals.zero(CPU), lambda step: None)
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["acdc", "gmp", "rigl", "str", "top_kast"])
+def test_weights_and_optimizer_stay_in_single_precision_and_masked(
+    method: str, precision: str
+) -> None:
+    trainer = trained(tiny_config(method, precision=precision))
+    for parameter in trainer.model.parameters():
+        assert parameter.dtype is torch.float32
+        assert bool(parameter.isfinite().all())
+        for value in trainer.optimizer.state[parameter].values():
+            assert value is None or value.dtype is torch.float32
+    for name, mask in trainer.method.masks.items():
+        assert bool((trainer.weights[name][~mask] == 0).all())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_sixteen_bits_is_near_the_one_in_thirty_two_and_not_the_same(
+    precision: str, tmp_path: Path, uninterrupted: Uninterrupted
+) -> None:
+    _, single = uninterrupted(tiny_config("dense"))
+    half = run(tiny_config("dense", precision=precision), Options(tmp_path), Silent())
+    one, other = (r["products"]["dense"]["last"] for r in (single, half))
+    assert one["test_loss"] != other["test_loss"]
+    # Of 360 images: a standard deviation of a proportion around 0.9 is 0.016.
+    assert abs(one["test_accuracy"] - other["test_accuracy"]) < 0.1
+
+
+def net_and_batch() -> tuple[nn.Linear, Tensor, torch.optim.SGD]:
+    torch.manual_seed(0)
+    net = nn.Linear(6, 3)
+    return net, torch.randn(5, 6), torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+def test_a_batch_that_overflows_is_computed_again_at_smaller_scales_until_it_does_not() -> None:
+    net, inputs, optimizer = net_and_batch()
+    factor = 1e3  # half precision ends at 65,504
+    arithmetic = Arithmetic("fp16", CPU)
+    calls = []
+
+    def compute() -> tuple[Tensor, Tensor]:
+        calls.append(arithmetic.scale)
+        outputs = inputs @ net.weight.T
+        return outputs, outputs.float().sum() * factor
+
+    arithmetic.gradients(compute, optimizer)
+    assert calls == [2.0**16 / 2**i for i in range(len(calls))]
+    assert calls[-1] * factor < 65_504 < calls[4] * factor
+    expected = inputs.sum(dim=0).expand(3, 6) * factor
+    assert net.weight.grad is not None
+    assert torch.allclose(net.weight.grad, expected, rtol=1e-2)
+
+
+def test_a_batch_that_is_computed_again_counts_once_in_the_running_statistics() -> None:
+    trainer = Trainer(tiny_config("dense", precision="fp16"), Engine(), Ranks())
+    trainer.begin()
+    trainer.begin_epoch(0)
+    trainer.arithmetic.scale = 2.0**30
+    counted = trainer.model.get_buffer("bn1.num_batches_tracked")
+    seen: list[int] = []
+    trainer.train(0, 0, Totals.zero(CPU), lambda step: seen.append(int(counted)))
+    assert seen == [1, 2, 3, 4, 5]
+    assert trainer.arithmetic.scale < 2.0**30
+
+
+def test_gradients_that_overflow_at_any_scale_end_as_diverged() -> None:
+    net, inputs, optimizer = net_and_batch()
+
+    def compute() -> tuple[Tensor, Tensor]:
+        outputs = inputs @ net.weight.T
+        return outputs, outputs.sum() * torch.inf
+
+    with pytest.raises(FloatingPointError, match="overflow at any scale"):
+        Arithmetic("fp16", CPU).gradients(compute, optimizer)
+    trainer = Trainer(tiny_config("dense", precision="fp16"), Engine(), Ranks())
+    trainer.begin()
+    trainer.begin_epoch(0)
+    with torch.no_grad():
+        trainer.model.get_parameter("fc.weight").fill_(torch.nan)
+    with pytest.raises(Diverged, match="overflow at any scale in epoch 0"):
+        trainer.train(0, 0, Totals.zero(CPU), lambda step: None)
+
+
+def test_the_scale_doubles_after_two_thousand_steps_without_overflow() -> None:
+    net, inputs, optimizer = net_and_batch()
+    arithmetic = Arithmetic("fp16", CPU)
+
+    def compute() -> tuple[Tensor, Tensor]:
+        outputs = net(inputs)
+        return outputs, outputs.float().square().mean()
+
+    scales = []
+    for _ in range(2001):
+        arithmetic.gradients(compute, optimizer)
+        scales.append(arithmetic.scale)
+    assert scales[:1999] == [2.0**16] * 1999
+    assert scales[1999:] == [2.0**17] * 2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_sixteen_bits_resumes_exactly(precision: str, tmp_path: Path) -> None:
+    config = tiny_config("rigl", precision=precision)
+
+    class Stop(Silent):
+        steps = 0
+
+        def step(self) -> None:
+            self.steps += 1
+            if self.steps == 8:
+                raise KeyboardInterrupt
+
+    whole = run(config, Options(tmp_path / "whole"), Silent())
+    folder = tmp_path / "parts" / config.run_name
+    options = Options(tmp_path / "parts", checkpoint_interval_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, options, Stop())
+    result = run(config, options, Silent())
+    assert_same_run(folder, result, tmp_path / "whole" / config.run_name, whole)
+
+
+def test_arithmetic_that_a_device_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="precision: tf32 is arithmetic of GPUs"):
+        Arithmetic("tf32", CPU)
+
+
+def test_a_compiled_network_computes_the_same_within_rounding() -> None:
+    config = tiny_config("static")
+    eager, compiled = (
+        Trainer(config, Engine(compile=mode), Ranks()) for mode in ("off", "default")
+    )
+    losses = []
+    for trainer in (eager, compiled):
+        trainer.begin()
+        trainer.begin_epoch(0)
+        inputs, labels = next(iter(trainer.feed.training(0)))
+        steps = [trainer._step(Step(0, i, 5), inputs, labels, draw=1) for i in range(3)]
+        losses.append([loss.item() for _, loss in steps])
+    # Rounding moves activations across the kink of a ReLU, so that later steps differ by more.
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0][0] > losses[0][2]
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that bring a number from the device to the host, which wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
+        self.count += func.name() in waits
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> None:
+    # With nothing due in the steps that are watched.
+    late: dict[str, Any] = {
+        "rigl": {"update_interval": 1000},
+        "set": {"update_interval": 1000},
+        "snfs": {"update_interval": 1000},
+        "dpf": {"update_interval": 1000},
+        "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 1000},
+    }
+    changes = {"settings": late[method]} if method in late else {}
+    trainer = Trainer(tiny_config(method, **changes), Engine(), Ranks())
+    trainer.begin()
+    trainer.begin_epoch(0)
+    reads = Reads()
+    seen: list[int] = []
+
+    def after(step: Step) -> None:
+        seen.append(reads.count)
+
+    with reads:
+        trainer.train(0, 0, Totals.zero(CPU), after)
+    # The first step of an epoch may draw, and the last may end something.
+    assert seen[-2] == seen[0], json.dumps(seen)
+
+
+def test_the_watch_notices_a_read() -> None:
+    with Reads() as reads:
+        torch.ones(3).sum().item()
+        torch.ones(3).nonzero()
+    assert reads.count == 2

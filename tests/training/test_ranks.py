@@ -1,0 +1,180 @@
+"""A run that several ranks share is the run of one: the same masks, sums and, nearly, weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from acdc.data.feed import MemoryFeed
+from acdc.distributed import Ranks, from_environment, share_statistics
+from acdc.errors import ConfigError
+from acdc.run.lifecycle import Options, run
+from acdc.step import Step
+from tests.support import METHODS, Drive, Silent, journal, tiny_config
+
+RANKS = 2
+
+
+class RankDrive(Drive):
+    """Sees other batches on every rank, and none outside of training."""
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        # What a method samples by itself (iterations from 1000 on) is drawn alike on all ranks.
+        return super().batch(iteration + 50 * dist.get_rank() * (iteration < 1000))
+
+
+def digest(masks: dict[str, Tensor]) -> str:
+    """Return a hash of masks."""
+    packed = [mask.cpu().numpy().tobytes() for mask in masks.values()]
+    return hashlib.sha256(b"".join(packed)).hexdigest()
+
+
+def drive(rank: int, folder: str, average: bool) -> None:
+    torch.set_num_threads(1)
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
+    seen: dict[str, list[str]] = {}
+    for method in METHODS:
+        this = RankDrive(tiny_config(method), batches=5)
+
+        def exchange(step: Step, this: RankDrive = this) -> None:
+            for parameter in this.model.parameters():
+                if average and parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= RANKS
+
+        digests = seen.setdefault(method, [digest(this.method.masks)])
+        this.run(
+            lambda step, this=this, digests=digests: digests.append(digest(this.method.masks)),
+            before_step=exchange,
+        )
+    torch.save(seen, os.path.join(folder, f"rank{rank}.pt"))  # noqa: PTH118
+    dist.destroy_process_group()
+
+
+def masks_by_rank(folder: Path, average: bool) -> list[dict[str, Any]]:
+    mp.spawn(drive, args=(str(folder), average), nprocs=RANKS)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def test_masks_are_equal_on_all_ranks_after_every_step(tmp_path: Path) -> None:
+    first, second = masks_by_rank(tmp_path, average=True)
+    assert list(first) == list(METHODS)
+    for method in METHODS:
+        assert len(first[method]) == 21
+        assert first[method] == second[method], method
+
+
+def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
+    first, second = masks_by_rank(tmp_path, average=False)
+    differing = {method for method in METHODS if first[method] != second[method]}
+    assert {"acdc", "gmp", "rigl", "top_kast"} <= differing
+
+
+def train_shared(rank: int, count: int, folder: str) -> None:
+    """Train every method on ``count`` ranks in double precision, where rounding is negligible."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
+    torch.set_default_dtype(torch.float64)
+    single = MemoryFeed.normal
+    MemoryFeed.normal = lambda feed, pixels: single(feed, pixels).double()  # type: ignore[method-assign]
+    ranks = from_environment()
+    reporter = Silent()
+    with ranks.joined(torch.device("cpu")):
+        for method in METHODS:
+            # Checkpoints within epochs are sums over ranks, and must change nothing.
+            options = Options(Path(folder) / "runs", checkpoint_interval_s=0.1)
+            run(tiny_config(method), options, reporter, ranks)
+        if ranks.first:
+            assert reporter.epochs
+    # Only the first rank writes: a file of another's would be one too many.
+    (Path(folder) / f"done{rank}").write_text("")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shared(count: int, folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "port").write_text(str(free_port()))
+    mp.spawn(train_shared, args=(count, str(folder)), nprocs=count)
+    assert len(list(folder.glob("done*"))) == count
+    return folder / "runs"
+
+
+def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> None:
+    alone, together = (shared(count, tmp_path / str(count)) for count in (1, 2))
+    for method in METHODS:
+        name = tiny_config(method).run_name
+        one, two = (json.loads((f / name / "result.json").read_text()) for f in (alone, together))
+        assert one["products"].keys() == two["products"].keys()
+        for product in one["products"]:
+            for which in ("last", "best"):
+                here, there = one["products"][product][which], two["products"][product][which]
+                assert here["test_accuracy"] == there["test_accuracy"], method
+                assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-6)
+                assert here["certificate"] == there["certificate"]
+                weights, others = (
+                    load_file(folder / name / f"{product}_{which}.safetensors")
+                    for folder in (alone, together)
+                )
+                for key, tensor in weights.items():
+                    assert torch.allclose(tensor, others[key], rtol=1e-6, atol=1e-9), (method, key)
+                    assert torch.equal(tensor == 0, others[key] == 0), (method, key)
+        lines = [journal(folder / name) for folder in (alone, together)]
+        for mine, theirs in zip(*lines, strict=True):
+            assert mine.keys() == theirs.keys()
+            for key in ("nonzeros", "val_accuracy", "train_accuracy", "event", "mask_change"):
+                assert mine.get(key) == theirs.get(key), (method, key)
+            if "train_loss" in mine:
+                assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
+    Ranks(0, 4).check_batch(256)
+    with pytest.raises(ConfigError, match=r"recipe.batch_size: 250 .* by 4 processes; a multiple"):
+        Ranks(0, 4).check_batch(250)
+
+
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_shares_are_disjoint_whole_and_even(length: int, count: int) -> None:
+    shares = [range(length)[Ranks(rank, count).slice(length)] for rank in range(count)]
+    assert [i for share in shares for i in share] == list(range(length))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_ranks_share_a_run_in_sixteen_bits(precision: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "acdc", "train", "--method", "rigl", "--epochs", "2"]
+    command += ["--set", f"precision={precision}", "--runs", str(tmp_path), "--device", "cpu"]
+    done = subprocess.run([*command, "--processes", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.glob("*/result.json")
+    (sparse,) = json.loads(result.read_text())["products"].values()
+    assert sparse["last"]["certificate"]["holds"]
+    assert sparse["best"]["val_accuracy"] > 0.2  # guessing gives 0.1
+
+
+def test_normalisation_that_ranks_cannot_share_is_refused() -> None:
+    for layer in (nn.BatchNorm1d(3), nn.BatchNorm2d(3, momentum=None)):
+        with pytest.raises(ConfigError, match=r"model: 0 is a BatchNorm.d that processes cannot"):
+            share_statistics(nn.Sequential(layer), torch.device("cpu"))

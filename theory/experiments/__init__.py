@@ -1,0 +1,1 @@
+"""The experiments of the theory, one a module; see theory.experiment."""

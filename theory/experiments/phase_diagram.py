@@ -1,0 +1,216 @@
+"""Where IHT finds the sparse minimiser, by k/k* and condition number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from theory import experiment
+from theory.experiment import Counts, Kappas, Outcome
+from theory.iht import iht
+from theory.noise import stream
+from theory.problems import Trap, rotated_quadratics
+from theory.rates import Theorem2, largest_trap
+from theory.statistics import Statement, never
+
+
+class Settings(experiment.Settings):
+    """F1 with random curvature from theta_0 = 0; F3 from 0 and from its bad point."""
+
+    trials: int = Field(default=24, ge=2)
+    """Problems F1 at each condition number, and overlaps w of F3."""
+    kappas: Kappas = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    """Condition numbers."""
+    n: int = Field(default=96, ge=2)
+    """Dimension of F1."""
+    k_star: int = Field(default=3, ge=1)
+    """Non-zeros of the minimisers of F1; F3 has one."""
+    k_ratios: Counts = (1, 2, 4, 8, 16, 32)
+    """k/k* of F1."""
+    trap_ks: Counts = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+    """k/k* of F3."""
+    iterations: int = Field(default=400, ge=1)
+    """IHT steps on F1."""
+    trap_iterations: int = Field(default=40, ge=1)
+    """IHT steps on F3."""
+    tolerance: float = Field(default=1e-6, gt=0)
+    """Part of the first gap below which F1 counts as solved; F3 when it keeps the right column."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.require(self.k_star <= self.n, "k_star", f"at most n = {self.n}")
+        most = self.n // self.k_star
+        self.require(self.k_ratios[-1] <= most, "k_ratios", f"at most n / k_star = {most}")
+        return self
+
+
+def run(settings: Settings) -> Outcome:
+    """Count successes in every cell."""
+    outcome = Outcome()
+    _typical(outcome, settings)
+    for k in settings.trap_ks:
+        _traps(outcome, settings, k)
+    for panel in ("typical", "trap_bad", "trap_zero"):
+        for kappa in settings.kappas:
+            asked_for = float(Theorem2(1.0, kappa, 1, kappa).enough)
+            outcome.draw(panel, r"$k=64k^\ast(\beta/\alpha)^2$", "bound", asked_for, kappa)
+            if panel == "trap_bad" and (held := largest_trap(kappa)) >= 1:
+                outcome.draw(panel, r"the largest trap, $((\kappa-1)/2)^2$", "bound", held, kappa)
+    outcome.statements = list(_enough(outcome.trials))
+    return outcome
+
+
+def _enough(rows: list[dict[str, Any]]) -> Iterator[Statement]:
+    """Yield what is found where k is as large as Theorem 2 asks, if that is anywhere."""
+    # Of one problem all starts are one trial.
+    failed: dict[tuple[object, ...], bool] = {}
+    for row in rows:
+        if row["meets_condition"]:
+            problem = row["family"], row["kappa"], row["k"], row["seed"]
+            failed[problem] = failed.get(problem, False) or not row["success"]
+    if failed:
+        families = " and ".join(sorted({str(problem[0]) for problem in failed}))
+        yield never(
+            id="enough",
+            source="Theorem 2, condition on k",
+            claim=r"with $k \ge 64 k^\ast (\beta/\alpha)^2$ the minimiser's support is found, from "
+            "any start",
+            measure=f"problems in which it is not ({families}; a grid of overlaps, from 0 and from "
+            "the bad point)",
+            violations=sum(failed.values()),
+            trials=len(failed),
+        )
+
+
+def _typical(outcome: Outcome, settings: Settings) -> None:
+    kappas = [kappa for kappa in settings.kappas for _ in range(settings.trials)]
+    problem = rotated_quadratics(
+        kappas, settings.n, settings.k_star, stream(settings.seed, "phase_diagram")
+    )
+    ratios = torch.tensor(settings.k_ratios)
+    start = torch.zeros((len(kappas), len(ratios), settings.n), dtype=torch.float64)
+    trace = iht(
+        *(problem.gradient, start, ratios * settings.k_star, 1.0 / problem.beta),
+        *(settings.iterations, lambda theta: {}),
+    )
+    gap = problem.gap(trace.last)
+    success = (gap <= settings.tolerance * problem.gap(start)) & ~trace.diverged
+    _record(
+        outcome,
+        settings,
+        "F1",
+        {
+            "n": settings.n,
+            "k_star": settings.k_star,
+            "k": ratios * settings.k_star,
+            "alpha": problem.alpha,
+            "beta": problem.beta,
+            "iterations": settings.iterations,
+            "gap": gap,
+            "status": trace.diverged,
+            "kappa": torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1),
+        },
+        success,
+    )
+    share = 100.0 * success.reshape(-1, settings.trials, len(ratios)).double().mean(1)
+    for row, kappa in enumerate(settings.kappas):
+        for column, ratio in enumerate(settings.k_ratios):
+            outcome.draw("typical", f"{kappa:g}", "cell", ratio, float(share[row, column]))
+
+
+def _traps(outcome: Outcome, settings: Settings, k: int) -> None:
+    """Try traps of every condition number with k wrong columns, from two starts."""
+    kappas = torch.tensor(settings.kappas, dtype=torch.float64).unsqueeze(-1)
+    # Up to nearly all that k columns can overlap.
+    ends = math.log10(0.002), math.log10(0.9 * k)
+    w = 10.0 ** torch.linspace(*ends, settings.trials, dtype=torch.float64)
+    rho = rho_of(kappas, w, k)
+    there = rho.isfinite()
+    trap = Trap(torch.where(there, rho, 1.0), w + torch.zeros_like(rho), k)
+    for name, start in (("bad", trap.bad_point), ("zero", torch.zeros_like(trap.bad_point))):
+        trace = iht(
+            *(trap.gradient, start, k, 1.0 / trap.beta, settings.trap_iterations, lambda theta: {})
+        )
+        # Once column 0 is kept, what is left is least squares; it is not waited for.
+        success = (trace.last[..., 0] != 0) & ~trace.diverged
+        _record(
+            outcome,
+            settings,
+            "F3",
+            {
+                "n": trap.n,
+                "k_star": 1,
+                "k": k,
+                "alpha": trap.alpha,
+                "beta": trap.beta,
+                "iterations": settings.trap_iterations,
+                "gap": trap.gap(trace.last),
+                "status": trace.diverged,
+                "kappa": kappas,
+            },
+            success,
+            name,
+            there,
+        )
+        for row, kappa in enumerate(settings.kappas):
+            found = success[row][there[row]]
+            if len(found):
+                share = 100.0 * float(found.double().mean())
+                outcome.draw(f"trap_{name}", f"{kappa:g}", "cell", k, share)
+
+
+def _record(
+    outcome: Outcome,
+    settings: Settings,
+    family: str,
+    columns: dict[str, object],
+    success: Tensor,
+    start: str = "zero",
+    there: Tensor | None = None,
+) -> None:
+    rows = experiment.rows(
+        {
+            "family": family,
+            "sigma": 0.0,
+            "seed": torch.arange(settings.trials).repeat(len(success) // settings.trials)[:, None]
+            if family == "F1"
+            else torch.arange(settings.trials),
+            **columns,
+            "start": start,
+            "success": success,
+        },
+        success.shape,
+    )
+    kept = [True] * len(rows) if there is None else there.flatten().tolist()
+    for row, is_there in zip(rows, kept, strict=True):
+        if is_there:
+            theorem = Theorem2(row["alpha"], row["beta"], row["k_star"], row["k"])
+            outcome.trials.append({**row, "meets_condition": bool(theorem.meets_condition)})
+
+
+def rho_of(kappa: Tensor, w: Tensor, k: int) -> Tensor:
+    """Return the smaller rho at which F3 has a condition number; NaN where none is so small.
+
+    The condition number falls in rho, then rises; the falling side is searched by halving.
+
+    Args:
+        kappa: condition numbers, broadcasting with w.
+        w: overlaps, below k.
+        k: wrong columns.
+    """
+    grid = 10.0 ** torch.linspace(-4.0, 1.0, 501, dtype=torch.float64).unsqueeze(-1)
+    lowest = Trap(grid, w + torch.zeros_like(grid), k).kappa.argmin(0)
+    high = grid.squeeze(-1)[lowest] + torch.zeros_like(kappa + w)
+    low = torch.full_like(high, 1e-6)
+    both = w + torch.zeros_like(high)
+    reachable = Trap(high, both, k).kappa <= kappa
+    for _ in range(60):
+        middle = (low * high).sqrt()
+        above = Trap(middle, both, k).kappa > kappa
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return torch.where(reachable, high, torch.nan)

@@ -1,0 +1,238 @@
+"""AC/DC's phases: whether the sparse phase ever hurts, and how long the dense phase should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
+
+from theory import experiment
+from theory.experiment import Counts, Outcome, ascending
+from theory.iht import Phases, hard_threshold, on_support
+from theory.measures import ROUNDING, first_at_most, geometric
+from theory.noise import stream
+from theory.problems import Problem, Trap, gaussian_least_squares, rotated_quadratics
+from theory.statistics import Statement, geometric_mean, mean, never, proportion
+
+
+class Settings(experiment.Settings):
+    """F1, F1' with fewer rows than columns, and F3, from theta_0 = 0 with step 1/beta."""
+
+    trials: int = Field(default=30, ge=2)
+    """Problems of each family."""
+    n: int = Field(default=96, ge=2)
+    """Dimension of theta, F1 and F1'."""
+    m: int = Field(default=24, ge=1)
+    """Rows of F1'."""
+    k_star: int = Field(default=4, ge=1)
+    """Non-zeros of the minimiser, F1 and F1'."""
+    k: int = Field(default=6, ge=1)
+    """Kept entries."""
+    kappa: float = Field(default=32.0, ge=1)
+    """Condition number of F1."""
+    dense_steps: Counts = (1, 4, 16, 64)
+    """Gradient steps of a dense phase, all of the same size 1/beta."""
+    sparse_steps: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(ascending)
+    ] = (0, 4, 16, 64)
+    """Gradient steps of a sparse phase; the first is what the others are compared with."""
+    steps: int = Field(default=384, ge=1)
+    """All gradient steps of a trial."""
+    success: float = Field(default=1e-6, gt=0)
+    """Part of the first gap below which a trial has found the minimiser."""
+    phases: int = Field(default=12, ge=1)
+    """Phases of the comparison with and without sparse phases at equal numbers of phases."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.require(self.k <= self.n, "k", f"at most n = {self.n}")
+        self.require(self.k_star <= self.k, "k_star", f"at most k = {self.k}")
+        self.require(self.sparse_steps[0] == 0, "sparse_steps", "0, no sparse phase, and more")
+        longest = self.dense_steps[-1] + self.sparse_steps[-1]
+        self.require(self.steps >= longest, "steps", f"{longest} or more, one round of phases,")
+        return self
+
+
+@dataclass(frozen=True)
+class _Family:
+    problem: Problem
+    k: int
+    start: Tensor
+
+
+def run(settings: Settings) -> Outcome:
+    """Compare lengths of phases at equal numbers of phases, and of gradient steps."""
+    outcome = Outcome()
+    # Of one problem all lengths of phases are one trial.
+    risen = torch.empty(0, dtype=torch.bool)
+    harmed = torch.empty(0, dtype=torch.bool)
+    steps: dict[tuple[str, int, int], Tensor] = {}
+    for family in _families(settings):
+        rises: list[Tensor] = []
+        hurt: list[Tensor] = []
+        for dense in settings.dense_steps:
+            after = []
+            for sparse in settings.sparse_steps:
+                gaps, rose = _alternate(settings, family, dense, sparse)
+                after.append(gaps[settings.phases])
+                key = family.problem.family, dense, sparse
+                steps[key] = _record(outcome, settings, family, dense, sparse, gaps)
+                if sparse:
+                    rises.append(rose)
+            rounding = ROUNDING * family.problem.gap(family.start).squeeze(-1)
+            hurt += [each > after[0] * (1.0 + 1e-9) + rounding for each in after[1:]]
+        risen = torch.cat([risen, torch.stack(rises).any(0)])
+        harmed = torch.cat([harmed, torch.stack(hurt).any(0)])
+    outcome.statements = [
+        never(
+            id="end_of_phase",
+            source="Corollary 1, sparse phase",
+            claim=r"optimisation on the support never ends at a larger $f$ than it began",
+            measure=r"problems in which one does (steps $1/\beta$; F1, F1', F3)",
+            violations=int(risen.sum()),
+            trials=len(risen),
+        ),
+        never(
+            id="end_of_run",
+            source="Appendix A.1.4, sparse phases",
+            claim="after equally many dense phases, $f$ is no larger than without sparse phases",
+            measure=f"problems in which it is at some length of the phases, after "
+            f"{settings.phases} phases (F1, F1', F3)",
+            violations=int(harmed.sum()),
+            trials=len(harmed),
+            note="Each sparse phase lowers f; but it leads to another point, from which later "
+            "phases may go on more slowly, or not at all.",
+        ),
+        *_trade_off(settings, steps),
+    ]
+    return outcome
+
+
+def _trade_off(
+    settings: Settings, steps: Mapping[tuple[str, int, int], Tensor]
+) -> tuple[Statement, Statement]:
+    """Return what a long dense phase costs, and what a sparse phase after it is worth.
+
+    Args:
+        settings: of the experiment.
+        steps: gradient steps to the minimiser by family, dense and sparse steps; NaN where all that
+            there are did not suffice.
+    """
+    dense, sparse = settings.dense_steps, settings.sparse_steps
+    longer = steps["F1", dense[-1], sparse[0]] / steps["F1", dense[0], sparse[0]]
+    long = dense[max(0, len(dense) - 2)]
+    found = [steps["F1'", long, each].isfinite().double() for each in (sparse[0], sparse[-1])]
+    return (
+        Statement(
+            id="length",
+            source="AC/DC (ours)",
+            claim="longer dense phases cost no more gradient steps",
+            measure=f"steps to the minimiser with {dense[-1]} in a dense phase over those with "
+            f"{dense[0]}, without sparse phases (F1)",
+            relation="at most",
+            predicted=1.0,
+            measured=geometric_mean(longer.numpy()),
+            trials=settings.trials,
+            note="No theorem says so: Corollary 1 counts a dense phase as one step, whatever its "
+            "length.",
+        ),
+        Statement(
+            id="rescue",
+            source="AC/DC (ours)",
+            claim="after long dense phases, sparse phases do not lower the share of problems that "
+            "are solved",
+            measure=f"share with {sparse[-1]} sparse steps less that with {sparse[0]}, after "
+            f"{long} dense steps, both of {settings.steps} steps (F1' with {settings.m} rows)",
+            relation="at least",
+            predicted=0.0,
+            measured=mean((found[1] - found[0]).numpy()),
+            trials=settings.trials,
+            note="With fewer rows than columns, a long dense phase fits them without being sparse.",
+        ),
+    )
+
+
+def _families(settings: Settings) -> list[_Family]:
+    """Return the problems, each (trials, 1, N), and theta_0 = 0."""
+    count, n, k_star = settings.trials, settings.n, settings.k_star
+    generator = stream(settings.seed, "phases")
+    quadratics = rotated_quadratics([settings.kappa] * count, n, k_star, generator)
+    regressions = gaussian_least_squares(count, n, settings.m, k_star, generator)
+    # From traps that hold to traps that do not, all with the same overlap.
+    rho = 10.0 ** torch.linspace(-1.0, 0.0, count, dtype=torch.float64)
+    trap = Trap(rho.unsqueeze(-1), 0.6, settings.k)
+    return [
+        _Family(problem, settings.k, torch.zeros((count, 1, size), dtype=torch.float64))
+        for problem, size in ((quadratics, n), (regressions, n), (trap, trap.n))
+    ]
+
+
+def _alternate(
+    settings: Settings, family: _Family, dense: int, sparse: int
+) -> tuple[Tensor, Tensor]:
+    """Return gaps after each round (rounds + 1, trials), and whether a sparse phase raised f."""
+    problem = family.problem
+    size = 1.0 / problem.beta
+    # Undamped, as AC/DC trains: the movement of a dense phase grows with its length.
+    phases = Phases(dense * size, dense, sparse, size)
+    theta = family.start
+    gaps = [problem.gap(theta)]
+    rose = torch.zeros_like(gaps[0], dtype=torch.bool)
+    for _ in range(max(settings.phases, settings.steps // (dense + sparse))):
+        moved = phases.dense([problem.gradient], theta)
+        theta = hard_threshold(moved, family.k)
+        before = problem.gap(theta)
+        theta = on_support(problem.gradient, theta, size, sparse)
+        gaps.append(problem.gap(theta))
+        rose |= gaps[-1] > before * (1.0 + 1e-12) + ROUNDING * gaps[0]
+    return torch.stack(gaps).squeeze(-1), rose.squeeze(-1)
+
+
+def _record(
+    outcome: Outcome,
+    settings: Settings,
+    family: _Family,
+    dense: int,
+    sparse: int,
+    gaps: Tensor,
+) -> Tensor:
+    """Add the trials' rows, and draw successes at the common number of gradient steps.
+
+    Returns:
+        The gradient steps to success, (trials,), NaN where there is none.
+    """
+    problem = family.problem
+    rounds = settings.steps // (dense + sparse)
+    last = gaps[rounds]
+    steps = first_at_most(gaps[: rounds + 1], settings.success * gaps[0]) * (dense + sparse)
+    outcome.trials += experiment.rows(
+        {
+            "family": problem.family,
+            "n": problem.minimiser.shape[-1],
+            "k_star": int((problem.minimiser[0] != 0).sum()),
+            "k": family.k,
+            "alpha": problem.alpha.squeeze(-1),
+            "beta": problem.beta.squeeze(-1),
+            "sigma": 0.0,
+            "seed": torch.arange(settings.trials),
+            "iterations": steps,
+            "gap": last,
+            "status": ~last.isfinite(),
+            "dense_steps": dense,
+            "sparse_steps": sparse,
+            "gap_after_phases": gaps[settings.phases],
+        },
+        last.shape,
+    )
+    label = f"{sparse} sparse steps" if sparse else "no sparse phase"
+    if bool(steps.isfinite().all()):
+        ends = float(steps.min()), float(steps.max())
+        outcome.draw(*(f"cost_{problem.family}", label, "measured", dense, geometric(steps)), *ends)
+    solved = proportion(int(steps.isfinite().sum()), settings.trials)
+    shares = (100 * each for each in (solved.value, solved.low, solved.high))
+    outcome.draw(f"success_{problem.family}", label, "measured", dense, *shares)
+    return steps

@@ -1,0 +1,162 @@
+"""Theorem 1 with noise: the floor of the gap against the noise's variance (F2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+
+from theory import experiment
+from theory.experiment import Outcome, Sigmas
+from theory.iht import iht
+from theory.measures import tail_mean
+from theory.noise import gaussian, stream
+from theory.problems import SineSquares, Weight, sine_squares, typical_constants
+from theory.rates import Theorem1
+from theory.statistics import Statement, mean, slope
+
+# N, at most; what is asked for grows without limit as alpha falls.
+LARGEST = 1_000_000
+# Of the noise, by the name in the statements' ids.
+SUPPORTS = {"support": r"noise on $S^\ast$", "everywhere": "noise in all coordinates"}
+
+
+class Settings(experiment.Settings):
+    """Non-convex F2 from theta_0 = 0, with Gaussian noise of its own at every sigma."""
+
+    trials: int = Field(default=12, ge=2)
+    """Problems, the same at every sigma."""
+    k_star: int = Field(default=2, ge=1)
+    """Non-zeros of the minimiser, and the number of squares."""
+    epsilon: float = Field(default=0.2, ge=0, le=1)
+    """Size of the columns outside the minimiser's support, together."""
+    weight: Weight = 1.2
+    """Weight c of the sine; f is not convex above 1."""
+    sigmas: Sigmas = (0.01, 0.0316, 0.1, 0.316, 1.0)
+    """Noise levels, the square root of E||g - grad f||^2."""
+    n_ratio: float = Field(default=2.0, ge=2)
+    """N/k, about."""
+    iterations: int = Field(default=120, ge=4)
+    """Of each trial; the floor is the mean gap over the last half."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        fits = len(self.sigmas) >= 3 and self.sigmas[0] > 0.0
+        self.require(fits, "sigmas", "at least three, each above 0,")
+        accepted = f"what asks for N of at most {LARGEST:,}, not {self.dimension:,},"
+        self.require(self.dimension <= LARGEST, "weight", accepted)
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """N, from about what ||A|| will be."""
+        theorem = Theorem1(*typical_constants(self.weight, self.epsilon), self.k_star)
+        return math.ceil(self.n_ratio * float(theorem.enough_with_noise))
+
+
+def run(settings: Settings) -> Outcome:
+    """Measure the floor for noise on the minimiser's support and in all coordinates."""
+    outcome = Outcome()
+    problem = sine_squares(
+        settings.trials,
+        settings.weight,
+        settings.epsilon,
+        settings.dimension,
+        settings.k_star,
+        stream(settings.seed, "t1_floor", "problems"),
+    )
+    theorem = Theorem1(problem.alpha_up_to_beta, problem.beta, settings.k_star)
+    for where in SUPPORTS:
+        _measure(outcome, settings, problem, theorem, where)
+    for sigma in settings.sigmas:
+        bound = float(theorem.floor(sigma).mean())
+        outcome.draw("floor", r"$16\,\sigma^2/\alpha$", "bound", sigma**2, bound)
+    return outcome
+
+
+def _measure(
+    outcome: Outcome, settings: Settings, problem: SineSquares, theorem: Theorem1, where: str
+) -> None:
+    """Run trials (problems, sigmas), and add what they come to."""
+    sigmas = torch.tensor(settings.sigmas, dtype=torch.float64)
+    support = problem.minimiser != 0.0 if where == "support" else None
+    generator = stream(settings.seed, "t1_floor", where)
+    gradient = gaussian(problem.gradient, sigmas, generator, support)
+    n = problem.minimiser.shape[-1]
+    start = torch.zeros((settings.trials, len(sigmas), n), dtype=torch.float64)
+    k = math.ceil(float(theorem.enough_with_noise.max()))
+    trace = iht(
+        gradient,
+        start,
+        k,
+        1.0 / (2.0 * problem.beta),
+        settings.iterations,
+        lambda theta: {"gap": problem.gap(theta)},
+    )
+    floor = tail_mean(trace.watched["gap"])
+    bound = theorem.floor(sigmas)
+    outcome.trials += experiment.rows(
+        {
+            "family": problem.family,
+            "n": n,
+            "k_star": settings.k_star,
+            "k": k,
+            "alpha": theorem.alpha,
+            "beta": problem.beta,
+            "sigma": sigmas,
+            "seed": torch.arange(settings.trials).unsqueeze(-1),
+            "iterations": settings.iterations,
+            "gap": floor,
+            "worst_ratio": None,
+            "bound": bound,
+            "status": trace.diverged,
+            "noise": where,
+            "enough": theorem.enough_with_noise,
+        },
+        floor.shape,
+    )
+    for place, sigma in enumerate(settings.sigmas):
+        found = mean(floor[:, place].numpy(), settings.seed)
+        outcome.draw(
+            *("floor", SUPPORTS[where], "measured", sigma**2),
+            *(found.value, found.low, found.high),
+        )
+    squares = sigmas.square().expand_as(floor).flatten().tolist()
+    outcome.draw_fit("floor", SUPPORTS[where], squares, floor.flatten().tolist())
+    ratios = [mean(each.numpy(), settings.seed) for each in (floor / bound).mT]
+    largest = max(ratios, key=lambda ratio: ratio.high)
+    setting = rf"F2, $c={settings.weight:g}$, {SUPPORTS[where]}, "
+    setting += r"$k \ge 576 k^\ast(\beta/\alpha)^2$, $\theta_0=0$"
+    diverged = int(trace.diverged.sum())
+    outcome.statements += [
+        Statement(
+            id=f"slope_{where}",
+            source="Theorem 1, floor",
+            claim=r"$\mathbf{E} f(\theta)-f^\ast$ settles at a floor proportional to $\sigma^2$",
+            measure=rf"slope of the floor against $\sigma^2$, log-log ({setting})",
+            relation="equals",
+            predicted=1.0,
+            tolerance=0.05,
+            measured=slope(squares, floor.flatten().numpy()),
+            trials=floor.numel(),
+            diverged=diverged,
+            note=""
+            if where == "support"
+            else "Noise off the support moves the other coordinates without end, along the "
+            "minimisers; only the gap is measured.",
+        ),
+        Statement(
+            id=f"floor_{where}",
+            source="Theorem 1, floor",
+            claim=r"$\mathbf{E} f(\theta)-f^\ast \le 16\,\sigma^2/\alpha$",
+            measure=rf"floor over $16\,\sigma^2/\alpha$, at the $\sigma$ where it is largest "
+            rf"({setting})",
+            relation="at most",
+            predicted=1.0,
+            measured=largest,
+            trials=settings.trials,
+            diverged=diverged,
+        ),
+    ]

@@ -1,0 +1,7 @@
+"""``python -m tracking``: mirror a study's runs into MLflow."""
+
+from acdc.console import main
+from tracking.command import sync_command
+
+if __name__ == "__main__":
+    main(sync_command)
