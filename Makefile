@@ -5,6 +5,7 @@
 # make bench         what training costs, side by side as ratios (docs/performance.md)
 # make ui            MLflow's interface on the results of SCALE
 # make tracking-server  MLflow for several users, with PostgreSQL (docs/tracking.md)
+# make test-slow    the tests that are slow by nature: kill storms, several ranks, whole studies
 # make test-cluster  the tests on a real SLURM, which is started for them (Debian, as root)
 # make test-server   the tests that need it: PostgreSQL and Chromium have to be installed
 #
@@ -31,7 +32,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
-.PHONY: reproduce quick test check bench format ui tracking-server test-server test-cluster clean help
+.PHONY: reproduce quick test test-slow check bench format ui tracking-server test-server test-cluster clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -84,6 +85,9 @@ tracking-server: $(VENV)/server
 
 test-cluster: $(VENV)/dev
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
+
+test-slow: $(VENV)/dev
+	$(BIN)/python -m pytest -m slow
 
 test-server: $(VENV)/dev $(VENV)/server
 	$(BIN)/python -m pytest -n 0 -m server tests/tracking

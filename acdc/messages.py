@@ -8,6 +8,33 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from acdc.errors import ConfigError
+
+
+def config_error(
+    key: str, value: object, problem: str, allowed: str | Iterable[object]
+) -> ConfigError:
+    """Return the error of a key whose value is wrong: ``key=value: problem. Allowed: ...``.
+
+    Args:
+        key: as the user wrote it, such as ``settings.begin``.
+        value: what it holds; None where it is missing, which leaves ``=value`` out.
+        problem: what is wrong, a few words.
+        allowed: what would be right, in words, or the names to choose from.
+    """
+    given = "" if value is None else f"={value}"
+    return ConfigError(f"{key}{given}: {problem}. {allowed_values(value, allowed)}")
+
+
+def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
+    """Return ``Allowed: ...``; of names the one that was probably meant is suggested first."""
+    if isinstance(allowed, str):
+        return f"Allowed: {allowed}"
+    names = sorted(str(name) for name in allowed)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Allowed: {', '.join(names) or 'nothing'}"
+
 
 def accepted(value: str, names: Iterable[str]) -> str:
     """Return the end of a sentence: the names there are, first the one that was perhaps meant."""

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from acdc.config.run import RunConfig
-from acdc.console import main
 from tests.support import Silent, Uninterrupted, train
+from workflow.cli import main
 
 # A shell has Ctrl-C ignored in what it starts in the background; what tests start must not inherit
 # that.

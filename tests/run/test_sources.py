@@ -65,7 +65,7 @@ UNSCIENTIFIC = {
 
 WATCHER = """
 import sys
-from acdc.cli import cli
+from workflow.cli import cli
 cli(sys.argv[1:], standalone_mode=False)
 names = [n for n in sys.modules if n.split(".")[0] in ("acdc", "baselines")]
 print("MODULES", *names)

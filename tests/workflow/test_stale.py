@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from acdc.cli import cli
 from acdc.run.results import read_result
 from acdc.run.sources import PACKAGES, ROOT, Sources
 from tests.support import tiny_config, train
+from workflow.cli import cli
 from workflow.stale import cost, examine
 
 METHODS = ("dense", "rigl", "snip", "dsd")

@@ -554,7 +554,7 @@ def test_neither_torch_nor_another_process_is_needed_beside_a_plan(tmp_path: Pat
         "import os, subprocess, sys\n"
         "for name in ('torch', 'mlflow', 'pandas', 'snakemake'): sys.modules[name] = None\n"
         "subprocess.Popen = os.fork = None\n"
-        "from acdc.cli import main; main()"
+        "from workflow.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "status", "--scale", "mine", "--results", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
