@@ -4,12 +4,11 @@
 # make check         ruff, mypy, snakefmt, snakemake --lint
 # make bench         what training costs, side by side as ratios (docs/performance.md)
 # make ui            MLflow's interface on the results of SCALE
-# make tracking-server  MLflow for several users, with PostgreSQL (docs/tracking.md)
 # make test-slow    the tests that are slow by nature: kill storms, several ranks, whole studies
 # make test-cluster  the tests on a real SLURM, which is started for them (Debian, as root)
-# make test-server   the tests that need it: PostgreSQL and Chromium have to be installed
+# make test-server   the tests with an MLflow server on PostgreSQL, which has to be installed
 #
-# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, PORT=number, HOST=address,
+# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, PORT=number,
 # PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 
@@ -17,10 +16,7 @@ PYTHON ?= python3
 SCALE ?= smoke
 RESULTS ?= results
 CORES ?=
-# Not from the environment, where a shell's HOST would open the server to the network.
 PORT := 5001
-HOST := 127.0.0.1
-tracking-server: PORT := 5002
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
@@ -32,7 +28,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
-.PHONY: reproduce quick test test-slow check bench format ui tracking-server test-server test-cluster clean help
+.PHONY: reproduce quick test test-slow check bench format ui test-server test-cluster clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -80,9 +76,6 @@ ui: $(VENV)/ui
 		--workers 1 --backend-store-uri "sqlite:///$(abspath $(RESULTS)/$(SCALE)/mlflow.db)" \
 		--default-artifact-root "$(abspath $(RESULTS)/$(SCALE)/mlartifacts)"
 
-tracking-server: $(VENV)/server
-	@$(BIN)/python -m tracking.server --folder "$(RESULTS)/tracking" --host $(HOST) --port $(PORT)
-
 test-cluster: $(VENV)/dev
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
 
@@ -117,6 +110,6 @@ $(VENV)/ui: $(VENV)/suite
 	@touch $@
 
 $(VENV)/server: $(VENV)/suite
-	@echo "installing the tracking server"
+	@echo "installing MLflow's server"
 	@$(INSTALL) --editable '.[suite,slurm,server]'
 	@touch $@

@@ -212,10 +212,10 @@ def seeds_of_the_cell(uri: str, experiment: str = "acdc-tiny") -> int:
     return int(shown(uri, cells[0][1]).get("sparse_last/n", 0)) if len(cells) == 1 else 0
 
 
-def acdc(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The command, in a process of its own."""
+def syncing(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """``acdc sync`` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "acdc", *arguments],
+        [sys.executable, "-m", "tracking", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
