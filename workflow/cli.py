@@ -10,7 +10,7 @@ from acdc.console import main as run
 COMMANDS = {
     **library.lazy,
     "conformance": "conformance.cli:conformance",
-    "doctor": "workflow.doctor.command:doctor",
+    "doctor": "workflow.doctor:doctor",
     "plan": "workflow.plan:plan_command",
     "reference": "workflow.reference:reference",
     "reproduce": "workflow.reproduce:reproduce",

@@ -1,1 +1,0 @@
-"""``acdc doctor``: what a cluster, its file system and this environment have, before a job runs."""
