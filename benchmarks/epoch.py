@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from acdc.config.run import parse_run
 from acdc.data import DATASETS, DatasetSpec
-from acdc.data.images import Images, ImageSet, as_images, split
+from acdc.data.memory import Images, ImageSet, as_images, split
 from acdc.distributed import Ranks
 from acdc.models import MODELS
 from acdc.models.vision import torchvision_models
@@ -87,6 +87,11 @@ def make_images(count: int, size: int) -> ImageSet:
     pixels = random.integers(0, 128, (count, 3, size, size), dtype=np.uint8)
     pixels += patterns[labels]
     return split(pixels, labels, as_images(pixels[:CLASSES], labels[:CLASSES]))
+
+
+def load(spec: DatasetSpec) -> ImageSet:
+    """Return the images of the data set that the suite trains on."""
+    return make_images(int(spec.source), spec.image_size)
 
 
 class Watch:
@@ -241,7 +246,7 @@ def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender
     trainer = Trainer(config, engine, Ranks())
     trainer.begin()
     watch, this = Watch(setting.device), trainer.method
-    batches = trainer.feed.training
+    batches = trainer.loader.training
     for owner, hook, part in (
         (trainer.arithmetic, "gradients", "passes"),
         (trainer.optimizer, "step", "update"),
@@ -250,7 +255,7 @@ def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender
         (this, "epoch_start", "method"),
     ):
         setattr(owner, hook, watch.calls(part, getattr(owner, hook)))
-    trainer.feed.training = lambda *which: watch.items("feed", batches(*which))  # type: ignore[method-assign]
+    trainer.loader.training = lambda *which: watch.items("feed", batches(*which))  # type: ignore[method-assign]
 
     def epoch(number: int) -> None:
         trainer.begin_epoch(number)
@@ -410,7 +415,13 @@ def main(
     made = make_images(images, size)
     trained = len(made.training)
     DATASETS[MADE] = DatasetSpec(
-        "Made", 3, size, CLASSES, trained, ("none", "shift", "shift_flip"), lambda: made
+        title="Noise",
+        channels=3,
+        image_size=size,
+        classes=CLASSES,
+        training_images=trained,
+        module=__name__,
+        source=str(images),
     )
     # One epoch warms up, one is watched, one may be profiled.
     setting = Setting(model, batch, rounds + 3, made, where)

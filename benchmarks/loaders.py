@@ -35,14 +35,20 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from acdc.data import folder
-from acdc.data.feed import FeedPlan
-from acdc.data.images import scale
-from acdc.data.pictures import SIZE, Draw, draw_crop, read
+from acdc.data import DATASETS, DatasetSpec, folder
+from acdc.data.decode import Draw, View, draw_crop, read
+from acdc.data.loader import LoaderPlan, standardise
 from acdc.models.vision import torchvision_models
 from acdc.run.provenance import hardware
 
 CPU = torch.device("cpu")
+IMAGENET = DATASETS["imagenet"]
+assert IMAGENET.folders is not None
+SIZE = IMAGENET.image_size
+VIEW = View(SIZE, IMAGENET.folders.resize)
+MEAN, STD = (
+    torch.tensor(by_channel) for by_channel in (IMAGENET.folders.mean, IMAGENET.folders.std)
+)
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 CLASSES = 8
 ROUNDS = 9
@@ -86,6 +92,18 @@ def make_set(root: Path, images: int) -> None:
         make_picture(number).save(path, quality=QUALITY)
 
 
+def spec_of(root: Path, images: int) -> DatasetSpec:
+    """Return the spec of what ``make_set`` has written, read as ImageNet is."""
+    assert IMAGENET.folders is not None
+    return replace(
+        IMAGENET,
+        source=str(root),
+        classes=CLASSES,
+        training_images=images - CLASSES * min(10, images // CLASSES // 10),
+        folders=replace(IMAGENET.folders, test_images=None),
+    )
+
+
 def read_simplejpeg(path: str, draw: Draw) -> np.ndarray:
     """Read as the suite does, but decode with simplejpeg."""
     import simplejpeg
@@ -114,7 +132,7 @@ def plain_transform() -> Callable[[Any], Tensor]:
             v2.RandomHorizontalFlip(),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            v2.Normalize(MEAN.tolist(), STD.tolist()),
         ]
     )
     return transform
@@ -133,14 +151,14 @@ class Contender(Protocol):
 class Suite:
     """What the suite does."""
 
-    def __init__(self, files: folder.FolderSet, plan: FeedPlan) -> None:
-        self.feed = files.feed(plan)
+    def __init__(self, files: folder.FolderSet, plan: LoaderPlan) -> None:
+        self.loader = files.loader(plan)
 
     def epoch(self, number: int) -> Iterator[Tensor]:
-        return (inputs for inputs, _ in self.feed.training(number))
+        return (inputs for inputs, _ in self.loader.training(number))
 
     def close(self) -> None:
-        self.feed.close()
+        self.loader.close()
 
 
 class PlainSet(Dataset[Tensor]):
@@ -178,7 +196,7 @@ class ByteSet(Dataset[Tensor]):
 
     def read(self, number: int) -> np.ndarray:
         """Read one image."""
-        return read(self.files.path(number), Draw(1, number))
+        return read(self.files.path(number), VIEW, Draw(1, number))
 
 
 def _as_it_is(batch: Tensor) -> Tensor:
@@ -188,7 +206,7 @@ def _as_it_is(batch: Tensor) -> Tensor:
 class TorchLoader:
     """torch's DataLoader."""
 
-    def __init__(self, images: Dataset[Tensor], plan: FeedPlan, **options: Any) -> None:
+    def __init__(self, images: Dataset[Tensor], plan: LoaderPlan, **options: Any) -> None:
         self.loader = DataLoader(
             images,
             plan.batch_size,
@@ -210,19 +228,20 @@ def normal(batch: Tensor) -> Tensor:
     """Return a batch normalised, if it comes as bytes."""
     if batch.dtype != torch.uint8:
         return batch
-    return scale(batch.permute(0, 3, 1, 2), folder._MEAN, folder._STD)
+    mean, std = (255 * by_channel.view(1, 3, 1, 1) for by_channel in (MEAN, STD))
+    return standardise(batch.permute(0, 3, 1, 2), mean, std)
 
 
 class Threads:
     """Threads of this process, each reading one image at a time."""
 
-    def __init__(self, files: folder.Files, plan: FeedPlan) -> None:
+    def __init__(self, files: folder.Files, plan: LoaderPlan) -> None:
         self.files, self.plan = files, plan
         self.pool = ThreadPoolExecutor(plan.workers)
 
     def read(self, number: int) -> np.ndarray:
         """Read one image."""
-        return read(self.files.path(number), Draw(1, number))
+        return read(self.files.path(number), VIEW, Draw(1, number))
 
     def epoch(self, number: int) -> Iterator[Tensor]:
         numbers = self.plan.order(len(self.files), number).tolist()
@@ -270,7 +289,7 @@ class SpdlSimpleJpeg(Spdl):
 class Grain:
     """Grain's random access to examples, with processes, which it starts anew for each epoch."""
 
-    def __init__(self, files: folder.Files, plan: FeedPlan) -> None:
+    def __init__(self, files: folder.Files, plan: LoaderPlan) -> None:
         self.files, self.plan = files, plan
 
     def epoch(self, number: int) -> Iterator[Tensor]:
@@ -291,13 +310,15 @@ class Grain:
 
 
 def _read(files: folder.Files, number: int) -> np.ndarray:
-    return read(files.path(number), Draw(1, number))
+    return read(files.path(number), VIEW, Draw(1, number))
 
 
 PLAIN = "torchvision v2, DataLoader"
 
 
-def make_contenders(files: folder.FolderSet, plan: FeedPlan) -> dict[str, Callable[[], Contender]]:
+def make_contenders(
+    files: folder.FolderSet, plan: LoaderPlan
+) -> dict[str, Callable[[], Contender]]:
     """Return those whose libraries are installed, by name; say which are not."""
     images = files.training
     possible: dict[str, tuple[str, Callable[[], Contender]]] = {
@@ -441,7 +462,7 @@ def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         make_set(root, images)
-        files = folder.load(root)
+        files = folder.load(spec_of(root, images))
         whole = len(files.training) // batch * batch
         files = replace(files, training=files.training.part(np.arange(whole)))
         mean = statistics.mean(path.stat().st_size for path in (root / "train").glob("*/*"))
@@ -450,7 +471,7 @@ def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -
         record["decode_ms"] = decode_times(files.training, min(images // 2, 100))
         for name, milliseconds in record["decode_ms"].items():
             click.echo(f"{name:32}{milliseconds:7.2f} ms an image on one core")
-        plan = FeedPlan(seed=1, batch_size=batch, augmentation="crop_flip", device=CPU)
+        plan = LoaderPlan(seed=1, batch_size=batch, augmentation="crop_flip", device=CPU)
         rows = []
         for count in workers:
             contenders = make_contenders(files, replace(plan, workers=count))

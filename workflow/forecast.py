@@ -93,7 +93,7 @@ def network(model: str, dataset: str) -> Network:
     spec = DATASETS[dataset]
     state: dict[str, Tensor] = built.state_dict()
     return Network(
-        costs=layer_costs(built, (spec.channels, spec.size, spec.size)),
+        costs=layer_costs(built, spec.input_shape),
         ranking=Ranking.of(prunable_weights(built)),
         parameters=tuple(parameter.nbytes for parameter in built.parameters()),
         state=tuple(tensor.nbytes for tensor in state.values()),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from acdc.data.augmentation import Augmentation
 from acdc.errors import ConfigError
 
 
@@ -15,9 +16,6 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
-
-
-Augmentation = Literal["none", "shift", "shift_flip", "crop_flip"]
 
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]

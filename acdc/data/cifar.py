@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from acdc.data.images import ImageSet, as_images, split
-from acdc.data.places import Place, nowhere, roots
+from acdc.data.memory import ImageSet, as_images, split
+from acdc.data.paths import Location, not_found, roots
+from acdc.data.spec import DatasetSpec
 from acdc.errors import DataError
+from acdc.models.vision import torchvision_module
 
-Name = Literal["cifar10", "cifar100"]
-
-# What torchvision's classes say, for those who only want to know whether the files are there.
-_FOLDERS: dict[Name, str] = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-_FILES: dict[Name, tuple[str, ...]] = {
+# Copied from torchvision's classes, so that locating the files does not import it.
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_FILES = {
     "cifar10": (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"),
     "cifar100": ("train", "test", "meta"),
 }
 
 
-def locate(name: Name) -> Place:
-    """Return where a set is: torchvision's folder of it below ACDC_DATA or ``data``.
+def locate(spec: DatasetSpec) -> Location:
+    """Return where a data set is: torchvision's folder of it below ACDC_DATA or ``data``.
 
-    Folders named after the set are looked into, too: torchvision lets users choose one.
+    Folders named after the data set are searched too: torchvision lets users choose one.
     """
+    name = spec.source
     folders = [parent / _FOLDERS[name] for root in roots() for parent in (root, root / name)]
     for folder in filter(Path.is_dir, folders):
         for file in _FILES[name]:
             if not (folder / file).is_file():
-                what = f"data file {folder / file} is missing"
-                return Place(folder, f"{what}; {_download(name, folder.parent)}")
-        return Place(folder)
+                missing = f"data file {folder / file} is missing; {_download(name, folder.parent)}"
+                return Location(folder, missing)
+        return Location(folder)
     remedy = f"set ACDC_DATA to the folder that holds {_FOLDERS[name]}, or "
-    return nowhere(name, folders, remedy + _download(name, roots()[0]))
+    return not_found(name, folders, remedy + _download(name, roots()[0]))
 
 
-def _download(name: Name, root: Path) -> str:
+def _download(name: str, root: Path) -> str:
     # Not the plain import, which fails beside a CPU torch.
     code = (
         "from acdc.models.vision import torchvision_module as module; "
@@ -46,25 +47,24 @@ def _download(name: Name, root: Path) -> str:
     return f'fetch it with: python -c "{code}"'
 
 
-def load(name: Name) -> ImageSet:
-    """Return a set: 45,000 training, 5,000 validation, 10,000 test images.
+def load(spec: DatasetSpec) -> ImageSet:
+    """Return a data set: 45,000 training, 5,000 validation, 10,000 test images.
 
-    torchvision compares every file with its md5 checksum before it unpickles any.
+    torchvision compares the md5 of every file before it unpickles any.
 
     Raises:
-        DataError: a file is missing, unreadable or not the one known; says how to fetch it.
+        DataError: a file is missing, unreadable or not the known one; says how to fetch it.
     """
-    from acdc.models.vision import torchvision_module
-
-    place = locate(name)
-    if place.folder is None or place.missing:
-        raise DataError(place.missing)
-    made = getattr(torchvision_module("torchvision.datasets"), name.upper())
-    remedy = _download(name, place.folder.parent)
+    location = locate(spec)
+    if location.folder is None or location.missing:
+        raise DataError(location.missing)
+    reader = getattr(torchvision_module("torchvision.datasets"), spec.source.upper())
+    root = location.folder.parent
+    remedy = _download(spec.source, root)
     try:
-        training, test = (made(place.folder.parent, train=part) for part in (True, False))
+        training, test = (reader(root, train=part) for part in (True, False))
     except RuntimeError:
-        raise DataError(f"{_damage(made, place.folder)}; {remedy}") from None
+        raise DataError(f"{_damage(reader, location.folder)}; {remedy}") from None
     except OSError as error:
         raise DataError(
             f"data file {error.filename} cannot be read ({error.strerror}); {remedy}"
@@ -73,13 +73,11 @@ def load(name: Name) -> ImageSet:
     return split(_pixels(training), np.array(training.targets), held_out)
 
 
-def _damage(made: Any, folder: Path) -> str:
-    """Say which file differs from the checksums of torchvision's class, which does not say it."""
-    from acdc.models.vision import torchvision_module
-
+def _damage(reader: Any, folder: Path) -> str:
+    """Name the file that differs from torchvision's checksums, which torchvision does not."""
     md5 = torchvision_module("torchvision.datasets.utils").calculate_md5
-    meta = [made.meta["filename"], made.meta["md5"]]
-    for file, expected in [*made.train_list, *made.test_list, meta]:
+    meta = [reader.meta["filename"], reader.meta["md5"]]
+    for file, expected in [*reader.train_list, *reader.test_list, meta]:
         found = md5(folder / file)
         if found != expected:
             return f"data file {folder / file} is damaged: its md5 is {found}, not {expected}"
@@ -87,6 +85,6 @@ def _damage(made: Any, folder: Path) -> str:
 
 
 def _pixels(part: Any) -> np.ndarray:
-    """Return the images of one of torchvision's sets, (N, 3, 32, 32)."""
+    """Return the images of one of torchvision's data sets, (N, 3, 32, 32)."""
     pixels: np.ndarray = part.data.transpose(0, 3, 1, 2)
     return pixels

@@ -15,7 +15,7 @@ from acdc.errors import ConfigError, DataError
 from acdc.files import write_json
 
 if TYPE_CHECKING:
-    from acdc.data.feed import Split
+    from acdc.data.loader import Split
 
 
 @dataclass(frozen=True)

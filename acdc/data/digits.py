@@ -10,52 +10,51 @@ from pathlib import Path
 
 import numpy as np
 
-from acdc.data.images import ImageSet, as_images, split
-from acdc.data.places import Place
+from acdc.data.memory import ImageSet, as_images, split
+from acdc.data.paths import Location
+from acdc.data.spec import DatasetSpec
 from acdc.errors import DataError
 
 _FILE = Path("datasets", "data", "digits.csv.gz")
 _SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
 _TEST_IMAGES = 360
 _SHUFFLE_SEED = 1797
+_REINSTALL = "reinstall scikit-learn"
 
 
-def locate() -> Place:
+def locate(spec: DatasetSpec) -> Location:
     """Return where scikit-learn's file is."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        return Place(
-            missing="dataset: digits comes with scikit-learn, which is not installed; install it"
+        return Location(
+            missing="dataset=digits: comes with scikit-learn, which is not installed; install it"
         )
     path = Path(package.origin).parent / _FILE
-    missing = None if path.exists() else f"data file {path} is missing; reinstall scikit-learn"
-    return Place(path.parent, missing)
+    missing = None if path.exists() else f"data file {path} is missing; {_REINSTALL}"
+    return Location(path.parent, missing)
 
 
-def load() -> ImageSet:
+def load(spec: DatasetSpec) -> ImageSet:
     """Return the digits, the last 360 of a fixed shuffle as test images.
 
-    Reads the file of scikit-learn without importing it, which would take longer than a short
-    training run.
+    Reads scikit-learn's file without importing scikit-learn, which takes longer than a short run.
 
     Raises:
-        DataError: scikit-learn's file is missing or is not the one known.
+        DataError: the file is missing or not the known one.
     """
-    place = locate()
-    if place.folder is None or place.missing:
-        raise DataError(place.missing)
-    path = place.folder / _FILE.name
+    location = locate(spec)
+    if location.folder is None or location.missing:
+        raise DataError(location.missing)
+    path = location.folder / _FILE.name
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"data file {path} cannot be read ({error}); reinstall scikit-learn"
-        ) from None
+        raise DataError(f"data file {path} cannot be read ({error}); {_REINSTALL}") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
         raise DataError(
-            f"data file {path} is not the one known: the sha256 of its content is {digest}, "
-            f"{_SHA256} is expected; reinstall scikit-learn"
+            f"data file {path} is not the known one: its content has sha256 {digest}, "
+            f"not {_SHA256}; {_REINSTALL}"
         )
     table = np.array([line.split(",") for line in content.decode().splitlines()], dtype=np.float32)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(table))

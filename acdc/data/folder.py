@@ -1,4 +1,4 @@
-"""Sets of images in files, one folder a class, too large for memory: ImageNet's usual layout."""
+"""Images in files, one folder per class, too large for memory: the usual layout of ImageNet."""
 
 from __future__ import annotations
 
@@ -13,28 +13,23 @@ import torch
 from torch import Tensor
 
 from acdc import seeds
-from acdc.data.feed import Batch, FeedPlan, Split
-from acdc.data.images import Relabelled, scale
-from acdc.data.pictures import Draw
-from acdc.data.places import Place, nowhere, roots
+from acdc.data.decode import Draw, View
+from acdc.data.loader import SPLIT_SEED, Batch, LoaderPlan, Relabelled, Split, standardise
+from acdc.data.paths import Location, not_found, roots
+from acdc.data.spec import ClassFolders, DatasetSpec
 from acdc.data.workers import Request, Workers
 from acdc.errors import DataError
 
-# One split for all runs: it must not depend on a run's seed, or seeds would choose on other images.
-_SPLIT_SEED = 2021
-_HELD_OUT = 10
+_HELD_OUT_PER_CLASS = 10
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _LAYOUT = "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
-# Of ImageNet's training images, by channel, in units of the byte values.
-_MEAN = torch.tensor([0.485, 0.456, 0.406]).mul(255).view(1, 3, 1, 1)
-_STD = torch.tensor([0.229, 0.224, 0.225]).mul(255).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
 class Files:
     """Images in the folders of their classes.
 
-    Names are kept as bytes of one length, 30 a file: a million strings would take 100 MB.
+    Names are kept as bytes of one length, about 30 per file: a million strings take 100 MB.
     """
 
     folder: Path
@@ -42,13 +37,13 @@ class Files:
     names: np.ndarray
     """File names within the folder of the class, (N,)."""
     labels: np.ndarray
-    """Classes by number, (N,) as int64."""
+    """Indices into the classes, (N,) as int64."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, number: int) -> str:
-        """Return where an image is."""
+        """Return the path of an image."""
         name = os.fsdecode(self.names[number])
         return f"{self.folder}/{self.classes[self.labels[number]]}/{name}"
 
@@ -59,7 +54,7 @@ class Files:
 
 @dataclass(frozen=True)
 class FolderSet:
-    """The three splits of a set in files.
+    """The three splits of a data set in files, and how these are decoded and normalised.
 
     ``val`` is the test split. Validation images are ten of each class, at most a tenth of it, drawn
     from ``train`` once for all runs: of ImageNet's 1,281,167 images 1,271,167 are trained on.
@@ -68,6 +63,8 @@ class FolderSet:
     training: Files
     validation: Files
     test: Files
+    image_size: int
+    folders: ClassFolders
 
     @property
     def sizes(self) -> dict[Split, int]:
@@ -78,78 +75,66 @@ class FolderSet:
             "test": len(self.test),
         }
 
-    def feed(self, plan: FeedPlan) -> FolderFeed:
+    def loader(self, plan: LoaderPlan) -> FolderLoader:
         """Return what gives a rank its batches."""
-        return FolderFeed(self, plan)
+        return FolderLoader(self, plan)
 
 
-def locate_imagenet() -> Place:
-    """Return where ImageNet is: in the folder ``imagenet`` of ACDC_DATA or of ``data``."""
-    folders = [root / "imagenet" for root in roots()]
+def locate(spec: DatasetSpec) -> Location:
+    """Return where a data set is: in the folder ``spec.source`` below ACDC_DATA or ``data``."""
+    folders = [root / spec.source for root in roots()]
     for folder in filter(Path.is_dir, folders):
-        absent = [folder / part for part in ("train", "val") if not (folder / part).is_dir()]
-        missing = f"data folder {absent[0]} is missing; {_LAYOUT} are expected" if absent else None
-        return Place(folder, missing)
-    return nowhere(
-        "imagenet",
-        folders,
-        "set ACDC_DATA to the folder that holds "
-        f"imagenet/{_LAYOUT.replace('and ', 'and imagenet/')}, unpacked from the archives of "
-        "image-net.org",
-    )
+        for part in ("train", "val"):
+            if not (folder / part).is_dir():
+                missing = f"data folder {folder / part} is missing; expected {_LAYOUT}"
+                return Location(folder, missing)
+        return Location(folder)
+    remedy = f"set ACDC_DATA to the folder that holds {spec.source}, with {_LAYOUT} in it"
+    return not_found(spec.source, folders, remedy)
 
 
-def load_imagenet() -> FolderSet:
-    """Return ImageNet (ILSVRC 2012), after counting its files.
-
-    Raises:
-        DataError: it is not there, or not whole.
-    """
-    place = locate_imagenet()
-    if place.folder is None:
-        raise DataError(place.missing)
-    return load(place.folder, classes=1000, train=1_281_167, val=50_000)
-
-
-def load(
-    folder: Path, classes: int | None = None, train: int | None = None, val: int | None = None
-) -> FolderSet:
-    """Return the set in a folder, after counting its files.
+def load(spec: DatasetSpec) -> FolderSet:
+    """Return the data set of a spec, after counting its files.
 
     A million files take about two seconds to list on a local disk.
 
-    Args:
-        folder: holds ``train`` and ``val``, and these one folder of images for each class.
-        classes: how many there should be, where that is known.
-        train: likewise for the images in ``train``.
-        val: likewise for those in ``val``.
-
     Raises:
-        DataError: a folder is missing, the classes differ, or there are more or fewer files.
+        DataError: a folder is missing, or classes or files are missing or too many.
     """
-    training, test = (list_files(folder / part) for part in ("train", "val"))
-    if training.classes != test.classes:
-        only = sorted(set(training.classes) ^ set(test.classes))
+    location = locate(spec)
+    if location.folder is None or location.missing:
+        raise DataError(location.missing)
+    folder = location.folder
+    assert spec.folders is not None
+    train, test = (list_files(folder / part) for part in ("train", "val"))
+    if train.classes != test.classes:
+        only = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(
-            f"data folder {folder}: train has {len(training.classes)} classes and val "
-            f"{len(test.classes)}, {only[0]} is in one of them only; the same are accepted"
+            f"data folder {folder}: train has {len(train.classes)} classes and val "
+            f"{len(test.classes)}, {only[0]} is in one of them only; they must be the same"
         )
-    for what, found, expected in (
-        ("classes", len(training.classes), classes),
-        ("images in train", len(training), train),
-        ("images in val", len(test), val),
+    held_out = _held_out(train.labels)
+    training, validation = train.part(~held_out), train.part(held_out)
+    found = FolderSet(training, validation, test, spec.image_size, spec.folders)
+    for what, count, expected in (
+        ("classes", len(train.classes), spec.classes),
+        (
+            f"training images and {len(validation)} for validation",
+            len(training),
+            spec.training_images,
+        ),
+        ("images in val", len(test), spec.folders.test_images),
     ):
-        if expected is not None and found != expected:
+        if expected is not None and count != expected:
             raise DataError(
-                f"data folder {folder} is not whole: it has {found} {what}, {expected} are "
-                "expected; unpack it anew"
+                f"data folder {folder} is incomplete: it has {count} {what}, not {expected}; "
+                "unpack it again"
             )
-    held_out = _held_out(training.labels)
-    return FolderSet(training.part(~held_out), training.part(held_out), test)
+    return found
 
 
 def list_files(folder: Path) -> Files:
-    """Return the images below a folder, by class and name.
+    """Return the images below a folder, sorted by class and name.
 
     Raises:
         DataError: the folder is missing, or has no classes or an empty one.
@@ -159,20 +144,20 @@ def list_files(folder: Path) -> Files:
             classes = sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
         raise DataError(
-            f"data folder {folder} cannot be read ({error.strerror}); {_LAYOUT} are expected"
+            f"data folder {folder} cannot be read ({error.strerror}); expected {_LAYOUT}"
         ) from None
     if not classes:
-        raise DataError(f"data folder {folder} has no classes; {_LAYOUT} are expected")
+        raise DataError(f"data folder {folder} has no classes; expected {_LAYOUT}")
     names: list[bytes] = []
     counts = []
     for name in classes:
-        # Names alone: asking for each file's kind would take a call for each on some file systems.
+        # Names alone: on some file systems a file's kind takes a system call.
         with os.scandir(folder / name) as files:
             images = (file.name for file in files if file.name.lower().endswith(_SUFFIXES))
             found = sorted(map(os.fsencode, images))
         if not found:
             raise DataError(
-                f"data folder {folder / name} has no images; {', '.join(_SUFFIXES)} are accepted"
+                f"data folder {folder / name} has no images; expected {', '.join(_SUFFIXES)}"
             )
         names += found
         counts.append(len(found))
@@ -181,23 +166,23 @@ def list_files(folder: Path) -> Files:
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
-    """Return which images are for validation, (N,) of truth values."""
+    """Return which images are for validation, (N,) as bool."""
     chosen = np.zeros(len(labels), dtype=bool)
-    generator = np.random.default_rng(_SPLIT_SEED)
+    generator = np.random.default_rng(SPLIT_SEED)
     starts = np.searchsorted(labels, np.arange(labels[-1] + 2))
     for start, stop in pairwise(starts):
-        count = min(_HELD_OUT, (stop - start) // 10)
+        count = min(_HELD_OUT_PER_CLASS, (stop - start) // 10)
         chosen[start + generator.permutation(stop - start)[:count]] = True
     return chosen
 
 
-class FolderFeed:
-    """Feeds from image files, which processes of its own decode, crop and resize.
+class FolderLoader:
+    """Loads from image files, which worker processes decode, crop and resize to bytes.
 
-    They hand over bytes; whole batches are normalised on the device.
+    Whole batches are normalised on the device.
     """
 
-    def __init__(self, images: FolderSet, plan: FeedPlan) -> None:
+    def __init__(self, images: FolderSet, plan: LoaderPlan) -> None:
         self.plan = plan
         self.sizes: Mapping[Split, int] = images.sizes
         self.relabelled: Relabelled | None = None
@@ -206,19 +191,23 @@ class FolderFeed:
             "validation": images.validation,
             "test": images.test,
         }
-        self.mean, self.std = _MEAN.to(plan.device), _STD.to(plan.device)
+        self.mean, self.std = (
+            torch.tensor(by_channel).mul(255).view(1, 3, 1, 1).to(plan.device)
+            for by_channel in (images.folders.mean, images.folders.std)
+        )
         share = plan.ranks.slice(plan.batch_size)
         self.share = share.stop - share.start
-        self.workers = Workers(plan.workers, self.share, plan.device)
+        view = View(images.image_size, images.folders.resize)
+        self.workers = Workers(plan.workers, self.share, view, plan.device)
 
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         plan = self.plan
         order = plan.order(self.sizes["training"], epoch)
         key = seeds.derive(plan.seed, "augmentation", epoch)
-        moved = plan.augmentation != "none"
+        augmented = plan.augmentation != "none"
         shares = list(plan.shares(len(order), first))
         draws = (
-            [Draw(key, at) if moved else None for at in range(mine.start, mine.stop)]
+            [Draw(key, at) if augmented else None for at in range(mine.start, mine.stop)]
             for mine in shares
         )
         return self._batches("training", order, shares, draws)
@@ -246,7 +235,7 @@ class FolderFeed:
     ) -> Iterator[Batch]:
         """Yield batches, each a share of the chosen images, with the draws of that share."""
         files = self.files[split]
-        # Once, since a copy from ordinary memory waits for all that the device has yet to do.
+        # All at once: a copy from pageable memory waits for the device to finish its queue.
         labels = torch.from_numpy(files.labels[chosen.numpy()]).to(self.plan.device)
 
         def requests() -> Iterator[list[Request]]:
@@ -255,7 +244,7 @@ class FolderFeed:
                 yield [Request(path, draw) for path, draw in zip(paths, drawn, strict=True)]
 
         for pixels, mine in zip(self.workers.stream(requests()), shares, strict=True):
-            yield scale(pixels, self.mean, self.std), labels[mine]
+            yield standardise(pixels, self.mean, self.std), labels[mine]
 
     def close(self) -> None:
         self.workers.close()

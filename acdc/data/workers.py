@@ -1,9 +1,9 @@
-"""Processes that read images into memory which they share with the one that trains.
+"""Worker processes that decode images into memory shared with the training process.
 
-Processes, since threads share Python's lock with the training loop; and a pool of the standard
-library rather than torch's DataLoader, which copies every batch once more, lets one worker make the
-whole of it, and reports a worker's death from a signal handler, wherever the main program happens
-to be.
+Processes, since threads share Python's lock with the training loop; and a standard-library pool
+instead of torch's DataLoader, which copies every batch once more, lets one worker decode a whole
+batch, and reports a worker's death from a signal handler that may interrupt the main program
+anywhere.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from acdc.data.pictures import SIZE, Draw, read
+from acdc.data.decode import Draw, View, read
 from acdc.errors import DataError
 
-# Images that a worker reads at a time: enough that handing out costs little, few enough that all
-# workers share in every batch.
+# Images per task: enough that dispatching is cheap, few enough that all workers share a batch.
 _TASK = 16
 
 
 class WorkerError(DataError):
-    """A process that decodes images was ended from outside."""
+    """A worker process was killed."""
 
     recurs = False
 
 
 class Request(NamedTuple):
-    """An image to be read."""
+    """An image to decode."""
 
     path: str
     draw: Draw | None
@@ -53,33 +52,34 @@ class Workers:
 
     Args:
         count: processes.
-        size: images of the largest batch.
-        device: where batches go; for a GPU their memory is locked, so that it copies on its own.
+        size: images in the largest batch.
+        view: the size of the decoded images.
+        device: where batches go; for a GPU their memory is page-locked, for asynchronous copies.
     """
 
-    def __init__(self, count: int, size: int, device: torch.device) -> None:
+    def __init__(self, count: int, size: int, view: View, device: torch.device) -> None:
         self.count = count
         self.device = device
-        # One batch is copied or used while the others are read, three tasks for each worker.
+        # One batch is copied or used while the others are filled, three tasks per worker.
         self.depth = 1 + max(2, math.ceil(3 * count * _TASK / size))
-        # One more, so that samples can be read while a training epoch waits.
-        shape = (self.depth + 1, size, SIZE, SIZE, 3)
+        # One more, so that samples can be read while a training epoch is suspended.
+        shape = (self.depth + 1, size, view.size, view.size, 3)
         memory = torch.empty(shape, dtype=torch.uint8)
         self.batches: Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
         self.free = list(range(len(self.batches)))
-        self.pool = ProcessPoolExecutor(count, _server(), _begin, (self.batches,))
+        self.pool = ProcessPoolExecutor(count, _server(), _begin, (self.batches, view))
         if device.type == "cuda":
             _lock(self.batches)
 
     def stream(self, batches: Iterator[Sequence[Request]]) -> Iterator[Tensor]:
-        """Yield each batch as bytes (N, 3, 224, 224) on the device, channels last in memory.
+        """Yield each batch as bytes (N, 3, H, W) on the device, channels last in memory.
 
         Raises:
             DataError: a file cannot be read, or a worker was killed.
         """
         mine = [self.free.pop() for _ in range(min(self.depth, len(self.free)))]
         if not mine:
-            raise RuntimeError("more streams of images are open at a time than there is memory for")
+            raise RuntimeError("too many streams of images are open at a time")
         idle: deque[tuple[int, torch.cuda.Event | None]] = deque((place, None) for place in mine)
         waiting: deque[tuple[int, int, list[Future[None]]]] = deque()
         try:
@@ -105,8 +105,8 @@ class Workers:
                 idle.append((place, copied))
         except BrokenProcessPool:
             raise WorkerError(
-                "data workers: one was killed, perhaps for lack of memory; run with fewer than "
-                f"{self.count}, or with more memory (/dev/shm, which they share, included)"
+                "data workers: one was killed, perhaps for lack of memory; use fewer than "
+                f"{self.count} or provide more memory (including /dev/shm)"
             ) from None
         finally:
             wait([task for _, _, tasks in waiting for task in tasks if not task.cancel()])
@@ -121,51 +121,52 @@ class Workers:
         ]
 
     def close(self) -> None:
-        """End the processes."""
+        """Terminate the processes."""
         self.pool.shutdown(cancel_futures=True)
         if self.device.type == "cuda":
             _unlock(self.batches)
 
 
 def _server() -> Any:
-    """Return a context whose processes are forked from a server that has imported what they need.
+    """Return a context that forks processes from a server with the imports they need.
 
-    Not from this process, with its threads and its GPU.
+    Not from this process, which has threads and a GPU.
     """
     context: Any = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
-    try:  # processes start with what is blocked, and keep it
+    try:  # processes inherit the blocked signals
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which that has undone
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # undone by the line before
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
-# Terminals and schedulers send them to a whole group of processes; the one that trains heeds them,
-# and needs the others to come to a good end.
+# Terminals and schedulers signal whole process groups; the training process handles the signal and
+# needs its workers until it has finished.
 _NOT_FOR_WORKERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _batches: np.ndarray
+_view: View
 
 
-def _begin(batches: Tensor) -> None:
-    """Prepare a worker."""
-    global _batches
-    _batches = batches.numpy()
+def _begin(batches: Tensor, view: View) -> None:
+    """Initialise a worker."""
+    global _batches, _view
+    _batches, _view = batches.numpy(), view
     os.setsid()
     for number in _NOT_FOR_WORKERS:
-        signal.signal(number, signal.SIG_IGN)  # also those that have come by now
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the pool ends its processes
+        signal.signal(number, signal.SIG_IGN)  # pending ones included
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool terminates its processes with it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)
-    # Some of ImageNet's files carry broken EXIF data, which nobody reads.
+    # Some of ImageNet's files carry broken EXIF data.
     warnings.filterwarnings("ignore", module="PIL")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -173,13 +174,13 @@ def _end_with_parent() -> None:
 
 
 def _fill(place: int, first: int, requests: Sequence[Request]) -> None:
-    """Read images into a batch, from one of its positions on."""
+    """Decode images into a batch, starting at position ``first``."""
     for number, request in enumerate(requests, first):
-        _batches[place, number] = read(request.path, request.draw)
+        _batches[place, number] = read(request.path, _view, request.draw)
 
 
 def _lock(memory: Tensor) -> None:
-    """Lock shared memory, so that a GPU copies from it by itself."""
+    """Page-lock shared memory, so that a GPU copies from it asynchronously."""
     cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     torch.cuda.check_error(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
 

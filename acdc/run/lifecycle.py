@@ -403,6 +403,6 @@ def _train(this: Run) -> dict[str, Any]:
         result |= {"products": {}, "diverged_at": error.epoch, "diverged": str(error)}
     finally:
         if hasattr(this, "trainer"):
-            this.trainer.feed.close()
+            this.trainer.loader.close()
     this.ranks.ask_first(lambda: this.conclude(result))
     return result

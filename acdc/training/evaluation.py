@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from acdc.data.feed import EVALUATED_AT_ONCE, Feed, Split
-from acdc.data.images import Relabelled
+from acdc.data.loader import EVALUATION_BATCH, Loader, Relabelled, Split
 from acdc.distributed import Ranks
 
 
@@ -27,7 +26,7 @@ class Score:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
+def evaluate(model: nn.Module, loader: Loader, split: Split, ranks: Ranks) -> Score:
     """Return the score of a model over a split, in evaluation mode and single precision.
 
     The ranks share the images; each is counted once, and the score is the same on all of them.
@@ -36,18 +35,18 @@ def evaluate(model: nn.Module, feed: Feed, split: Split, ranks: Ranks) -> Score:
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    for inputs, labels in feed.evaluation(split):
+    for inputs, labels in loader.evaluation(split):
         outputs = model(inputs)
         loss += nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
         correct += (outputs.argmax(dim=1) == labels).sum()
     ranks.sum([correct, loss])
-    images = feed.sizes[split]
+    images = loader.sizes[split]
     return Score(int(correct) / images, float(loss) / images)
 
 
 @torch.inference_mode()
 def evaluate_relabelled(
-    model: nn.Module, feed: Feed, relabelled: Relabelled, ranks: Ranks
+    model: nn.Module, loader: Loader, relabelled: Relabelled, ranks: Ranks
 ) -> dict[str, float]:
     """Return how far a model has memorized the random labels of training images.
 
@@ -63,9 +62,9 @@ def evaluate_relabelled(
     own = relabelled.true_labels.to(device)
     given_correct, true_correct = torch.zeros((2, 1), dtype=torch.int64, device=device)
     mine = ranks.slice(len(relabelled))
-    for start in range(mine.start, mine.stop, EVALUATED_AT_ONCE):
-        part = slice(start, min(start + EVALUATED_AT_ONCE, mine.stop))
-        inputs, given = feed.samples(relabelled.numbers[part])
+    for start in range(mine.start, mine.stop, EVALUATION_BATCH):
+        part = slice(start, min(start + EVALUATION_BATCH, mine.stop))
+        inputs, given = loader.samples(relabelled.numbers[part])
         predicted = model(inputs).argmax(dim=1)
         given_correct += (predicted == given).sum()
         true_correct += (predicted == own[part]).sum()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from acdc import seeds
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
-from acdc.data.feed import FeedPlan
+from acdc.data.loader import LoaderPlan
 from acdc.distributed import Ranks, share_statistics
 from acdc.errors import Diverged
 from acdc.methods.contract import Context
@@ -80,8 +80,8 @@ class Trainer:
         recipe = config.recipe
         ranks.check_batch(recipe.batch_size)
         spec = DATASETS[config.dataset]
-        self.feed = spec.load().feed(
-            FeedPlan(
+        self.loader = spec.load().loader(
+            LoaderPlan(
                 seed=config.seed,
                 batch_size=recipe.batch_size,
                 augmentation=recipe.augmentation,
@@ -90,10 +90,10 @@ class Trainer:
                 workers=engine.workers,
             )
         )
-        self.batches = self.feed.sizes["training"] // recipe.batch_size
+        self.batches = self.loader.sizes["training"] // recipe.batch_size
         self.images_per_epoch = self.batches * recipe.batch_size
         self.model = build_model(config.model, config.dataset, config.seed).to(self.device)
-        self.costs = flops.layer_costs(self.model, (spec.channels, spec.size, spec.size))
+        self.costs = flops.layer_costs(self.model, spec.input_shape)
         self.arithmetic = Arithmetic(config.precision, self.device)
         self.network = self._network(engine.compile)
         self.weights = prunable_weights(self.model)
@@ -145,7 +145,7 @@ class Trainer:
         self, batches: int, size: int, *position: int, training: bool = False
     ) -> Iterator[dict[str, Tensor]]:
         """Yield gradients of mini-batches at the current weights; see GradientSource."""
-        images = self.feed.sizes["training"]
+        images = self.loader.sizes["training"]
         generator = seeds.generator(self.config.seed, "gradient_samples", *position)
         order = torch.randperm(images, generator=generator)
         kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
@@ -163,7 +163,7 @@ class Trainer:
 
     def _gradient(self, chosen: Tensor, *position: int) -> tuple[Tensor, ...]:
         """Return the gradients of the mean loss over chosen images, each rank computing a share."""
-        inputs, labels = self.feed.samples(chosen[self.ranks.slice(len(chosen))])
+        inputs, labels = self.loader.samples(chosen[self.ranks.slice(len(chosen))])
         with self.seeded("gradient_samples", *position, self.ranks.rank):
             # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
             loss = nn.functional.cross_entropy(self.model(inputs), labels, reduction="sum")
@@ -207,7 +207,7 @@ class Trainer:
         # Each batch has a seed of its own, so that an epoch can be gone on with at any of them.
         with self.seeded("dropout", epoch):
             started = time.perf_counter()
-            batches = self.feed.training(epoch, first)
+            batches = self.loader.training(epoch, first)
             for batch, (inputs, labels) in enumerate(batches, first):
                 step = Step(epoch, batch, self.batches)
                 try:
@@ -242,13 +242,13 @@ class Trainer:
 
     def score(self, split: Literal["validation", "test"]) -> Score:
         """Evaluate the weights as they are now."""
-        return evaluate(self.model, self.feed, split, self.ranks)
+        return evaluate(self.model, self.loader, split, self.ranks)
 
     def memorized(self) -> dict[str, float]:
         """Return the accuracies on training images with random labels, if the set has some."""
-        if self.feed.relabelled is None:
+        if self.loader.relabelled is None:
             return {}
-        return evaluate_relabelled(self.model, self.feed, self.feed.relabelled, self.ranks)
+        return evaluate_relabelled(self.model, self.loader, self.loader.relabelled, self.ranks)
 
     def inference_flops(self, nonzeros: Mapping[str, int]) -> float:
         """Return the FLOPs of one image at these numbers of non-zero weights."""

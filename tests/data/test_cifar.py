@@ -18,15 +18,16 @@ from torch import Tensor
 from acdc import seeds
 from acdc.config.run import parse_run
 from acdc.data import DATASETS, cifar
-from acdc.data.cifar import Name
 from acdc.data.command import examine
-from acdc.data.feed import FeedPlan, draw_shifts
+from acdc.data.loader import LoaderPlan
+from acdc.data.shifts import draw_shifts
 from acdc.errors import DataError
 from acdc.models.vision import torchvision_module
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
 from tests.support import Silent
 
+Name = str
 NAMES: tuple[Name, Name] = ("cifar10", "cifar100")
 TRAINING, TEST = 300, 20  # images of each file
 
@@ -95,7 +96,7 @@ def test_folder_and_files_are_torchvisions(name: Name) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sets_are_described_as_published(name: Name) -> None:
     spec = DATASETS[name]
-    assert (spec.channels, spec.size) == (3, 32)
+    assert (spec.channels, spec.image_size) == (3, 32)
     assert spec.classes == {"cifar10": 10, "cifar100": 100}[name]
     assert spec.training_images == 50_000 - 50_000 // 10
     assert spec.augmentations == ("none", "shift", "shift_flip")
@@ -244,8 +245,10 @@ def test_shift_flip_is_torchvisions_crop_of_the_padded_image_and_its_flip(make: 
     make("cifar10")
     images = DATASETS["cifar10"].load()
     count = images.sizes["training"]
-    plan = FeedPlan(seed=3, batch_size=count, augmentation="shift_flip", device=torch.device("cpu"))
-    inputs, _ = next(images.feed(plan).training(7))
+    plan = LoaderPlan(
+        seed=3, batch_size=count, augmentation="shift_flip", device=torch.device("cpu")
+    )
+    inputs, _ = next(images.loader(plan).training(7))
     functional: Any = torchvision_module("torchvision.transforms.functional")
     drawn = draw_shifts("shift_flip", 4, count, seeds.generator(3, "augmentation", 7))
 

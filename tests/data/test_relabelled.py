@@ -16,8 +16,8 @@ from scipy import stats
 
 from acdc.config.run import RunConfig, parse_run
 from acdc.data import DATASETS
-from acdc.data.feed import FeedPlan
-from acdc.data.images import ImageSet, relabel
+from acdc.data.loader import LoaderPlan
+from acdc.data.memory import ImageSet, relabel
 from acdc.distributed import Ranks, from_environment
 from acdc.training.evaluation import evaluate_relabelled
 from acdc.training.loop import Trainer
@@ -186,11 +186,11 @@ def odd() -> ImageSet:
 
 
 def measure(ranks: Ranks) -> dict[str, float]:
-    plan = FeedPlan(seed=1, batch_size=60, augmentation="shift", device=torch.device("cpu"))
+    plan = LoaderPlan(seed=1, batch_size=60, augmentation="shift", device=torch.device("cpu"))
     images = odd()
     assert images.relabelled is not None
     model = network_of(on(SMALL[0]))
-    return evaluate_relabelled(model, images.feed(plan), images.relabelled, ranks)
+    return evaluate_relabelled(model, images.loader(plan), images.relabelled, ranks)
 
 
 def test_ranks_share_the_images_and_agree(tmp_path: Path) -> None:

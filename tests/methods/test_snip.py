@@ -107,4 +107,4 @@ def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
 def run_order(run: Trainer) -> Tensor:
     """Return the order in which a run draws images for gradients outside of training."""
     generator = seeds.generator(run.config.seed, "gradient_samples")
-    return torch.randperm(run.feed.sizes["training"], generator=generator)
+    return torch.randperm(run.loader.sizes["training"], generator=generator)

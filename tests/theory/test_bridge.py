@@ -63,7 +63,7 @@ def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
     epoch, trainer = next(bridge.train(settings().config(1)))
     chosen = torch.tensor([5, 3, 8, 1, 0, 2, 9])
     point = bridge.Point(trainer, chosen, epoch)
-    inputs, labels = trainer.feed.samples(chosen)
+    inputs, labels = trainer.loader.samples(chosen)
     trainer.model.train()
     outputs = trainer.model(inputs)
     loss = -outputs.log_softmax(1)[torch.arange(7), labels].mean()

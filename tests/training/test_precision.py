@@ -166,7 +166,7 @@ def test_a_compiled_network_computes_the_same_within_rounding() -> None:
     for trainer in (eager, compiled):
         trainer.begin()
         trainer.begin_epoch(0)
-        inputs, labels = next(iter(trainer.feed.training(0)))
+        inputs, labels = next(iter(trainer.loader.training(0)))
         steps = [trainer._step(Step(0, i, 5), inputs, labels, draw=1) for i in range(3)]
         losses.append([loss.item() for _, loss in steps])
     # Rounding moves activations across the kink of a ReLU, so that later steps differ by more.

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from acdc.data.feed import MemoryFeed
+from acdc.data.memory import MemoryLoader
 from acdc.distributed import Ranks, from_environment, share_statistics
 from acdc.errors import ConfigError
 from acdc.run.lifecycle import Options, run
@@ -92,8 +92,8 @@ def train_shared(rank: int, count: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
     torch.set_default_dtype(torch.float64)
-    single = MemoryFeed.normal
-    MemoryFeed.normal = lambda feed, pixels: single(feed, pixels).double()  # type: ignore[method-assign]
+    single = MemoryLoader.normalise
+    MemoryLoader.normalise = lambda loader, pixels: single(loader, pixels).double()  # type: ignore[method-assign]
     ranks = from_environment()
     reporter = Silent()
     with ranks.joined(torch.device("cpu")):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from acdc import seeds
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
-from acdc.data.feed import Batch, MemoryFeed
+from acdc.data.loader import Batch
+from acdc.data.memory import MemoryLoader
 from acdc.errors import RunDirectoryError
 from acdc.methods.contract import method_names
 from acdc.models import build_model
@@ -94,14 +95,14 @@ def test_all_methods_see_the_same_batches_at_a_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
-    fed = MemoryFeed.training
+    fed = MemoryLoader.training
 
-    def watched(feed: MemoryFeed, epoch: int, first: int = 0) -> Iterator[Batch]:
-        for inputs, labels in fed(feed, epoch, first):
+    def watched(loader: MemoryLoader, epoch: int, first: int = 0) -> Iterator[Batch]:
+        for inputs, labels in fed(loader, epoch, first):
             seen.append(inputs.numpy().tobytes() + labels.numpy().tobytes())
             yield inputs, labels
 
-    monkeypatch.setattr(MemoryFeed, "training", watched)
+    monkeypatch.setattr(MemoryLoader, "training", watched)
     batches: dict[str, list[bytes]] = {}
     for method in ("dense", "acdc", "gmp", "rigl", "top_kast"):
         seen.clear()

@@ -144,7 +144,7 @@ def train(config: RunConfig) -> Iterator[tuple[int, Trainer]]:
             totals.check(epoch)
             yield epoch + 1, trainer
     finally:
-        trainer.feed.close()
+        trainer.loader.close()
 
 
 class Point:
@@ -165,7 +165,7 @@ class Point:
         # The double backward pass of convolutions is many times slower in channels-last.
         model = copy.deepcopy(trainer.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         weights = list(prunable_weights(model.train()).values())
-        inputs, labels = trainer.feed.samples(chosen)
+        inputs, labels = trainer.loader.samples(chosen)
         with trainer.seeded("gradient_samples", epoch):
             loss = nn.functional.cross_entropy(model(inputs.contiguous()), labels)
         self.loss = float(loss.detach())

@@ -1,0 +1,105 @@
+"""Loaders: what gives a rank its share of each batch, on its device and normalised.
+
+Order and augmentation of an epoch are functions of seed, epoch and position in the epoch, never of
+history: an epoch can be entered at any batch, and any number of ranks sees the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from acdc import seeds
+from acdc.data.augmentation import Augmentation
+from acdc.distributed import Ranks
+
+Split = Literal["training", "validation", "test"]
+Batch = tuple[Tensor, Tensor]
+"""Inputs (N, C, H, W) in single precision, channels last in memory, and labels (N,) as int64."""
+
+SPLIT_SEED = 2021
+"""Of the draw of validation images, the same for all runs: seeds must choose on the same images."""
+EVALUATION_BATCH = 500
+"""Images per batch in evaluation, small enough for a processor's cache."""
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """What a loader needs to know of the run."""
+
+    seed: int
+    batch_size: int
+    """Images per step over all ranks."""
+    augmentation: Augmentation
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+    workers: int = 2
+    """Processes that decode images, for data sets in files."""
+
+    def order(self, images: int, epoch: int) -> Tensor:
+        """Return the order in which an epoch sees the training images, (images,) as int64."""
+        return torch.randperm(images, generator=seeds.generator(self.seed, "data_order", epoch))
+
+    def shares(self, images: int, first: int) -> Iterator[slice]:
+        """Yield this rank's positions of each batch of an epoch, starting at batch ``first``."""
+        share = self.ranks.slice(self.batch_size)
+        for batch in range(first, images // self.batch_size):
+            start = batch * self.batch_size
+            yield slice(start + share.start, start + share.stop)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Training images whose labels were drawn at random."""
+
+    numbers: Tensor
+    """Indices into the training images, ascending, (N,) as int64."""
+    true_labels: Tensor
+    """Their original labels, (N,) as int64."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class Loader(Protocol):
+    """Gives the batches of a data set to one rank."""
+
+    sizes: Mapping[Split, int]
+    """Images of each split, over all ranks."""
+    relabelled: Relabelled | None
+    """The training images with random labels, over all ranks; None: no label is random."""
+
+    def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of each batch of an epoch, augmented, from batch ``first``.
+
+        The last images of an epoch, too few for a batch, are left out.
+        """
+
+    def evaluation(self, split: Split) -> Iterator[Batch]:
+        """Yield this rank's share of a split, not augmented; all ranks yield each image once."""
+
+    def samples(self, chosen: Tensor) -> Batch:
+        """Return training images by index (a CPU tensor), not augmented."""
+
+    def close(self) -> None:
+        """Release processes and memory."""
+
+
+class Dataset(Protocol):
+    """A data set that has been located and verified."""
+
+    @property
+    def sizes(self) -> Mapping[Split, int]:
+        """Images of each split."""
+
+    def loader(self, plan: LoaderPlan) -> Loader:
+        """Return what gives a rank its batches."""
+
+
+def standardise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (x - mean) / std of bytes in single precision, in two passes and one allocation."""
+    return torch.sub(pixels, mean).div_(std)

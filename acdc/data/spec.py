@@ -1,0 +1,93 @@
+"""DatasetSpec: what is known of a data set before it is loaded."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from acdc.data.augmentation import Augmentation, suitable
+from acdc.data.paths import Location
+
+if TYPE_CHECKING:
+    from acdc.data.loader import Dataset
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """How images in files are read and normalised: one folder per class, see ``data/folder.py``."""
+
+    resize: int
+    """Length of the shorter side in pixels before evaluation takes the centre."""
+    mean: tuple[float, float, float]
+    """Of the training images by channel, of values in [0, 1]."""
+    std: tuple[float, float, float]
+    """Standard deviation, likewise."""
+    test_images: int | None = None
+    """Expected number of files in ``val``; None: any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What is known of a data set before it is loaded."""
+
+    title: str
+    channels: int
+    image_size: int
+    """Height and width in pixels."""
+    classes: int
+    training_images: int
+    """Without those held out for validation."""
+    module: str
+    """The module that reads the data set, by two functions of its spec: ``locate``, which returns
+    a ``Location`` without opening a file, and ``load``, which returns a ``Dataset``."""
+    source: str = ""
+    """Which files the module reads, where it reads several data sets."""
+    upright: bool = False
+    """A mirrored image is no longer of its class."""
+    folders: ClassFolders | None = None
+    """How images in files are read; None: all images are held in memory."""
+    relabelled: int = 0
+    """Number of training images whose labels are drawn at random (Section 4 of the paper)."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The augmentations that the images allow."""
+        return suitable(in_files=self.folders is not None, upright=self.upright)
+
+    @property
+    def verified(self) -> str:
+        """What loading verifies."""
+        return "checksums match" if self.folders is None else "files counted"
+
+    def locate(self) -> Location:
+        """Look for the files by name, without opening them."""
+        location: Location = self._module().locate(self)
+        return location
+
+    def missing(self) -> str | None:
+        """Return what is missing and how to get it, or None if all files are there."""
+        return self.locate().missing
+
+    def load(self) -> Dataset:
+        """Return the data set, verified.
+
+        Raises:
+            DataError: files are missing or damaged; says how to get them.
+        """
+        dataset: Dataset = self._module().load(self)
+        if self.relabelled:
+            from acdc.data.memory import ImageSet, relabel
+
+            assert isinstance(dataset, ImageSet)
+            dataset = relabel(dataset, self.relabelled, self.classes)
+        return dataset
+
+    def _module(self) -> Any:
+        # Imported on use: describing a data set must not import torch, torchvision or Pillow.
+        return importlib.import_module(self.module)
