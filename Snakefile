@@ -45,7 +45,7 @@ for _table in TABLE_IDS:
             _table
         input:
             f"{FOLDER}/tables/{_table}.tex",
-            results_of(STUDY.shown(_table)),
+            results_of(STUDY.experiment(_table).runs),
         localrule: True
 
 
@@ -56,7 +56,7 @@ for _figure in FIGURE_IDS:
             _figure
         input:
             f"{FOLDER}/figures/{_figure}.pdf",
-            results_of(STUDY.shown(_figure)),
+            results_of(STUDY.experiment(_figure).runs),
         localrule: True
 
 

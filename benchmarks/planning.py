@@ -17,9 +17,9 @@ import click
 import torch
 
 from benchmarks.common import circumstances, json_option, write_record
-from study.model import load
+from study.resolve import load
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def dry_run(scale: str, seeds: int, folder: Path) -> dict[str, float]:

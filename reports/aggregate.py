@@ -17,7 +17,7 @@ from acdc.run.failures import remembered
 from acdc.run.journal import read_journal
 from acdc.run.results import REMEDY, RESULT, read_result, read_spare
 from acdc.run.sources import source_digest
-from study.plan import Plan, ReportError
+from study.model import ReportError, Study
 
 RUN_COLUMNS: dict[str, str] = {
     "run": "str",
@@ -107,7 +107,7 @@ class Tables:
     """What the tables lack beside results, a sentence each."""
 
 
-def aggregate(study: Path, plan: Plan) -> Tables:
+def aggregate(study: Path, plan: Study) -> Tables:
     """Read the results and journals of the runs that the plan names, and of no others.
 
     Raises:
@@ -136,16 +136,14 @@ def read_runs(study: Path, runs: Iterable[str]) -> Tables:
     return _tables(records for records in found.values() if records is not None)
 
 
-def read_so_far(study: Path, plan: Plan) -> Tables:
+def read_so_far(study: Path, plan: Study) -> Tables:
     """Read the results and journals of the plan's runs as far as there are any.
 
     A result that is gone for the moment, for Snakemake makes it again, is read from its copy; of a
     failed run, its last error is. A run without any of these, or with a
     result that cannot be used, has one row of status ``missing``.
     """
-    return _tables(
-        _read_if_there(study, run, description) for run, description in plan.runs.items()
-    )
+    return _tables(_read_if_there(study, name, run.config) for name, run in plan.runs.items())
 
 
 def so_far(names: Iterable[str], runs: pd.DataFrame) -> str:

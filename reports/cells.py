@@ -11,8 +11,8 @@ from reports.aggregate import FAILURES, MISSING, so_far
 from reports.statistics import Summary, summarise
 from reports.text import LEFT_OUT, NO_ROW, NOT_YET, left_out, percent
 from study.columns import COLUMNS, Source
+from study.model import Experiment, ReportError, Row, Scale
 from study.paper import PaperValue, paper_metrics, paper_setting, paper_values
-from study.plan import Experiment, ReportError, Row, Scale
 
 PERCENT = 100.0
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from reports import latex, maths
 from reports.statements import ID, measured, number, predicted, remarks
 from reports.theory import Found
-from study.plan import Experiment
+from study.model import Experiment
 from theory.layout import WITHOUT_FIGURE
 from theory.statistics import LEVEL, Statement, Verdict
 

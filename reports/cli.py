@@ -32,9 +32,9 @@ def cli() -> None:
 def aggregate_command(study: Path) -> None:
     """Gather every run's result and journal into tables/runs, epochs and events."""
     from reports.aggregate import aggregate, write_tables
-    from study.plan import read_plan
+    from study.model import read_study
 
-    tables = aggregate(study, read_plan(study))
+    tables = aggregate(study, read_study(study))
     _warn(study, tables.warnings)
     _say(write_tables(study, tables))
 
@@ -69,9 +69,9 @@ def statements_command(study: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
     from reports.aggregate import read_runs
     from reports.outputs import Source, write_statements
-    from study.plan import read_plan
+    from study.model import read_study
 
-    _say(write_statements(Source(study, read_plan(study), read_runs(study, ()))))
+    _say(write_statements(Source(study, read_study(study), read_runs(study, ()))))
 
 
 @cli.command("report")
@@ -80,9 +80,9 @@ def report_command(study: Path) -> None:
     """Write the whole study as one self-contained page, its methods and theory also as LaTeX."""
     from reports.aggregate import read_tables
     from reports.outputs import Source, write_report
-    from study.plan import read_plan
+    from study.model import read_study
 
-    _say(write_report(Source(study, read_plan(study), read_tables(study))))
+    _say(write_report(Source(study, read_study(study), read_tables(study))))
 
 
 @cli.command("so-far")

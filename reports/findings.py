@@ -9,7 +9,7 @@ import pandas as pd
 from reports.cells import Cells, Table, by_seed
 from reports.statistics import Summary, paired_difference
 from reports.text import mean_and_std, percent
-from study.plan import Row
+from study.model import Row
 
 
 @dataclass(frozen=True)

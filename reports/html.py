@@ -21,7 +21,7 @@ from reports.outputs import Source, TableKind, build_table, draw_figure, kind_of
 from reports.statistics import Summary
 from reports.theory import Found, find
 from study.columns import COLUMNS
-from study.plan import Experiment, ReportError
+from study.model import Experiment, ReportError
 
 if TYPE_CHECKING:
     from acdc.run.sources import Standing
@@ -186,7 +186,7 @@ def standings_of(source: Source) -> dict[str, Standing]:
 
     def of(name: str) -> Standing:
         try:
-            return standing(source.study / "runs" / name, source.plan.runs[name])
+            return standing(source.study / "runs" / name, source.plan.runs[name].config)
         except ValueError:
             return Standing(unknown="a provenance.json, its own or of its parents, is damaged")
 

@@ -9,7 +9,7 @@ from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 
 from reports import latex
-from study.plan import ReportError
+from study.model import ReportError
 
 _MATHS = re.compile(r"\$([^$]+)\$")
 

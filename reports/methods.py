@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reports.latex import escape, render
-from study.plan import Plan
+from study.model import Study
 
 if TYPE_CHECKING:
     from acdc.methods.contract import Deviation
@@ -26,13 +26,13 @@ class Method:
     deviations: tuple[Deviation, ...]
 
 
-def methods(plan: Plan) -> list[Method]:
+def methods(plan: Study) -> list[Method]:
     """Return the methods that the plan's runs are trained with, in its order."""
     # Imports torch, which takes seconds; nothing else of the reports needs it.
     from acdc.methods.contract import get_method
     from acdc.methods.describe import settings
 
-    names = dict.fromkeys(str(run["method"]) for run in plan.runs.values())
+    names = dict.fromkeys(str(run.config["method"]) for run in plan.runs.values())
     return [
         Method(m.name, m.label, m.source, m.flops_formula, settings(m), m.deviations)
         for m in map(get_method, names)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from acdc.files import finite, write_atomically, write_text
 from reports.aggregate import Tables, read_runs
-from study.plan import Experiment, NothingToDrawError, Plan, ReportError, read_plan
+from reports.errors import NothingToDrawError
+from study.model import Experiment, ReportError, Study, read_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ class Source:
     """All that a table or figure may be made from."""
 
     study: Path
-    plan: Plan
+    plan: Study
     tables: Tables
     out: Path | None = None
     """Where what is made of it goes; None is the study's folder."""
@@ -42,7 +43,7 @@ def source_of(study: Path, name: str) -> tuple[Source, Experiment]:
     Raises:
         ReportError: the plan has no such experiment, or one of its runs has no result.
     """
-    plan = read_plan(study)
+    plan = read_study(study)
     experiment = plan.experiment(name)
     return Source(study, plan, read_runs(study, experiment.runs)), experiment
 

@@ -16,7 +16,7 @@ from reports.outputs import (
     write_statements,
     write_table,
 )
-from study.plan import PLAN, ReportError, read_plan
+from study.model import STUDY, ReportError, read_study
 from theory.layout import WITHOUT_FIGURE
 
 FOLDER = "so_far"
@@ -48,7 +48,7 @@ def write_so_far(study: Path, within_suite: bool = False) -> SoFar:
     Raises:
         ReportError: there is no plan, or it is damaged.
     """
-    plan = read_plan(study)
+    plan = read_study(study)
     tables = read_so_far(study, plan)
     source = Source(study, plan, tables, out=None if within_suite else study / FOLDER)
     paths = write_tables(source.place, tables)
@@ -61,7 +61,7 @@ def write_so_far(study: Path, within_suite: bool = False) -> SoFar:
         paths += write_statements(source, strict=False)
     paths += write_report(source)
     if within_suite:
-        before = (study / PLAN).stat().st_mtime_ns - 10**9
+        before = (study / STUDY).stat().st_mtime_ns - 10**9
         for path in paths:
             os.utime(path, ns=(before, before))
     missing = tables.runs[tables.runs["status"] == MISSING]

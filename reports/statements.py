@@ -13,7 +13,7 @@ from acdc.files import finite
 from reports import latex, maths
 from reports.text import NO_ROW
 from reports.theory import Found
-from study.plan import ReportError
+from study.model import ReportError
 from theory.statistics import LEVEL, Interval, Statement
 
 ID = "theory"

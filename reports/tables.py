@@ -12,8 +12,8 @@ from reports.cells import FLOPS, Cells, Table
 from reports.latex import escape, render
 from reports.statistics import Summary
 from study.columns import COLUMNS
+from study.model import Scale
 from study.paper import PaperValue
-from study.plan import Scale
 
 _CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
 """Mean width of a character of such tables in Computer Modern."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from reports.statistics import Summary
 from study.columns import Form
+from study.model import Experiment, Scale
 from study.paper import PaperValue
-from study.plan import Experiment, Scale
 
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"

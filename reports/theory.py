@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from study.plan import Experiment, Plan, ReportError
+from study.model import Experiment, ReportError, Study
 from theory.layout import SERIES, Role
 from theory.statistics import Interval, Statement
 
@@ -44,7 +44,7 @@ def theory_of(experiment: Experiment) -> str:
     return experiment.theory
 
 
-def find(study: Path, plan: Plan) -> list[Found]:
+def find(study: Path, plan: Study) -> list[Found]:
     """Return what each of the plan's experiments of the theory has found, or why it has not."""
     return [_found(study, each) for each in plan.experiments if each.kind == "theory"]
 

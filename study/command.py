@@ -1,4 +1,4 @@
-"""``acdc study``: write the resolved study of a scale, for the reports to read."""
+"""``acdc study``: write the resolved study of a scale as JSON."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ from pathlib import Path
 
 import click
 
-from acdc.files import write_json
-from study.model import load
+from study.model import STUDY, write_study
+from study.resolve import load
 
 
 @click.command()
 @click.argument("scale")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def study_command(scale: str, seeds: int | None, experiments: str | None, out: Path) -> None:
-    """Write the resolved study of SCALE as JSON."""
-    write_json(out, load(scale, seeds, experiments).plan())
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.  [default: results/SCALE/study.json]",
+)
+def study_command(scale: str, seeds: int | None, experiments: str | None, out: Path | None) -> None:
+    """Write the resolved study of SCALE as JSON: its experiments, rows and runs."""
+    study = load(scale, seeds, experiments)
+    path = out or Path("results", study.scale.name, STUDY)
+    write_study(study, path)
+    click.echo(path)

@@ -1,121 +1,272 @@
-"""A study: the experiments of the paper at one scale, resolved into runs, tables and figures."""
+"""A resolved study: the experiments of the paper at one scale, their rows and their runs.
+
+``study.resolve`` makes it of the YAML files, ``study.json`` of the study's folder keeps it, and
+workflow, reports and status read it from there. Importing this takes no torch.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from acdc.config.run import RunConfig
+from pydantic import TypeAdapter, ValidationError
+
 from acdc.data import DATASETS
-from acdc.errors import ConfigError
-from acdc.messages import accepted
-from study.resolve import Resolver
-from study.schema import Kind, Scale, read
-from theory.layout import EXPERIMENTS
+from acdc.errors import SuiteError
+from acdc.files import write_text
+from acdc.messages import config_error
 
-FOLDER = Path(__file__).resolve().parents[1] / "workflow"
+STUDY = "study.json"
+
+Kind = Literal["table", "figure", "theory"]
+# Keys of a configuration by which runs can be chosen.
+_CHOICES = ("method", "sparsity", "model", "dataset")
+
+
+class ReportError(SuiteError):
+    """A table, figure or report cannot be made from what the study's folder holds."""
+
+    exit_status = 6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of the study; ``paper`` is the paper's own scale."""
+
+    name: str
+    title: str
+    description: str
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether numbers of this scale are comparable with the paper's."""
+        return self.name == "paper"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model on a data set, and the epochs of the dense training that is 1 in FLOPs ratios."""
+
+    name: str
+    """The paper's task, which this one stands in for."""
+    model: str
+    dataset: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """The row of the paper's table that is shown beside a row of ours."""
+
+    table: str
+    method: str
+    variant: str
+    sparsity: float
+    """That of the paper's row, which may be only close to ours."""
+    cites: str = ""
+    """The publication from which the paper took the row; empty for the paper's own results."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table or one series of a plot: a method at a sparsity, one run per seed."""
+
+    label: str
+    method: str | None
+    """None for rows that the paper only cites and this suite does not train."""
+    sparsity: float
+    epochs: int
+    """Epochs of its runs, which may train longer than the task's dense network."""
+    product: str
+    runs: tuple[str, ...]
+    """Empty where nothing can be trained for it (yet)."""
+    fine_tuned: tuple[str, ...]
+    """The dense fine-tuning that continues each of the runs, where the table shows it."""
+    paper: PaperRow | None
+    task: Task | None
+    """None where the scale has no task for it."""
+
+    @property
+    def all_runs(self) -> tuple[str, ...]:
+        """The runs of the row and their fine-tuning."""
+        return (*self.runs, *self.fine_tuned)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of a figure."""
+
+    plot: str
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table, a figure, or an experiment of the theory."""
+
+    id: str
+    kind: str
+    title: str
+    caption: str
+    paper: str | None
+    """Number of the paper's table or figure."""
+    awaits: str | None
+    """The missing part without which not all of it can be made; None if nothing is missing."""
+    reference: str | None
+    """Label of the row with which the others are compared."""
+    columns: tuple[str, ...]
+    """Columns of a table, by their names in ``study.columns``."""
+    rows: tuple[Row, ...]
+    """Rows of a table."""
+    panels: tuple[Panel, ...]
+    """Plots of a figure."""
+    theory: str | None = None
+    """Name of the experiment in ``theory.experiments``."""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """All settings of an experiment of the theory."""
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows of the table or of all panels."""
+        return (*self.rows, *(row for panel in self.panels for row in panel.rows))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of its rows, each once."""
+        return tuple(dict.fromkeys(row.task for row in self.all_rows if row.task))
+
+    @functools.cached_property
+    def runs(self) -> tuple[str, ...]:
+        """The runs that it shows, each once."""
+        return tuple(dict.fromkeys(run for row in self.all_rows for run in row.all_runs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    config: Mapping[str, Any]
+    """The resolved configuration as plain data."""
+    parent: str | None = None
+    """The run that it starts from."""
+    gpus: int = 1
+    """GPUs that share its batches."""
+    images: int = 0
+    """Training images that it passes over, the measure of its cost; those of its parent excluded,
+    and 0 where only the parent's training decides."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Experiments resolved at a scale."""
+    """The experiments of a scale in display order, and their runs by name."""
 
     scale: Scale
-    file: Path
-    """The scale's."""
-    experiments: tuple[dict[str, Any], ...]
-    runs: dict[str, RunConfig]
-    """By run name; a run that several experiments share stands here once."""
-    arguments: tuple[str, ...]
-    """The options by which ``acdc plan`` finds it."""
+    experiments: tuple[Experiment, ...]
+    runs: Mapping[str, Run]
+    """A run that several experiments share is listed once."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of ``acdc study`` from which it was resolved."""
+
+    @functools.cached_property
+    def gpus(self) -> dict[str, int]:
+        """The number of GPUs of each run."""
+        return {name: run.gpus for name, run in self.runs.items()}
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Its options as arguments of a command line."""
+        return tuple(part for pair in self.options.items() for part in pair)
 
     @functools.cached_property
     def datasets(self) -> list[str]:
         """The data sets that the runs need."""
-        return sorted({run.dataset for run in self.runs.values()})
+        return sorted({run.config["dataset"] for run in self.runs.values()})
 
     def missing_data(self, needed: Collection[str] | None = None) -> list[str]:
-        """Return a sentence for each data set that is not there, naming file and key.
+        """Return a message for each missing data set, which names the scale's key.
 
         Args:
-            needed: those of interest, by default all.
+            needed: the data sets to look for, by default all.
         """
+        tasks = {task.dataset: task.name for e in self.experiments for task in e.tasks}
         found = []
         for name in self.datasets if needed is None else sorted(needed):
             missing = DATASETS[name].missing()
             if missing:
-                users = [
-                    key for key, task in self.scale.tasks.items() if task.chosen_dataset == name
-                ]
-                found.append(f"{self.file}: tasks.{users[0]}.dataset: {missing}")
+                key = f"scale {self.scale.name}: tasks.{tasks[name]}.dataset"
+                found.append(f"{key}={name}: {missing}")
         return found
 
     def ids(self, *kinds: Kind) -> list[str]:
-        """Return the experiments of some kinds."""
-        return [e["id"] for e in self.experiments if e["kind"] in kinds]
+        """Return the ids of the experiments of some kinds."""
+        return [experiment.id for experiment in self.experiments if experiment.kind in kinds]
+
+    def experiment(self, name: str) -> Experiment:
+        """Return the experiment of an id.
+
+        Raises:
+            ReportError: no such experiment; lists the known ones.
+        """
+        for experiment in self.experiments:
+            if experiment.id == name:
+                return experiment
+        known = ", ".join(experiment.id for experiment in self.experiments)
+        raise ReportError(f"experiment={name}: not in the study. Allowed: {known}")
 
     @functools.cached_property
-    def theory(self) -> dict[str, dict[str, Any]]:
-        """The settings of each of the theory's experiments, by its name there."""
-        found = [e for e in self.experiments if e["kind"] == "theory"]
-        return {experiment["theory"]: experiment["settings"] for experiment in found}
-
-    def parent(self, run: str) -> str | None:
-        """Return the run that another starts from."""
-        return self._parents[run]
+    def theory(self) -> dict[str, Mapping[str, Any]]:
+        """The settings of each experiment of the theory, by its name there."""
+        return {e.theory: e.settings for e in self.experiments if e.theory is not None}
 
     @functools.cached_property
-    def _parents(self) -> dict[str, str | None]:
-        starts = {name: run.starts_from for name, run in self.runs.items()}
-        return {name: start.config.run_name if start else None for name, start in starts.items()}
+    def _configurations(self) -> dict[str, str]:
+        """Each run's configuration without its seed, as text."""
+        return {
+            name: json.dumps({**run.config, "seed": None}, sort_keys=True)
+            for name, run in self.runs.items()
+        }
 
     @functools.cached_property
-    def gpus(self) -> dict[str, int]:
-        """How many GPUs each run takes, as its task says."""
-        tasks = {(task.model, task.chosen_dataset): task.gpu for task in self.scale.tasks.values()}
-        return {name: tasks[run.model, run.dataset] for name, run in self.runs.items()}
+    def _by_configuration(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, text in self._configurations.items():
+            found.setdefault(text, []).append(name)
+        return {
+            text: sorted(names, key=lambda name: self.runs[name].config["seed"])
+            for text, names in found.items()
+        }
 
     def seeds_of(self, run: str) -> list[str]:
-        """Return the runs that differ from a run in their seed alone, itself included."""
-        return self._cells[self._cell_of(run)]
+        """Return the runs that differ from a run in the seed only, itself included, by seed."""
+        return self._by_configuration[self._configurations[run]]
 
-    @functools.cached_property
-    def _cells(self) -> dict[str, list[str]]:
-        cells: dict[str, list[str]] = {}
-        for run in self.runs:
-            cells.setdefault(self._cell_of(run), []).append(run)
-        return cells
+    def jobs(self, size: int | None) -> dict[str, tuple[str, ...]]:
+        """Return the runs of each training job; a job is named after its first run.
 
-    def _cell_of(self, run: str) -> str:
-        return self.runs[run].with_seed(0).run_name
-
-    def packs(self, size: int) -> dict[str, tuple[str, ...]]:
-        """Return runs that can share a GPU, under the name of the first of each pack.
-
-        They differ in their seeds alone.
+        The runs of a job differ in the seed only. A run on several GPUs has a job of its own.
 
         Args:
-            size: most runs of a pack; a run that is left over is in none.
+            size: most runs of a job; None: all seeds of a configuration.
         """
-        packs = [
-            tuple(runs[start : start + size])
-            for runs in self._cells.values()
-            if self.gpus[runs[0]] == 1
-            for start in range(0, len(runs), size)
-        ]
-        return {pack[0]: pack for pack in packs if len(pack) > 1}
+        jobs = {}
+        for names in self._by_configuration.values():
+            step = size or len(names) if self.runs[names[0]].gpus == 1 else 1
+            for start in range(0, len(names), step):
+                jobs[names[start]] = tuple(names[start : start + step])
+        return jobs
 
-    def with_parents(self, runs: Sequence[str]) -> tuple[str, ...]:
+    def with_parents(self, runs: Iterable[str]) -> tuple[str, ...]:
         """Return runs, each after those that it starts from, and each once."""
         found: dict[str, None] = {}
 
         def add(run: str) -> None:
-            parent = self.parent(run)
+            parent = self.runs[run].parent
             if parent is not None:
                 add(parent)
             found[run] = None
@@ -124,189 +275,79 @@ class Study:
             add(run)
         return tuple(found)
 
-    def shown(self, experiment: str) -> tuple[str, ...]:
-        """Return the runs whose results an experiment shows."""
-        return self._shown[experiment]
-
-    @functools.cached_property
-    def _shown(self) -> dict[str, tuple[str, ...]]:
-        return {
-            experiment["id"]: tuple(
-                dict.fromkeys(
-                    run for row in rows_of(experiment) for run in (*row["runs"], *row["fine_tuned"])
-                )
-            )
-            for experiment in self.experiments
-        }
-
-    def runs_of(self, experiment: str) -> tuple[str, ...]:
-        """Return the runs that an experiment needs, those that others start from included."""
-        return self.with_parents(self.shown(experiment))
-
     def select(self, **choice: Any) -> tuple[str, ...]:
-        """Return the runs that a person asks for, those that they start from included.
+        """Return the runs that match all criteria, with the runs that they start from.
 
         Args:
-            choice: experiment, row (a label), method, sparsity, model or dataset; runs fulfil all.
+            choice: experiment, row (a label), method, sparsity, model or dataset.
 
         Raises:
-            ConfigError: a key or a value is unknown; lists those that there are.
+            ConfigError: a key or a value is unknown, or no run matches; lists what is allowed.
         """
-        found = tuple(self.runs)
-        rows = [
-            (experiment["id"], row)
-            for experiment in self.experiments
-            for row in rows_of(experiment)
-        ]
+        rows = [(e.id, row) for e in self.experiments for row in e.all_rows]
         if "experiment" in choice:
             rows = [(name, row) for name, row in rows if name == str(choice["experiment"])]
-        labels = {row["label"] for _, row in rows}
-        known = {
-            "experiment": {experiment["id"] for experiment in self.experiments},
-            "row": labels,
-            **{
-                key: {getattr(self.runs[run], key) for run in found}
-                for key in ("method", "sparsity", "model", "dataset")
-            },
+        known: dict[str, Collection[Any]] = {
+            "experiment": {experiment.id for experiment in self.experiments},
+            "row": {row.label for _, row in rows},
+            **{key: {run.config[key] for run in self.runs.values()} for key in _CHOICES},
         }
         for key, value in choice.items():
-            values = known.get(key)
-            if values is None:
-                raise ConfigError(f"{key}: unknown; {accepted(key, known)}")
-            if not isinstance(value, str | float | int) or value not in values:
-                names = accepted(str(value), [str(v) for v in values])
-                raise ConfigError(f"{key}: {value!r} is not in the study; {names}")
-        if "row" in choice:
-            rows = [(name, row) for name, row in rows if row["label"] == choice["row"]]
+            if key not in known:
+                raise config_error(key, value, "unknown criterion", known)
+            if not isinstance(value, str | float | int) or value not in known[key]:
+                raise config_error(key, value, "not in the study", known[key])
+        found: Sequence[str] = tuple(self.runs)
         if {"experiment", "row"} & choice.keys():
-            found = tuple(
-                dict.fromkeys(run for _, row in rows for run in (*row["runs"], *row["fine_tuned"]))
-            )
-        for key in ("method", "sparsity", "model", "dataset"):
+            chosen = (row for _, row in rows if choice.get("row") in (None, row.label))
+            found = tuple(dict.fromkeys(run for row in chosen for run in row.all_runs))
+        for key in _CHOICES:
             if key in choice:
-                found = tuple(r for r in found if getattr(self.runs[r], key) == choice[key])
+                found = [run for run in found if self.runs[run].config[key] == choice[key]]
         if choice and not found:
-            asked = ", ".join(f"{key}={value}" for key, value in choice.items())
-            raise ConfigError(f"no run of the study fulfils all of {asked}; others are accepted")
+            text = ", ".join(f"{key}={value}" for key, value in choice.items())
+            raise config_error(text, None, "no run matches all", "the criteria of some run")
         return self.with_parents(found)
 
-    def plan(self) -> dict[str, Any]:
-        """Return all that the reports need to know, as plain data."""
-        return {
-            "scale": self.scale.model_dump(mode="json", include={"name", "title", "description"}),
-            "experiments": list(self.experiments),
-            "runs": {name: run.plain() for name, run in self.runs.items()},
-        }
+    def to_json(self) -> str:
+        """Return the study as JSON, which ``read_study`` reads."""
+        return _ADAPTER.dump_json(self, indent=1).decode() + "\n"
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash of the plan, by which the workflow knows that it has changed."""
-        # A run's name holds the fingerprint of its configuration.
-        content = {**self.plan(), "runs": list(self.runs)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def images(self) -> dict[str, int]:
-        """Training images that each run passes over, the measure of its cost."""
-        return {
-            name: _own_epochs(run) * DATASETS[run.dataset].training_images
-            for name, run in self.runs.items()
-        }
+        """A hash of everything in the study, by which the workflow notices a change."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-def rows_of(experiment: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a resolved experiment, of its table or of its panels."""
-    yield from experiment["rows"]
-    for panel in experiment["panels"]:
-        yield from panel["rows"]
+_ADAPTER = TypeAdapter(Study)
 
 
-def find_scale(name: str) -> Path:
-    """Return the file of a scale, by its name or its path.
+def write_study(study: Study, path: Path) -> None:
+    """Write a study where ``read_study`` finds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, study.to_json())
+
+
+def read_study(folder: Path) -> Study:
+    """Return the study of a folder.
 
     Raises:
-        ConfigError: no such scale; lists those that there are.
+        ReportError: study.json is missing or damaged, or needs a run that it does not describe.
     """
-    known = {path.stem: path for path in _listed(FOLDER / "scales")}
-    if name in known:
-        return known[name]
-    if name.endswith(".yaml") and Path(name).exists():
-        return Path(name)
-    raise ConfigError(
-        f"scale: {name!r} is unknown; {', '.join(known)}, or the path of a YAML file, are accepted"
-    )
-
-
-def _listed(folder: Path) -> list[Path]:
-    """Return the YAML files of a folder by name, as messages name them: from here if they can."""
-    here = Path.cwd()
-    near = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return sorted(near.glob("*.yaml"))
-
-
-def whole_number(value: Any, what: str) -> int:
-    """Return a number that counts something.
-
-    Raises:
-        ConfigError: it is not 1 or more; says so of ``what``.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{what}: got {value!r}; 1 or more is accepted")
-    return value
-
-
-def load(scale_name: str, seeds: int | None = None, experiments: str | Path | None = None) -> Study:
-    """Return the study of a scale, every run validated.
-
-    Args:
-        scale_name: a name, or the path of a file.
-        seeds: so many for each row, from 1 on, instead of the scale's; rows with seeds of their own
-            keep them.
-        experiments: the folder of the experiments, by default the suite's.
-
-    Raises:
-        ConfigError: names the file, the key, the value and what is accepted.
-    """
-    file = find_scale(scale_name)
-    scale: Scale = read(file, Scale)
-    if seeds is not None:
-        seeds = whole_number(seeds, "seeds")
-        scale = scale.model_copy(update={"seeds": tuple(range(1, seeds + 1))})
-    found = _listed(Path(experiments or FOLDER / "experiments"))
-    if not found:
-        raise ConfigError(
-            f"experiments: {experiments} holds no YAML file; a folder that does is accepted"
-        )
-    files = {path.stem: path for path in sorted(found, key=_display_order)}
-    chosen = scale.experiments if scale.experiments is not None else tuple(files)
-    for name in chosen:
-        if name not in files:
-            raise ConfigError(f"{file}: experiments: {name!r} is unknown; {accepted(name, files)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(
-            f"{file}: experiments: {list(chosen)} names one twice; each once is accepted"
-        )
-    resolver = Resolver(scale, file)
-    resolved = tuple(resolver.experiment(files[name]) for name in chosen)
-    resolver.check()
-    options = {"--scale": scale_name, "--seeds": seeds, "--experiments": experiments}
-    given = {key: str(value) for key, value in options.items() if value is not None}
-    arguments = tuple(part for pair in given.items() for part in pair)
-    return Study(scale, file, resolved, resolver.runs, arguments)
-
-
-def _display_order(path: Path) -> tuple[int, int, str]:
-    """Return the place of an experiment: tables, figures, what the paper has not, the theory."""
-    kinds = ("table", "figure")
-    kind = next((i for i, kind in enumerate(kinds) if path.stem.startswith(kind)), 2)
-    name = path.stem.removeprefix("theory_")
-    known = path.stem != name and name in EXPERIMENTS
-    return kind, EXPERIMENTS.index(name) if known else -1, path.stem
-
-
-def _own_epochs(run: RunConfig) -> int:
-    """Return the epochs that a run trains itself, none where its parent's best epoch decides."""
-    start = run.starts_from
-    if start is None:
-        return run.epochs
-    return run.epochs - start.epoch if start.epoch is not None else 0
+    path = folder / STUDY
+    try:
+        study = _ADAPTER.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ReportError(
+            f"{path}: {error.strerror}. Write it with acdc study SCALE --out {path} and the "
+            "--seeds and --experiments of the study, if any"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ReportError(f"{path}: {key or 'content'}: {first['msg']}") from None
+    for experiment in study.experiments:
+        for run in experiment.runs:
+            if run not in study.runs:
+                raise ReportError(f"{path}: runs lacks {run}, which {experiment.id} needs")
+    return study

@@ -1,271 +1,369 @@
-"""From experiments and a scale to rows and the runs that they show."""
+"""From experiments and a scale, as written, to the resolved study."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import study.plan
 from acdc.config.run import RunConfig, parse_run
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.messages import accepted
+from acdc.messages import allowed_values, config_error
 from acdc.methods.contract import Product
 from study.columns import COLUMNS
+from study.model import Experiment, Panel, PaperRow, ReportError, Row, Run, Scale, Study, Task
 from study.paper import paper_values
-from study.schema import FINE_TUNING, Experiment, Panel, Row, Scale, read
+from study.schema import (
+    FINE_TUNING,
+    ExperimentSpec,
+    Override,
+    PanelSpec,
+    RowSpec,
+    ScaleSpec,
+    TaskSpec,
+    read,
+)
 from theory import experiment as theory
+from theory.layout import EXPERIMENTS
 
-# What no scale has anything for yet; an experiment that needs it says what it awaits.
+FOLDER = Path(__file__).resolve().parents[1] / "workflow"
+"""Where the suite's own scales and experiments are."""
+
+# Tasks that no scale has a substitute for yet; an experiment that needs one has the key awaits.
 AWAITED_TASKS = ("wikitext103-transformer_xl",)
+
+
+def load(scale_name: str, seeds: int | None = None, experiments: str | Path | None = None) -> Study:
+    """Return the study of a scale, every run validated.
+
+    Args:
+        scale_name: a name, or the path of a file.
+        seeds: number of seeds per row (1..N) instead of the scale's; rows with seeds of their own
+            keep them.
+        experiments: the folder of the experiments, by default the suite's.
+
+    Raises:
+        ConfigError: names the file, the key, the value and what is allowed.
+    """
+    file = find_scale(scale_name)
+    scale = read(file, ScaleSpec)
+    if seeds is not None:
+        numbers = tuple(range(1, whole_number(seeds, "seeds") + 1))
+        scale = scale.model_copy(update={"seeds": numbers})
+    found = _listed(Path(experiments or FOLDER / "experiments"))
+    if not found:
+        raise config_error("experiments", experiments, "no YAML files", "a folder with some")
+    files = {path.stem: path for path in sorted(found, key=_display_order)}
+    chosen = scale.experiments if scale.experiments is not None else tuple(files)
+    for name, times in Counter(chosen).items():
+        if name not in files or times > 1:
+            problem = "named twice" if times > 1 else "unknown experiment"
+            raise ConfigError(f"{file}: {config_error('experiments', name, problem, files)}")
+    resolver = Resolver(scale, file)
+    resolved = tuple(resolver.experiment(files[name]) for name in chosen)
+    resolver.check()
+    options = {"--scale": scale_name, "--seeds": seeds, "--experiments": experiments}
+    return Study(
+        Scale(scale.name, scale.title, scale.description),
+        resolved,
+        resolver.runs,
+        {key: str(value) for key, value in options.items() if value is not None},
+    )
+
+
+def find_scale(name: str) -> Path:
+    """Return the file of a scale, by its name or its path.
+
+    Raises:
+        ConfigError: no such scale; lists the known ones.
+    """
+    known = {path.stem: path for path in _listed(FOLDER / "scales")}
+    if name in known:
+        return known[name]
+    if name.endswith(".yaml") and Path(name).exists():
+        return Path(name)
+    allowed = f"{', '.join(known)}, or the path of a YAML file"
+    raise config_error("scale", name, "unknown scale", allowed)
+
+
+def whole_number(value: Any, key: str) -> int:
+    """Return a value that has to be a whole number from 1 on.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise config_error(key, value, "not a whole number from 1 on", "1 or more")
+    return value
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return the YAML files of a folder by name, relative to the working directory if possible."""
+    here = Path.cwd()
+    near = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return sorted(near.glob("*.yaml"))
+
+
+def _display_order(path: Path) -> tuple[int, int, str]:
+    """Return the sorting key of an experiment: tables, figures, the suite's own, the theory."""
+    kinds = ("table", "figure")
+    kind = next((i for i, kind in enumerate(kinds) if path.stem.startswith(kind)), 2)
+    name = path.stem.removeprefix("theory_")
+    known = path.stem != name and name in EXPERIMENTS
+    return kind, EXPERIMENTS.index(name) if known else -1, path.stem
 
 
 @dataclass
 class Resolver:
-    """Turns experiments into plain data at a scale, and gathers their runs."""
+    """Resolves experiments at a scale, and gathers their runs."""
 
-    scale: Scale
+    scale: ScaleSpec
     file: Path
-    runs: dict[str, RunConfig] = field(default_factory=dict)
+    """The scale's."""
+    runs: dict[str, Run] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
-    """The overrides that some row has matched, by their number."""
+    """Indices of the overrides that some row has matched."""
     empty: bool = True
     """Whether no experiment has shown anything so far."""
 
     def check(self) -> None:
-        """Refuse a scale that leaves nothing to show, or that changes what is not there.
+        """Refuse a scale that leaves nothing to show, or that overrides nothing.
 
         Raises:
             ConfigError: names the key.
         """
         if self.empty:
-            raise ConfigError(
-                f"{self.file}: experiments, sparsities: nothing is left to show; experiments with "
-                "rows at these sparsities are accepted"
-            )
+            key = f"{self.file}: experiments, sparsities"
+            allowed = "experiments with rows at these sparsities"
+            raise config_error(key, None, "nothing is left to show", allowed)
         if self.scale.experiments is None and self.scale.sparsities is None:
             for number, override in enumerate(self.scale.overrides):
                 if number not in self.used:
-                    raise ConfigError(
-                        f"{self.file}: overrides.{number}: no row is of method {override.method}, "
-                        f"task {override.task} and sparsity {override.sparsity}; those of "
-                        "some row are accepted"
+                    raise config_error(
+                        f"{self.file}: overrides.{number}",
+                        None,
+                        f"no row of method {override.method}, task {override.task} and sparsity "
+                        f"{override.sparsity}",
+                        "those of some row",
                     )
 
-    def experiment(self, path: Path) -> dict[str, Any]:
-        """Return one experiment as plain data, its runs added to those of the study.
+    def experiment(self, path: Path) -> Experiment:
+        """Return one resolved experiment, its runs added to those of the study.
 
         Raises:
-            ConfigError: names the file, the key, the value and what is accepted.
+            ConfigError: names the file, the key, the value and what is allowed.
         """
-        read_from: Experiment = read(path, Experiment)
-        if read_from.id != path.stem:
-            raise ConfigError(
-                f"{path}: id: {read_from.id!r} is not the name of the file; {path.stem} is accepted"
-            )
-        keys = {"id", "kind", "title", "caption", "paper", "awaits", "reference", "columns"}
-        plain = {**read_from.model_dump(mode="json", include=keys), "rows": [], "panels": []}
-        if read_from.theory is not None:
-            plain["theory"] = read_from.theory
-            plain["settings"] = self.settings(read_from.theory, read_from.settings, path)
+        spec = read(path, ExperimentSpec)
+        if spec.id != path.stem:
+            raise config_error(f"{path}: id", spec.id, "not the name of the file", path.stem)
+        settings: Mapping[str, Any] = {}
+        if spec.theory is not None:
+            settings = self._settings(spec.theory, spec.settings, path)
             self.empty = False
-        if read_from.kind == "table":
-            plain["rows"] = self.lines(read_from, None, path)
-        elif read_from.kind == "figure":
-            plain["panels"] = [
-                {
-                    "plot": panel.plot,
-                    "title": panel.title,
-                    "rows": self.lines(read_from, panel, path),
-                }
-                for panel in read_from.panels
-            ]
-        return plain
+        return Experiment(
+            id=spec.id,
+            kind=spec.kind,
+            title=spec.title,
+            caption=spec.caption,
+            paper=spec.paper,
+            awaits=spec.awaits,
+            reference=spec.reference,
+            columns=spec.columns,
+            rows=self._rows(spec, None, path) if spec.kind == "table" else (),
+            panels=tuple(
+                Panel(panel.plot, panel.title, self._rows(spec, panel, path))
+                for panel in spec.panels
+            ),
+            theory=spec.theory,
+            settings=settings,
+        )
 
-    def settings(self, name: str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """Return all settings of an experiment of the theory, the scale's before its own."""
+    def _settings(self, name: str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Return all settings of an experiment of the theory, overridden by the scale's."""
         try:
             theory.parse(name, own)
         except ConfigError as error:
             raise ConfigError(f"{path}: settings: {error}") from None
         try:
-            settings = theory.parse(name, _merged(own, self.scale.theory.get(name, {})))
+            settings = theory.parse(name, {**own, **self.scale.theory.get(name, {})})
         except ConfigError as error:
             raise ConfigError(f"{self.file}: theory.{name}: {error}") from None
         return settings.model_dump(mode="json")
 
-    def lines(
-        self, experiment: Experiment, panel: Panel | None, path: Path
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a table or a panel, one a sparsity, in ascending order of it."""
-        rows, sparsities, task = experiment.rows, experiment.sparsities, experiment.task
+    def _rows(self, spec: ExperimentSpec, panel: PanelSpec | None, path: Path) -> tuple[Row, ...]:
+        """Return the rows of a table or a panel, one per sparsity, in ascending order of it."""
+        rows, sparsities, task = spec.rows, spec.sparsities, spec.task
         if panel is not None:
             rows = rows if panel.rows is None else panel.rows
             sparsities = sparsities if panel.sparsities is None else panel.sparsities
             task = task if panel.task is None else panel.task
         if not rows or not (sparsities or all(row.sparsities for row in rows)):
-            raise ConfigError(
-                f"{path}: rows: without rows and sparsities there is nothing to show; one or more "
-                "of each are accepted"
-            )
+            raise config_error(f"{path}: rows, sparsities", None, "empty", "one or more of each")
         pairs = [(row, s) for row in rows for s in row.sparsities or sparsities]
         if self.scale.sparsities is not None:
             pairs = [(row, s) for row, s in pairs if s == 0 or s in self.scale.sparsities]
         pairs.sort(key=lambda pair: pair[1])
-        found = [
-            self.line(experiment, row, sparsity, row.task or task, path) for row, sparsity in pairs
-        ]
+        found = tuple(self._row(spec, row, s, row.task or task or "", path) for row, s in pairs)
         self._check_distinct(found, path)
         if panel is not None and panel.plot.startswith("relabelled"):
             self._check_relabelled(found, path)
-        if found:
-            self.empty = False
+        self.empty = self.empty and not found
         return found
 
-    def line(
-        self, experiment: Experiment, row: Row, sparsity: float, task_name: str | None, path: Path
-    ) -> dict[str, Any]:
+    def _row(
+        self, spec: ExperimentSpec, row: RowSpec, sparsity: float, task_name: str, path: Path
+    ) -> Row:
         """Return one row at one sparsity, its runs added to those of the study."""
-        plain: dict[str, Any] = {
-            "label": row.label,
-            "method": row.method,
-            "sparsity": sparsity,
-            "epochs": 0,
-            "product": row.product or "sparse",
-            "runs": [],
-            "fine_tuned": [],
-            "paper": self._paper(experiment, row, sparsity, path),
-            "task": None,
-        }
-        task = self.scale.tasks.get(task_name or "")
-        if task is None:
-            # What cannot be trained at any scale yet is announced, and nothing else may be missing.
-            if experiment.awaits is None or task_name not in AWAITED_TASKS:
-                raise ConfigError(
-                    f"{path}: task: scale {self.scale.name} has nothing for {task_name!r}; "
-                    f"{accepted(str(task_name), self.scale.tasks)}"
-                )
-            return plain
-        plain["task"] = {
-            "name": task_name,
-            "model": task.model,
-            "dataset": task.chosen_dataset,
-            "epochs": task.epochs,
-        }
-        if row.method is None:
-            return plain
-        numbers = [
+        paper = _paper_row(spec, row, sparsity, path)
+        task = self.scale.tasks.get(task_name)
+        # Rows that cannot be trained at any scale yet are announced; nothing else may be missing.
+        if task is None and (spec.awaits is None or task_name not in AWAITED_TASKS):
+            problem = f"not a task of scale {self.scale.name}"
+            raise config_error(f"{path}: task", task_name, problem, self.scale.tasks)
+        resolved = None
+        if task is not None:
+            resolved = Task(task_name, task.model, task.chosen_dataset, task.epochs)
+        found = [
             number
             for number, override in enumerate(self.scale.overrides)
-            if override.matches(row, str(task_name), sparsity)
+            if override.matches(row, task_name, sparsity)
         ]
-        self.used.update(numbers)
-        matching = [self.scale.overrides[number] for number in numbers]
-        if row.settings_from_scale and not matching:
-            return plain
+        untrained = row.method is None or (row.settings_from_scale and not found)
+        if task is None or untrained:
+            product = row.product or "sparse"
+            return Row(row.label, row.method, sparsity, 0, product, (), (), paper, resolved)
+        self.used.update(found)
         where = f"{path}: row {row.label!r} ({self.file}: tasks.{task_name})"
-        plain["epochs"] = _epochs(row.extend, task.epochs, where)
-        description = {
-            "model": task.model,
-            "dataset": task.chosen_dataset,
-            "precision": task.precision,
-            "method": row.method,
-            "settings": _merged(*(o.settings for o in matching), row.settings),
-            "recipe": _merged(task.recipe.model_dump(), *(o.recipe for o in matching), row.recipe),
-            "sparsity": sparsity,
-            "epochs": plain["epochs"],
-        }
-        seeds = row.seeds or self.scale.seeds or experiment.seeds
-        configs = self._configs(description, seeds, where)
-        plain["runs"] = [config.run_name for config in configs]
-        plain["product"] = _product(row, configs[0], where)
-        sources = {COLUMNS[name].source for name in experiment.columns}
-        if "fine_tuned" in sources and row.method in FINE_TUNING:
-            description |= {"method": FINE_TUNING[row.method]}
-            tuned = self._configs(description, seeds, where)
-            plain["fine_tuned"] = [config.run_name for config in tuned]
-        return plain
+        overrides = [self.scale.overrides[number] for number in found]
+        description = _description(spec, row, task, overrides)
+        description |= {"sparsity": sparsity, "epochs": _epochs(row.extend, task.epochs, where)}
+        seeds = row.seeds or self.scale.seeds or spec.seeds
+        configs = self._train(description, seeds, task.gpu, where)
+        fine_tuned: list[RunConfig] = []
+        shows_fine_tuned = any(COLUMNS[name].source == "fine_tuned" for name in spec.columns)
+        if shows_fine_tuned and row.method in FINE_TUNING:
+            description["method"] = FINE_TUNING[row.method]
+            fine_tuned = self._train(description, seeds, task.gpu, where)
+        return Row(
+            label=row.label,
+            method=row.method,
+            sparsity=sparsity,
+            epochs=description["epochs"],
+            product=_product(row, configs[0], where),
+            runs=tuple(config.run_name for config in configs),
+            fine_tuned=tuple(config.run_name for config in fine_tuned),
+            paper=paper,
+            task=resolved,
+        )
 
-    def _configs(
-        self, description: dict[str, Any], seeds: Sequence[int], where: str
+    def _train(
+        self, description: Mapping[str, Any], seeds: Sequence[int], gpus: int, where: str
     ) -> list[RunConfig]:
-        """Return the runs of a row, added to those of the study with what they start from."""
+        """Return the runs of a row, added to those of the study with the runs they start from."""
         try:
             first = parse_run({**description, "seed": seeds[0]})
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         configs = [first, *(first.with_seed(seed) for seed in seeds[1:])]
         for config in configs:
-            start = config.starts_from
-            if start:
-                self.runs[start.config.run_name] = start.config
-            self.runs[config.run_name] = config
+            self._add(config, gpus)
         return configs
 
-    def _paper(
-        self, experiment: Experiment, row: Row, sparsity: float, path: Path
-    ) -> dict[str, Any] | None:
-        if row.paper is None:
-            return None
-        table = row.paper.table or (experiment.paper if experiment.kind == "table" else None)
-        if table is None:
-            raise ConfigError(
-                f"{path}: rows.paper.table: row {row.label!r} names none, and the experiment is no "
-                "table of the paper; the number of one is accepted"
-            )
-        plain = {
-            **row.paper.model_dump(include={"method", "variant", "cites"}),
-            "table": table,
-            "sparsity": sparsity if row.paper.sparsity is None else row.paper.sparsity,
-        }
-        try:
-            paper_values(study.plan.PaperRow(**plain))
-        except study.plan.ReportError as error:
-            raise ConfigError(f"{path}: rows.{error} (row {row.label!r})") from None
-        return plain
+    def _add(self, config: RunConfig, gpus: int) -> None:
+        """Add a run to those of the study, after the run that it starts from."""
+        start = config.starts_from
+        if start is not None:
+            self._add(start.config, gpus)
+        before = 0 if start is None else config.epochs if start.epoch is None else start.epoch
+        self.runs[config.run_name] = Run(
+            config=config.plain(),
+            parent=None if start is None else start.config.run_name,
+            gpus=gpus,
+            images=(config.epochs - before) * DATASETS[config.dataset].training_images,
+        )
 
-    def _check_relabelled(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
-        """Refuse to plot what became of random labels where there are none."""
+    def _check_relabelled(self, rows: Sequence[Row], path: Path) -> None:
+        """Refuse plots of random labels on data sets without any."""
         for row in rows:
-            dataset = row["task"]["dataset"]
-            if not DATASETS[dataset].relabelled:
+            if row.task is not None and not DATASETS[row.task.dataset].relabelled:
                 relabelled = [name for name, spec in DATASETS.items() if spec.relabelled]
                 raise ConfigError(
-                    f"{path}: panels.plot: {self.file} has {dataset} for {row['task']['name']}, "
-                    f"of which no label is random; {', '.join(relabelled)} are accepted"
+                    f"{path}: panels.plot: no label is random in dataset={row.task.dataset} "
+                    f"({self.file}: tasks.{row.task.name}). "
+                    f"{allowed_values(row.task.dataset, relabelled)}"
                 )
 
-    def _check_distinct(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
-        """Refuse rows that cannot be told apart, or that show one model under two names."""
-        named: set[tuple[Any, ...]] = set()
-        shown: dict[tuple[Any, ...], str] = {}
+    def _check_distinct(self, rows: Sequence[Row], path: Path) -> None:
+        """Refuse rows with the same name, and two names for the same model."""
+        named: set[tuple[str, float]] = set()
+        shown: dict[tuple[str, str], str] = {}
         for row in rows:
-            name = (row["label"], row["sparsity"])
-            if name in named:
-                raise ConfigError(
-                    f"{path}: rows.label: {row['label']!r} stands for two rows at sparsity "
-                    f"{row['sparsity']:g}; another label is accepted"
-                )
-            named.add(name)
-            for run in row["runs"]:
-                other = shown.setdefault((run, row["product"]), row["label"])
-                if other != row["label"]:
-                    raise ConfigError(
-                        f"{path}: rows: {other!r} and {row['label']!r} are the same run at scale "
-                        f"{self.scale.name} ({self.runs[run].slug}); rows that differ in method, "
-                        "settings, recipe, epochs or product are accepted"
+            if (row.label, row.sparsity) in named:
+                problem = f"two rows at sparsity {row.sparsity:g}"
+                raise config_error(f"{path}: rows.label", row.label, problem, "another label")
+            named.add((row.label, row.sparsity))
+            for run in row.runs:
+                other = shown.setdefault((run, row.product), row.label)
+                if other != row.label:
+                    raise config_error(
+                        f"{path}: rows",
+                        None,
+                        f"{other!r} and {row.label!r} are the same run at scale {self.scale.name} "
+                        f"({run})",
+                        "rows that differ in method, settings, recipe, epochs or product",
                     )
 
 
-def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mappings as one, later keys winning."""
-    return {key: value for part in parts for key, value in part.items()}
+def _description(
+    spec: ExperimentSpec, row: RowSpec, task: TaskSpec, overrides: Sequence[Override]
+) -> dict[str, Any]:
+    """Return the configuration of a row's runs without sparsity, epochs and seed."""
+    recipe, settings = task.recipe.model_dump(), dict[str, Any]()
+    for override in overrides:
+        recipe |= override.recipe
+        settings |= override.settings
+    return {
+        "model": task.model,
+        "dataset": task.chosen_dataset,
+        "precision": task.precision,
+        "method": row.method,
+        "settings": {**settings, **row.settings},
+        "recipe": {**recipe, **spec.recipe, **row.recipe},
+    }
 
 
-def _product(row: Row, config: RunConfig, where: str) -> Product:
+def _paper_row(spec: ExperimentSpec, row: RowSpec, sparsity: float, path: Path) -> PaperRow | None:
+    """Return the paper's row for a row.
+
+    Raises:
+        ConfigError: the paper has no such row.
+    """
+    if row.paper is None:
+        return None
+    table = row.paper.table or (spec.paper if spec.kind == "table" else None)
+    if table is None:
+        problem = f"row {row.label!r} names none, and the experiment is no table of the paper"
+        allowed = "the number of a table of the paper"
+        raise config_error(f"{path}: rows.paper.table", None, problem, allowed)
+    found = PaperRow(
+        table=table,
+        method=row.paper.method,
+        variant=row.paper.variant,
+        sparsity=sparsity if row.paper.sparsity is None else row.paper.sparsity,
+        cites=row.paper.cites,
+    )
+    try:
+        paper_values(found)
+    except ReportError as error:
+        raise ConfigError(f"{path}: rows.{error} (row {row.label!r})") from None
+    return found
+
+
+def _product(row: RowSpec, config: RunConfig, where: str) -> Product:
     """Return which of a method's models a row shows.
 
     Raises:
@@ -273,10 +371,8 @@ def _product(row: Row, config: RunConfig, where: str) -> Product:
     """
     products = config.method_class.products
     if row.product is not None and row.product not in products:
-        raise ConfigError(
-            f"{where}: product: method {row.method} yields no {row.product} model; "
-            f"{', '.join(products)} are accepted"
-        )
+        problem = f"not a product of method {row.method}"
+        raise config_error(f"{where}: product", row.product, problem, products)
     return row.product or products[0]
 
 
@@ -291,8 +387,9 @@ def _epochs(extend: float, epochs: int, where: str) -> int:
     if math.isclose(product, round(product), rel_tol=1e-9):
         return round(product)
     near = [n for n in (math.floor(product), math.ceil(product)) if n]
-    names = " and ".join(f"{n / epochs:.12g} ({n} epoch{'s' * (n > 1)})" for n in near)
-    raise ConfigError(
-        f"{where}: extend: {extend:g} times the task's {epochs} epochs is {product:g}, and epochs "
-        f"are not rounded; {names} {'are' if len(near) > 1 else 'is'} accepted"
+    raise config_error(
+        f"{where}: extend",
+        f"{extend:g}",
+        f"{product:g} of the task's {epochs} epochs is no whole number",
+        " or ".join(f"{n / epochs:.12g} ({n} epoch{'s' * (n > 1)})" for n in near),
     )

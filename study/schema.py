@@ -1,11 +1,11 @@
-"""What experiments and scales say, as validated values."""
+"""Experiments and scales as their YAML files have them, validated."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
@@ -14,18 +14,17 @@ from acdc.config.recipe import Frozen, Precision, Recipe
 from acdc.config.yaml_io import parse_yaml
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.messages import accepted, explain
+from acdc.messages import config_error, explain
 from acdc.methods.contract import Product, method_names
 from study.columns import COLUMNS, Plot
+from study.model import Kind
 from theory.layout import EXPERIMENTS
-
-Kind = Literal["table", "figure", "theory"]
 
 
 def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"names {value} twice; each once is accepted")
+            raise ValueError(f"has {value} twice")
     return values
 
 
@@ -36,76 +35,75 @@ Seeds = Annotated[
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-# The method that goes on from a run's best dense weights, whose model some columns show.
+# The dense fine-tuning of a method's best dense weights, which some columns show.
 FINE_TUNING = {"acdc": "acdc_dense"}
-# Names of files and rules that an experiment cannot have.
+# Names of rules and files, which no experiment can have.
 RESERVED = (
-    *("all", "trained", "data", "train", "train_on_nodes", "pack", "unpack", "plan"),
+    *("all", "trained", "data", "train", "train_on_nodes", "study"),
     *("aggregate", "report", "track", "table", "figure", "theory", "theory_figure", "statements"),
     *("runs", "epochs", "events", "methods_appendix", "theory_chapter"),
 )
 
-# What experiments of a kind need, and what else they may have, of the keys that not all have.
+# The keys that experiments of a kind require, and those that are optional.
 _KEYS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "table": (("columns", "rows"), ()),
-    # The rows are those of the panels that name none.
-    "figure": (("panels",), ("rows",)),
+    "table": (("columns", "rows"), ("recipe",)),
+    # The experiment's rows are those of panels without rows of their own.
+    "figure": (("panels",), ("rows", "recipe")),
     "theory": (("theory",), ("settings",)),
 }
 
 
-def _known(value: str, what: str, names: Iterable[str]) -> str:
-    """Return a name that there is.
+def _known(value: str, key: str, names: Iterable[str]) -> str:
+    """Return a name if it is known.
 
     Raises:
-        ConfigError: there is not; lists those that there are.
+        ConfigError: it is unknown; lists the known ones.
     """
     known = list(names)
     if value not in known:
-        raise ConfigError(f"{what}: {value!r} is unknown; {accepted(value, known)}")
+        raise config_error(key, value, f"unknown {key}", known)
     return value
 
 
-class PaperRow(Frozen):
-    """Where the paper's own values for a row stand in its tables."""
+class PaperRowSpec(Frozen):
+    """The row of the paper's tables that has the paper's values for a row."""
 
     method: str
     variant: str = ""
     sparsity: Fraction | None = None
-    """Where it is not quite the row's own."""
+    """By default the row's own, from which the paper's may differ slightly."""
     table: str | None = None
-    """Where it is not the experiment's own."""
+    """By default the experiment's own."""
     cites: str = ""
-    """Whose publication the paper took the row from; empty for results of the paper's authors."""
+    """The publication that the paper took the row from; empty for the paper's own results."""
 
 
-class Row(Frozen):
+class RowSpec(Frozen):
     """One line of a table or one series of a plot, at each of the experiment's sparsities."""
 
     label: str
-    """What it is called in the table."""
+    """Name of the row in the table."""
     method: str | None = None
-    """Training method; none where the paper's values are printed alone."""
-
+    """Training method; None where the paper's values are printed alone."""
     settings: dict[str, Any] = {}
     """Settings of the method that differ from its defaults."""
     recipe: dict[str, Any] = {}
-    """What differs from the task's recipe."""
+    """Keys that differ from the experiment's recipe."""
     product: Product | None = None
     """Which of the method's models; by default its first."""
     extend: float = Field(default=1, gt=0)
-    """Times the task's epochs, a whole number of them; all schedules stretch with it (RigL 2x)."""
+    """Factor on the task's epochs, which has to give a whole number of them; all schedules stretch
+    with it (RigL 2x)."""
     task: str | None = None
-    """Instead of the experiment's."""
+    """By default the experiment's."""
     sparsities: tuple[Fraction, ...] | None = None
-    """Instead of the experiment's; [0] for dense training."""
+    """By default the experiment's; [0] for dense training."""
     seeds: Seeds | None = None
-    """Instead of the experiment's, where the paper has one run; no study changes these."""
+    """By default the experiment's; neither a scale nor --seeds overrides these."""
     settings_from_scale: bool = False
-    """Trained only where the scale has settings for it: not every method can be asked for a
-    sparsity."""
-    paper: PaperRow | None = None
-    """The paper's row, where it has one."""
+    """Train the row only where the scale has settings for it: not every method takes a sparsity."""
+    paper: PaperRowSpec | None = None
+    """The paper's row, if it has one."""
 
     @field_validator("method")
     @classmethod
@@ -113,21 +111,21 @@ class Row(Frozen):
         return value if value is None else _known(value, "method", method_names())
 
 
-class Panel(Frozen):
-    """One of the plots of a figure; what it leaves out is the experiment's."""
+class PanelSpec(Frozen):
+    """One plot of a figure; keys that it leaves out are the experiment's."""
 
     plot: Plot
     title: str = ""
     task: str | None = None
     sparsities: tuple[Fraction, ...] | None = None
-    rows: tuple[Row, ...] | None = None
+    rows: tuple[RowSpec, ...] | None = None
 
 
-class Experiment(Frozen):
-    """A table, a figure, or an experiment of the theory: what is done, and how it is shown."""
+class ExperimentSpec(Frozen):
+    """A table, a figure, or an experiment of the theory: its runs and how they are shown."""
 
     id: str = Field(pattern=r"^[a-z0-9_]+$")
-    """Name of its file and of the files that come of it."""
+    """Name of its file and of the files that are made of it."""
     kind: Kind
     """Table, figure, or a check of the theory, which needs no runs."""
     title: str
@@ -137,39 +135,40 @@ class Experiment(Frozen):
     paper: str | None = None
     """Number of the paper's table or figure."""
     awaits: str | None = None
-    """What has to exist before all of it can be made."""
+    """The missing part without which not all of it can be made."""
     reference: str | None = None
-    """Label of the row that a table's other rows are compared with, paired by seed."""
+    """Label of the row with which the other rows of a table are compared, paired by seed."""
     task: str | None = None
-    """Model and data set, by the paper's names; a scale says what stands in for them."""
+    """Model and data set by the paper's names; a scale has substitutes for them."""
     sparsities: tuple[Fraction, ...] = ()
     """Fractions of zero weights."""
     seeds: Seeds = (1, 2, 3)
     """Seeds of each row, unless the scale has others."""
+    recipe: dict[str, Any] = {}
+    """Keys of all rows that differ from the task's recipe and the scale's overrides of it."""
     columns: tuple[str, ...] = ()
-    """What a table shows beside sparsity and number of runs."""
-    rows: tuple[Row, ...] = ()
+    """Columns of a table, beside sparsity and number of runs."""
+    rows: tuple[RowSpec, ...] = ()
     """In the order in which they are shown at one sparsity."""
-    panels: tuple[Panel, ...] = ()
+    panels: tuple[PanelSpec, ...] = ()
     """The plots of a figure."""
     theory: str | None = None
-    """Which of the theory's experiments."""
+    """Name of an experiment of the theory."""
     settings: dict[str, Any] = {}
-    """Its settings that differ from its defaults; a scale may have others."""
+    """Its settings that differ from its defaults; a scale may override them."""
 
     @field_validator("id")
     @classmethod
     def _free(cls, value: str) -> str:
         if value in RESERVED:
-            raise ConfigError(f"id: {value!r} is the name of a rule or a file; others are accepted")
+            raise config_error("id", value, "the name of a rule or a file", "any other name")
         return value
 
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in COLUMNS:
-                raise ConfigError(f"columns: {name!r} is unknown; {accepted(name, COLUMNS)}")
+            _known(name, "columns", COLUMNS)
         return _once_each(value)
 
     @field_validator("theory")
@@ -178,45 +177,42 @@ class Experiment(Frozen):
         return value if value is None else _known(value, "theory", EXPERIMENTS)
 
     @model_validator(mode="after")
-    def _of_its_kind(self) -> Self:
-        needs, may_have = _KEYS[self.kind]
-        what = "theory experiment" if self.kind == "theory" else self.kind
-        for key in ("columns", "rows", "panels", "theory", "settings"):
-            if key in needs and not getattr(self, key):
-                raise ConfigError(f"{key}: a {what} has none; one or more are accepted")
-            if key not in (*needs, *may_have) and getattr(self, key):
-                raise ConfigError(f"{key}: a {what} has no {key}; none are accepted")
-        # The folder of its results is called by the one name, all else by the other.
+    def _has_the_keys_of_its_kind(self) -> Self:
+        required, optional = _KEYS[self.kind]
+        for key in ("columns", "rows", "panels", "recipe", "theory", "settings"):
+            given, kind = getattr(self, key), f"kind {self.kind}"
+            if key in required and not given:
+                raise config_error(key, None, f"required in {kind}", "one or more")
+            if key not in (*required, *optional) and given:
+                raise config_error(key, None, f"not a key of {kind}", (*required, *optional))
+        # The folder of its results has the one name, all other files have the other.
         if self.kind == "theory" and self.id != f"theory_{self.theory}":
-            raise ConfigError(
-                f"id: {self.id!r} is not that of theory {self.theory}; theory_{self.theory} is "
-                "accepted"
-            )
+            raise config_error("id", self.id, "not the name of its theory", f"theory_{self.theory}")
         for name in self.columns:
             if COLUMNS[name].awaits and self.awaits is None:
-                raise ConfigError(
-                    f"columns: {name} cannot be measured before {COLUMNS[name].awaits} exists; it "
-                    "is accepted where the experiment's awaits says so"
+                raise config_error(
+                    "columns",
+                    name,
+                    f"cannot be measured before {COLUMNS[name].awaits} exists",
+                    "in experiments with the key awaits",
                 )
         labels = [row.label for row in self.rows]
         if self.reference is not None and self.reference not in labels:
-            raise ConfigError(
-                f"reference: {self.reference!r} is no row; {accepted(self.reference, labels)}"
-            )
+            raise config_error("reference", self.reference, "no row has this label", labels)
         return self
 
 
-class Task(Frozen):
-    """What is trained at a scale in place of one of the paper's tasks."""
+class TaskSpec(Frozen):
+    """What a scale trains in place of one of the paper's tasks."""
 
     model: str
     dataset: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """The first of these that is there; the last where none is."""
+    """Of several names the first that is available; the last if none is."""
     epochs: int = Field(ge=1)
     recipe: Recipe = Recipe()
     precision: Precision = "fp32"
     gpu: int = Field(1, ge=1)
-    """How many GPUs share each run's batches; results change by rounding only."""
+    """GPUs that share each run's batches; results change by rounding only."""
 
     @field_validator("dataset")
     @classmethod
@@ -229,19 +225,19 @@ class Task(Frozen):
     def chosen_dataset(self) -> str:
         """The data set that is trained on."""
         options = (self.dataset,) if isinstance(self.dataset, str) else self.dataset
-        there = (name for name in options if DATASETS[name].missing() is None)
-        return next(there, options[-1])
+        available = (name for name in options if DATASETS[name].missing() is None)
+        return next(available, options[-1])
 
 
 class Override(Frozen):
-    """What a scale changes of the rows that match; where several do, the later ones win.
+    """Changes of a scale to the rows that match; later ones win.
 
-    Runs that a row starts from have the row's task and recipe, so that the recipe of a method that
-    starts from dense training changes that training too, and makes another run of it.
+    A run and the run that it starts from have the same task and recipe, so that the recipe of a
+    method that starts from dense training changes the recipe of that training, too.
     """
 
     method: str
-    """With its dense fine-tuning."""
+    """Matches its dense fine-tuning, too."""
     task: str | None = None
     sparsity: Fraction | None = None
     settings: dict[str, Any] = {}
@@ -252,8 +248,8 @@ class Override(Frozen):
     def _known_method(cls, value: str) -> str:
         return _known(value, "method", method_names())
 
-    def matches(self, row: Row, task: str, sparsity: float) -> bool:
-        """Return whether it concerns a row of an experiment."""
+    def matches(self, row: RowSpec, task: str, sparsity: float) -> bool:
+        """Return whether it applies to a row of an experiment."""
         return (
             row.method in (self.method, FINE_TUNING.get(self.method))
             and self.task in (None, task)
@@ -261,27 +257,27 @@ class Override(Frozen):
         )
 
 
-class Scale(Frozen):
-    """How large a study is: what stands in for each task, and what it leaves out."""
+class ScaleSpec(Frozen):
+    """The size of a study: its substitutes for the paper's tasks, and what it leaves out."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name of the results folder."""
     title: str
-    """One line that stands above every table."""
+    """One line above every table."""
     description: str
-    """What is smaller than in the paper."""
-    tasks: dict[str, Task]
+    """How it differs from the paper."""
+    tasks: dict[str, TaskSpec]
     """By the paper's task."""
     overrides: tuple[Override, ...] = ()
     """Settings of methods that depend on the scale."""
     sparsities: tuple[Fraction, ...] | None = None
     """Only these, and dense training; by default all."""
     seeds: Seeds | None = None
-    """Instead of the experiments' own."""
+    """By default the experiments' own."""
     experiments: tuple[str, ...] | None = None
-    """Which experiments are part of it; all by default."""
+    """The experiments that are part of it; by default all."""
     theory: dict[str, dict[str, Any]] = {}
-    """Settings of the theory's experiments, by their names; they win over the experiments' own."""
+    """Settings of the theory's experiments by their names; they override the experiments' own."""
 
     @field_validator("theory")
     @classmethod
@@ -292,32 +288,31 @@ class Scale(Frozen):
 
     @field_validator("tasks")
     @classmethod
-    def _gpus_fit(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+    def _gpus_fit(cls, tasks: dict[str, TaskSpec]) -> dict[str, TaskSpec]:
         found: dict[tuple[str, str], tuple[str, int]] = {}
         for name, task in tasks.items():
-            if task.recipe.batch_size % task.gpu:
-                raise ConfigError(
-                    f"tasks.{name}.gpu: {task.gpu} GPUs cannot share batches of "
-                    f"{task.recipe.batch_size} images equally; a divisor of that is accepted"
-                )
+            key, batch = f"tasks.{name}.gpu", task.recipe.batch_size
+            if batch % task.gpu:
+                problem = f"cannot share batches of {batch} images equally"
+                raise config_error(key, task.gpu, problem, f"divisors of {batch}")
             other, gpus = found.setdefault((task.model, task.chosen_dataset), (name, task.gpu))
             if gpus != task.gpu:
-                raise ConfigError(
-                    f"tasks.{name}.gpu: {task.gpu}, and {gpus} for {other}, which trains the same "
-                    "network on the same data; the same number is accepted"
-                )
+                problem = f"tasks.{other} trains the same network on the same data"
+                raise config_error(key, task.gpu, problem, str(gpus))
         return tasks
 
 
-def read(path: Path, schema: type[Frozen]) -> Any:
+Schema = TypeVar("Schema", bound=Frozen)
+
+
+def read(path: Path, schema: type[Schema]) -> Schema:
     """Return a validated YAML file.
 
     Raises:
-        ConfigError: names the file, the key, the value and what is accepted.
+        ConfigError: names the file, the key, the value and what is allowed.
     """
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-        return schema.model_validate(data)
+        return schema.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ COMMANDS = {
     **library.lazy,
     "conformance": "conformance.cli:conformance",
     "doctor": "workflow.doctor:doctor",
-    "plan": "workflow.plan:plan_command",
+    "plan": "workflow.cost:plan_command",
     "reference": "workflow.reference:reference",
     "reproduce": "workflow.reproduce:reproduce",
     "stale": "workflow.stale:stale",

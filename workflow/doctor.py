@@ -23,7 +23,8 @@ from typing import Any, Literal
 import click
 
 from acdc.errors import ConfigError, SuiteError
-from study.model import Study, load, whole_number
+from study.model import Study
+from study.resolve import load, whole_number
 from workflow.probe import MINUTES, VISIBLE_S, Facts, look_from, scratch
 from workflow.resources import THEORY_MB, THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
 
@@ -254,7 +255,7 @@ def jobs_of(
     pack = whole_number(config.get("pack", 1), "config: pack")
     per_node = whole_number(config.get("gpus_per_node", 8), "config: gpus_per_node")
     extra = str(config.get("slurm_extra") or "")
-    packs = study.packs(pack) if pack > 1 else {}
+    packs = {name: runs for name, runs in study.jobs(pack).items() if len(runs) > 1}
     packed = {run for runs in packs.values() for run in runs}
     examples = {gpus: run for run, gpus in study.gpus.items() if run not in packed}
     train: dict[str, int | str] = {"mem_mb": TRAIN_MB, "runtime": TRAIN_MINUTES}
@@ -398,17 +399,13 @@ def check_folder(results: Path) -> Check:
 
 def check_space(study: Study, results: Path, jobs: int) -> Check:
     """Return whether there is room for the runs that have no result, ``jobs`` at a time."""
-    from workflow.forecast import forecast
-    from workflow.plan import size
+    # Imports torch, which the other checks do without.
+    from workflow.cost import checkpoint_bytes, kept_bytes, size
 
     runs = (results / study.scale.name / "runs").absolute()
-    left = [
-        forecast(config).storage
-        for name, config in study.runs.items()
-        if not (runs / name / "result.json").exists()
-    ]
-    extra = sorted((each.training - each.kept for each in left), reverse=True)
-    needed = sum(each.kept for each in left) + sum(extra[:jobs])
+    left = [run for name, run in study.runs.items() if not (runs / name / "result.json").exists()]
+    extra = sorted(map(checkpoint_bytes, left), reverse=True)
+    needed = sum(map(kept_bytes, left)) + sum(extra[:jobs])
     free = shutil.disk_usage(next(path for path in runs.parents if path.exists())).free
     message = f"{size(free)} free, {len(left)} runs need {size(needed)}; quotas are not checked"
     if free < needed:

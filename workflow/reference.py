@@ -11,19 +11,16 @@ import click
 
 from acdc.errors import SuiteError
 from acdc.files import write_json
-from study.model import load
+from study.resolve import load
 
 KEPT = (
-    "plan.json",
     "tables/*.csv",
     "tables/*.tex",
     "figures/*.png",
-    "theory/*/*.csv",
+    "theory/*/series.csv",
     "theory/*/statements.json",
 )
 TOO_LARGE = {"epochs.csv", "events.csv"}
-# Bytes of trials.csv and series.csv of the theory.
-LARGEST = 200_000
 
 
 class NotReproducible(SuiteError):
@@ -49,18 +46,12 @@ def reference(scale: str, results: Path, out: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for pattern in KEPT:
         for path in sorted(source.glob(pattern)):
-            if not _too_large(path):
+            if path.name not in TOO_LARGE:
                 copy = target / path.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
     write_json(target / "provenance.json", about)
     click.echo(f"{target}: made by {about['git']['revision']} on {about['hardware']['processor']}")
-
-
-def _too_large(path: Path) -> bool:
-    if path.parent.parent.name == "theory":
-        return path.suffix == ".csv" and path.stat().st_size > LARGEST
-    return path.name in TOO_LARGE
 
 
 def _provenance(folder: Path, what: str) -> dict[str, Any]:

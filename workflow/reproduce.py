@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from acdc.errors import RunDirectoryError, SuiteError
 from acdc.files import write_json
 from acdc.run.failures import failures
-from study.model import Study, load
+from study.model import Study
+from study.resolve import load
 from workflow.state import RunState, States, clock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,9 +192,9 @@ class Progress:
     """
 
     def __init__(self, study: Study, folder: Path) -> None:
-        self.images = study.images
+        self.images = {name: run.images for name, run in study.runs.items()}
         self.total = sum(self.images.values()) or 1
-        epochs = {name: run.epochs for name, run in study.runs.items()}
+        epochs = {name: run.config["epochs"] for name, run in study.runs.items()}
         self.states = States(folder / "runs", epochs)
         self.failed_before = {name: self._failures(name) for name in study.runs}
 

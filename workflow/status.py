@@ -17,12 +17,8 @@ from typing import Any, get_args
 import click
 from tabulate import tabulate
 
-from acdc.data import DATASETS
-from acdc.errors import DataError
+from study.model import STUDY, Study, read_study
 from workflow.state import RunState, States, Status, clock
-
-# Methods whose runs prune or fine-tune what another has trained, so that they hardly take time.
-UNTRAINED = ("acdc_dense", "one_shot")
 
 COLOURS: dict[Status, dict[str, Any]] = {
     "running": {"fg": "cyan", "bold": True},
@@ -52,51 +48,45 @@ class Entry:
     sparsity: float
     seed: int
     cell: str
-    """Its configuration but for the seed: what a line of the matrix shares."""
+    """The first run of its configuration: what a line of the matrix shares."""
     epochs: int
     images: int
     """Training images that it passes over, the measure of its cost."""
 
 
-def entries(plan: Mapping[str, Any]) -> list[Entry]:
-    """Return the runs of a study's plan, in the order in which they are shown.
-
-    Args:
-        plan: as in plan.json.
-    """
+def entries(study: Study) -> list[Entry]:
+    """Return the runs of a study in the order in which they are shown."""
     labels: dict[str, str] = {}
     tasks: dict[tuple[str, str], str] = {}
     named: dict[str, str] = {}
-    for experiment in plan["experiments"]:
-        for row in (row for part in (experiment, *experiment["panels"]) for row in part["rows"]):
-            if row["task"] is None:
-                continue
-            task = row["task"]["name"]
-            tasks.setdefault((row["task"]["model"], row["task"]["dataset"]), task)
-            tuned = f"{row['label']}, fine-tuned"
-            for runs, label in ((row["runs"], row["label"]), (row["fine_tuned"], tuned)):
-                for run in runs:
-                    labels.setdefault(run, label)
-                    named.setdefault(run, task)
+    for row in (row for experiment in study.experiments for row in experiment.all_rows):
+        if row.task is None:
+            continue
+        tasks.setdefault((row.task.model, row.task.dataset), row.task.name)
+        tuned = f"{row.label}, fine-tuned"
+        for runs, label in ((row.runs, row.label), (row.fine_tuned, tuned)):
+            for run in runs:
+                labels.setdefault(run, label)
+                named.setdefault(run, row.task.name)
     found = []
-    for run, config in plan["runs"].items():
+    for name, about in study.runs.items():
+        config = about.config
         model, dataset, seed = config["model"], config["dataset"], config["seed"]
-        end = f"_s{100 * config['sparsity']:g}_seed{seed}-{run.rpartition('-')[2]}"
-        trained = 0 if config["method"] in UNTRAINED else config["epochs"]
+        end = f"_s{100 * config['sparsity']:g}_seed{seed}-{name.rpartition('-')[2]}"
         found.append(
             Entry(
-                run=run,
+                run=name,
                 # What others start from need not be shown itself.
-                label=labels.get(run, config["method"]),
-                method=run.removeprefix(f"{model}_{dataset}_").removesuffix(end),
-                task=named.get(run, tasks[model, dataset]),
+                label=labels.get(name, config["method"]),
+                method=name.removeprefix(f"{model}_{dataset}_").removesuffix(end),
+                task=named.get(name, tasks[model, dataset]),
                 model=model,
                 dataset=dataset,
                 sparsity=config["sparsity"],
                 seed=seed,
-                cell=json.dumps({**config, "seed": None}, sort_keys=True),
+                cell=study.seeds_of(name)[0],
                 epochs=config["epochs"],
-                images=trained * DATASETS[dataset].training_images,
+                images=about.images,
             )
         )
     order = {label: place for place, label in enumerate(dict.fromkeys(labels.values()))}
@@ -307,32 +297,25 @@ def plain(overview: Overview, only: Status | None = None) -> dict[str, Any]:
     }
 
 
-def find_plan(
-    scale: str, results: Path, seeds: int | None, experiments: str | None
-) -> dict[str, Any]:
-    """Return the plan of a study: the one that its workflow has written, else one made afresh.
+def find_study(scale: str, results: Path, seeds: int | None, experiments: str | None) -> Study:
+    """Return the study that the workflow has written, else resolve it.
 
     Args:
         scale: a name, or the path of a file.
         results: the folder of all results.
-        seeds: for each row; where given, the plan is made afresh.
+        seeds: for each row; where given, the study is resolved.
         experiments: their folder; likewise.
 
     Raises:
         ConfigError: there is no such scale.
-        DataError: plan.json is not JSON.
+        ReportError: study.json is damaged.
     """
-    path = results / scale / "plan.json"
-    if seeds is None and experiments is None and path.is_file():
-        try:
-            written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise DataError(f"{path} is not JSON; remove it, and it will be made again") from None
-        return written
+    if seeds is None and experiments is None and (results / scale / STUDY).is_file():
+        return read_study(results / scale)
     # Imports torch, which takes seconds.
-    from study.model import load
+    from study.resolve import load
 
-    return load(scale, seeds, experiments).plan()
+    return load(scale, seeds, experiments)
 
 
 @click.command()
@@ -363,15 +346,15 @@ def status(
     """Show how far each run of a study is, and why those that failed did.
 
     Reads the folders of the runs and asks nobody else. Without --seeds and --experiments, the study
-    is the one that plan.json in its folder describes, if the workflow has written it.
+    is the one that study.json in its folder describes, if the workflow has written it.
     """
-    plan = find_plan(scale, results, seeds, experiments)
-    folder = results / plan["scale"]["name"]
-    found = entries(plan)
+    study = find_study(scale, results, seeds, experiments)
+    folder = results / study.scale.name
+    found = entries(study)
     states = States(folder / "runs", {entry.run: entry.epochs for entry in found})
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            overview = Overview(plan["scale"]["title"], folder, found, states.read())
+            overview = Overview(study.scale.title, folder, found, states.read())
             if as_json:
                 text = json.dumps(plain(overview, only))
             else:

@@ -12,14 +12,15 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
 from reports.aggregate import Tables, so_far
+from reports.errors import NothingToDrawError
 from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
 from reports.figures.by_flops import accuracy_by_flops
 from reports.figures.by_phase import mask_change, phase_flops
 from reports.figures.curves import SPARSE_PHASE
 from reports.figures.series import Panel, gather, notes
 from reports.figures.style import Look, close, curve_looks, letter, point_looks, style
-from study import plan
-from study.plan import Experiment, NothingToDrawError, ReportError, Row, Scale
+from study import model
+from study.model import Experiment, ReportError, Row, Scale
 
 PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
     "schedule": schedule,
@@ -100,7 +101,7 @@ def blank(experiment: Experiment, scale: Scale, tables: Tables, reason: str) -> 
 
 def _panel(
     experiment: Experiment,
-    planned: plan.Panel,
+    planned: model.Panel,
     looks: Mapping[str, Mapping[Row, Look]],
     tables: Tables,
 ) -> Panel:

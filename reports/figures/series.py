@@ -10,10 +10,11 @@ import pandas as pd
 
 from reports.aggregate import Tables
 from reports.cells import Cells, no_result, row_cells
+from reports.errors import NothingToDrawError
 from reports.figures.style import Look
 from reports.statistics import Summary
 from reports.text import percent
-from study.plan import Experiment, NothingToDrawError, ReportError, Row
+from study.model import Experiment, ReportError, Row
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from study.plan import Row
+from study.model import Row
 
 INK = "#1b1b1c"
 """Text, axes and the dense baseline. The report replaces it by the text colour of the page."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.plan import PaperRow, ReportError
+from study.model import PaperRow, ReportError
 
 _FILE = Path(__file__).with_name("tables.csv")
 

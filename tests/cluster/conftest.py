@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from acdc.run.journal import read_journal
-from study.model import Study, load
+from study.model import Study
+from study.resolve import load
 from tests.cluster.slurm import Cluster, missing_programs, wait_until
 from workflow.slurm import job_name, read_queue
 
@@ -168,7 +169,7 @@ def train_alone(study: Study, run: str, runs: Path) -> None:
     """Train a run without SLURM and Snakemake."""
     command = [
         *(sys.executable, "-m", "acdc", "train", "--threads", "1", "--runs", str(runs)),
-        *("--json", study.runs[run].canonical_json()),
+        *("--json", json.dumps(study.runs[run].config)),
     ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 

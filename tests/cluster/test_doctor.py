@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from study.model import Study, load
+from study.model import Study
+from study.resolve import load
 from workflow import doctor
 from workflow.probe import look_from
 

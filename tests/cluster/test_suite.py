@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from study.model import Study, load
+from study.model import Study
+from study.resolve import load
 from tests.cluster.conftest import FOLDER, ROOT, Suite, same, train_alone
 from tests.cluster.slurm import Cluster, wait_until
 

@@ -16,7 +16,7 @@ from acdc.step import Step
 from reports.aggregate import aggregate, write_tables
 from reports.cli import cli
 from reports.outputs import Source
-from study.plan import read_plan
+from study.model import read_study
 from theory.experiment import parse, write
 
 EPOCHS = 4
@@ -248,16 +248,16 @@ def make_study(folder: Path) -> None:
     plan = {
         "scale": {"name": "tiny", "title": "Tiny scale <digits>", "description": "For tests."},
         "experiments": experiments,
-        "runs": {name: config.model_dump(mode="json") for name, config in runs.items()},
+        "runs": {name: {"config": config.plain()} for name, config in runs.items()},
     }
-    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    write_tables(folder, aggregate(folder, read_plan(folder)))
+    (folder / "study.json").write_text(json.dumps(plan), encoding="utf-8")
+    write_tables(folder, aggregate(folder, read_study(folder)))
 
 
 @pytest.fixture(scope="session")
 def source(study: Path) -> Source:
     """The study as the tables and figures see it."""
-    plan = read_plan(study)
+    plan = read_study(study)
     return Source(study, plan, aggregate(study, plan))
 
 

@@ -12,7 +12,7 @@ import pytest
 from acdc.run.journal import read_journal
 from reports.aggregate import aggregate, read_tables
 from reports.outputs import Source
-from study.plan import ReportError, read_plan
+from study.model import ReportError, read_study
 
 
 def test_one_row_a_run_product_and_which(source: Source) -> None:
@@ -61,14 +61,14 @@ def test_only_planned_runs_are_read(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, copy)
     extra = next((copy / "runs").iterdir())
     shutil.copytree(extra, copy / "runs" / "a-run-of-another-study")
-    plan = read_plan(copy)
+    plan = read_study(copy)
     assert set(aggregate(copy, plan).runs["run"]) == set(plan.runs)
 
 
 def test_missing_result_is_named(study: Path, tmp_path: Path) -> None:
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
-    plan = read_plan(copy)
+    plan = read_study(copy)
     victim = list(plan.runs)[2]
     (copy / "runs" / victim / "result.json").unlink()
     with pytest.raises(ReportError, match=victim):

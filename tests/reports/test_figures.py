@@ -21,7 +21,7 @@ from reports.figures import PLOTS, draw
 from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
 from reports.outputs import FORMATS, Source, draw_figure
 from study import columns
-from study.plan import Experiment, Panel, ReportError, Row, Scale, Task
+from study.model import Experiment, Panel, ReportError, Row, Scale, Task
 
 EPOCHS = 10
 TASK = Task("toy", "resnet8_s2", "digits", EPOCHS)

@@ -10,8 +10,8 @@ import pytest
 import study.paper
 from reports.text import paper_text
 from study.columns import COLUMNS
+from study.model import PaperRow, ReportError
 from study.paper import PaperValue, paper_metrics, paper_setting, paper_values
-from study.plan import PaperRow, ReportError
 
 FILE = Path(study.paper.__file__).with_name("tables.csv")
 with FILE.open(newline="", encoding="utf-8") as _file:

@@ -17,7 +17,7 @@ from reports.figures.style import close
 from reports.findings import findings
 from reports.html import report
 from reports.outputs import Source, build_table, draw_figure, write_table
-from study.plan import read_plan
+from study.model import read_study
 
 Spoil = Callable[[dict[str, Any]], None]
 
@@ -59,7 +59,7 @@ def spoiled(study: Path, tmp_path: Path) -> Callable[..., Source]:
     def make(spoil: Spoil, *seeds: int, product: str = "sparse", method: str = "acdc") -> Source:
         copy = tmp_path / "study"
         shutil.copytree(study, copy)
-        plan = read_plan(copy)
+        plan = read_study(copy)
         for name, run in plan.runs.items():
             if run["method"] == method and run["seed"] in seeds:
                 path = copy / "runs" / name / "result.json"

@@ -23,7 +23,7 @@ from reports.latex import escape
 from reports.methods import methods, to_latex
 from reports.outputs import Source, build_table
 from reports.tables import ours_text, paper_text
-from study.plan import Panel, Plan, ReportError, Scale
+from study.model import Panel, ReportError, Run, Scale, Study
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -180,7 +180,9 @@ def test_methods_settings_and_deviations_are_listed(text: str, outputs: Path) ->
 
 
 def test_the_appendix_is_plain_latex_for_every_method_there_is() -> None:
-    plan = Plan(Scale("all", "All", ""), (), {name: {"method": name} for name in method_names()})
+    plan = Study(
+        Scale("all", "All", ""), (), {name: Run({"method": name}) for name in method_names()}
+    )
     latex = to_latex(methods(plan))
     assert latex.isascii()
     bare = re.sub(r"\\[{}]", "", latex)
@@ -226,7 +228,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == ReportError.exit_status
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "plan.json" in done.stderr
+    assert "study.json" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from acdc.run.results import SPARE
 from reports.aggregate import RUN_COLUMNS, aggregate, read_so_far, write_tables
 from reports.cells import Cells, by_seed
 from reports.cli import cli
+from reports.errors import NothingToDrawError
 from reports.figures import blank
 from reports.figures.style import close
 from reports.findings import findings
@@ -34,7 +35,7 @@ from reports.outputs import Source, build_table, draw_figure, write_figure, writ
 from reports.so_far import write_so_far
 from reports.tables import caption, ours_text
 from reports.text import NO_ROW
-from study.plan import NothingToDrawError, Plan, ReportError, read_plan
+from study.model import ReportError, Study, read_study
 from tests.support import Silent
 
 NASTY = "KeyError('50% of $a_b & $c \\ {d} ~ #1')\nnear “é”."
@@ -42,7 +43,7 @@ SHOWN = "KeyError('50% of $a_b & $c \\ {d} ~ #1') near “é”"
 TABLES = ("table1", "own", "table4", "table6", "table9")
 
 
-def runs_of(plan: Plan, method: str, *seeds: int) -> list[str]:
+def runs_of(plan: Study, method: str, *seeds: int) -> list[str]:
     return [
         name
         for name, run in plan.runs.items()
@@ -98,7 +99,7 @@ def copy(study: Path, tmp_path: Path) -> Path:
     """The study's plan, runs and theory, without any output."""
     for part in ("runs", "theory"):
         shutil.copytree(study / part, tmp_path / "study" / part)
-    shutil.copyfile(study / "plan.json", tmp_path / "study" / "plan.json")
+    shutil.copyfile(study / "study.json", tmp_path / "study" / "study.json")
     return tmp_path / "study"
 
 
@@ -111,7 +112,7 @@ def changed(copy: Path) -> Make:
     """Return a function that changes the runs of a method at some seeds and reads all of them."""
 
     def make(change: Change, method: str, *seeds: int) -> Source:
-        plan = read_plan(copy)
+        plan = read_study(copy)
         for name in runs_of(plan, method, *seeds):
             change(copy / "runs" / name)
         return Source(copy, plan, read_so_far(copy, plan))
@@ -257,7 +258,7 @@ def test_where_all_seeds_failed_there_is_no_number(changed: Make) -> None:
 
 def test_a_figure_whose_runs_all_failed_does_not_stop_the_rest(changed: Make) -> None:
     folder = changed(fail, "acdc").study
-    bad = Source(folder, plan := read_plan(folder), aggregate(folder, plan))
+    bad = Source(folder, plan := read_study(folder), aggregate(folder, plan))
     experiment = plan.experiment("figure2a")
     with pytest.raises(NothingToDrawError, match="schedule has no run of a sparse method"):
         draw_figure(bad, experiment)
@@ -324,7 +325,7 @@ def test_a_damaged_provenance_costs_the_origin_alone(changed: Make, source: Sour
         (said,) = done.stderr.splitlines()
         assert said.startswith(warning)
         assert (done.exit_code, said.count("remove")) == (0, 0)
-    tables = aggregate(folder, read_plan(folder))
+    tables = aggregate(folder, read_study(folder))
     known = source.tables.runs["run"] != name
     pd.testing.assert_frame_equal(tables.runs[known], source.tables.runs[known])
     mine = tables.runs[~known]
@@ -444,7 +445,7 @@ def test_of_an_intact_study_it_makes_what_the_ordinary_commands_make(
     outputs: Path, copy: Path
 ) -> None:
     made = write_so_far(copy)
-    plan = read_plan(copy)
+    plan = read_study(copy)
     assert made.problems == ()
     assert made.count == f"all {len(plan.runs)} runs"
     assert everything(copy / "so_far") == everything(outputs)
@@ -493,14 +494,14 @@ def test_everything_says_how_much_of_it_is_there(changed: Make) -> None:
     # plan goes into each of these files, makes them anew.
     with pytest.raises(ReportError, match=f"{total - 1} of {total} runs so far; run 'aggregate'"):
         invoke("report", "--results", part.study)
-    plan = (part.study / "plan.json").stat().st_mtime
+    plan = (part.study / "study.json").stat().st_mtime
     assert all(Path(path).stat().st_mtime < plan for path in done.stdout.split())
 
 
 def test_by_hand_the_suites_own_files_stay_as_they_are(outputs: Path, tmp_path: Path) -> None:
     """Whoever looks while Snakemake makes tables and figures takes none of them from it."""
     shutil.copytree(outputs, folder := tmp_path / "study")
-    remove(folder / "runs" / runs_of(read_plan(folder), "acdc", 2)[0])
+    remove(folder / "runs" / runs_of(read_study(folder), "acdc", 2)[0])
 
     def stamps() -> dict[Path, tuple[int, int]]:
         found = (path for path in folder.rglob("*") if path.is_file())
@@ -550,7 +551,7 @@ def test_nothing_at_all_is_there(copy: Path) -> None:
     """Neither a run nor the theory: all files are there all the same, and twice the same."""
     shutil.rmtree(copy / "runs")
     shutil.rmtree(copy / "theory")
-    plan = read_plan(copy)
+    plan = read_study(copy)
     done = invoke("so-far", "--results", copy)
     assert done.exit_code == 0
     assert done.stderr == f"0 of {len(plan.runs)} runs so far\n"

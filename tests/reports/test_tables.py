@@ -20,7 +20,7 @@ from reports.outputs import Source, build_table, source_of
 from reports.statistics import summarise
 from reports.tables import broken, caption, ours_text, paper_text, to_csv, to_latex
 from reports.text import NO_ROW
-from study.plan import ReportError, read_plan
+from study.model import ReportError, read_study
 
 
 @pytest.fixture(scope="module")
@@ -360,9 +360,9 @@ def test_a_table_without_any_run_is_made_all_the_same(outputs: Path) -> None:
 
 def test_a_table_needs_its_own_runs_only(study: Path, tmp_path: Path) -> None:
     """Neither aggregated tables nor any other run."""
-    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
-    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    needed = read_plan(study).experiment("figure2a").runs
+    plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    (tmp_path / "study.json").write_text(json.dumps(plan), encoding="utf-8")
+    needed = read_study(study).experiment("figure2a").runs
     assert len(needed) < len(plan["runs"])
     for run in needed:
         shutil.copytree(study / "runs" / run, tmp_path / "runs" / run)

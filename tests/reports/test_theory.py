@@ -33,7 +33,7 @@ from reports.so_far import write_so_far
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
 from reports.theory import Found, find, read_series, read_statements
-from study.plan import Experiment, ReportError, read_plan
+from study.model import Experiment, ReportError
 from theory.layout import SERIES
 from theory.statistics import Interval, Statement, never
 
@@ -343,9 +343,11 @@ def test_the_chapter_of_the_study_tells_all_that_it_has(page: str, outputs: Path
 def copy(study: Path, tmp_path: Path) -> Path:
     """The study's plan and theory."""
     shutil.copytree(study / "theory", tmp_path / "study" / "theory")
-    plan = json.loads((study / "plan.json").read_text(encoding="utf-8"))
+    plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
     plan["experiments"] = [each for each in plan["experiments"] if each["kind"] == "theory"]
-    (tmp_path / "study" / "plan.json").write_text(json.dumps(plan | {"runs": {}}), encoding="utf-8")
+    (tmp_path / "study" / "study.json").write_text(
+        json.dumps(plan | {"runs": {}}), encoding="utf-8"
+    )
     return tmp_path / "study"
 
 
@@ -525,14 +527,6 @@ def test_the_text_names_only_experiments_that_there_are() -> None:
     named += re.findall(r"!figure (\w+)|\[\[(\w+)\]\]", text)[0]
     assert {name for name in named if name} <= set(EXPERIMENTS)
     assert set(PANELS) <= set(EXPERIMENTS)
-
-
-def test_the_plan_says_which_theory(copy: Path) -> None:
-    data = json.loads((copy / "plan.json").read_text(encoding="utf-8"))
-    del data["experiments"][0]["theory"]
-    (copy / "plan.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(ReportError, match="lacks the key 'theory'"):
-        read_plan(copy)
 
 
 def test_the_page_sets_every_colour_of_a_long_series() -> None:

@@ -1,20 +1,25 @@
-"""Studies as data: what a scale resolves to, what is chosen from it, and what is refused."""
+"""Studies as data: what a scale resolves to, what is selected from it, and what is refused."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
 from acdc.methods.contract import method_names
 from acdc.training.learning_rates import learning_rate
-from study.model import FOLDER, Study, load, rows_of
+from study.model import ReportError, Row, Study, read_study, write_study
+from study.paper import paper_values
+from study.resolve import FOLDER, load
+from study.schema import ScaleSpec, read
 from tests.workflow.conftest import ROOT, TINY
 from theory.experiment import parse
 from theory.layout import EXPERIMENTS
@@ -22,6 +27,16 @@ from theory.layout import EXPERIMENTS
 SCALES = sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
 WHOLE = ["paper", "small", "smoke"]
 PAPER = [f"table{n:02}" for n in range(1, 15)] + [f"figure{n:02}" for n in range(1, 10)]
+known = cache(load)
+
+
+@cache
+def config(scale: str, run: str) -> RunConfig:
+    return parse_run(known(scale).runs[run].config)
+
+
+def all_rows(study: Study) -> list[Row]:
+    return [row for experiment in study.experiments for row in experiment.all_rows]
 
 
 @pytest.fixture
@@ -64,32 +79,54 @@ def resolved(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
     return resolve
 
 
-def rows(study: Study, experiment: str) -> list[dict[str, Any]]:
-    return next(list(rows_of(e)) for e in study.experiments if e["id"] == experiment)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_row_has_its_runs(scale: str) -> None:
+    study = known(scale)
+    assert study.runs
+    for row in all_rows(study):
+        assert len(row.runs) == len(set(row.runs))
+        for name in row.runs:
+            run = study.runs[name].config
+            assert (run["method"], run["sparsity"]) == (row.method, row.sparsity)
+            assert run["epochs"] == row.epochs
+        for name, start in zip(row.fine_tuned, row.runs, strict=bool(row.fine_tuned)):
+            assert study.runs[name].parent == start
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_scale_resolves_and_every_row_has_its_runs(scale: str) -> None:
-    study = load(scale)
-    assert study.runs
-    for experiment in study.experiments:
-        for row in rows_of(experiment):
-            assert len(row["runs"]) == len(set(row["runs"]))
-            for name in row["runs"]:
-                run = study.runs[name]
-                assert (run.method, run.sparsity) == (row["method"], row["sparsity"])
-                assert run.epochs == row["epochs"]
-            for name, start in zip(row["fine_tuned"], row["runs"], strict=bool(row["fine_tuned"])):
-                assert study.parent(name) == start
+def test_a_written_study_is_read_back(scale: str, tmp_path: Path) -> None:
+    study = known(scale)
+    write_study(study, tmp_path / "study.json")
+    assert read_study(tmp_path) == study
+    assert read_study(tmp_path).digest == study.digest
+    for name, run in study.runs.items():
+        assert parse_run(run.config).run_name == name
+
+
+def test_a_damaged_study_names_the_key(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"study\.json: .*acdc study"):
+        read_study(tmp_path)
+    text = known(str(TINY)).to_json()
+    run = next(iter(known(str(TINY)).runs))
+    for damaged, key in (
+        (text[:100], "content"),
+        (text.replace('"product"', '"produkt"'), "product"),
+        (text.replace(f'"{run}": {{', '"other": {'), run),
+    ):
+        (tmp_path / "study.json").write_text(damaged)
+        with pytest.raises(ReportError, match=key):
+            read_study(tmp_path)
 
 
 @pytest.mark.parametrize("scale", WHOLE)
-def test_every_table_and_figure_of_the_paper_is_there_in_its_order(scale: str) -> None:
-    experiments = load(scale).experiments
-    assert [e["id"] for e in experiments][: len(PAPER)] == PAPER
+def test_tables_and_figures_of_the_paper_come_first_in_its_order(scale: str) -> None:
+    experiments = known(scale).experiments
+    assert [e.id for e in experiments][: len(PAPER)] == PAPER
     for experiment in experiments[: len(PAPER)]:
-        assert experiment["paper"] == str(int(experiment["id"][-2:]))
-        assert list(rows_of(experiment))
+        assert experiment.paper == str(int(experiment.id[-2:]))
+        assert experiment.all_rows
+    theory = [f"theory_{name}" for name in EXPERIMENTS]
+    assert [e.id for e in experiments][-len(theory) :] == theory
 
 
 # What the tables print and no experiment shows: the paper shows one of two rows of STR, the other
@@ -97,14 +134,13 @@ def test_every_table_and_figure_of_the_paper_is_there_in_its_order(scale: str) -
 NOT_SHOWN = {("1", "STR", "79.55")}
 
 
-def test_every_row_that_the_papers_tables_have_is_shown() -> None:
+def test_every_row_of_the_papers_tables_is_shown() -> None:
     shown: set[tuple[str, str, str, str]] = set()
-    for experiment in load("paper").experiments:
-        for row in rows_of(experiment):
-            if row["paper"]:
-                paper = row["paper"]
-                shown.add((paper["table"], paper["method"], paper["variant"],
-                           f"{100 * paper['sparsity']:g}"))  # fmt: skip
+    for row in all_rows(known("paper")):
+        if row.paper:
+            assert paper_values(row.paper)
+            percent = f"{100 * row.paper.sparsity:g}"
+            shown.add((row.paper.table, row.paper.method, row.paper.variant, percent))
     with (ROOT / "study" / "paper" / "tables.csv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["table"].isdigit()]
     assert len(lines) > 350
@@ -122,45 +158,42 @@ def test_every_row_that_the_papers_tables_have_is_shown() -> None:
 
 
 @pytest.mark.parametrize("scale", WHOLE)
-def test_three_seeds_but_where_the_paper_has_one_or_a_baseline_trains_longer(scale: str) -> None:
-    study = load(scale)
+def test_three_seeds_or_one(scale: str) -> None:
+    study = known(scale)
     once = set()
-    for experiment in study.experiments:
-        for row in rows_of(experiment):
-            seeds = [study.runs[name].seed for name in row["runs"]]
-            assert seeds in ([], [1], [1, 2, 3]), row["label"]
-            if seeds == [1]:
-                once.add(row["label"])
+    for row in all_rows(study):
+        seeds = [study.runs[name].config["seed"] for name in row.runs]
+        assert seeds in ([], [1], [1, 2, 3]), row.label
+        if seeds == [1]:
+            once.add(row.label)
     # Top-KAST's rows of Tables 10 and 11 are its authors'.
     allowed = r"AC/DC-14|AC/DC-7|.*Figure 1's schedule|RigL [25]x.*|Top-KAST.*|AC/DC"
     assert {label for label in once if not re.fullmatch(allowed, label)} == set()
-    assert [len(row["runs"]) for row in rows(study, "figure01")] == [1]
+    assert [len(row.runs) for row in study.experiment("figure01").all_rows] == [1]
 
 
-def test_the_longer_schedules_of_the_paper_have_its_epochs() -> None:
-    study = load("paper")
-    epochs = {row["label"]: row["epochs"] for row in rows(study, "table05")}
+def test_longer_schedules_have_the_papers_epochs() -> None:
+    study = known("paper")
+    epochs = {row.label: row.epochs for row in study.experiment("table05").rows}
     assert epochs == {"Dense": 200, "AC/DC-20": 200, "AC/DC-14": 225, "AC/DC-7": 240, "GMP": 200}
-    text = {row["label"]: row["epochs"] for row in rows(study, "text")}
+    text = {row.label: row.epochs for row in study.experiment("text").rows}
     assert (text["AC/DC, 150 epochs"], text["AC/DC* uniform, 2x"]) == (150, 200)
     # The learning rate of AC/DC-14 and -7 drops where that of AC/DC-20 does.
-    for name in study.shown("table05"):
-        run = study.runs[name]
-        drops = [round(m * run.epochs) for m in run.recipe.milestones]
-        assert drops == [76, 116, 156]
+    for name in study.experiment("table05").runs:
+        run = config("paper", name)
+        assert [round(m * run.epochs) for m in run.recipe.milestones] == [76, 116, 156]
 
 
 def test_the_recipe_of_imagenet_is_the_papers() -> None:
-    study = load("paper")
-    found = [run for run in study.runs.values() if run.dataset == "imagenet"]
-    # Five epochs of warm-up, also where AC/DC trains for 150 or 200.
+    names = (name for name in known("paper").runs if "imagenet" in name and "seed1" in name)
+    found = [config("paper", name) for name in names]
+    assert {run.model for run in found} == {"resnet50", "mobilenet_v1"}
     for run in found:
+        # Five epochs of warm-up, also where AC/DC trains for 150 or 200.
         if run.method.startswith("acdc"):
             rates = [learning_rate(run.recipe, epoch, run.epochs) for epoch in range(6)]
             assert [rate / 0.256 for rate in rates[:5]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
             assert rates[5] == rates[4]  # where the cosine begins
-    assert {run.model for run in found} == {"resnet50", "mobilenet_v1"}
-    for run in found:
         recipe = run.recipe
         assert (recipe.batch_size, recipe.lr, recipe.momentum) == (256, 0.256, 0.875)
         assert run.precision == "fp16"
@@ -171,22 +204,21 @@ def test_the_recipe_of_imagenet_is_the_papers() -> None:
 
 
 def test_gmp_of_table_14_prunes_when_the_released_configuration_does() -> None:
-    study = load("paper")
-    (gmp, *_) = (study.runs[r] for r in study.shown("table14") if study.runs[r].method == "gmp")
+    runs = (config("paper", name) for name in known("paper").experiment("table14").runs)
+    gmp = next(run for run in runs if run.method == "gmp")
     _, _, epochs = gmp.settings.plan(gmp.epochs, 5000)  # type: ignore[attr-defined]
     assert epochs == (1, 6, 11, 16, 21, 26, 31, 36)
 
 
 @pytest.mark.parametrize("scale", WHOLE)
-def test_dense_and_sparse_phases_keep_their_proportions(scale: str) -> None:
-    study = load(scale)
+def test_phases_keep_their_proportions(scale: str) -> None:
     for experiment, label, share in (
         ("table01", "AC/DC", 0.5), ("table03", "AC/DC", 0.5), ("figure03", "AC/DC 2x", 0.5),
         ("text", "AC/DC, 150 epochs", 0.5), ("table05", "AC/DC-20", 0.45),
         ("text", "AC/DC, short dense phases", 0.32),
     ):  # fmt: skip
-        row = next(row for row in rows(study, experiment) if row["label"] == label)
-        run = study.runs[row["runs"][0]]
+        rows = known(scale).experiment(experiment).all_rows
+        run = config(scale, next(row.runs[0] for row in rows if row.label == label))
         dense = sum(
             phase.end - phase.start
             for phase in run.settings.resolve(run.epochs)  # type: ignore[attr-defined]
@@ -196,121 +228,124 @@ def test_dense_and_sparse_phases_keep_their_proportions(scale: str) -> None:
 
 
 def test_every_method_is_in_some_experiment() -> None:
-    assert {run.method for run in load("smoke").runs.values()} == set(method_names())
+    methods = {run.config["method"] for run in known("smoke").runs.values()}
+    assert methods == set(method_names())
 
 
 @pytest.mark.parametrize("scale", WHOLE)
-def test_a_run_that_several_experiments_share_is_trained_once(scale: str) -> None:
-    study = load(scale)
+def test_experiments_share_runs(scale: str) -> None:
+    study = known(scale)
     (acdc,) = {
-        tuple(row["runs"])
-        for experiment in ("table01", "table06", "table09", "table10", "table11", "methods")
-        for row in rows(study, experiment)
-        if row["label"] in ("AC/DC", "global") and row["sparsity"] == 0.9
+        row.runs
+        for name in ("table01", "table06", "table09", "table10", "table11", "methods", "figure05")
+        for row in study.experiment(name).all_rows
+        if (row.label in ("AC/DC", "global") or name == "figure05") and row.sparsity == 0.9
     }
     assert len(acdc) == 3
-    drawn = rows(study, "figure05")
-    assert next(tuple(row["runs"]) for row in drawn if row["sparsity"] == 0.9) == acdc
 
 
 @pytest.mark.parametrize("scale", WHOLE)
-def test_the_rows_of_a_task_differ_in_method_settings_and_length_only(scale: str) -> None:
-    study = load(scale)
-    for experiment in study.experiments:
-        for row in rows_of(experiment):
-            for name in row["runs"]:
-                run, task = study.runs[name], study.scale.tasks[row["task"]["name"]]
-                assert (run.model, run.precision) == (task.model, task.precision)
-                # Of a longer training, warm-up and milestones are other fractions.
-                fractions = {"milestones": (), "warmup": 0}
-                own = run.recipe.model_dump() | fractions
-                theirs = task.recipe.model_dump() | fractions
-                # Weight decay and smoothing are how STR is told its sparsity.
-                assert own == theirs or row["method"] == "str"
-                longer = row["epochs"] != row["task"]["epochs"]
-                assert longer == bool(re.search(r"[25]x|150|AC/DC-(14|7)", row["label"]))
+def test_the_rows_of_a_task_share_its_recipe(scale: str) -> None:
+    tasks = read(FOLDER / "scales" / f"{scale}.yaml", ScaleSpec).tasks
+    for row in all_rows(known(scale)):
+        for name in row.runs[:1]:
+            assert row.task is not None
+            run, task = config(scale, name), tasks[row.task.name]
+            assert (run.model, run.precision) == (task.model, task.precision)
+            # Of a longer training, warm-up and milestones are other fractions.
+            fractions = {"milestones": (), "warmup": 0}
+            own = run.recipe.model_dump() | fractions
+            # STR's sparsity follows from its weight decay and smoothing.
+            assert own == task.recipe.model_dump() | fractions or row.method == "str"
+            longer = row.epochs != row.task.epochs
+            assert longer == bool(re.search(r"[25]x|150|AC/DC-(14|7)", row.label))
 
 
-def test_what_waits_for_parts_says_so_and_has_the_runs_that_can_be_trained() -> None:
-    study = load("paper")
-    waiting = {e["id"]: e["awaits"] for e in study.experiments if e["awaits"]}
-    assert list(waiting) == ["table04", "table13", "table14"]
-    assert study.shown("table04") == ()
-    assert len(study.shown("table13")) == len(study.shown("table14")) == 18
+def test_experiments_that_await_something() -> None:
+    study = known("paper")
+    assert [e.id for e in study.experiments if e.awaits] == ["table04", "table13", "table14"]
+    assert study.experiment("table04").runs == ()
+    assert len(study.experiment("table13").runs) == len(study.experiment("table14").runs) == 18
+
+
+RIGL = {"label": "RigL", "method": "rigl"}
+ACDC = {"label": "AC/DC", "method": "acdc"}
 
 
 @pytest.mark.parametrize(("extend", "epochs"), [(2, 40), (5.0, 100), (0.5, 10), (1.15, 23)])
-def test_a_row_may_train_a_multiple_of_the_tasks_epochs(
-    extend: float, epochs: int, resolved: Resolve
-) -> None:
+def test_extend_multiplies_the_epochs(extend: float, epochs: int, resolved: Resolve) -> None:
     study = resolved(
-        {"label": "RigL", "method": "rigl"},
+        RIGL,
         {"label": "RigL more", "method": "rigl", "extend": extend},
         {"label": "One-shot more", "method": "one_shot", "extend": extend},
     )
-    plain, longer, one_shot = rows(study, "mine")
-    assert plain["task"]["epochs"] == plain["epochs"] == 20
-    assert longer["epochs"] == one_shot["epochs"] == epochs
-    assert [study.runs[name].epochs for name in longer["runs"]] == [epochs]
-    parent = study.parent(one_shot["runs"][0])
+    plain, longer, one_shot = study.experiment("mine").rows
+    assert plain.task is not None
+    assert plain.task.epochs == plain.epochs == 20
+    assert longer.epochs == one_shot.epochs == epochs
+    assert [study.runs[name].config["epochs"] for name in longer.runs] == [epochs]
+    parent = study.runs[one_shot.runs[0]].parent
     assert parent is not None
-    assert study.runs[parent].epochs == epochs
-    assert study.with_parents(one_shot["runs"]) == (parent, *one_shot["runs"])
+    assert study.runs[parent].config["epochs"] == epochs
+    assert study.with_parents(one_shot.runs) == (parent, *one_shot.runs)
 
 
 @pytest.mark.parametrize(
     ("extend", "message"),
     [
-        (1.33, r"row 'RigL more'.*: extend: 1.33 times the task's 20 epochs is 26.6, and epochs are"
-         r" not rounded; 1.3 \(26 epochs\) and 1.35 \(27 epochs\) are accepted$"),
-        (0.01, r"extend: 0.01 times .* is 0.2, .*; 0.05 \(1 epoch\) is accepted$"),
-        (0, r"rows.0.extend: got 0; more than 0.0 is accepted"),
+        (1.33, r"extend=1.33: .*1.3 \(26 epochs\) or 1.35 \(27 epochs\)$"),
+        (0.01, r"extend=0.01: .*0.05 \(1 epoch\)$"),
+        (0, "rows.0.extend"),
     ],
-)  # fmt: skip
-def test_a_row_that_would_not_train_whole_epochs_is_refused(
-    extend: float, message: str, resolved: Resolve
-) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        resolved({"label": "RigL more", "method": "rigl", "extend": extend})
-    assert "\n" not in str(caught.value)
+)
+def test_epochs_are_not_rounded(extend: float, message: str, resolved: Resolve) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolved(RIGL | {"extend": extend})
 
 
-def test_rows_stand_in_ascending_order_of_sparsity(resolved: Resolve) -> None:
+def test_rows_are_sorted_by_sparsity(resolved: Resolve) -> None:
     study = resolved(
-        {"label": "RigL", "method": "rigl"},
+        RIGL,
         {"label": "Dense", "method": "dense", "sparsities": [0]},
         {"label": "SET", "method": "set"},
         sparsities=[0.9, 0.5],
     )
-    order = [(row["label"], row["sparsity"]) for row in rows(study, "mine")]
+    order = [(row.label, row.sparsity) for row in study.experiment("mine").rows]
     assert order == [("Dense", 0), ("RigL", 0.5), ("SET", 0.5), ("RigL", 0.9), ("SET", 0.9)]
 
 
-def test_a_scale_changes_the_settings_of_a_method_and_rows_have_the_last_word(
-    resolved: Resolve,
-) -> None:
+def test_recipes_and_settings_are_overridden_in_order(resolved: Resolve) -> None:
+    """Task < scale's overrides < experiment < row."""
     overrides = [
         {"method": "str", "sparsity": 0.9, "settings": {"s_init": -7}, "recipe": {"lr": 0.3}},
-        {"method": "rigl", "settings": {"update_interval": 7, "drop_fraction": 0.5}},
+        {
+            "method": "rigl",
+            "settings": {"update_interval": 7, "drop_fraction": 0.5},
+            "recipe": {"momentum": 0.5, "weight_decay": 0.1, "lr": 0.3},
+        },
         {"method": "rigl", "task": "other", "settings": {"update_interval": 8}},
     ]
     study = resolved(
         {"label": "STR", "method": "str", "settings_from_scale": True},
-        {"label": "RigL", "method": "rigl", "settings": {"drop_fraction": 0.2}},
+        RIGL | {"settings": {"drop_fraction": 0.2}, "recipe": {"lr": 0.5}},
         sparsities=[0.5, 0.9],
         scale={"overrides": overrides},
+        recipe={"weight_decay": 0.2, "lr": 0.4},
     )
-    runs = {(run.method, run.sparsity): run for run in study.runs.values()}
-    assert runs["str", 0.9].settings.model_dump()["s_init"] == -7
-    assert runs["str", 0.9].recipe.lr == 0.3
-    assert ("str", 0.5) not in runs
-    assert rows(study, "mine")[0]["runs"] == []
-    settings = runs["rigl", 0.9].settings.model_dump()
-    assert (settings["update_interval"], settings["drop_fraction"]) == (7, 0.2)
-    assert runs["rigl", 0.9].recipe.lr == 0.1
+    runs = [run.config for run in study.runs.values()]
+    found = {(run["method"], run["sparsity"]): run for run in runs}
+    assert found["str", 0.9]["settings"]["s_init"] == -7
+    assert found["str", 0.9]["recipe"]["lr"] == 0.4
+    assert ("str", 0.5) not in found
+    assert study.experiment("mine").rows[0].runs == ()
+    rigl = found["rigl", 0.9]
+    assert (rigl["settings"]["update_interval"], rigl["settings"]["drop_fraction"]) == (7, 0.2)
+    recipe = rigl["recipe"]
+    assert (recipe["batch_size"], recipe["momentum"]) == (128, 0.5)
+    assert (recipe["weight_decay"], recipe["lr"]) == (0.2, 0.5)
 
 
-def test_of_several_data_sets_a_task_takes_the_first_that_is_there(
+def test_a_task_takes_its_first_available_data_set(
     edited: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ACDC_DATA", str(tmp_path))
@@ -319,20 +354,21 @@ def test_of_several_data_sets_a_task_takes_the_first_that_is_there(
     assert study.datasets == ["fashion_mnist_1k"]
     assert study.missing_data() == []
     study = load(edited(tasks={"imagenet-resnet50": task | {"dataset": "cifar10"}}))
-    (sentence,) = study.missing_data()
-    assert re.search(r"edited.yaml: tasks.imagenet-resnet50.dataset: .*cifar10.*", sentence)
+    (message,) = study.missing_data()
+    assert "tasks.imagenet-resnet50.dataset=cifar10" in message
+    assert study.missing_data(["cifar10"]) == [message]
+    assert study.missing_data([]) == []
 
 
-def test_the_measure_of_progress_counts_the_epochs_that_a_run_trains_itself() -> None:
-    study = load(str(TINY))
-    images = {study.runs[name].method: count for name, count in study.images.items()}
+def test_images_count_the_epochs_that_a_run_trains_itself() -> None:
+    images = {run.config["method"]: run.images for run in known(str(TINY)).runs.values()}
     assert images["dense"] == images["acdc"] == 20 * 1294
-    # Goes on from the best epoch of a dense phase, which only the run it starts from decides.
+    # Continues from the best epoch of a dense phase, which only its parent's training decides.
     assert images["acdc_dense"] == 0
 
 
 def test_one_more_seed_adds_runs_and_keeps_the_others(edited: Callable[..., str]) -> None:
-    before = set(load(str(TINY)).runs)
+    before = set(known(str(TINY)).runs)
     for after in (set(load(edited(seeds=[1, 2])).runs), set(load(str(TINY), seeds=2).runs)):
         assert before < after
         assert all(name.split("-")[-2].endswith("seed2") for name in after - before)
@@ -340,132 +376,135 @@ def test_one_more_seed_adds_runs_and_keeps_the_others(edited: Callable[..., str]
 
 
 def test_rows_with_seeds_of_their_own_keep_them() -> None:
-    runs = load("smoke", seeds=5).runs.values()
-    assert {run.seed for run in runs if run.method == "dense"} == {1, 2, 3, 4, 5}
-    assert {run.seed for run in runs if run.settings.variant() == "cifar-14"} == {1}
+    runs = [run.config for run in load("smoke", seeds=5).runs.values()]
+    assert {run["seed"] for run in runs if run["method"] == "dense"} == {1, 2, 3, 4, 5}
+    assert {r["seed"] for r in runs if r["settings"].get("schedule") == "cifar-14"} == {1}
 
 
-def test_what_a_person_chooses_comes_with_what_it_starts_from() -> None:
-    study = load(str(TINY))
+def test_selected_runs_come_with_their_parents() -> None:
+    study = known(str(TINY))
     assert study.select() == study.with_parents(tuple(study.runs))
-    tuned = study.select(method="acdc_dense")
-    assert {study.runs[name].method for name in tuned} == {"acdc", "acdc_dense"}
-    for name in tuned:
-        parent = study.parent(name)
-        assert parent is None or tuned.index(parent) < tuned.index(name)
+
+    def methods(names: tuple[str, ...]) -> list[str]:
+        return [study.runs[name].config["method"] for name in names]
+
+    assert methods(study.select(method="acdc_dense")) == ["acdc", "acdc_dense"] * 2
     row = study.select(experiment="table06", row="AC/DC*")
-    assert {study.runs[name].settings.variant() for name in row} == {"first-last"}
-    assert {study.runs[name].method for name in row} == {"acdc", "acdc_dense"}
-    assert study.select(method="acdc", sparsity=0.9, row="AC/DC") == tuple(
-        row["runs"][0] for row in rows(study, "table06") if row["label"] == "AC/DC"
-    )
+    assert methods(row) == ["acdc", "acdc_dense"]
+    assert all("first-last" in name for name in row)
+    rows = study.experiment("table06").rows
+    (acdc,) = (row.runs for row in rows if row.label == "AC/DC")
+    assert study.select(method="acdc", sparsity=0.9, row="AC/DC") == acdc
 
 
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"method": "rigl"}, "method: 'rigl' is not in the study; acdc, acdc_dense, dense are"),
-        ({"row": "acdc"}, r"row: 'acdc' is not in the study; .*AC/DC, AC/DC\*, Dense are accepted"),
-        ({"experiment": "table6"}, "experiment: .* did you mean table06"),
-        ({"sparsity": 0.8}, "sparsity: 0.8 is not in the study; .*0.9"),
-        ({"color": 1}, "color: unknown; .*dataset, experiment, method"),
-        ({"method": ["acdc"]}, r"method: \['acdc'\] is not in the study"),
-        (
-            {"method": "dense", "sparsity": 0.9},
-            "no run of the study fulfils all of method=dense, sparsity=0.9",
-        ),
+        ({"method": "rigl"}, "method=rigl: .*acdc, acdc_dense, dense"),
+        ({"row": "acdc"}, r"row=acdc: .*AC/DC, AC/DC\*, Dense"),
+        ({"experiment": "table6"}, "experiment=table6: .*'table06'"),
+        ({"sparsity": 0.8}, "sparsity=0.8: .*0.9"),
+        ({"color": 1}, "color=1: .*dataset, experiment, method"),
+        ({"method": ["acdc"]}, r"method=\['acdc'\]"),
+        ({"method": "dense", "sparsity": 0.9}, "method=dense, sparsity=0.9: "),
     ],
 )
-def test_a_choice_that_is_not_there_is_one_sentence(choice: dict[str, Any], message: str) -> None:
+def test_a_choice_without_runs_names_the_key(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load(str(TINY)).select(**choice)
+        known(str(TINY)).select(**choice)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seedz": [1]}, r"edited.yaml: seedz: unknown key; did you mean seeds\?"),
-        ({"experiments": ["table9"]}, r"experiments: 'table9' is unknown; did you mean table09"),
-        ({"experiments": ["table06"] * 2}, r"experiments: .* names one twice"),
-        ({"tasks": {}}, r"table06.yaml: task: scale tiny has nothing for 'imagenet-resnet50'"),
-        ({"sparsities": [1.0]}, r"sparsities.0: got 1.0; less than 1.0 is accepted"),
-        ({"seeds": [2, 2]}, r"edited.yaml: seeds: .* names 2 twice; each once is accepted"),
-        ({"experiments": []}, r"edited.yaml: experiments, sparsities: nothing is left to show"),
-        ({"overrides": [{"method": "acdcc"}]}, r"method: 'acdcc' is unknown; did you mean acdc\?"),
-        ({"theory": {"t2_rat": {}}}, r"edited.yaml: theory: 't2_rat' is unknown; did you mean t2_"),
-        ({"theory": {"t2_rate": {"trialz": 3}}},
-         r"edited.yaml: theory.t2_rate: trialz: unknown key; did you mean trials\?"),
-        ({"theory": {"t2_rate": {"kappas": [0.5]}}}, r"edited.yaml: theory.t2_rate: kappas.0: got"),
-    ],
-)  # fmt: skip
-def test_a_wrong_scale_is_one_sentence(
-    edited: Callable[..., str], changes: dict[str, object], message: str
+def test_jobs_hold_the_seeds_of_one_configuration() -> None:
+    study = known("quick")
+    for size in (None, 1, 2, 3):
+        jobs = study.jobs(size)
+        assert sorted(run for runs in jobs.values() for run in runs) == sorted(study.runs)
+        for name, runs in jobs.items():
+            assert name == runs[0]
+            assert size is None or len(runs) <= size
+            alike = [{**study.runs[run].config, "seed": 0} for run in runs]
+            assert all(other == alike[0] for other in alike)
+    assert len(study.jobs(1)) == len(study.runs)
+    assert all(list(runs) == study.seeds_of(runs[0]) for runs in study.jobs(None).values())
+    # A run on several GPUs has a job of its own.
+    paper = known("paper")
+    assert all(len(jobs) == 1 or paper.gpus[name] == 1 for name, jobs in paper.jobs(3).items())
+    assert {paper.gpus[name] for name in paper.runs} == {1, 4}
+
+
+SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"seedz": [1]}, "edited.yaml: seedz"),
+    ({"experiments": ["table9"]}, "edited.yaml: experiments=table9: .*'table09'"),
+    ({"experiments": ["table06"] * 2}, "experiments=table06: "),
+    ({"experiments": []}, "edited.yaml: experiments, sparsities: "),
+    ({"tasks": {}}, "table06.yaml: task=imagenet-resnet50: "),
+    ({"sparsities": [1.0]}, "sparsities.0"),
+    ({"seeds": [2, 2]}, "edited.yaml: seeds"),
+    ({"overrides": [{"method": "acdcc"}]}, "method=acdcc: .*'acdc'"),
+    ({"theory": {"t2_rat": {}}}, "edited.yaml: theory=t2_rat: .*'t2_rate'"),
+    ({"theory": {"t2_rate": {"trialz": 3}}}, "edited.yaml: theory.t2_rate: trialz"),
+    ({"theory": {"t2_rate": {"kappas": [0.5]}}}, "edited.yaml: theory.t2_rate: kappas.0"),
+    ({"tasks.dataset": ["digitz", "digits"]}, "dataset=digitz: .*'digits'"),
+    ({"tasks.dataset": []}, "edited.yaml: tasks.imagenet-resnet50.dataset"),
+    ({"tasks.model": "resnet9"}, r"tasks.imagenet-resnet50\): model.*resnet9.*resnet20"),
+    ({"tasks.epochs": 19}, r"table06.yaml: row 'AC/DC' \(.*edited.yaml: .*\): epochs.*19"),
+    ({"tasks.gpu": 3}, "tasks.imagenet-resnet50.gpu=3: "),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), SCALE_ERRORS)
+def test_a_wrong_scale_names_file_and_key(
+    edited: Callable[..., str], changes: dict[str, Any], message: str
 ) -> None:
+    ((key, value),) = changes.items()
+    if key.startswith("tasks."):
+        task = yaml.safe_load(TINY.read_text())["tasks"]["imagenet-resnet50"]
+        task |= {key.removeprefix("tasks."): value}
+        changes = {"tasks": {"imagenet-resnet50": task}}
     with pytest.raises(ConfigError, match=message) as caught:
         load(edited(**changes))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ({"dataset": ["digitz", "digits"]}, r"dataset: 'digitz' is unknown; did you mean digits"),
-        ({"dataset": []}, r"edited.yaml: tasks.imagenet-resnet50.dataset"),
-        ({"model": "resnet9"}, r"edited.yaml: tasks.imagenet-resnet50\): model: 'resnet9' is "
-         r"unknown; .*resnet20"),
-        ({"epochs": 19}, r"table06.yaml: row 'AC/DC' \(.*edited.yaml: tasks.imagenet-resnet50\): "
-         r"epochs: 19 is too short for this schedule: .* at least 20 epochs are accepted"),
-    ],
-)  # fmt: skip
-def test_a_task_that_cannot_be_carried_out_names_file_key_and_row(
-    edited: Callable[..., str], task: dict[str, object], message: str
-) -> None:
-    tiny = yaml.safe_load(TINY.read_text())["tasks"]["imagenet-resnet50"]
-    path = edited(tasks={"imagenet-resnet50": tiny | task})
-    with pytest.raises(ConfigError, match=message) as caught:
-        load(path)
-    assert "\n" not in str(caught.value)
+def test_tasks_that_train_the_same_network_use_the_same_gpus(edited: Callable[..., str]) -> None:
+    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20}
+    with pytest.raises(ConfigError, match=r"tasks\.b\.gpu=1: "):
+        load(edited(tasks={"a": task | {"gpu": 2}, "b": task}))
 
 
-ACDC = {"label": "AC/DC", "method": "acdc"}
+RELABELLED = {"kind": "figure", "columns": [], "panels": [{"plot": "relabelled_true"}]}
+EXPERIMENT_ERRORS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
+    ([ACDC], {"columns": ["top2"]}, "mine.yaml: columns=top2: .*'top1'"),
+    ([ACDC], {"columns": []}, "mine.yaml: columns: "),
+    ([ACDC], {"kind": "figure", "columns": []}, "mine.yaml: panels: "),
+    ([ACDC], {"panels": [{"plot": "schedule"}]}, "mine.yaml: panels: "),
+    ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "pie"}]}, "panels.0.plot"),
+    ([ACDC], {"columns": ["top1", "top1"]}, "mine.yaml: columns"),
+    ([ACDC], {"columns": ["agreement"]}, "mine.yaml: columns=agreement: "),
+    ([ACDC], {"reference": "DC/AC"}, "mine.yaml: reference=DC/AC: .*AC/DC"),
+    ([ACDC], {"recipe": {"lrr": 1}}, r"row 'AC/DC' .*: recipe.lrr"),
+    ([ACDC], {"id": "yours"}, "mine.yaml: id=yours: "),
+    ([ACDC], {"id": "train"}, "mine.yaml: id=train: "),
+    ([ACDC], {"sparsities": []}, "mine.yaml: rows, sparsities: "),
+    ([ACDC], RELABELLED, "mine.yaml: panels.plot: .*digits .*edited.yaml"),
+    ([ACDC | {"method": "acdcc"}], {}, "method=acdcc: .*'acdc'"),
+    ([ACDC | {"seeds": [1, 1]}], {}, "mine.yaml: rows.0.seeds"),
+    ([ACDC | {"task": "nowhere"}], {"awaits": "something"}, "mine.yaml: task=nowhere: "),
+    ([ACDC | {"paper": {"method": "DC/AC", "table": "1"}}], {}, "rows.paper.*DC/AC"),
+    ([ACDC | {"paper": {"method": "AC/DC", "table": "99"}}], {}, "rows.paper.*99"),
+    ([ACDC | {"paper": {"method": "AC/DC"}}], {}, "rows.paper.table: row 'AC/DC'"),
+    ([ACDC | {"product": "dence"}], {}, "mine.yaml: rows.0.product"),
+    ([RIGL | {"product": "dense"}], {}, "row 'RigL' .*: product=dense: .*sparse"),
+    ([ACDC, ACDC], {}, "rows.label=AC/DC: "),
+    ([ACDC, ACDC | {"label": "Ours", "settings": {"distribution": "global"}}], {},
+     "rows: 'AC/DC' and 'Ours' are the same run"),
+    ([ACDC | {"settings": {"schedule": "imagenet-100-short"}}], {},
+     r"row 'AC/DC' \(.*: tasks.imagenet-resnet50\): epochs.*20"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("found", "keys", "message"),
-    [
-        ([ACDC], {"columns": ["top2"]}, "mine.yaml: columns: 'top2' is unknown; did you mean top1"),
-        ([ACDC], {"columns": []}, "mine.yaml: columns: a table has none; one or more are accepted"),
-        ([ACDC], {"kind": "figure", "columns": []}, "mine.yaml: panels: a figure has none"),
-        ([ACDC], {"panels": [{"plot": "schedule"}]}, "mine.yaml: panels: a table has no panels"),
-        ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "pie"}]},
-         "mine.yaml: panels.0.plot: got 'pie'; .*'schedule'.* accepted"),
-        ([ACDC], {"columns": ["top1", "top1"]}, "mine.yaml: columns: .* names top1 twice"),
-        ([ACDC], {"columns": ["agreement"]}, "columns: agreement cannot be measured before compar"),
-        ([ACDC], {"reference": "DC/AC"}, "mine.yaml: reference: 'DC/AC' is no row; .*AC/DC are"),
-        ([ACDC | {"method": "acdcc"}], {}, "method: 'acdcc' is unknown; did you mean acdc"),
-        ([ACDC | {"seeds": [1, 1]}], {}, "mine.yaml: rows.0.seeds: .* names 1 twice"),
-        ([ACDC | {"task": "nowhere"}], {"awaits": "something"},
-         "mine.yaml: task: scale tiny has nothing for 'nowhere'"),
-        ([ACDC | {"paper": {"method": "DC/AC", "table": "1"}}], {},
-         "mine.yaml: rows.paper: table 1 of the paper has no method 'DC/AC'"),
-        ([ACDC | {"paper": {"method": "AC/DC", "table": "99"}}], {},
-         "mine.yaml: rows.paper: table '99' is unknown"),
-        ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "relabelled_true"}]},
-         "mine.yaml: panels.plot: .*edited.yaml has digits for imagenet-resnet50, of which no"),
-        ([ACDC], {"id": "yours"}, "mine.yaml: id: 'yours' is not the name of the file"),
-        ([ACDC], {"sparsities": []}, "mine.yaml: rows: without rows and sparsities"),
-        ([ACDC | {"paper": {"method": "AC/DC"}}], {}, "row 'AC/DC' names none, and the experiment"),
-        ([ACDC | {"product": "dence"}], {}, "mine.yaml: rows.0.product: got 'dence'"),
-        ([{"label": "RigL", "method": "rigl", "product": "dense"}], {},
-         "row 'RigL' .*: product: method rigl yields no dense model; sparse are accepted"),
-        ([ACDC, ACDC], {}, "rows.label: 'AC/DC' stands for two rows at sparsity 0.9"),
-        ([ACDC, ACDC | {"label": "Ours", "settings": {"distribution": "global"}}], {},
-         "rows: 'AC/DC' and 'Ours' are the same run at scale tiny"),
-        ([ACDC | {"settings": {"schedule": "imagenet-100-short"}}], {},
-         r"row 'AC/DC' \(.*: tasks.imagenet-resnet50\): epochs: 20 is too short .* at least 50"),
-    ],
-)  # fmt: skip
-def test_a_wrong_experiment_is_one_sentence_that_names_file_and_key(
+@pytest.mark.parametrize(("found", "keys", "message"), EXPERIMENT_ERRORS)
+def test_a_wrong_experiment_names_file_and_key(
     resolved: Resolve, found: list[dict[str, Any]], keys: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -496,79 +535,68 @@ def theory(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
     return resolve
 
 
-def test_settings_of_the_theory_are_the_scale_s_then_the_experiment_s_then_the_defaults(
-    theory: Resolve,
-) -> None:
+def test_a_scale_overrides_the_settings_of_the_theory(theory: Resolve) -> None:
     defaults = parse("t2_rate", {}).model_dump(mode="json")
     assert theory().theory == {"t2_rate": defaults}
     own = {"trials": 3, "seed": 7}
     study = theory({"theory": {"t2_rate": {"trials": 4}, "fail": {}}}, settings=own)
     assert study.theory == {"t2_rate": defaults | {"trials": 4, "seed": 7}}
-    (experiment,) = study.plan()["experiments"]
-    assert (experiment["theory"], experiment["settings"]) == ("t2_rate", study.theory["t2_rate"])
     assert study.digest != theory(settings=own).digest
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"theory": None}, "theory_t2_rate.yaml: theory: a theory experiment has none"),
-        ({"theory": "t9"}, "theory_t2_rate.yaml: theory: 't9' is unknown; .*t2_rate"),
-        ({"theory": "t2_floor"}, "id: 'theory_t2_rate' is not that of theory t2_floor; theory_t2"),
-        ({"settings": {"trialz": 3}},
-         r"theory_t2_rate.yaml: settings: trialz: unknown key; did you mean trials\?"),
-        ({"settings": {"trials": 1}}, "theory_t2_rate.yaml: settings: trials: 1 is out of range"),
-        ({"rows": [ACDC]}, "theory_t2_rate.yaml: rows: a theory experiment has no rows"),
-        ({"kind": "table", "columns": ["top1"], "rows": [ACDC]}, "theory: a table has no theory"),
+        ({"theory": None}, "theory_t2_rate.yaml: theory: "),
+        ({"theory": "t9"}, "theory_t2_rate.yaml: theory=t9: "),
+        ({"theory": "t2_floor"}, "id=theory_t2_rate: .*theory_t2_floor"),
+        ({"settings": {"trialz": 3}}, "theory_t2_rate.yaml: settings: trialz"),
+        ({"settings": {"trials": 1}}, "theory_t2_rate.yaml: settings: trials"),
+        ({"rows": [ACDC]}, "theory_t2_rate.yaml: rows: "),
+        ({"recipe": {"lr": 1}}, "theory_t2_rate.yaml: recipe: "),
+        ({"kind": "table", "columns": ["top1"], "rows": [ACDC]}, "theory: "),
     ],
-)  # fmt: skip
-def test_a_wrong_experiment_of_the_theory_is_one_sentence(
+)
+def test_a_wrong_experiment_of_the_theory_names_the_key(
     theory: Resolve, keys: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message):
         theory(**keys)
-    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scale", WHOLE)
-def test_a_whole_study_has_all_the_theory_last_and_in_the_order_of_its_chapter(scale: str) -> None:
-    ids = [experiment["id"] for experiment in load(scale).experiments]
-    assert ids[-len(EXPERIMENTS) :] == [f"theory_{name}" for name in EXPERIMENTS]
-
-
-def test_an_override_that_concerns_no_row_is_refused(resolved: Resolve) -> None:
+def test_an_override_without_rows_is_refused(resolved: Resolve) -> None:
     overrides = [{"method": "rigl", "sparsity": 0.8, "settings": {"update_interval": 7}}]
-    everything = {"experiments": None, "overrides": overrides}
-    with pytest.raises(ConfigError, match=r"edited.yaml: overrides.0: no row is of method rigl"):
-        resolved({"label": "RigL", "method": "rigl"}, scale=everything)
+    with pytest.raises(ConfigError, match=r"edited.yaml: overrides.0: "):
+        resolved(RIGL, scale={"experiments": None, "overrides": overrides})
 
 
-def test_an_experiment_cannot_have_the_name_of_a_rule(resolved: Resolve) -> None:
-    with pytest.raises(ConfigError, match=r"mine.yaml: id: 'train' is the name of a rule"):
-        resolved(ACDC, id="train")
-
-
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text(TINY.read_text() + "seeds: [1, 2]\n")
-    with pytest.raises(ConfigError, match=r"twice.yaml is not YAML: key 'seeds' stands twice"):
+    with pytest.raises(ConfigError, match=r"twice.yaml is not YAML: .*seeds"):
         load(str(path))
 
 
-def test_the_two_models_of_one_run_may_have_rows_of_their_own(resolved: Resolve) -> None:
+def test_both_models_of_a_run_can_have_rows(resolved: Resolve) -> None:
     study = resolved(ACDC, {"label": "its dense model", "method": "acdc", "product": "dense"})
     assert len(study.runs) == 1
 
 
-def test_an_unknown_scale_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="'huge' is unknown; paper, quick, small, smoke"):
-        load("huge")
-
-
 @pytest.mark.parametrize("seeds", [0, -1, "many", 1.5])
-def test_a_number_of_seeds_is_a_whole_one(seeds: Any) -> None:
-    with pytest.raises(ConfigError, match=r"seeds: got .*; 1 or more is accepted"):
+def test_the_number_of_seeds_is_a_whole_one(seeds: Any) -> None:
+    with pytest.raises(ConfigError, match=f"seeds={seeds}: "):
         load(str(TINY), seeds=seeds)
+
+
+@pytest.mark.parametrize("scale", ["huge", "missing.yaml"])
+def test_an_unknown_scale_lists_the_known_ones(scale: str) -> None:
+    with pytest.raises(ConfigError, match=f"scale={scale}: .*paper, quick, small, smoke"):
+        load(scale)
+
+
+def test_experiments_without_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"experiments={tmp_path}: "):
+        load(str(TINY), experiments=tmp_path)
 
 
 def test_conda_users_get_the_versions_that_were_tested() -> None:
@@ -584,39 +612,3 @@ def test_conda_users_get_the_versions_that_were_tested() -> None:
     for package in packages:
         name, version = package.split("==")
         assert pinned[normal(name)] == version, name
-
-
-def test_runs_of_a_pack_differ_in_their_seeds_alone_and_share_one_gpu() -> None:
-    study = load("quick")
-    for size in (2, 3):
-        packs = study.packs(size)
-        packed = [run for runs in packs.values() for run in runs]
-        assert len(set(packed)) == len(packed)
-        for first, runs in packs.items():
-            assert first == runs[0]
-            assert 2 <= len(runs) <= size
-            assert len({study.runs[run].with_seed(0).fingerprint for run in runs}) == 1
-    # The digits have two seeds; ImageNet's runs take several GPUs.
-    assert study.packs(2)
-    paper = load("paper")
-    packed = {run for runs in paper.packs(3).values() for run in runs}
-    assert {paper.runs[run].dataset for run in packed} == {"cifar100", "cifar10_relabelled"}
-    assert {paper.gpus[run] for run in set(paper.runs) - packed} >= {4}
-
-
-@pytest.mark.parametrize(
-    ("other", "complaint"),
-    [
-        ({"gpu": 3}, "tasks.a.gpu: 3 GPUs cannot share batches of 128 images equally"),
-        ({"gpu": 2}, "tasks.b.gpu: 1, and 2 for a, which trains the same network"),
-    ],
-)
-def test_gpus_that_cannot_be_are_one_sentence(
-    other: dict[str, int], complaint: str, tmp_path: Path
-) -> None:
-    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20}
-    scale = {"name": "s", "title": "S", "description": "", "tasks": {"a": task | other, "b": task}}
-    path = tmp_path / "s.yaml"
-    path.write_text(yaml.safe_dump(scale))
-    with pytest.raises(ConfigError, match=complaint):
-        load(str(path))

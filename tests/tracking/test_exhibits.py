@@ -23,7 +23,7 @@ SHOWN = {
 @pytest.fixture
 def study(one: Path) -> Path:
     study = one.parent.parent
-    for name, text in {**SHOWN, "tables/runs.parquet": "PAR1", "plan.json": "{}"}.items():
+    for name, text in {**SHOWN, "tables/runs.parquet": "PAR1", "study.json": "{}"}.items():
         (study / name).parent.mkdir(exist_ok=True)
         (study / name).write_text(text)
     return study

@@ -15,7 +15,7 @@ import pytest
 import acdc
 from acdc.console import main
 from acdc.errors import ConfigError
-from study.model import load
+from study.resolve import load
 from tests.tracking.support import active, assert_mirrors, slug_of, sync
 from tracking.command import scale_of, study_of
 from tracking.store import passwordless, reason, tracking_uri

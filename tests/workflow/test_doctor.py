@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 import acdc.run.lease
 from acdc.errors import ConfigError, SuiteError
-from study.model import Study, load
+from study.model import Study
+from study.resolve import load
 from workflow import doctor
 from workflow.doctor import Profile, Request, read_profile, requests_of
 from workflow.probe import look_from

@@ -49,13 +49,13 @@ def test_make_quick_makes_everything_and_a_second_one_nothing(tmp_path: Path) ->
         "tables/theory_chapter.tex",
         "figures/theory_t2_rate.pdf",
         "mlflow.db",
-        "plan.json",
+        "study.json",
     ):
         assert (study / path).stat().st_size > 0, path
     assert f"{study}/report.html" in first.stdout
     assert "left" in first.stderr
     times = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/result.json")}
-    assert len(times) == len(json.loads((study / "plan.json").read_text())["runs"])
+    assert len(times) == len(json.loads((study / "study.json").read_text())["runs"])
 
     second = make_quick()
     assert second.returncode == 0, second.stderr
@@ -95,7 +95,7 @@ def test_another_title_reruns_what_prints_it_and_no_training(
     scale = tmp_path / "retitled.yaml"
     scale.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"title": "Another"}))
     rerun = dry(finished, scale)
-    assert {"plan", "aggregate", "table", "figure", "report"} <= set(rerun)
+    assert {"study", "aggregate", "table", "figure", "report"} <= set(rerun)
     assert not {"train", "data", "theory"} & set(rerun)
 
 
@@ -110,7 +110,7 @@ def test_another_layout_of_a_table_trains_nothing(finished: Workplace, tmp_path:
     table["caption"] = "Another caption."
     path.write_text(yaml.safe_dump(table, sort_keys=False))
     rerun = dry(finished, TINY, experiments=folder)
-    assert {"plan", "table", "report"} <= set(rerun)
+    assert {"study", "table", "report"} <= set(rerun)
     assert not {"train", "data", "theory"} & set(rerun)
 
 
@@ -142,10 +142,10 @@ def test_an_experiment_of_the_theory_is_given_all_its_settings(workplace: Workpl
 
 
 def test_one_more_seed_trains_only_that_seed(finished: Workplace) -> None:
-    plan = json.loads((finished.study / "plan.json").read_text())
+    plan = json.loads((finished.study / "study.json").read_text())
     rerun = dry(finished, TINY, seeds=2)
     assert rerun["train"] == len(plan["runs"])
-    assert {"plan", "aggregate", "table", "figure", "report", "track"} <= set(rerun)
+    assert {"study", "aggregate", "table", "figure", "report", "track"} <= set(rerun)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from filelock import SoftFileLease
 
 import workflow.state
-from acdc.config.run import RunConfig
+from acdc.config.run import RunConfig, parse_run
 from acdc.data import DATASETS
 from acdc.errors import ConfigError, SuiteError
 from acdc.run.failures import FAILED, remember
@@ -29,7 +29,8 @@ from acdc.run.journal import Journal, read_journal
 from acdc.run.lease import LEASE, host_at_work
 from acdc.run.lifecycle import Options, run
 from acdc.run.results import SPARE
-from study.model import FOLDER, load
+from study.model import Experiment, Row, Run, Scale, Study, Task, write_study
+from study.resolve import FOLDER, load
 from tests.run.test_stops import PATIENCE_S, spawn, wait_for_epochs
 from tests.support import Silent, tiny_config
 from tests.workflow.conftest import ROOT, TINY
@@ -40,33 +41,32 @@ from workflow.status import Overview, cell, entries, show, status
 HOUR = 3600.0
 
 
-def plan_of(*configs: RunConfig) -> dict[str, Any]:
-    """Return the plan of a study of one table, a row for each method."""
+def made_of(*configs: RunConfig) -> Study:
+    """Return a study of one table, a row per method."""
     rows = []
     for method in dict.fromkeys(config.method for config in configs):
         those = [config for config in configs if config.method == method]
-        task = {"model": those[0].model, "dataset": those[0].dataset}
-        rows.append(
-            {
-                "label": method.upper(),
-                "runs": [config.run_name for config in those],
-                "fine_tuned": [],
-                "task": {"name": f"task of {those[0].dataset}", **task},
-            }
+        model, dataset, epochs = those[0].model, those[0].dataset, those[0].epochs
+        task = Task(f"task of {dataset}", model, dataset, epochs)
+        runs = tuple(config.run_name for config in those)
+        rows.append(Row(method.upper(), method, 0.9, epochs, "sparse", runs, (), None, task))
+    table = Experiment("mine", "table", "Mine", "", None, None, None, (), tuple(rows), ())
+    named = {
+        c.run_name: Run(
+            c.plain(),
+            images=c.epochs * DATASETS[c.dataset].training_images * (c.method != "one_shot"),
         )
-    return {
-        "scale": {"name": "mine", "title": "Mine", "description": ""},
-        "experiments": [{"rows": rows, "panels": []}],
-        "runs": {config.run_name: config.plain() for config in configs},
+        for c in configs
     }
+    return Study(Scale("mine", "Mine", ""), (table,), named)
 
 
 def study_of(results: Path, *configs: RunConfig) -> Path:
-    """Write the plan of a study, and return the folder of its runs."""
-    runs = results / "mine" / "runs"
-    runs.mkdir(parents=True)
-    (results / "mine" / "plan.json").write_text(json.dumps(plan_of(*configs)))
-    return runs
+    """Write such a study, and return the folder of its runs."""
+    write_study(made_of(*configs), results / "mine" / "study.json")
+    folder = results / "mine" / "runs"
+    folder.mkdir()
+    return folder
 
 
 def shown(results: Path, *arguments: str, scale: str | Path = "mine") -> str:
@@ -90,7 +90,7 @@ def cells(text: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 def overview_of(results: Path, *configs: RunConfig) -> Overview:
-    found = entries(plan_of(*configs))
+    found = entries(made_of(*configs))
     states = States(results / "mine" / "runs", {entry.run: entry.epochs for entry in found})
     return Overview("Mine", results / "mine", found, states.read())
 
@@ -139,7 +139,7 @@ def take(folder: Path, held: list[SoftFileLease]) -> None:
 
 def test_a_run_that_is_killed_and_started_again_is_shown_at_each_stage(tmp_path: Path) -> None:
     study = load(str(TINY))
-    config = next(iter(study.runs.values()))
+    config = parse_run(next(iter(study.runs.values())).config)
     runs = tmp_path / "tiny" / "runs"
     runs.mkdir(parents=True)
     folder = runs / config.run_name
@@ -267,7 +267,7 @@ def test_an_error_that_need_not_recur_is_news_until_the_run_has_gone_on(tmp_path
 def test_a_failed_run_counts_as_far_as_it_came(tmp_path: Path) -> None:
     """So that a suite that tries it again tells how much is left."""
     study = load(str(TINY))
-    name, config = next(iter(study.runs.items()))
+    name, config = next((name, parse_run(run.config)) for name, run in study.runs.items())
     folder = tmp_path / "tiny" / "runs" / name
     write_journal(folder, [float(epoch) for epoch in range(config.epochs // 4)])
 
@@ -277,7 +277,7 @@ def test_a_failed_run_counts_as_far_as_it_came(tmp_path: Path) -> None:
         result = {"schema": 2, "run": name, "status": "failed", **reason}
         (folder / "result.json").write_text(json.dumps(result))
 
-    part, whole = study.images[name], sum(study.images.values())
+    part, whole = study.runs[name].images, sum(run.images for run in study.runs.values())
     at_work = Progress(study, tmp_path / "tiny")
     assert at_work.measure() == (pytest.approx(part / 4 / whole), 0, 0)
     give_up()
@@ -505,15 +505,14 @@ SCALES = sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
 @pytest.mark.parametrize("scale", SCALES)
 def test_each_run_of_a_study_stands_in_the_matrix_once(scale: str, tmp_path: Path) -> None:
     study = load(scale)
-    found = entries(study.plan())
-    images = study.images
+    found = entries(study)
     assert sorted(entry.run for entry in found) == sorted(study.runs)
     for entry in found:
-        config = study.runs[entry.run]
+        config = parse_run(study.runs[entry.run].config)
         variant = config.settings.variant()
         assert entry.method.startswith(f"{config.method}-{variant}" if variant else config.method)
         # Without building a network one knows what each run costs.
-        assert entry.images == images[entry.run]
+        assert entry.images == study.runs[entry.run].images
     places = {(entry.task, entry.cell, entry.seed) for entry in found}
     assert len(places) == len(found)
     lines = {(entry.task, entry.cell): (entry.label, entry.method) for entry in found}
@@ -523,7 +522,7 @@ def test_each_run_of_a_study_stands_in_the_matrix_once(scale: str, tmp_path: Pat
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("seeds", [1, 3, 12])
 def test_the_matrix_fits_the_terminal(width: int, seeds: int) -> None:
-    found = entries(load("smoke", seeds).plan())
+    found = entries(load("smoke", seeds))
     place: dict[str, Any] = {"resumed": 12, "job": "12345678", "host": "gpu-a100-0042"}
     states = itertools.cycle(
         [
@@ -586,14 +585,12 @@ def test_what_is_refused_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
     error = refused("--scale", "smokey")
     assert isinstance(error, ConfigError)
-    assert str(error).startswith("scale: 'smokey' is unknown; paper, quick, small, smoke, or")
+    assert str(error).startswith("scale=smokey: ")
     (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / "plan.json").write_text("{")
+    (tmp_path / "smoke" / "study.json").write_text("{")
     error = refused()
     assert isinstance(error, SuiteError)
-    assert str(error) == (
-        f"{tmp_path}/smoke/plan.json is not JSON; remove it, and it will be made again"
-    )
+    assert str(error).startswith(f"{tmp_path}/smoke/study.json: ")
     # The study is asked for afresh, and that file not read.
     assert refused("--seeds", "2") is None
     for arguments in (("--only", "lost"), ("--watch", "0"), ("--seeds", "0")):

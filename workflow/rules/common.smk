@@ -15,7 +15,7 @@ from acdc.run.failures import failures
 from acdc.run.results import SPARE
 from theory.layout import WITHOUT_FIGURE
 from workflow import signals, slurm, suite
-from study import model as studies
+from study import resolve
 
 if not workflow.is_main_process:
     signals.pass_on()
@@ -44,10 +44,10 @@ try:
             known = accepted(key, SETTINGS + SITE + CHOICES)
             raise ConfigError(f"--config: {key} is unknown; {known}")
     PACK, GPUS_PER_NODE = (
-        studies.whole_number(config.get(key, least), f"--config: {key}")
+        resolve.whole_number(config.get(key, least), f"--config: {key}")
         for key, least in (("pack", 1), ("gpus_per_node", 8))
     )
-    STUDY = studies.load(SCALE, config.get("seeds"), EXPERIMENTS)
+    STUDY = resolve.load(SCALE, config.get("seeds"), EXPERIMENTS)
     CHOSEN = STUDY.select(**CHOICE)
     NODES = slurm.nodes(STUDY.gpus, GPUS_PER_NODE)
 except ConfigError as error:
@@ -102,9 +102,15 @@ def study_folder(wildcards, output):
     return str(Path(*Path(output[0]).parts[: len(Path(FOLDER).parts)]))
 
 
+def data_of(run):
+    """Return the file that says that a run's data set is intact."""
+    dataset = STUDY.runs[run].config["dataset"]
+    return f"{FOLDER}/data/{dataset}.json"
+
+
 def result_of_parent(wildcards):
     """Return the result of the run that a run starts from, if it does not start afresh."""
-    parent = STUDY.parent(wildcards.run)
+    parent = STUDY.runs[wildcards.run].parent
     return [f"{FOLDER}/runs/{parent}/result.json"] if parent else []
 
 
@@ -210,7 +216,7 @@ def tell_the_cost():
     """End a dry run with what it costs, the last thing that is read."""
     planning = workflow.is_main_process and workflow.dryrun and not REFUSED
     if planning and workflow.dag is not None:
-        from workflow.plan import closing_lines
+        from workflow.cost import closing_lines
 
         lines = closing_lines(
             STUDY,

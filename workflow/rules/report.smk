@@ -11,17 +11,17 @@ FIGURE_SOURCES = sources(
         "theory.py",
     ),
     "figures/*.py",
-) + sources("columns.py", "plan.py", "paper/*", package="study")
+) + sources("columns.py", "model.py", "paper/*", package="study")
 
 
-rule plan:
+rule study:
     """Write down what the study consists of, for the reports."""
     input:
         whole_study,
     output:
-        f"{FOLDER}/plan.json",
+        f"{FOLDER}/study.json",
     log:
-        f"{FOLDER}/logs/plan.log",
+        f"{FOLDER}/logs/study.log",
     retries: 0
     localrule: True
     conda:
@@ -42,7 +42,7 @@ rule plan:
 rule aggregate:
     """Gather every run's result and journal into tidy tables."""
     input:
-        f"{FOLDER}/plan.json",
+        f"{FOLDER}/study.json",
         RESULTS,
         sources("aggregate.py"),
     output:
@@ -64,13 +64,13 @@ rule aggregate:
 rule table:
     """One table, as LaTeX and as data, from its own runs."""
     input:
-        f"{FOLDER}/plan.json",
-        lambda wildcards: results_of(STUDY.shown(wildcards.table)),
+        f"{FOLDER}/study.json",
+        lambda wildcards: results_of(STUDY.experiment(wildcards.table).runs),
         sources(
             *("aggregate.py", "statistics.py", "cells.py", "outputs.py"),
             *("tables.py", "latex.py", "text.py", "templates/*.tex.j2"),
         ),
-        sources("columns.py", "plan.py", "paper/*", package="study"),
+        sources("columns.py", "model.py", "paper/*", package="study"),
     output:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
@@ -88,8 +88,8 @@ rule table:
 rule figure:
     """One figure, from its own runs."""
     input:
-        f"{FOLDER}/plan.json",
-        lambda wildcards: results_of(STUDY.shown(wildcards.figure)),
+        f"{FOLDER}/study.json",
+        lambda wildcards: results_of(STUDY.experiment(wildcards.figure).runs),
         FIGURE_SOURCES,
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
@@ -108,7 +108,7 @@ rule figure:
 rule theory_figure:
     """One figure of the theory."""
     input:
-        f"{FOLDER}/plan.json",
+        f"{FOLDER}/study.json",
         rules.theory.output.series,
         FIGURE_SOURCES,
     output:
@@ -130,7 +130,7 @@ rule theory_figure:
 rule statements:
     """The theory's statements in one table: predicted, measured, and whether they hold."""
     input:
-        f"{FOLDER}/plan.json",
+        f"{FOLDER}/study.json",
         expand(rules.theory.output.statements, theory=THEORY),
         sources(
             *("statements.py", "theory.py", "maths.py"),

@@ -1,10 +1,12 @@
 # One job a run. A run resumes from its checkpoints, which are therefore no declared outputs:
 # Snakemake deletes the outputs of a job that it starts again.
 
+import json
+
 from workflow import resources as requests
 
 # By the first of their runs; the results folder of the others is filled by the same job.
-PACKS = STUDY.packs(PACK) if PACK > 1 else {}
+PACKS = {pack: runs for pack, runs in STUDY.jobs(PACK).items() if len(runs) > 1}
 PACKED = {run: pack for pack, runs in PACKS.items() for run in runs}
 if workflow.is_main_process:
     # A pack of which a run's folder was removed has to be trained again.
@@ -47,7 +49,7 @@ rule train:
     input:
         # Not as ancient(): where the producer of an ancient file runs again, Snakemake 9.27 leaves
         # out every job below it, also those whose outputs are missing.
-        data=lambda wildcards: f"{FOLDER}/data/{STUDY.runs[wildcards.run].dataset}.json",
+        data=lambda wildcards: data_of(wildcards.run),
         parent=result_of_parent,
     output:
         f"{FOLDER}/runs/{{run}}/result.json",
@@ -69,7 +71,7 @@ rule train:
         attempt=lambda wildcards, attempt: attempt,
     params:
         folder=study_folder,
-        configuration=lambda wildcards: STUDY.runs[wildcards.run].canonical_json(),
+        configuration=lambda wildcards: json.dumps(STUDY.runs[wildcards.run].config),
         logs=lambda wildcards: f"{FOLDER}/logs/train/{wildcards.run}",
         # Where a run has failed for good since its job, the next start of the suite tries it again.
         failures=lambda wildcards: failures_of([wildcards.run]),
@@ -100,9 +102,11 @@ use rule train as train_on_nodes with:
 rule pack:
     """Train runs that differ in their seeds side by side on one GPU (--config pack=N)."""
     input:
-        data=lambda wildcards: f"{FOLDER}/data/{STUDY.runs[wildcards.pack].dataset}.json",
+        data=lambda wildcards: data_of(wildcards.pack),
         parents=lambda wildcards: results_of(
-            dict.fromkeys(filter(None, map(STUDY.parent, PACKS[wildcards.pack])))
+            dict.fromkeys(
+                filter(None, (STUDY.runs[run].parent for run in PACKS[wildcards.pack]))
+            )
         ),
     output:
         touch(f"{FOLDER}/packs/{{pack}}.done"),
@@ -122,9 +126,9 @@ rule pack:
         attempt=lambda wildcards, attempt: attempt,
     params:
         folder=study_folder,
-        configuration=lambda wildcards: STUDY.runs[wildcards.pack].canonical_json(),
+        configuration=lambda wildcards: json.dumps(STUDY.runs[wildcards.pack].config),
         seeds=lambda wildcards: ",".join(
-            str(STUDY.runs[run].seed) for run in PACKS[wildcards.pack]
+            str(STUDY.runs[run].config["seed"]) for run in PACKS[wildcards.pack]
         ),
         at_once=lambda wildcards: len(PACKS[wildcards.pack]),
         logs=lambda wildcards: f"{FOLDER}/logs/packs/{wildcards.pack}",
