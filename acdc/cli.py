@@ -1,18 +1,25 @@
-"""The command line: train one run, list the methods, run the theory's experiments."""
+"""The library's commands: train runs, list the methods, verify the data sets."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from acdc.config.yaml_io import assign, parsed
 from acdc.console import CONTEXT, Lazy, table
-from acdc.errors import ConfigError, DeviceError, SuiteError
+from acdc.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from acdc.config.run import RunConfig
+    from acdc.training.loop import Compile
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(cls=Lazy, lazy={"data": "acdc.data.command:data_command"}, context_settings=CONTEXT)
@@ -20,24 +27,109 @@ def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
 
+DESCRIPTION = (
+    click.option("--model", help="Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]"),
+    click.option(
+        "--dataset", help="digits, fashion_mnist_10k, fashion_mnist, ...  [default: digits]"
+    ),
+    click.option("--method", help="dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]"),
+    click.option(
+        "--sparsity",
+        type=float,
+        help="Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]",
+    ),
+    click.option("--epochs", type=int, help="Passes over the training images.  [default: 20]"),
+    click.option("--seed", type=int, help="Seed of weights, data order and masks.  [default: 1]"),
+)
+"""Options that override keys of a run's configuration, named after them."""
+
+EXECUTION = (
+    click.option(
+        "--runs",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("results/runs"),
+        show_default=True,
+        help="Folder of the run directories.",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+    click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if available]"),
+    click.option(
+        "--processes",
+        type=click.IntRange(1),
+        default=1,
+        help="Data-parallel processes of each run, one GPU each (torchrun).  [default: 1]",
+    ),
+    click.option(
+        "--nodes",
+        type=click.IntRange(1),
+        default=1,
+        help="Nodes of this SLURM job that share the processes.  [default: 1]",
+    ),
+    click.option(
+        "--at-once",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Train N runs at a time, in processes that share the device.",
+    ),
+    click.option(
+        "--compile",
+        type=click.Choice(["off", "default", "reduce-overhead", "max-autotune"]),
+        default="off",
+        help="Mode of torch.compile; reduce-overhead uses CUDA graphs.  [default: off]",
+    ),
+    click.option("--deterministic", is_flag=True, help="On a GPU: bit-reproducible kernels only."),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        default=2,
+        show_default=True,
+        help="Processes that decode images, for data sets in folders.",
+    ),
+    click.option(
+        "--checkpoint-interval",
+        type=click.FloatRange(0),
+        default=600.0,
+        show_default=True,
+        help="Longest training time between checkpoints, in seconds.",
+    ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(0),
+        default=0.0,
+        help="Seconds to wait for another process that trains the run.  [default: 0]",
+    ),
+    click.option(
+        "--allow-failure",
+        "--settle",
+        is_flag=True,
+        help="Exit 0 if a run diverges or fails with an error that would recur; record it.",
+    ),
+    click.option(
+        "--receipt",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write how the runs ended to this file, once all of them have.",
+    ),
+    click.option("--logs", type=click.Path(file_okay=False, path_type=Path), hidden=True),
+    click.option("--attempt", type=click.IntRange(1), default=1, hidden=True),
+)
+"""Options that change results by rounding at most."""
+
+
+def _all_of(options: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @cli.command()
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="YAML description of the run; the options below override it.",
+@click.argument(
+    "files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path), metavar="[CONFIG.yaml]..."
 )
-@click.option("--model", help="Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]")
-@click.option(
-    "--dataset",
-    help="digits, fashion_mnist_10k, fashion_mnist, ...  [default: digits]",
-)
-@click.option("--method", help="dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]")
-@click.option(
-    "--sparsity", type=float, help="Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]"
-)
-@click.option("--epochs", type=int, help="Passes over the training images.  [default: 20]")
-@click.option("--seed", type=int, help="Seed of weights, data order and masks.  [default: 1]")
+@_all_of(DESCRIPTION)
 @click.option(
     "--set",
     "assignments",
@@ -45,138 +137,117 @@ def cli() -> None:
     metavar="KEY=VALUE",
     help="Any other key, such as recipe.lr=0.05 or settings.schedule=cifar-20; repeatable.",
 )
-@click.option(
-    "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("results/runs"),
-    show_default=True,
-    help="Folder of the run directories.",
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
-@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where there is one]")
-@click.option(
-    "--processes",
-    type=click.IntRange(1),
-    default=1,
-    help="Share each batch among so many processes, one GPU each where there are GPUs.",
-)
-@click.option(
-    "--nodes",
-    type=click.IntRange(1),
-    default=1,
-    help="Nodes of this SLURM job among which the processes are shared out, by torchrun.",
-)
-@click.option(
-    "--seeds",
-    metavar="N,N,...",
-    help="Train several seeds, each a run and a process of its own.",
-)
-@click.option(
-    "--at-once",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="How many of the seeds share the device at a time.",
-)
-@click.option(
-    "--compile",
-    type=click.Choice(["off", "default", "reduce-overhead", "max-autotune"]),
-    default="off",
-    help="torch.compile's mode; reduce-overhead uses CUDA graphs.  [default: off]",
-)
-@click.option("--deterministic", is_flag=True, help="On a GPU: the same bits every time.")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="Processes that decode images, for data sets in folders.",
-)
-@click.option(
-    "--checkpoint-interval",
-    type=click.FloatRange(0),
-    default=600.0,
-    show_default=True,
-    help="Most seconds of training that a killed run loses.",
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=0.0,
-    help="Seconds to wait where another process trains this run.  [default: 0]",
-)
-@click.option(
-    "--settle",
-    is_flag=True,
-    help="A run that has diverged, or failed for good, ends with status 0; its result says so.",
-)
-@click.option(
-    "--logs",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder where each attempt at a run leaves its output.",
-)
-@click.option("--attempt", type=click.IntRange(1), default=1, hidden=True)
-@click.option("--json", "text", hidden=True, help="The whole description as JSON.")
+@click.option("--seeds", metavar="N,N,...", help="Train a run for each of these seeds.")
+@_all_of(EXECUTION)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), hidden=True)
+@click.option("--json", "text", hidden=True)
 def train(
-    file: Path | None,
+    files: tuple[Path, ...],
+    model: str | None,
+    dataset: str | None,
+    method: str | None,
+    sparsity: float | None,
+    epochs: int | None,
+    seed: int | None,
     assignments: tuple[str, ...],
+    seeds: str | None,
+    config: Path | None,
+    text: str | None,
     runs: Path,
-    threads: int | None,
-    device: str | None,
+    logs: Path | None,
     processes: int,
     nodes: int,
-    seeds: str | None,
-    at_once: int,
-    compile: str,
-    deterministic: bool,
-    workers: int,
-    checkpoint_interval: float,
-    wait: float,
-    settle: bool,
-    logs: Path | None,
-    attempt: int,
-    text: str | None,
-    **options: Any,
+    **execution: Any,
 ) -> None:
-    """Train one run, or go on with it where it was interrupted.
+    """Train runs, or resume them.
 
-    A run is fixed by its configuration. Its directory is named after it and holds the journal, the
-    weights and, once it has finished, result.json. A finished run is not trained again. On SIGTERM,
-    SIGUSR1 or Ctrl-C a run saves a checkpoint and ends with status 75 (Ctrl-C: 130); the same
-    command goes on with it. Under torchrun the processes share the run.
+    Each CONFIG.yaml describes a run; options override its keys. Without a file the options and
+    their defaults describe one. The file config.yaml of a run directory is trained there, any other
+    in a directory below --runs that is named after the configuration. It holds the journal, the
+    weights and, once the run has finished, result.json. A finished run is not trained again. On
+    SIGTERM, SIGUSR1 or Ctrl-C a run saves a checkpoint and exits with status 75 (Ctrl-C: 130);
+    rerun the same command to resume it.
 
     \b
     Examples:
       acdc train --method acdc --sparsity 0.9 --dataset digits
       acdc train --method rigl --set settings.distribution=erk --sparsity 0.95
-      acdc methods        # what can be trained, and each method's settings
+      acdc methods        # the methods, and each method's settings
     """  # noqa: D301
-    if threads is not None:
+    if execution["threads"] is not None:
         # Read by OpenMP when torch is imported, which happens below.
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["OMP_NUM_THREADS"] = str(execution["threads"])
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from acdc.config.run import parse_run
-
-    config = parse_run(describe(file, text, options, assignments))
-    if seeds is not None:
-        from acdc.run.launch import launch_seeds
-
-        sys.exit(launch_seeds(several(seeds), at_once, arguments_without("--seeds", "--at-once")))
+    options = {
+        **{"model": model, "dataset": dataset, "method": method},
+        **{"sparsity": sparsity, "epochs": epochs, "seed": seed},
+    }
+    if config is not None:
+        files = (*files, config)
+    targets = [
+        target
+        for file in files or (None,)
+        for target in targets_of(file, describe(file, options, assignments, text), seeds, runs)
+    ]
     if logs is not None and "RANK" not in os.environ:
         from acdc.run.logs import keep_output
 
-        keep_output(logs, config.run_name)
+        keep_output(logs, targets[0][0].run_name)
     if processes > 1 and "RANK" not in os.environ:
-        from acdc.run.launch import launch_nodes, launch_ranks
+        from acdc.run.launch import exec_torchrun, run_on_nodes
 
-        if nodes > 1:
-            sys.exit(launch_nodes(nodes, processes, sys.argv[1:]))
-        sys.exit(launch_ranks(processes, sys.argv[1:]))
+        if nodes == 1:
+            exec_torchrun(processes, sys.argv[1:])
+        sys.exit(run_on_nodes(nodes, processes, sys.argv[1:]))
+    sys.exit(_train(targets, **execution))
 
+
+def targets_of(
+    file: Path | None, description: dict[str, Any], seeds: str | None, runs: Path
+) -> Iterator[tuple[RunConfig, Path]]:
+    """Yield the runs that a description stands for, each with the folder of its run directory.
+
+    Args:
+        file: that holds the description; None: it is of options alone.
+        description: of a run, as plain data.
+        seeds: as ``1,2,3``, each a run; None: the description's own.
+        runs: folder of the run directories, but for a file that is in its own run's.
+
+    Raises:
+        ConfigError: the description is wrong.
+    """
+    from acdc.config.run import parse_run
+
+    for seed in [None] if seeds is None else several(seeds):
+        try:
+            config = parse_run(description | ({} if seed is None else {"seed": seed}))
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") if file else error from None
+        own = None if file is None else file.absolute().parent
+        yield config, own.parent if own is not None and own.name == config.run_name else runs
+
+
+def _train(
+    targets: Sequence[tuple[RunConfig, Path]],
+    *,
+    threads: int | None,
+    device: str | None,
+    at_once: int,
+    compile: Compile,
+    deterministic: bool,
+    workers: int,
+    checkpoint_interval: float,
+    wait: float,
+    allow_failure: bool,
+    receipt: Path | None,
+    attempt: int,
+) -> int:
+    """Train runs and return the exit status; see the options of the same names."""
     import torch
 
     from acdc.distributed import from_environment, local_device
-    from acdc.run.lifecycle import Options, run
+    from acdc.run.batch import Job, train_at_once, train_in_turn, write_receipt
+    from acdc.run.lifecycle import Options
     from acdc.run.progress import Lines, Reporter, Silent, Terminal
     from acdc.training.loop import Engine
 
@@ -184,33 +255,31 @@ def train(
         torch.set_num_threads(threads)
     ranks = from_environment()
     where = torch.device(pick_device(local_device(pick_device(device))))
-    how = Options(
-        runs,
-        Engine(where, workers, compile, deterministic),  # type: ignore[arg-type]
-        checkpoint_interval_s=checkpoint_interval,
-        wait_s=wait,
-        attempt=attempt,
-        settle=settle,
-    )
-    if not ranks.first:
-        reporter: Reporter = Silent()
-    elif sys.stderr.isatty():
-        reporter = Terminal()
+    engine = Engine(where, workers, compile, deterministic)
+    jobs = [
+        Job(
+            config,
+            Options(
+                runs,
+                engine,
+                checkpoint_interval_s=checkpoint_interval,
+                wait_s=wait,
+                attempt=attempt,
+                allow_failure=allow_failure,
+            ),
+        )
+        for config, runs in targets
+    ]
+    if at_once > 1 and len(jobs) > 1:
+        status = train_at_once(jobs, at_once)
     else:
-        reporter = Lines()
-    with ranks.joined(where):
-        try:
-            result = run(config, how, reporter, ranks)
-        except SuiteError as error:
-            if ranks.first:
-                raise
-            # The first one says it, and whether the run is settled.
-            sys.exit(0 if settle else error.exit_status)
-    if ranks.first:
-        for line in summary(result, runs):
-            click.echo(line)
-    if result["status"] == "diverged" and not settle:
-        sys.exit(6)
+        shown = Terminal if sys.stderr.isatty() else Lines
+        reporter: Reporter = shown() if ranks.first else Silent()
+        with ranks.joined(where):
+            status = train_in_turn(jobs, reporter, ranks)
+    if receipt is not None and ranks.first:
+        write_receipt(receipt, [job.folder for job in jobs])
+    return status
 
 
 @cli.command()
@@ -244,29 +313,21 @@ def several(text: str) -> list[int]:
     return found
 
 
-def arguments_without(*names: str) -> list[str]:
-    """Return the arguments of this command less some options and their values."""
-    kept, rest = [], iter(sys.argv[1:])
-    for argument in rest:
-        if argument in names:
-            next(rest)
-        elif argument.partition("=")[0] not in names:
-            kept.append(argument)
-    return kept
-
-
 def describe(
-    file: Path | None, text: str | None, options: dict[str, Any], assignments: tuple[str, ...]
+    file: Path | None,
+    options: dict[str, Any],
+    assignments: tuple[str, ...] = (),
+    text: str | None = None,
 ) -> dict[str, Any]:
-    """Return the run's description: defaults or a file, then options, then assignments."""
+    """Return a run's description: defaults or a file, then options, then assignments."""
     data: dict[str, Any] = {}
     if text is not None:
         data = mapping(text, "--json")
     elif file is not None:
         try:
-            data = mapping(file.read_bytes(), f"--config: {file}")
+            data = mapping(file.read_bytes(), str(file))
         except OSError as error:
-            raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from None
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     else:
         data = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
     data |= {key: value for key, value in options.items() if value is not None}
@@ -314,32 +375,6 @@ def pick_device(name: str | None) -> str:
             f"--device: {name!r} is not available; {', '.join(there)} are accepted"
         ) from None
     return name
-
-
-def summary(result: dict[str, Any], runs: Path) -> list[str]:
-    """Return what a person wants to know of a finished run, a few lines."""
-    lines = [f"{runs / result['run']}: {result['status']}"]
-    if result["status"] == "failed":
-        return [f"{lines[0]}: {result['error']}"]
-    flops = result["flops"]
-    training, published = (
-        flops[key] / flops["dense_training"] for key in ("training", "training_published")
-    )
-    for name, product in result["products"].items():
-        last = product["last"]
-        certificate = last["certificate"]
-        exempt = ", ".join(certificate["exempt"])
-        scope = f" ({100 * certificate['pruned']:.2f} % without {exempt})" if exempt else ""
-        lines.append(
-            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %{scope}"
-            f"  test accuracy {100 * last['test_accuracy']:.2f} %"
-            f"  (validation {100 * last['val_accuracy']:.2f} %)"
-            f"  inference {last['inference_flops'] / flops['dense_inference']:.3f}"
-            f"  training {training:.3f} (as published {published:.3f})"
-            "  of dense FLOPs"
-        )
-        lines += [f"  {name:6}  not certified: {reason}" for reason in certificate["failures"]]
-    return lines
 
 
 @cli.command()

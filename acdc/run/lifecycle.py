@@ -49,9 +49,8 @@ class Options:
     attempt: int = 1
     """Which attempt of a workflow at the run this is. From the second on, an error of the first
     that is bound to recur ends it at once."""
-    settle: bool = False
-    """Whether a run that has failed for good leaves a result that says so, for a study that goes on
-    without it, rather than raises its error."""
+    allow_failure: bool = False
+    """Record an error that would recur as the result "failed" instead of raising it."""
 
 
 class Wish(enum.IntEnum):
@@ -127,7 +126,7 @@ class Run:
     def _parent(self, start: Start) -> dict[str, Any]:
         """Return the result of the run that this one starts from, which is trained if need be."""
         # What has failed for good before does so at once, and this run with it.
-        options = replace(self.options, attempt=max(self.options.attempt, 2), settle=False)
+        options = replace(self.options, attempt=max(self.options.attempt, 2), allow_failure=False)
         return run(start.config, options, self.reporter, self.ranks, self.stops)
 
     def _resume(self, state: dict[str, Any]) -> None:
@@ -348,7 +347,7 @@ def run(
             if not ranks.first or not folder.is_dir():
                 raise
             result = failed(config, folder, error)
-            if result is None or not options.settle:
+            if result is None or not options.allow_failure:
                 raise
             conclude(folder, result)
             reporter.say(f"{config.run_name} has failed: {result['error']}")

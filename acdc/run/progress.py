@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -62,6 +63,9 @@ class Terminal:
 class Lines:
     """Plain lines, one an epoch, for a log."""
 
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+
     def start(self, config: RunConfig, first: Step) -> None:
         self.epochs = config.epochs
         self.first = first.iteration / first.batches_per_epoch
@@ -81,7 +85,7 @@ class Lines:
         )
 
     def say(self, text: str) -> None:
-        say(text)
+        say("\n".join(self.prefix + line for line in text.splitlines()))
 
 
 class Silent:
@@ -98,3 +102,29 @@ class Silent:
 
     def say(self, text: str) -> None:
         pass
+
+
+def print_summary(result: dict[str, Any], runs: Path) -> None:
+    """Print the sparsity, accuracy and FLOPs of a run that has ended, on standard output."""
+    click.echo(f"{runs / result['run']}: {result['status']}")
+    if result["status"] == "failed":
+        return
+    flops = result["flops"]
+    training, published = (
+        flops[key] / flops["dense_training"] for key in ("training", "training_published")
+    )
+    for name, product in result["products"].items():
+        last = product["last"]
+        certificate = last["certificate"]
+        exempt = ", ".join(certificate["exempt"])
+        scope = f" ({100 * certificate['pruned']:.2f} % without {exempt})" if exempt else ""
+        click.echo(
+            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %{scope}"
+            f"  test accuracy {100 * last['test_accuracy']:.2f} %"
+            f"  (validation {100 * last['val_accuracy']:.2f} %)"
+            f"  inference {last['inference_flops'] / flops['dense_inference']:.3f}"
+            f"  training {training:.3f} (as published {published:.3f})"
+            "  of dense FLOPs"
+        )
+        for reason in certificate["failures"]:
+            click.echo(f"  {name:6}  not certified: {reason}")

@@ -129,7 +129,7 @@ def read_run(folder: Path) -> RunRecord:
     def attempt(path: Path, read: Callable[[Path], T]) -> T | None:
         try:
             return read(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except SuiteError as error:
             problems.append(str(error))

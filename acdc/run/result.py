@@ -219,7 +219,7 @@ def read_result(folder: Path) -> Result | None:
     path = folder / RESULT
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     result = parse_result(content, path)
     if result.run != folder.name:

