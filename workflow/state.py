@@ -1,210 +1,168 @@
-"""How far the runs of a study are, from their folders alone; nothing here imports torch."""
+"""The state of each run of a study, from its folder alone. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from acdc.errors import RunDirectoryError
-from acdc.run.failures import FAILED, remembered
+from acdc.run.failures import FAILED
 from acdc.run.lease import host_at_work
-from acdc.run.results import RESULT, read_result, read_spare
+from acdc.run.reader import CONFIG, JOURNAL, Attempt, JournalRecords, read_run
+from acdc.run.result import RESULT, DivergedResult, FailedResult, FinishedResult
 
 Status = Literal["running", "stopped", "queued", "done", "diverged", "failed"]
 
-_BLOCK = 1 << 16
 _RECENT = 10
+"""Epochs that the pace is taken from."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run is at."""
+    """The progress of a run."""
 
     status: Status
-    """Stopped: it was begun, has not ended, and nobody is at work at it."""
+    """Stopped: it has begun, has not ended, and no process trains it."""
     epochs: int
-    """That it is to train."""
+    """The epochs that it trains."""
     epoch: int = 0
-    """Epochs that are behind it; of a diverged run, the one in which it diverged."""
+    """The epochs that are done; of a diverged run, the one in which it diverged."""
     resumed: int = 0
-    """How often an attempt went on where one before it had been interrupted."""
+    """How often it was resumed."""
     pace_s: float | None = None
-    """Seconds that an epoch takes just now; none where no epoch has ended, or nobody is at work."""
+    """Seconds per epoch; None unless it is running and has ended an epoch."""
     left_s: float | None = None
-    """Seconds of training that are left at this pace."""
+    """Seconds of training left at this pace."""
     job: str | None = None
-    """SLURM's number of the latest attempt."""
+    """SLURM's id of the last attempt's job."""
     host: str | None = None
-    """Where the latest attempt is or was."""
+    """The host of the last attempt."""
     error: str | None = None
-    """What has ended the latest attempt, one sentence."""
+    """The error that ended the last attempt, or the files that cannot be read."""
     exit_status: int | None = None
-    """What it ended with."""
+    """The exit status of the last attempt."""
     settled: bool = False
-    """Whether a result says how it has ended."""
+    """Whether a result records how it ended."""
 
     @property
     def share(self) -> float:
-        """The part of its training that is done."""
+        """The fraction of its training that is done."""
         return 1.0 if self.status in ("done", "diverged") else self.epoch / self.epochs
 
     @property
     def left(self) -> float:
-        """The part of its training that is still to come; none where it has failed for good."""
+        """The fraction of its training that is still to be done; 0 if it failed for good."""
         return 0.0 if self.settled else 1.0 - self.share
 
 
 class States:
-    """The states of the runs of a study; those that are done are read once."""
+    """The states of a study's runs; a result is read once."""
 
     def __init__(self, runs: Path, epochs: Mapping[str, int]) -> None:
-        """Remember what is to be read.
+        """Remember what to read.
 
         Args:
-            runs: folder of the run directories.
+            runs: the folder of the runs.
             epochs: of each run, by its name.
         """
         self.runs = runs
         self.epochs = epochs
-        self._known: dict[str, tuple[int, RunState]] = {}
+        self._ended: dict[str, tuple[int, RunState]] = {}
 
     def read(self) -> dict[str, RunState]:
-        """Return what each run is at now, by its name."""
+        """Return the present state of each run, by its name."""
         return {name: self._read(name) for name in self.epochs}
 
     def _read(self, name: str) -> RunState:
-        folder = self.runs / name
-        written = _written(folder / RESULT)
-        if name in self._known and self._known[name][0] == written:
-            return self._known[name][1]
-        state = read_state(folder, self.epochs[name])
+        written = _written(self.runs / name / RESULT)
+        if name in self._ended and self._ended[name][0] == written:
+            return self._ended[name][1]
+        state = read_state(self.runs / name, self.epochs[name])
         if written and state.status in ("done", "diverged"):
-            self._known[name] = (written, state)
+            self._ended[name] = (written, state)
         return state
 
 
 def read_state(folder: Path, epochs: int) -> RunState:
-    """Return what a run is at.
+    """Return the state of a run.
 
     Args:
-        folder: of the run, which need not be there.
-        epochs: that the run is to train.
+        folder: of the run, which need not exist.
+        epochs: the epochs that it trains.
     """
     if not _begun(folder):
         return RunState("queued", epochs)
-    about = _read_json(folder / "provenance.json")
-    attempts = about.get("resumed", [])
-    latest = attempts[-1] if attempts else about
-    begun = RunState(
+    # Before the result, which a run writes before it releases its lease.
+    host = host_at_work(folder)
+    record = read_run(folder)
+    latest = record.provenance[-1] if record.provenance else Attempt()
+    state = RunState(
         "stopped",
         epochs,
-        resumed=len(attempts),
-        job=latest.get("job"),
-        host=latest.get("host"),
+        resumed=max(0, len(record.provenance) - 1),
+        job=latest.job,
+        host=latest.host,
+        error="; ".join(record.problems) or None,
     )
-    # First: a result is written before its writer leaves, and so not overlooked where nobody is.
-    host = host_at_work(folder)
-    journal = folder / "journal.jsonl"
-    try:
-        result = read_result(folder)
-    except RunDirectoryError as error:
-        begun = replace(begun, epoch=_epoch(latest_records(journal)))
-        return replace(begun, status="failed", error=str(error), exit_status=error.exit_status)
-    if result is not None and result["status"] != "failed":
-        return _ended(begun, result)
-    records = latest_records(journal)
-    begun = replace(begun, epoch=_epoch(records))
-    # What has failed may be under way again, with the result still there that says so.
+    result = record.result
+    if isinstance(result, FinishedResult):
+        return replace(state, status="done", epoch=epochs, settled=True)
+    if isinstance(result, DivergedResult):
+        return replace(state, status="diverged", epoch=result.diverged_at, settled=True)
+    state = _progress(state, record.journal, folder / JOURNAL)
+    # A failed run may be trained again while its result is still there.
     if host is not None:
-        pace = pace_of(records)
-        left = _left(records, epochs - begun.epoch, pace)
-        return replace(begun, status="running", pace_s=pace, left_s=left, host=host)
-    if result is not None:
-        reason = {key: result[key] for key in ("error", "exit_status")}
-        return replace(begun, status="failed", **reason, settled=True)
-    failure = remembered(folder)
-    # Snakemake deletes the result of a job that it starts again, which puts it back from there.
-    spare = None if failure is not None and failure.final else read_spare(folder)
-    if spare is not None:
-        return _ended(begun, spare)
-    # An error that need not recur is news until the run has gone on.
-    if failure is None or not (failure.final or _written(journal) < _written(folder / FAILED)):
-        return begun
+        return replace(state, status="running", host=host)
+    state = replace(state, pace_s=None, left_s=None)
+    ended: FailedResult | None = result
+    if ended is not None:
+        state = replace(state, error=ended.error, exit_status=ended.exit_status)
+        return replace(state, status="failed", settled=True)
+    if (folder / RESULT).exists():
+        return replace(state, status="failed")
+    failure = record.failure
+    # An error that need not recur is of interest until the run was resumed.
+    resumed = _written(folder / JOURNAL) >= _written(folder / FAILED)
+    if failure is None or (resumed and not failure.final):
+        return state
     status: Status = "failed" if failure.final else "stopped"
-    return replace(begun, status=status, error=failure.error, exit_status=failure.exit_status)
+    return replace(state, status=status, error=failure.error, exit_status=failure.exit_status)
 
 
-def _ended(begun: RunState, result: Mapping[str, Any]) -> RunState:
-    """Return the state of a run that has finished or diverged."""
-    if result["status"] == "diverged":
-        return replace(begun, status="diverged", epoch=result["diverged_at"], settled=True)
-    return replace(begun, status="done", epoch=begun.epochs, settled=True)
+def _progress(state: RunState, journal: JournalRecords, path: Path) -> RunState:
+    """Return a state with the progress that a journal records."""
+    problems = [problem for problem in (state.error, journal.problem) if problem]
+    try:
+        epoch, pace_s = _epoch(journal.lines), pace_of(journal.lines)
+        left_s = _left(journal.lines, state.epochs - epoch, pace_s)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        problems.append(f"{path}: damaged ({type(error).__name__}: {error})")
+        return replace(state, error="; ".join(problems))
+    text = "; ".join(problems) or None
+    return replace(state, epoch=epoch, pace_s=pace_s, left_s=left_s, error=text)
 
 
 def _begun(folder: Path) -> bool:
-    """Return whether there is anything in a folder."""
+    """Return whether a run has left anything beside its configuration."""
     try:
-        with os.scandir(folder) as entries:
-            return any(True for _ in entries)
-    except FileNotFoundError:
+        return any(path.name != CONFIG for path in folder.iterdir())
+    except OSError:
         return False
 
 
 def _written(path: Path) -> int:
-    """Return when a file was last written to, in nanoseconds, 0 where there is none."""
+    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds, nothing where there is none."""
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data
-
-
-def latest_records(path: Path, epochs: int = _RECENT + 1) -> list[dict[str, Any]]:
-    """Return the last records of a journal, read from its end.
-
-    Args:
-        path: of the journal, which need not be there.
-        epochs: how many records of epochs are to be among them, if it has so many.
-    """
-    size = _BLOCK
-    while True:
-        try:
-            with path.open("rb") as file:
-                start = max(0, file.seek(0, os.SEEK_END) - size)
-                file.seek(start)
-                # The last is cut short or empty; the first, unless it begins the file, cut too.
-                lines = file.read().split(b"\n")[start > 0 : -1]
-        except OSError:
-            return []
-        records = list(_parsed(lines))
-        if start == 0 or sum("event" not in record for record in records) >= epochs:
-            return records
-        size *= 4
-
-
-def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        with contextlib.suppress(ValueError):  # as a power failure may leave one
-            yield json.loads(line)
-
-
 def _epoch(records: Sequence[Mapping[str, Any]]) -> int:
-    """Return the epochs that are behind a run, from the last records of its journal."""
+    """Return the number of epochs that are done, from a journal."""
     for record in reversed(records):
         if "event" not in record:
             return int(record["epoch"]) + 1
@@ -214,10 +172,10 @@ def _epoch(records: Sequence[Mapping[str, Any]]) -> int:
 
 
 def pace_of(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the seconds that an epoch takes, from the last records of a journal.
+    """Return the seconds per epoch, from a journal.
 
-    It is the median of the last times between the ends of two epochs, unless the run was resumed
-    between them; where there are none, the training time of the last epoch, if one has ended.
+    The median of the last ten times between the ends of two epochs without a resumption in between;
+    if there are none, the training time of the last epoch, if one has ended.
     """
     seconds: list[float] = []
     before: float | None = None
@@ -233,12 +191,12 @@ def pace_of(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _left(records: Sequence[Mapping[str, Any]], epochs: int, pace_s: float | None) -> float | None:
-    """Return the seconds that some epochs take, less those that the first of them has had."""
+    """Return the seconds that some epochs take, less those that the first has already taken."""
     if pace_s is None or epochs == 0:
         return None
     last = next(r for r in reversed(records) if r.get("event", "resume") == "resume")
-    had = min(max(time.time() - float(last["time"]), 0.0), pace_s)
-    return epochs * pace_s - had
+    taken = min(max(time.time() - float(last["time"]), 0.0), pace_s)
+    return epochs * pace_s - taken
 
 
 def clock(seconds: float) -> str:

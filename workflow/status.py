@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +26,11 @@ COLOURS: dict[Status, dict[str, Any]] = {
     "diverged": {"fg": "magenta"},
     "failed": {"fg": "red", "bold": True},
 }
-_WIDTH = 120
-_CELL, _NARROWEST_CELL = 19, 10
-_GAP = 2
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a study, and where it stands in the matrix."""
+    """One run of a study and its place in the matrix."""
 
     run: str
     label: str
@@ -47,53 +42,52 @@ class Entry:
     dataset: str
     sparsity: float
     seed: int
-    cell: str
-    """The first run of its configuration: what a line of the matrix shares."""
+    line: str
+    """The first of the runs that differ in the seed only, which share a line of the matrix."""
     epochs: int
     images: int
     """Training images that it passes over, the measure of its cost."""
 
 
 def entries(study: Study) -> list[Entry]:
-    """Return the runs of a study in the order in which they are shown."""
-    labels: dict[str, str] = {}
+    """Return the runs of a study in the order in which they are shown: by task, row, sparsity."""
+    rows: dict[str, tuple[str, str]] = {}
     tasks: dict[tuple[str, str], str] = {}
-    named: dict[str, str] = {}
     for row in (row for experiment in study.experiments for row in experiment.all_rows):
-        if row.task is None:
-            continue
-        tasks.setdefault((row.task.model, row.task.dataset), row.task.name)
-        tuned = f"{row.label}, fine-tuned"
-        for runs, label in ((row.runs, row.label), (row.fine_tuned, tuned)):
-            for run in runs:
-                labels.setdefault(run, label)
-                named.setdefault(run, row.task.name)
+        if row.task is not None:
+            tasks.setdefault((row.task.model, row.task.dataset), row.task.name)
+            for name in row.runs:
+                rows.setdefault(name, (row.task.name, row.label))
+            for name in row.fine_tuned:
+                rows.setdefault(name, (row.task.name, f"{row.label}, fine-tuned"))
     found = []
-    for name, about in study.runs.items():
-        config = about.config
+    for name, run in study.runs.items():
+        config = run.config
         model, dataset, seed = config["model"], config["dataset"], config["seed"]
         end = f"_s{100 * config['sparsity']:g}_seed{seed}-{name.rpartition('-')[2]}"
+        # The parent of a run need not be in any row.
+        task, label = rows.get(name) or (tasks[model, dataset], config["method"])
         found.append(
             Entry(
                 run=name,
-                # What others start from need not be shown itself.
-                label=labels.get(name, config["method"]),
+                label=label,
                 method=name.removeprefix(f"{model}_{dataset}_").removesuffix(end),
-                task=named.get(name, tasks[model, dataset]),
+                task=task,
                 model=model,
                 dataset=dataset,
                 sparsity=config["sparsity"],
                 seed=seed,
-                cell=study.seeds_of(name)[0],
+                line=study.seeds_of(name)[0],
                 epochs=config["epochs"],
-                images=about.images,
+                images=run.images,
             )
         )
-    order = {label: place for place, label in enumerate(dict.fromkeys(labels.values()))}
-    places = {task: place for place, task in enumerate(dict.fromkeys(named.values()))}
+    labels = list(dict.fromkeys(label for _, label in rows.values()))
+    places = {label: place for place, label in enumerate(labels)}
+    order = list(dict.fromkeys([*(task for task, _ in rows.values()), *tasks.values()]))
     return sorted(
         found,
-        key=lambda e: (places[e.task], order.get(e.label, len(order)), e.sparsity, e.method),
+        key=lambda e: (order.index(e.task), places.get(e.label, len(places)), e.sparsity, e.method),
     )
 
 
@@ -108,13 +102,13 @@ class Overview:
 
     @property
     def counts(self) -> dict[Status, int]:
-        """How many runs are in each state."""
+        """The number of runs in each state."""
         found = Counter(state.status for state in self.states.values())
         return {status: found[status] for status in get_args(Status)}
 
     @property
     def resumed(self) -> int:
-        """How many runs were resumed, once or more."""
+        """The number of runs that were resumed."""
         return sum(state.resumed > 0 for state in self.states.values())
 
     @property
@@ -126,10 +120,10 @@ class Overview:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at the present pace; none where nothing runs, or no pace is known yet.
+        """Seconds left at the present pace; None if nothing runs or no pace is known yet.
 
-        Runs whose pace is not known yet are taken to be as fast as the others together; those that
-        pass over no image tell of no speed.
+        Runs whose pace is not known yet are taken to be as fast as the others on average. Runs that
+        train on no image count for no speed.
         """
         running = [
             entry
@@ -145,16 +139,25 @@ class Overview:
         longest = max(state.left_s or 0.0 for state in self.states.values())
         return max(left / speed, longest)
 
+    def shown(self, only: Status | None) -> list[Entry]:
+        """Return the entries in one state, or all."""
+        return [e for e in self.entries if only in (None, self.states[e.run].status)]
+
     def log(self, run: str) -> Path | None:
-        """Return the log of a run's latest attempt, if there is one."""
+        """Return the log of a run's last attempt, if there is one."""
         logs = (self.folder / "logs" / "train" / run).glob("attempt-*.log")
         # Two digits, or more.
         return max(logs, key=lambda path: (len(path.name), path.name), default=None)
 
 
 def cell(state: RunState) -> str:
-    """Return what a run is at, in few words, and on a second line which job is at work at it."""
-    words = _at(state)
+    """Return the state of a run in a few words, and on a second line the job that trains it."""
+    at = f"{state.epoch}/{state.epochs}"
+    words = {
+        "running": at,
+        "stopped": f"stopped at {at}",
+        "diverged": f"diverged at {state.epoch}",
+    }.get(state.status, state.status)
     if state.left_s is not None:
         words += f", {clock(state.left_s)} left"
     if state.resumed:
@@ -164,111 +167,55 @@ def cell(state: RunState) -> str:
     return words
 
 
-def _at(state: RunState) -> str:
-    at = f"{state.epoch}/{state.epochs}"
-    words = {
-        "running": at,
-        "stopped": f"stopped at {at}",
-        "diverged": f"diverged at {state.epoch}",
-    }
-    return words.get(state.status, state.status)
-
-
-def show(overview: Overview, width: int = _WIDTH, only: Status | None = None) -> Iterator[str]:
-    """Yield the matrix as coloured text: a table for each task, failures, totals.
+def show(overview: Overview, only: Status | None = None) -> Iterator[str]:
+    """Yield the matrix as coloured text: a table for each task, errors, totals.
 
     Args:
         overview: of the study.
-        width: of the terminal, in columns.
         only: the one state to show; the totals are those of all runs.
     """
-    heading = f"{overview.title}: {len(overview.entries)} runs in {overview.folder}"
-    yield textwrap.fill(heading, width, break_on_hyphens=False)
-    shown = [e for e in overview.entries if only in (None, overview.states[e.run].status)]
+    yield f"{overview.title}: {len(overview.entries)} runs in {overview.folder}"
+    shown = overview.shown(only)
     for task in dict.fromkeys(entry.task for entry in shown):
         members = [entry for entry in shown if entry.task == task]
-        heading = f"{task}: {members[0].model} on {members[0].dataset}"
-        yield "\n" + textwrap.fill(heading, width, break_on_hyphens=False)
-        yield from _matrix(members, overview.states, width)
+        yield f"\n{task}: {members[0].model} on {members[0].dataset}"
+        yield _matrix(members, overview.states)
     yield ""
-    yield from _errors(overview, shown, width)
-    yield from textwrap.wrap(summary(overview), width)
+    for entry in shown:
+        state, log = overview.states[entry.run], overview.log(entry.run)
+        if state.error:
+            yield f"{entry.run}: {state.status}\n  {state.error}"
+            yield f"  log: {log}\n" if log else ""
+    yield summary(overview)
 
 
-def _matrix(members: Sequence[Entry], states: Mapping[str, RunState], width: int) -> Iterator[str]:
-    """Yield one task's lines, a column a seed, in several tables where they are too many."""
+def _matrix(members: Sequence[Entry], states: Mapping[str, RunState]) -> str:
+    """Return the table of one task, a column per seed."""
     lines: dict[str, dict[int, Entry]] = {}
     for entry in members:
-        lines.setdefault(entry.cell, {})[entry.seed] = entry
-    firsts = {key: next(iter(line.values())) for key, line in lines.items()}
+        lines.setdefault(entry.line, {})[entry.seed] = entry
     seeds = sorted({entry.seed for entry in members})
-    left = width - len("  sparsity")
-    label = _column([first.label for first in firsts.values()], width // 5)
-    left -= _width(label) + _GAP
-    spare = left - min(len(seeds), 3) * (_CELL + _GAP) - _GAP
-    method = _column([first.method for first in firsts.values()], max(width // 6, spare))
-    left -= _width(method) + _GAP
-    fitting = max(1, left // (_NARROWEST_CELL + _GAP))
-    for first in range(0, len(seeds), fitting):
-        block = seeds[first : first + fitting]
-        widest = max(_NARROWEST_CELL, left // len(block) - _GAP)
-        rows = [
-            [name, how, f"{100 * firsts[key].sparsity:g} %"]
-            + [_painted(states[line[s].run], widest) if s in line else "" for s in block]
-            for (key, line), name, how in zip(lines.items(), label, method, strict=True)
-        ]
-        yield tabulate(
-            rows,
-            ["", "method", "sparsity", *(f"seed {seed}" for seed in block)],
-            disable_numparse=True,
-            colalign=("left", "left", "right", *("left" for _ in block)),
-        )
+    rows = []
+    for line in lines.values():
+        first = next(iter(line.values()))
+        cells = [_coloured(states[line[seed].run]) if seed in line else "" for seed in seeds]
+        rows.append([first.label, first.method, f"{100 * first.sparsity:g} %", *cells])
+    headings = ["", "method", "sparsity", *(f"seed {seed}" for seed in seeds)]
+    alignment = ("left", "left", "right", *("left" for _ in seeds))
+    return str(tabulate(rows, headings, disable_numparse=True, colalign=alignment))
 
 
-def _column(texts: Sequence[str], width: int) -> list[str]:
-    """Return texts wrapped to a width."""
-    return [textwrap.fill(text, max(width, _NARROWEST_CELL)) for text in texts]
-
-
-def _width(column: Sequence[str]) -> int:
-    return max(len(line) for text in column for line in text.split("\n"))
-
-
-def _painted(state: RunState, width: int) -> str:
-    """Return the words for a run, wrapped to a width, in colour."""
-    lines = [
-        part
-        for line in cell(state).split("\n")
-        for part in textwrap.wrap(line, width, break_on_hyphens=False)
-    ]
-    return "\n".join(click.style(line, **COLOURS[state.status]) for line in lines)
-
-
-def _errors(overview: Overview, shown: Sequence[Entry], width: int) -> Iterator[str]:
-    """Yield what has ended runs, the sentences with their logs."""
-    found = [entry for entry in shown if overview.states[entry.run].error]
-    for entry in found:
-        state, log = overview.states[entry.run], overview.log(entry.run)
-        lines = [f"{entry.run}: {_at(state)}", f"  {state.error}"]
-        for line in [*lines, f"  log: {log}"] if log else lines:
-            # What a person may want to copy stays in one piece.
-            yield textwrap.fill(
-                line,
-                width,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-    if found:
-        yield ""
+def _coloured(state: RunState) -> str:
+    words = cell(state).split("\n")
+    return "\n".join(click.style(line, **COLOURS[state.status]) for line in words)
 
 
 def summary(overview: Overview) -> str:
-    """Return how far a study is, in one sentence."""
+    """Return the progress of a study in one sentence."""
     counts = [f"{count} {status}" for status, count in overview.counts.items() if count]
     if overview.resumed:
         counts.append(f"{overview.resumed} of all resumed")
-    # Not 100 before the last one has ended.
+    # Rounded down: 100 once the last run has ended.
     text = f"{', '.join(counts)}; {int(100 * overview.done)} % of the training is done"
     if overview.left_s is not None:
         text += f", about {clock(overview.left_s)} left at the present pace"
@@ -276,16 +223,12 @@ def summary(overview: Overview) -> str:
 
 
 def plain(overview: Overview, only: Status | None = None) -> dict[str, Any]:
-    """Return what the matrix shows as plain data; see ``show``."""
+    """Return what ``show`` shows as plain data."""
     runs = []
-    for entry in overview.entries:
-        state = overview.states[entry.run]
-        if only in (None, state.status):
-            about = dataclasses.asdict(entry)
-            del about["cell"], about["images"]
-            log = overview.log(entry.run)
-            state_of = {**dataclasses.asdict(state), "log": str(log) if log else None}
-            runs.append({**about, **state_of, "text": cell(state)})
+    for entry in overview.shown(only):
+        state, log = overview.states[entry.run], overview.log(entry.run)
+        about = {**dataclasses.asdict(entry), **dataclasses.asdict(state)}
+        runs.append({**about, "log": str(log) if log else None, "text": cell(state)})
     return {
         "title": overview.title,
         "folder": str(overview.folder),
@@ -303,12 +246,12 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
     Args:
         scale: a name, or the path of a file.
         results: the folder of all results.
-        seeds: for each row; where given, the study is resolved.
+        seeds: number of seeds per row; if given, the study is resolved.
         experiments: their folder; likewise.
 
     Raises:
-        ConfigError: there is no such scale.
-        ReportError: study.json is damaged.
+        ConfigError: no such scale.
+        ReportError: the written study is damaged.
     """
     if seeds is None and experiments is None and (results / scale / STUDY).is_file():
         return read_study(results / scale)
@@ -327,13 +270,11 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
     show_default=True,
     help="Folder of all results.",
 )
-@click.option("--seeds", type=click.IntRange(1), help="So many for each row, from 1 on.")
+@click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
-@click.option("--only", type=click.Choice(get_args(Status)), help="Only runs in one state.")
-@click.option(
-    "--watch", type=click.FloatRange(0, min_open=True), help="Again every so many seconds."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print plain data.")
+@click.option("--only", type=click.Choice(get_args(Status)), help="Show runs in one state only.")
+@click.option("--watch", type=click.FloatRange(0, min_open=True), help="Refresh every N seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(
     scale: str,
     results: Path,
@@ -343,10 +284,10 @@ def status(
     watch: float | None,
     as_json: bool,
 ) -> None:
-    """Show how far each run of a study is, and why those that failed did.
+    """Show the progress of each run of a study, and why runs failed.
 
-    Reads the folders of the runs and asks nobody else. Without --seeds and --experiments, the study
-    is the one that study.json in its folder describes, if the workflow has written it.
+    Reads the folders of the runs and nothing else. Without --seeds and --experiments, the study is
+    the one that study.json in its folder describes, if the workflow has written it.
     """
     study = find_study(scale, results, seeds, experiments)
     folder = results / study.scale.name
@@ -355,11 +296,7 @@ def status(
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             overview = Overview(study.scale.title, folder, found, states.read())
-            if as_json:
-                text = json.dumps(plain(overview, only))
-            else:
-                width = shutil.get_terminal_size((_WIDTH, 24)).columns
-                text = "\n".join(show(overview, width, only))
+            text = json.dumps(plain(overview, only)) if as_json else "\n".join(show(overview, only))
             if watch is not None:
                 click.clear()
             click.echo(text)
