@@ -381,8 +381,8 @@ def pick_device(name: str | None) -> str:
 @click.argument("names", nargs=-1)
 def methods(names: tuple[str, ...]) -> None:
     """List the methods, or print the settings and deviations of those that are named."""
-    from acdc.methods.contract import get_method, method_names
     from acdc.methods.describe import reference, settings
+    from acdc.methods.registry import get_method, method_names
 
     if not names:
         found = [get_method(name) for name in method_names()]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.methods.contract import Product, SparseMethod
+from acdc.methods.plan import Plan
+from acdc.methods.settings import MethodSettings
 from acdc.step import Step
 
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
+DENSE = {"method": "dense", "settings": {}, "sparsity": 0.0}
+"""How the configuration of a run's dense counterpart differs from its own."""
 
 
-class Dense(SparseMethod):
+class Dense(SparseMethod[MethodSettings]):
     """Trains every weight; yields a dense model."""
 
     name = "dense"
@@ -21,16 +21,10 @@ class Dense(SparseMethod):
     products = ("dense",)
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        if config.sparsity != 0:
-            raise ConfigError(
-                f"sparsity: {config.sparsity} does not go with method dense; 0 is accepted"
-            )
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return ()
+    def check(cls, plan: Plan[MethodSettings]) -> None:
+        super().check(plan)
+        if plan.sparsity != 0:
+            raise config_error("sparsity", plan.sparsity, "method dense prunes nothing", "0")
 
     def product(self, step: Step) -> Product | None:
         return "dense"

@@ -6,30 +6,16 @@ No code of the authors was within reach.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-    StoredWeights,
-    check_order,
-)
-from acdc.methods.ramps import cubic_ramp
+from acdc.methods.contract import Context, Deviation, Product, SparseMethod
+from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.masks import Masks, count_nonzeros
 from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
+from baselines._ramps import cubic_ramp
 
 
 class Settings(ScopedSettings):
@@ -46,7 +32,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        check_order(self.begin, self.end)
+        check_order(self)
         return self
 
     def ramp(self, iterations: int) -> tuple[int, int]:
@@ -55,7 +41,7 @@ class Settings(ScopedSettings):
         return begin, max(round(self.end * iterations), begin + 1)
 
 
-class DPF(SparseMethod):
+class DPF(SparseMethod[Settings]):
     """Trains a dense network by the gradients of its pruned self, whose mask follows it.
 
     The stored weights, all of them, receive the gradient at mask * w, so that pruned weights go on
@@ -88,28 +74,10 @@ class DPF(SparseMethod):
             why="the target is then reached where the settings say, however long the interval",
         ),
     )
-    Settings = Settings
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        settings: Settings = outlook.settings
-        begin, end = settings.ramp(outlook.iterations)
-        spread = outlook.together if settings.distribution == "global" else outlook.uniform
-        for steps in outlook.steps_taken():
-            update = steps - steps % settings.update_interval
-            if end <= steps:
-                update = max(update, end)
-            level = cubic_ramp(update, begin, end, 0.0, outlook.config.sparsity)
-            yield Densities(spread(level), {})
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return STORED_BYTES
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.begin, self.end = self.settings.ramp(context.iterations)
-        self.stored = StoredWeights()
+        self.begin, self.end = self.settings.ramp(self.plan.iterations)
         self._update(0)
         self.stored.park(self.weights, self.masks)
 
@@ -146,10 +114,3 @@ class DPF(SparseMethod):
 
     def phase(self, step: Step) -> str:
         return "sparse" if self.product(step) else "ramp"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"masks": self.masks, "parked": self.stored.parked}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.stored.parked = dict(state["parked"])

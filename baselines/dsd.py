@@ -6,29 +6,17 @@ the paper's description.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from pydantic import Field, model_validator
 
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-    apply_masks,
-    momentum_buffers,
-)
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Deviation, Product, SparseMethod
+from acdc.methods.optimizer import momentum_buffers
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings, check_order
+from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.masks import count_nonzeros
 from acdc.sparsity.selection import layer_magnitude_masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -43,11 +31,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        if self.sparse_begin >= self.sparse_end:
-            raise ConfigError(
-                f"settings.sparse_begin: {self.sparse_begin} is not before settings.sparse_end "
-                f"{self.sparse_end}; a value below it is accepted"
-            )
+        check_order(self, "sparse_begin", "sparse_end")
         return self
 
     def sparse_epochs(self, epochs: int) -> tuple[int, int]:
@@ -55,7 +39,7 @@ class Settings(ScopedSettings):
         return round(self.sparse_begin * epochs), round(self.sparse_end * epochs)
 
 
-class DSD(SparseMethod):
+class DSD(SparseMethod[Settings]):
     """Trains dense, then only the largest weights of each layer, then all of them again.
 
     Pruned weights come back at zero. The model at the end of the sparse phase is kept too.
@@ -86,40 +70,21 @@ class DSD(SparseMethod):
         ),
     )
     products = ("dense", "sparse")
-    Settings = Settings
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        if config.sparsity == 0:
-            raise ConfigError(
-                "sparsity: 0 leaves DSD nothing to prune; a value above 0 is accepted"
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        if plan.sparsity == 0:
+            raise config_error("sparsity", 0, "leaves DSD nothing to prune", "above 0")
+        begin, end = plan.settings.sparse_epochs(plan.epochs)
+        if not 0 < begin < end < plan.epochs:
+            raise config_error(
+                "epochs", plan.epochs, "one of the three phases would vanish", "more epochs"
             )
-        begin, end = settings.sparse_epochs(config.epochs)
-        if not 0 < begin < end < config.epochs:
-            raise ConfigError(
-                f"epochs: {config.epochs} is too short for settings.sparse_begin "
-                f"{settings.sparse_begin} and settings.sparse_end {settings.sparse_end}, one of "
-                "the three phases would vanish; more epochs are accepted"
-            )
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        settings: Settings = outlook.settings
-        begin, end = settings.sparse_epochs(outlook.config.epochs)
-        sparse = outlook.uniform(outlook.config.sparsity)
-        for epoch in range(outlook.config.epochs):
-            yield Densities(sparse, sparse) if begin <= epoch < end else Densities({}, {})
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return ()
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.begin, self.end = self.settings.sparse_epochs(context.config.epochs)
+        self.begin, self.end = self.settings.sparse_epochs(self.plan.epochs)
 
     def epoch_start(self, step: Step) -> None:
         if step.epoch == self.begin:
@@ -128,7 +93,7 @@ class DSD(SparseMethod):
             apply_masks(self.weights, self.masks)
             self.events.add("prune", nonzeros=count_nonzeros(self.masks))
         elif step.epoch == self.end:
-            for name, buffer in momentum_buffers(self.context.optimizer, self.ranked).items():
+            for name, buffer in momentum_buffers(self.optimizer, self.ranked).items():
                 buffer.mul_(self.masks[name])
             # The pruned weights are zero already; lifting the masks lets them learn from there.
             self.masks = {}

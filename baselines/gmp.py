@@ -1,4 +1,4 @@
-"""GMP: gradual magnitude pruning along a cubic ramp, in the dialects of seven code bases.
+"""GMP: gradual magnitude pruning along a cubic ramp, in the dialects of three code bases.
 
 Zhu and Gupta 2017, "To prune, or not to prune"; tensorflow/contrib/model_pruning as used by Gale,
 Elsen and Hooker 2019 (threshold decay 0) and by RigL's baseline.
@@ -6,35 +6,22 @@ Elsen and Hooker 2019 (threshold decay 0) and by RigL's baseline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 
-from acdc.data import DATASETS
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-    StoredWeights,
-    apply_masks,
-    check_order,
-    mask_gradients,
-)
-from acdc.methods.dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Deviation, Product, SparseMethod
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings, check_order
+from acdc.sparsity.apply import apply_masks, mask_gradients
 from acdc.sparsity.flops import LayerCost, step_flops
 from acdc.sparsity.masks import Masks, count_nonzeros
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
+from baselines._dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
+from baselines._ramps import check_initial_sparsity, cubic_ramp
 
 
 class Settings(ScopedSettings):
@@ -62,44 +49,41 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        check_order(self.begin, self.end)
+        check_order(self)
         dialect = DIALECTS[self.dialect]
-        for key in ("updates", "initial_sparsity", "nbins", "threshold_decay"):
+        for key in () if dialect.histogram else ("nbins", "threshold_decay"):
             value, default = getattr(self, key), type(self).model_fields[key].default
-            if key not in dialect.uses and value != default:
-                raise ConfigError(
-                    f"settings.{key}: {value} means nothing to dialect {self.dialect}; the default "
-                    f"{default} is accepted"
+            if value != default:
+                raise config_error(
+                    f"settings.{key}", value, f"no effect in dialect {self.dialect}", str(default)
                 )
         if self.distribution not in (None, *dialect.distributions):
-            raise ConfigError(
-                f"settings.distribution: {self.distribution} is not how dialect {self.dialect} "
-                f"ranks; null and {', '.join(dialect.distributions)} are accepted"
+            raise config_error(
+                "settings.distribution",
+                self.distribution,
+                f"not how dialect {self.dialect} ranks",
+                [*dialect.distributions, "null"],
             )
         return self
 
-    def plan(self, epochs: int, batches: int) -> tuple[int, int, tuple[int, ...]]:
+    def schedule(self, epochs: int, batches: int) -> tuple[int, int, tuple[int, ...]]:
         """Return where the ramp begins and ends, and where masks are updated.
 
         In steps or in epochs, as the dialect counts.
         """
         dialect = DIALECTS[self.dialect]
-        length = epochs if dialect.by_epoch else epochs * batches
+        length = epochs if dialect.unit == "epoch" else epochs * batches
         begin = min(round(self.begin * length), length - 1)
         end = max(round(self.end * length), begin + 1)
-        grid = dialect.grid(begin, end, self.updates)
-        if dialect.when == "before_step":
-            # There is no step before which the end of training could have its update.
-            grid = tuple(position for position in grid if position < length) or (begin,)
-        return begin, end, grid
+        return begin, end, dialect.grid(begin, end, self.updates)
 
     @property
     def ranking(self) -> Distribution:
-        """How the weights are ranked: as said, or by default as the dialect does."""
+        """How the weights are ranked, by default as the dialect does."""
         return self.distribution or DIALECTS[self.dialect].distributions[0]
 
 
-class GMP(SparseMethod):
+class GMP(SparseMethod[Settings]):
     """Prunes to a sparsity that rises as a cubic, by default exactly to the target.
 
     In the dialect of Zhu and Gupta pruned weights keep their value and may return: the forward pass
@@ -130,17 +114,11 @@ class GMP(SparseMethod):
         ),
     )
     flops_formula = "mean over steps of 3 f_D (1 - s_t) (Evci et al. 2020, Appendices H and N)"
-    Settings = Settings
-
-    @staticmethod
-    def tolerance(dialect: Dialect) -> float:
-        """Return by how much a dialect may end short of its target, or approximate it."""
-        return 0.0 if dialect.exact else 0.0125
 
     @property
     def sparsity_tolerance(self) -> float:
-        """Zero for the default dialect."""
-        return self.tolerance(self.dialect)
+        """Zero for the default dialect; others approximate the target, or end short of it."""
+        return _tolerance(self.dialect)
 
     @property
     def dialect(self) -> Dialect:
@@ -148,105 +126,68 @@ class GMP(SparseMethod):
         return DIALECTS[self.settings.dialect]
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        if settings.initial_sparsity > config.sparsity:
-            raise ConfigError(
-                f"settings.initial_sparsity: {settings.initial_sparsity} is above the sparsity "
-                f"{config.sparsity}; a value up to it is accepted"
-            )
-        batches = DATASETS[config.dataset].training_images // config.recipe.batch_size
-        begin, end, grid = settings.plan(config.epochs, batches)
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        settings = plan.settings
+        check_initial_sparsity(settings.initial_sparsity, plan.sparsity)
+        begin, end, grid = settings.schedule(plan.epochs, plan.batches_per_epoch)
         dialect = DIALECTS[settings.dialect]
-        reached = dialect.ramp(grid[-1], begin, end, settings.initial_sparsity, config.sparsity)
-        if config.sparsity - reached > cls.tolerance(dialect):
-            unit = "epoch" if dialect.by_epoch else "step"
-            raise ConfigError(
-                f"settings.end: the ramp from {unit} {begin} to {end} has its last update in "
-                f"{unit} {grid[-1]}, at sparsity {reached:.4g} instead of {config.sparsity:g}; a "
-                f"longer ramp or more updates are accepted for dialect {settings.dialect}"
+        reached = cubic_ramp(grid[-1], begin, end, settings.initial_sparsity, plan.sparsity)
+        if plan.sparsity - reached > _tolerance(dialect):
+            raise config_error(
+                "settings.end",
+                settings.end,
+                f"the ramp from {dialect.unit} {begin} to {end} has its last update in "
+                f"{dialect.unit} {grid[-1]}, at sparsity {reached:.4g}, not {plan.sparsity:g}",
+                f"a longer ramp or more updates, for dialect {settings.dialect}",
             )
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        config, settings = outlook.config, outlook.settings
-        dialect = DIALECTS[settings.dialect]
-        begin, end, grid = settings.plan(config.epochs, outlook.batches)
-        spread = outlook.together if settings.ranking == "global" else outlook.uniform
-        for epoch, steps in enumerate(outlook.steps_taken()):
-            reached = epoch if dialect.by_epoch else steps - (dialect.when == "before_step")
-            level = 0.0
-            if updates := [position for position in grid if position <= reached]:
-                level = dialect.ramp(
-                    updates[-1], begin, end, settings.initial_sparsity, config.sparsity
-                )
-            forward = spread(level)
-            yield Densities(forward, {} if dialect.dense_gradient else forward)
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        return STORED_BYTES if DIALECTS[settings.dialect].stored else (1,)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        begin, end, grid = self.settings.plan(context.config.epochs, context.batches_per_epoch)
+        plan = self.plan
+        begin, end, grid = self.settings.schedule(plan.epochs, plan.batches_per_epoch)
         self.ramp = (begin, end)
         self.updates, self.last_update = frozenset(grid), grid[-1]
         self.histogram = Histogram(self.settings.nbins, self.settings.threshold_decay)
-        self.stored = StoredWeights()
-        self.rate = 0.0
         self.spent = dict.fromkeys(self.weights, 0.0)
         self.steps = 0
         self.in_force: dict[str, float] | None = None
-        if self.dialect.when == "after_step" and 0 in self.updates:
+        if self.dialect.unit == "step" and 0 in self.updates:
             self._update(0)
             self._hide()
 
     def epoch_start(self, step: Step) -> None:
         self.spent = dict.fromkeys(self.weights, 0.0)
         self.steps = 0
-        if self.dialect.by_epoch and step.epoch in self.updates:
-            self.stored.restore(self.weights)
+        if self.dialect.unit == "epoch" and step.epoch in self.updates:
             self._update(step.epoch)
             self._hide()
 
     def before_step(self, step: Step) -> bool:
         self._count()
-        if not self.dialect.dense_gradient:
-            mask_gradients(self.weights, self.masks)
+        mask_gradients(self.weights, self.masks)
         self.stored.restore(self.weights)
-        if self.dialect.when == "before_step" and step.iteration in self.updates:
-            self._update(step.iteration)
         return True
 
     def after_step(self, step: Step) -> None:
-        steps_taken = step.iteration + 1
-        if self.dialect.when == "after_step" and steps_taken in self.updates:
-            self._update(steps_taken)
-        elif self.dialect.when == "every_step" and self.masks:
-            self.masks = self._select()
+        if self.dialect.unit == "step" and step.iteration + 1 in self.updates:
+            self._update(step.iteration + 1)
         self._hide()
 
     def _update(self, position: int) -> None:
-        self.rate = self.dialect.ramp(
-            position, *self.ramp, self.settings.initial_sparsity, self.sparsity
-        )
-        self.masks = self._select()
+        rate = cubic_ramp(position, *self.ramp, self.settings.initial_sparsity, self.sparsity)
+        self.masks = self._select(rate)
         self.in_force = None
-        batches = self.context.batches_per_epoch if self.dialect.by_epoch else 1
+        batches = self.plan.batches_per_epoch if self.dialect.unit == "epoch" else 1
         self.events.add(
             "prune",
             iteration=position * batches,
-            sparsity=self.rate,
+            sparsity=rate,
             nonzeros=count_nonzeros(self.masks),
         )
 
-    def _select(self) -> Masks:
-        """Return new masks at the current rate, from the stored weights in the parameters."""
+    def _select(self, rate: float) -> Masks:
+        """Return masks of this sparsity, from the stored weights in the parameters."""
         scores = {
             name: self.dialect.score(weight, self.masks.get(name)).contiguous()
             for name, weight in self.ranked.items()
@@ -255,7 +196,7 @@ class GMP(SparseMethod):
         groups = [scores] if together else [{n: s} for n, s in scores.items()]
         masks: Masks = {}
         for group in groups:
-            masks |= self.dialect.rule(group, self.rate, self.histogram)
+            masks |= self.dialect.rule(group, rate, self.histogram)
         # In the memory layout of the weights, so that the two are multiplied in one sweep.
         return {
             name: torch.empty_like(self.weights[name], dtype=torch.bool).copy_(mask)
@@ -283,13 +224,8 @@ class GMP(SparseMethod):
         mean = {name: spent / self.steps for name, spent in self.spent.items()}
         return step_flops(costs, mean, mean)
 
-    def gradient_masks(self) -> Masks:
-        return {} if self.dialect.dense_gradient else self.masks
-
     def product(self, step: Step) -> Product | None:
-        position = step.epoch if self.dialect.by_epoch else step.iteration
-        if self.dialect.when == "after_step":
-            position += 1
+        position = step.epoch if self.dialect.unit == "epoch" else step.iteration + 1
         return "sparse" if position >= self.last_update else None
 
     def phase(self, step: Step) -> str:
@@ -298,10 +234,7 @@ class GMP(SparseMethod):
         return "sparse" if self.product(step) else "ramp"
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "masks": self.masks,
-            "parked": self.stored.parked,
-            "rate": self.rate,
+        return super().state_dict() | {
             "thresholds": self.histogram.thresholds,
             "spent": self.spent,
             "steps": self.steps,
@@ -309,9 +242,11 @@ class GMP(SparseMethod):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stored.parked = dict(state["parked"])
-        self.rate = state["rate"]
         self.histogram.thresholds = dict(state["thresholds"])
         self.spent = dict(state["spent"])
         self.steps = state["steps"]
         self.in_force = None
+
+
+def _tolerance(dialect: Dialect) -> float:
+    return 0.0 if dialect.exact else 0.0125

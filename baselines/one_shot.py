@@ -6,33 +6,28 @@ smallest weights are dropped at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from acdc.methods.contract import Context, ScopedSettings, SparseMethod, Start, apply_masks
+from acdc.methods.contract import Context, SparseMethod, Start
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings
+from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.selection import global_magnitude_masks
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
+from baselines.dense import DENSE
 
 
 class Settings(ScopedSettings):
     """Which layers are left alone."""
 
 
-class OneShot(SparseMethod):
+class OneShot(SparseMethod[Settings]):
     """Drops the smallest magnitudes of the last dense model, ranked over all layers together."""
 
     name = "one_shot"
     label = "One-shot"
     source = "Magnitude pruning after training, as in Han et al. 2015, without the retraining."
-    Settings = Settings
 
     @classmethod
-    def starts_from(cls, config: RunConfig) -> Start | None:
-        dense = type(config).model_validate(
-            config.model_dump() | {"method": "dense", "settings": {}, "sparsity": 0.0}
-        )
-        return Start(dense, product="dense", which="last", epoch=config.epochs)
+    def starts_from(cls, plan: Plan[Settings]) -> Start | None:
+        return Start(DENSE, product="dense", which="last", epoch=plan.epochs)
 
     def setup(self, context: Context) -> None:
         super().setup(context)

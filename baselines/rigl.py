@@ -13,7 +13,7 @@ from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
 from acdc.step import Step
 
 
-class RigL(Rewiring):
+class RigL(Rewiring[RewiringSettings]):
     """Trains sparse from the start; every so often moves some connections to larger gradients.
 
     An update takes the place of the optimizer's step for its batch, and does not count as one.
@@ -27,7 +27,6 @@ class RigL(Rewiring):
     )
     deviations = (FIXED_BATCHES, DRAWS, TIES)
     flops_formula = "(3 f_S dT + 2 f_S + f_D) / (dT + 1) (Evci et al. 2020, Appendix H)"
-    Settings = RewiringSettings
 
     def before_step(self, step: Step) -> bool:
         if not self.due():

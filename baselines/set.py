@@ -14,7 +14,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.methods.contract import Deviation
 from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
 from acdc.sparsity.selection import top_k_mask
@@ -41,14 +41,16 @@ class Settings(RewiringSettings):
         if self.dialect == "original":
             for key in ("update_interval", "anneal", "begin", "end", "drop_noise"):
                 if getattr(self, key) != Settings.model_fields[key].default:
-                    raise ConfigError(
-                        f"settings.{key}: {getattr(self, key)} has no meaning in the original "
-                        "SET; it is accepted with settings.dialect rigl"
+                    raise config_error(
+                        f"settings.{key}",
+                        getattr(self, key),
+                        "has no effect in the original SET",
+                        "settings.dialect=rigl",
                     )
         return self
 
 
-class SET(Rewiring):
+class SET(Rewiring[Settings]):
     """After the optimizer's step, moves some connections to random places."""
 
     name = "set"
@@ -74,7 +76,6 @@ class SET(Rewiring):
             why="its new weights would never be trained",
         ),
     )
-    Settings = Settings
 
     def epoch_start(self, step: Step) -> None:
         if self.settings.dialect == "original" and step.epoch > 0:
@@ -94,7 +95,7 @@ class SET(Rewiring):
         fraction = self.settings.drop_fraction
         grown = 0
         for index, (name, weight) in enumerate(self.ranked.items()):
-            generator = self.context.generator(step.iteration, index)
+            generator = self.plan.generator(step.iteration, index)
             mask = self.masks[name]
             core = core_mask(weight.detach(), fraction)
             scores = self.growth(name, generator).masked_fill_(core, -1)
@@ -103,7 +104,7 @@ class SET(Rewiring):
             self.stored.parked[name].zero_()
             self.masks[name] = core.logical_or_(new)
             grown += int(new.sum())
-        for state in self.context.optimizer.state.values():
+        for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
                     value.zero_()

@@ -6,22 +6,18 @@ Dettmers and Zettlemoyer 2019, "Sparse networks from scratch", as restated for R
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from acdc.methods.contract import STORED_BYTES, Context, Densities, Deviation
+from acdc.methods.contract import Context, Deviation
 from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
 from acdc.sparsity.masks import Masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 
 class Settings(RewiringSettings):
@@ -31,7 +27,7 @@ class Settings(RewiringSettings):
     """Weight of the past in the exponential moving average of the dense gradient."""
 
 
-class SNFS(Rewiring):
+class SNFS(Rewiring[Settings]):
     """After the optimizer's step, moves some connections to larger mean gradients."""
 
     name = "snfs"
@@ -52,16 +48,6 @@ class SNFS(Rewiring):
         TIES,
     )
     flops_formula = "2 f_S + f_D (Evci et al. 2020, Appendix H)"
-    Settings = Settings
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        for densities in super().forecast(outlook):
-            yield Densities(densities.forward, {})
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return (*STORED_BYTES, 4)
 
     def setup(self, context: Context) -> None:
         super().setup(context)

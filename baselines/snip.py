@@ -5,16 +5,13 @@ Lee, Ajanthan, Torr, ICLR 2019; namhoonlee/snip-public, snip/model.py and snip/p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
-from acdc.methods.contract import Context, Deviation, ScopedSettings, SparseMethod, apply_masks
+from acdc.methods.contract import Context, Deviation, SparseMethod
+from acdc.methods.settings import ScopedSettings
+from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.masks import count_zeros
 from acdc.sparsity.selection import top_k_masks
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
 
 
 class Settings(ScopedSettings):
@@ -24,7 +21,7 @@ class Settings(ScopedSettings):
     """Images of the one mini-batch whose gradient ranks the weights; one has no statistics."""
 
 
-class SNIP(SparseMethod):
+class SNIP(SparseMethod[Settings]):
     """Keeps the weights with the largest |gradient * weight| of all layers together."""
 
     name = "snip"
@@ -51,17 +48,10 @@ class SNIP(SparseMethod):
             why="training normalises with those",
         ),
     )
-    Settings = Settings
-
-    @classmethod
-    def further_gradients(cls, config: RunConfig) -> int:
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        return settings.images
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        (gradients,) = context.gradients(1, self.settings.images, training=True)
+        (gradients,) = self.gradients(1, self.settings.images, training=True)
         scores = {name: gradients[name] * weight for name, weight in self.ranked.items()}
         total = sum(score.numel() for score in scores.values())
         kept = total - count_zeros(self.sparsity, total)

@@ -6,30 +6,19 @@ Neural Networks From Scratch"; NM-sparsity/NM-sparsity, devkit/sparse_ops/sparse
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    ScopedSettings,
-    SparseMethod,
-    StoredWeights,
-)
+from acdc.methods.contract import Context, Deviation, SparseMethod
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings
 from acdc.sparsity.masks import Masks
 from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -77,7 +66,7 @@ def sparse_refined_gradient(
     return gradient + strength * (weight * ~mask)
 
 
-class SRSTE(SparseMethod):
+class SRSTE(SparseMethod[Settings]):
     """Uses the N largest of every M stored weights forward, and trains all of them.
 
     The gradient at the pruned weights passes straight through to the stored ones; those that are
@@ -110,33 +99,15 @@ class SRSTE(SparseMethod):
             why="masks are then the same on every device",
         ),
     )
-    Settings = Settings
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        check_pattern(
-            config.layers,
-            settings.exempt(config.layers),
-            settings.pattern,
-            settings.grouping,
-            config.sparsity,
-        )
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
-        sparse = outlook.uniform(outlook.config.sparsity)
-        return itertools.repeat(Densities(sparse, {}), outlook.config.epochs)
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return STORED_BYTES
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        settings, exempt = plan.settings, plan.settings.exempt(plan.layers)
+        check_pattern(plan.layers, exempt, settings.pattern, settings.grouping, plan.sparsity)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.stored = StoredWeights()
         self._hide()
 
     def before_step(self, step: Step) -> bool:
@@ -159,10 +130,3 @@ class SRSTE(SparseMethod):
 
     def gradient_masks(self) -> Masks:
         return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"masks": self.masks, "parked": self.stored.parked}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.stored.parked = dict(state["parked"])

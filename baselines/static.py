@@ -7,11 +7,12 @@ drops and zeroes weak weights at times).
 
 from __future__ import annotations
 
-from acdc.methods.contract import Context, Deviation, apply_masks
-from acdc.methods.rewiring import SparseStart
+from acdc.methods.contract import Context, Deviation
+from acdc.methods.rewiring import SparseStart, SparseStartSettings
+from acdc.sparsity.apply import apply_masks
 
 
-class Static(SparseStart):
+class Static(SparseStart[SparseStartSettings]):
     """Draws random masks once and trains the weights inside them."""
 
     name = "static"

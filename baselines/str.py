@@ -6,27 +6,16 @@ utils/conv_type.py and main.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-)
+from acdc.methods.contract import Context, Deviation, Product, SparseMethod
+from acdc.methods.settings import ScopedSettings
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 GROUP = "thresholds"
 
@@ -70,7 +59,7 @@ def soft_threshold_gradients(weight: Tensor, s: Tensor, gradient: Tensor) -> tup
     return of_weight, of_s
 
 
-class STR(SparseMethod):
+class STR(SparseMethod[Settings]):
     """Trains weights and thresholds; a weight is zero while its magnitude is below the threshold.
 
     The sparsity is not a target of the method: while sigmoid'(s) underflows, s follows from initial
@@ -98,20 +87,6 @@ class STR(SparseMethod):
         ),
     )
     sparsity_tolerance = 0.0125
-    Settings = Settings
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        # How fast the weights fall below the thresholds shows only in training: a straight line is
-        # a guess. While all thresholds are the same, weights are ranked over all layers.
-        config = outlook.config
-        for epoch in range(config.epochs):
-            forward = outlook.together(config.sparsity * (epoch + 1) / config.epochs)
-            yield Densities(forward, forward)
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return STORED_BYTES
 
     def setup(self, context: Context) -> None:
         super().setup(context)
@@ -123,7 +98,8 @@ class STR(SparseMethod):
         if self.settings.st_decay is not None:
             group["weight_decay"] = self.settings.st_decay
         context.optimizer.add_param_group(group)
-        self.stored: dict[str, Tensor] = {}
+        self.dense: dict[str, Tensor] = {}
+        """Stored weights; the parameters hold the thresholded ones."""
         self._hide()
 
     def before_step(self, step: Step) -> bool:
@@ -131,7 +107,7 @@ class STR(SparseMethod):
             for name, weight in self.ranked.items():
                 assert weight.grad is not None
                 s = self.thresholds[name]
-                weight.copy_(self.stored[name])
+                weight.copy_(self.dense[name])
                 weight.grad, s.grad = soft_threshold_gradients(weight, s, weight.grad)
         return True
 
@@ -142,7 +118,7 @@ class STR(SparseMethod):
         """Put the effective weights into the parameters."""
         with torch.no_grad():
             for name, weight in self.ranked.items():
-                self.stored[name] = weight.detach().clone()
+                self.dense[name] = weight.detach().clone()
                 weight.copy_(soft_threshold(weight, self.thresholds[name]))
                 self.masks[name] = weight != 0
 
@@ -150,7 +126,7 @@ class STR(SparseMethod):
         kept = self.kept()
         size = sum(weight.numel() for weight in self.ranked.values())
         sparsity = 1 - sum(kept[name] for name in self.ranked) / size
-        last = step.epoch + 1 == self.context.config.epochs
+        last = step.epoch + 1 == self.plan.epochs
         near = abs(sparsity - self.sparsity) <= self.sparsity_tolerance
         return "sparse" if last or near else None
 
@@ -161,11 +137,11 @@ class STR(SparseMethod):
 
     def state_dict(self) -> dict[str, Any]:
         thresholds = {name: s.detach() for name, s in self.thresholds.items()}
-        return {"masks": self.masks, "stored": self.stored, "thresholds": thresholds}
+        return super().state_dict() | {"dense": self.dense, "thresholds": thresholds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stored = dict(state["stored"])
+        self.dense = dict(state["dense"])
         with torch.no_grad():
             for name, s in self.thresholds.items():
                 s.copy_(state["thresholds"][name])

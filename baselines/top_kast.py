@@ -6,32 +6,22 @@ the definition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    ScopedSettings,
-    SparseMethod,
-    StoredWeights,
-    mask_gradients,
-)
-from acdc.methods.rewiring import optimizer_slots
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Deviation, SparseMethod
+from acdc.methods.optimizer import optimizer_slots
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings
+from acdc.sparsity.apply import mask_gradients
 from acdc.sparsity.masks import Masks
 from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 Exploration = Literal["l2", "l1"]
 
@@ -90,7 +80,7 @@ def _scaled(values: Tensor, forward: Tensor, backward: Tensor, density: float) -
     return torch.where(forward, values, values / density) * backward
 
 
-class TopKAST(SparseMethod):
+class TopKAST(SparseMethod[Settings]):
     """Uses the top D of each layer forward, and updates the top D + M at that sparse point."""
 
     name = "top_kast"
@@ -122,48 +112,28 @@ class TopKAST(SparseMethod):
         ),
     )
     flops_formula = "2 f_A + f_B, by the definition of the two sets"
-    Settings = Settings
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        backward = settings.resolved_backward_sparsity(config.sparsity)
-        if backward > config.sparsity:
-            raise ConfigError(
-                f"settings.backward_sparsity: {backward} is above the forward sparsity "
-                f"{config.sparsity}; a value up to it is accepted"
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        backward = plan.settings.resolved_backward_sparsity(plan.sparsity)
+        if backward > plan.sparsity:
+            raise config_error(
+                "settings.backward_sparsity",
+                backward,
+                "above the forward sparsity",
+                f"up to sparsity={plan.sparsity}",
             )
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        config, settings = outlook.config, outlook.settings
-        spread = outlook.together if settings.distribution == "global" else outlook.uniform
-        forward = spread(config.sparsity)
-        backward = spread(settings.resolved_backward_sparsity(config.sparsity))
-        explored = settings.explored(config.epochs)
-        for epoch in range(config.epochs):
-            yield Densities(forward, backward if epoch < explored else forward)
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        # In the end the two sets may be one.
-        one = settings.explored(config.epochs) < config.epochs
-        return STORED_BYTES if one else (1, *STORED_BYTES)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.explored = self.settings.explored(context.config.epochs)
-        self.strength = context.config.recipe.weight_decay
+        self.explored = self.settings.explored(self.plan.epochs)
+        self.strength = 0.0
         for group in context.optimizer.param_groups:
             if group["name"] == "prunable":
-                group["weight_decay"] = 0.0
-        self.stored = StoredWeights()
+                self.strength, group["weight_decay"] = group["weight_decay"], 0.0
         self.backward: Masks = {}
-        self._refresh(Step(0, 0, context.batches_per_epoch))
+        self._refresh(Step(0, 0, self.plan.batches_per_epoch))
         self.stored.park(self.weights, self.masks)
 
     def _refresh(self, step: Step) -> None:
@@ -178,7 +148,7 @@ class TopKAST(SparseMethod):
         """Make this the backward set, with no momentum outside it."""
         self.backward = backward
         for name, weight in self.ranked.items():
-            for slot in optimizer_slots(self.context.optimizer, weight):
+            for slot in optimizer_slots(self.optimizer, weight):
                 slot.mul_(backward[name])
 
     def _select(self, sparsity: float) -> Masks:
@@ -213,7 +183,7 @@ class TopKAST(SparseMethod):
     def after_step(self, step: Step) -> None:
         # The model is made of the last weights: the last step is followed by a refresh too.
         due = (step.iteration + 1) % self.settings.refresh_interval == 0
-        if due or step.iteration + 1 == self.context.iterations:
+        if due or step.iteration + 1 == self.plan.iterations:
             self._refresh(step)
         self.stored.park(self.weights, self.masks)
 
@@ -221,9 +191,8 @@ class TopKAST(SparseMethod):
         return self.backward
 
     def state_dict(self) -> dict[str, Any]:
-        return {"masks": self.masks, "backward": self.backward, "parked": self.stored.parked}
+        return super().state_dict() | {"backward": self.backward}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.backward = dict(state["backward"])
-        self.stored.parked = dict(state["parked"])

@@ -7,33 +7,22 @@ policies/pruners.py. Gradual pruning of a trained dense network, with fine-tunin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-    Start,
-    apply_masks,
-    check_order,
-)
-from acdc.methods.ramps import cubic_ramp, even_updates, updates_since_begin
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Deviation, Product, SparseMethod, Start
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings, check_order
+from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.masks import Masks, count_nonzeros, count_zeros
 from acdc.sparsity.selection import strictly_above_masks, top_k_masks
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
+from baselines._ramps import check_initial_sparsity, cubic_ramp, even_updates, updates_since_begin
+from baselines.dense import DENSE
 
 
 class Settings(ScopedSettings):
@@ -66,7 +55,7 @@ class Settings(ScopedSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
-        check_order(self.begin, self.end)
+        check_order(self)
         return self
 
     def prunings(self, epochs: int) -> tuple[int, int, tuple[int, ...]]:
@@ -178,7 +167,7 @@ def weight_update(weight: Tensor, inverse: InverseFisher, pruned: Tensor) -> Ten
     return inverse.times(scaled).view(weight.shape)
 
 
-class WoodFisher(SparseMethod):
+class WoodFisher(SparseMethod[Settings]):
     """Fine-tunes the dense network of the same configuration, and prunes it step by step.
 
     Weights are ranked over all layers together; the others make up for those that are pruned. The
@@ -217,7 +206,6 @@ class WoodFisher(SparseMethod):
             "there are fewer gradients than weights in a block",
         ),
     )
-    Settings = Settings
 
     @property
     def sparsity_tolerance(self) -> float:
@@ -226,47 +214,20 @@ class WoodFisher(SparseMethod):
         return 0.0125 if released else 0.0
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        if config.epochs == 1:
-            raise ConfigError("epochs: 1 leaves WoodFisher no ramp; 2 or more are accepted")
-        if settings.initial_sparsity > config.sparsity:
-            raise ConfigError(
-                f"settings.initial_sparsity: {settings.initial_sparsity} is above the sparsity "
-                f"{config.sparsity}; a value up to it is accepted"
-            )
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        if plan.epochs == 1:
+            raise config_error("epochs", 1, "leaves WoodFisher no ramp", "2 or more")
+        check_initial_sparsity(plan.settings.initial_sparsity, plan.sparsity)
 
     @classmethod
-    def starts_from(cls, config: RunConfig) -> Start | None:
-        dense = type(config).model_validate(
-            config.model_dump() | {"method": "dense", "settings": {}, "sparsity": 0.0}
-        )
-        return Start(dense, product="dense", which="last", epoch=0)
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        config, settings = outlook.config, outlook.settings
-        levels = settings.levels(config.epochs, config.sparsity)
-        densities = Densities({}, {})
-        for epoch in range(config.epochs):
-            if epoch in levels:
-                sparse = outlook.together(levels[epoch])
-                densities = Densities(sparse, sparse)
-            yield densities
-
-    @classmethod
-    def further_gradients(cls, config: RunConfig) -> int:
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        prunings = len(settings.levels(config.epochs, config.sparsity))
-        return prunings * settings.fisher_batches * settings.fisher_batch_size
+    def starts_from(cls, plan: Plan[Settings]) -> Start | None:
+        return Start(DENSE, product="dense", which="last", epoch=0)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.levels = self.settings.levels(context.config.epochs, self.sparsity)
-        self.last_pruning = self.settings.prunings(context.config.epochs)[2][-1]
+        self.levels = self.settings.levels(self.plan.epochs, self.sparsity)
+        self.last_pruning = self.settings.prunings(self.plan.epochs)[2][-1]
 
     def epoch_start(self, step: Step) -> None:
         if step.epoch in self.levels:
@@ -300,9 +261,7 @@ class WoodFisher(SparseMethod):
             )
             for name, weight in self.ranked.items()
         }
-        for gradients in self.context.gradients(
-            settings.fisher_batches, settings.fisher_batch_size, epoch
-        ):
+        for gradients in self.gradients(settings.fisher_batches, settings.fisher_batch_size, epoch):
             for name, inverse in inverses.items():
                 mask = self.masks.get(name)
                 inverse.add(gradients[name] if mask is None else gradients[name] * mask)

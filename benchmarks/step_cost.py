@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ class Subject:
         torch.manual_seed(1)
         self.model = MODELS[model](3, 1000).to(device=device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, config.recipe)
-        self.this: SparseMethod = config.method_class(config.settings, config.sparsity)
-        weights, layers = prunable_weights(self.model), prunable_layers(self.model)
-        self.this.setup(Context(weights, layers, self.optimizer, config, BATCHES, no_gradients))
+        plan = replace(config.plan, layers=prunable_layers(self.model), batches_per_epoch=BATCHES)
+        self.this: SparseMethod[Any] = config.method_class(plan)
+        self.this.setup(Context(prunable_weights(self.model), self.optimizer, no_gradients))
 
     def round(self, inputs: Tensor, labels: Tensor) -> None:
         """Take both steps and note what they cost."""

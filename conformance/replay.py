@@ -72,9 +72,7 @@ FORMATS = (
         "GMP schedules and masks",
         frozenset({"cubic_", "mask_update_steps", "mask_rules_on_"}),
         gmp.schedules_and_masks,
-        frozenset(
-            {"str_gmp_epochs", "woodfisher_schedule", "granet_schedule", "sparsimony_accelerated"}
-        ),
+        frozenset({"woodfisher_schedule"}),
     ),
     Format("RigL update", frozenset({"out_mask"}), rigl.updates, frozenset({"cases"})),
     Format("RigL drop fraction", frozenset({"alpha="}), rigl.drop_fraction, frozenset({"values"})),

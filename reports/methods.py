@@ -29,8 +29,8 @@ class Method:
 def methods(plan: Study) -> list[Method]:
     """Return the methods that the plan's runs are trained with, in its order."""
     # Imports torch, which takes seconds; nothing else of the reports needs it.
-    from acdc.methods.contract import get_method
     from acdc.methods.describe import settings
+    from acdc.methods.registry import get_method
 
     names = dict.fromkeys(str(run.config["method"]) for run in plan.runs.values())
     return [

@@ -275,13 +275,13 @@ class Resolver:
 
     def _add(self, config: RunConfig, gpus: int) -> None:
         """Add a run to those of the study, after the run that it starts from."""
-        start = config.starts_from
-        if start is not None:
-            self._add(start.config, gpus)
+        start, parent = config.starts_from, config.parent
+        if parent is not None:
+            self._add(parent, gpus)
         before = 0 if start is None else config.epochs if start.epoch is None else start.epoch
         self.runs[config.run_name] = Run(
             config=config.plain(),
-            parent=None if start is None else start.config.run_name,
+            parent=None if parent is None else parent.run_name,
             gpus=gpus,
             images=(config.epochs - before) * DATASETS[config.dataset].training_images,
         )

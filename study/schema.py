@@ -15,7 +15,8 @@ from acdc.config.yaml_io import parse_yaml
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
 from acdc.messages import config_error, explain
-from acdc.methods.contract import Product, method_names
+from acdc.methods.contract import Product
+from acdc.methods.registry import method_names
 from study.columns import COLUMNS, Plot
 from study.model import Kind
 from theory.layout import EXPERIMENTS

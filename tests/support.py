@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from acdc.config.run import RunConfig, parse_run
-from acdc.methods.contract import Context, SparseMethod, StoredWeights
+from acdc.methods.contract import Context, SparseMethod
 from acdc.models import build_model
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
@@ -99,17 +100,10 @@ class Drive:
         self.batches = batches
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, config.recipe)
-        self.method: SparseMethod = config.method_class(config.settings, config.sparsity)
-        self.method.setup(
-            Context(
-                weights=self.weights,
-                layers=prunable_layers(self.model),
-                optimizer=self.optimizer,
-                config=config,
-                batches_per_epoch=batches,
-                gradients=self.gradients,
-            )
-        )
+        layers = prunable_layers(self.model)
+        self.plan = replace(config.plan, layers=layers, batches_per_epoch=batches)
+        self.method: SparseMethod[Any] = config.method_class(self.plan)
+        self.method.setup(Context(self.weights, self.optimizer, self.gradients))
         self.stepped: list[bool] = []
         self.losses: list[float] = []
 
@@ -186,9 +180,8 @@ class Drive:
 
 def stored_weights(drive: Drive) -> dict[str, Tensor]:
     """Return the stored weights: the effective ones and what a method has parked."""
-    kept: StoredWeights = drive.method.stored  # type: ignore[attr-defined]
-    nothing = torch.zeros(())
-    return {n: w.detach() + kept.parked.get(n, nothing) for n, w in drive.weights.items()}
+    parked, nothing = drive.method.stored.parked, torch.zeros(())
+    return {n: w.detach() + parked.get(n, nothing) for n, w in drive.weights.items()}
 
 
 def nonzeros(tensors: Mapping[str, Tensor]) -> int:

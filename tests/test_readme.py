@@ -13,7 +13,7 @@ import yaml
 
 import baselines
 from acdc.config.run import parse_run
-from acdc.methods.contract import get_method, method_names
+from acdc.methods.registry import get_method, method_names
 from study.schema import RowSpec
 from tests.support import Silent, tiny_config, train
 

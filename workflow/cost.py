@@ -23,7 +23,7 @@ import click
 from tabulate import tabulate
 
 from acdc.data import DATASETS
-from acdc.methods.contract import get_method
+from acdc.methods.registry import get_method
 from acdc.models import build_model
 from acdc.run.reader import read_run
 from acdc.run.result import RESULT

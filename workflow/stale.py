@@ -135,8 +135,8 @@ def cost(folder: Path, result: dict[str, Any]) -> Cost:
 def _inherited(place: Path, description: dict[str, Any]) -> float:
     """Return the FLOPs that a run has taken over from the run that it starts from."""
     try:
-        start = parse_run(description).starts_from
-        parent = read_result(place / start.config.run_name) if start else None
+        started = parse_run(description).parent
+        parent = read_result(place / started.run_name) if started else None
     except (ConfigError, RunDirectoryError):
         return 0.0
     return float(parent["flops"]["training"]) if parent else 0.0

@@ -18,7 +18,10 @@ from acdc.config.recipe import Frozen, Precision, Recipe
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
 from acdc.messages import accepted, explain
-from acdc.methods.contract import MethodSettings, SparseMethod, Start, get_method, method_names
+from acdc.methods.contract import SparseMethod, Start
+from acdc.methods.plan import Plan
+from acdc.methods.registry import get_method
+from acdc.methods.settings import MethodSettings
 from acdc.models import MODELS, layers_of
 from acdc.sparsity.layers import Layers
 
@@ -70,9 +73,6 @@ class RunConfig(Frozen):
         settings = {} if data.get("settings") is None else data["settings"]
         if isinstance(settings, MethodSettings):
             settings = settings.model_dump()
-        if data["method"] not in method_names():
-            hint = accepted(data["method"], method_names())
-            raise ConfigError(f"method: {data['method']!r} is unknown; {hint}")
         schema = get_method(data["method"]).Settings
         try:
             return {**data, "settings": schema.model_validate(settings)}
@@ -93,7 +93,7 @@ class RunConfig(Frozen):
                 f"model: {self.model} has no convolution and no linear layer to prune; a model "
                 "with one is accepted"
             )
-        self.method_class.check(self)
+        self.method_class.check(self.plan)
         return self
 
     def _check_augmentation(self) -> None:
@@ -120,14 +120,35 @@ class RunConfig(Frozen):
         return layers_of(self.model, self.dataset)
 
     @property
-    def method_class(self) -> type[SparseMethod]:
+    def method_class(self) -> type[SparseMethod[Any]]:
         """The class that carries out the method."""
         return get_method(self.method)
 
     @property
+    def plan(self) -> Plan[MethodSettings]:
+        """What the method knows of the run."""
+        images = DATASETS[self.dataset].training_images
+        return Plan(
+            layers=self.layers,
+            sparsity=self.sparsity,
+            settings=self.settings,
+            epochs=self.epochs,
+            batches_per_epoch=images // self.recipe.batch_size,
+            seed=self.seed,
+        )
+
+    @property
     def starts_from(self) -> Start | None:
-        """The run that this one starts from, if it does not start from initial weights."""
-        return self.method_class.starts_from(self)
+        """Which model of its parent the run starts from; None: initial weights."""
+        return self.method_class.starts_from(self.plan)
+
+    @property
+    def parent(self) -> RunConfig | None:
+        """The run that this one starts from."""
+        start = self.starts_from
+        if start is None:
+            return None
+        return RunConfig.model_validate({**self.model_dump(), **start.changes})
 
     @property
     def fingerprint(self) -> str:

@@ -6,23 +6,18 @@ after the released code (IST-DASLab/ACDC: policies/pruners.py, recyclers.py, man
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    Context,
-    Densities,
-    Deviation,
-    Product,
-    ScopedSettings,
-    SparseMethod,
-    apply_masks,
-    reset_momentum,
-)
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Densities, Deviation, Product, SparseMethod
+from acdc.methods.optimizer import reset_momentum
 from acdc.methods.phases import PUBLISHED_SCHEDULES, Phase, PhaseKind, check_phases, rescale
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings
+from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.flops import LayerCost, forward_flops
 from acdc.sparsity.masks import Masks, count_nonzeros, mask_change
 from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
@@ -33,10 +28,6 @@ from acdc.sparsity.selection import (
     released_layer_masks,
 )
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 
 class Settings(ScopedSettings):
@@ -60,25 +51,27 @@ class Settings(ScopedSettings):
     @model_validator(mode="after")
     def _one_schedule(self) -> Settings:
         if self.schedule is not None and self.schedule not in PUBLISHED_SCHEDULES:
-            known = ", ".join(PUBLISHED_SCHEDULES)
-            raise ConfigError(
-                f"settings.schedule: {self.schedule!r} is unknown; {known}, "
-                "or null with settings.phases, are accepted"
+            raise config_error(
+                "settings.schedule", self.schedule, "unknown", [*PUBLISHED_SCHEDULES, "null"]
             )
         if (self.schedule is None) == (not self.phases):
-            raise ConfigError(
-                "settings.phases: give either a schedule or phases (with schedule: null), not "
-                + ("both" if self.phases else "neither")
+            given = "both a schedule and phases" if self.phases else "neither schedule nor phases"
+            raise config_error(
+                "settings.phases", None, given, "a schedule, or phases with schedule: null"
             )
         if self.pattern is not None:
             parse_pattern(self.pattern)
             if self.distribution != "global" or self.selection != "exact":
-                raise ConfigError(
-                    f"settings.pattern: {self.pattern} says by itself what is kept; it is accepted "
-                    "without settings.distribution and settings.selection"
+                raise config_error(
+                    "settings.pattern",
+                    self.pattern,
+                    "does not combine with a distribution or selection: the pattern is both",
+                    "the defaults of settings.distribution and settings.selection",
                 )
         elif self.grouping != "input":
-            raise ConfigError("settings.grouping: flat is accepted only with a settings.pattern")
+            raise config_error(
+                "settings.grouping", self.grouping, "there are no groups", "with settings.pattern"
+            )
         return self
 
     def resolve(self, epochs: int) -> tuple[Phase, ...]:
@@ -99,7 +92,7 @@ def released_flops(costs: tuple[LayerCost, ...], densities: Densities) -> float:
     return 3 * forward_flops(costs, densities.forward)
 
 
-class ACDC(SparseMethod):
+class ACDC(SparseMethod[Settings]):
     """Alternates training of the k largest weights with training of all; yields two models.
 
     The sparse model is that of the last sparse phase, the dense one that of the last dense phase.
@@ -124,37 +117,22 @@ class ACDC(SparseMethod):
             why="it is what the paper describes and what its runs, under torch 1.7, did",
         ),
     )
-    Settings = Settings
     products = ("sparse", "dense")
     resumable = frozenset({"dense"})
     flops_formula = "3 f at each epoch's end, in both phases (policies/manager.py)"
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        settings.resolve(config.epochs)
+    def check(cls, plan: Plan[Settings]) -> None:
+        super().check(plan)
+        settings = plan.settings
+        settings.resolve(plan.epochs)
         if settings.pattern is not None:
-            exempt = settings.exempt(config.layers)
-            check_pattern(
-                config.layers, exempt, settings.pattern, settings.grouping, config.sparsity
-            )
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterator[Densities]:
-        settings: Settings = outlook.settings
-        # N:M leaves every layer the same share.
-        together = settings.pattern is None and settings.distribution == "global"
-        spread = outlook.together if together else outlook.uniform
-        sparse = spread(outlook.config.sparsity)
-        densities = {"sparse": Densities(sparse, sparse), "dense": Densities({}, {})}
-        for phase in settings.resolve(outlook.config.epochs):
-            yield from [densities[phase.kind]] * (phase.end - phase.start)
+            exempt = settings.exempt(plan.layers)
+            check_pattern(plan.layers, exempt, settings.pattern, settings.grouping, plan.sparsity)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.phases = self.settings.resolve(context.config.epochs)
+        self.phases = self.settings.resolve(self.plan.epochs)
         self.previous: Masks = {}
 
     def epoch_start(self, step: Step) -> None:
@@ -187,7 +165,7 @@ class ACDC(SparseMethod):
         # The pruned weights are zero already; lifting the masks lets them learn from there.
         self.masks = {}
         if self.settings.reset_momentum:
-            reset_momentum(self.context.optimizer)
+            reset_momentum(self.optimizer)
         self.events.add("restore", momentum_reset=self.settings.reset_momentum)
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
@@ -197,7 +175,7 @@ class ACDC(SparseMethod):
         return "sparse" if self.masks else "dense"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"masks": self.masks, "previous": self.previous}
+        return super().state_dict() | {"previous": self.previous}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

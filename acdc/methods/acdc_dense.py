@@ -1,4 +1,4 @@
-"""AC/DC's dense model, fine-tuned: training goes on dense where the final sparse phase would begin.
+"""AC/DC's dense model, fine-tuned: dense training in place of the final sparse phase.
 
 Peste, Iofinova, Vladu and Alistarh, NeurIPS 2021, Section 4 and Appendix C.1; the ``_ftdense``
 configurations of the released code.
@@ -6,58 +6,38 @@ configurations of the released code.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.methods.acdc import ACDC, Settings, released_flops
-from acdc.methods.contract import Densities, Product, SparseMethod, Start
+from acdc.methods.contract import Product, SparseMethod, Start
+from acdc.methods.plan import Plan
 from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
 
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
+class ACDCDense(SparseMethod[Settings]):
+    """Continues from the best dense model of an AC/DC run, with its optimizer and learning rates.
 
-class ACDCDense(SparseMethod):
-    """Goes on from the best dense model of an AC/DC run, with its optimizer and learning rates.
-
-    The AC/DC run of the same settings is trained first where it is not there yet. The training
-    FLOPs are those of the whole process, its sparse model included (paper, Section 4: 58 % + 15 %).
+    The AC/DC run of the same settings is trained first unless it exists. The training FLOPs are
+    those of both runs, the sparse model included (paper, Section 4: 58 % + 15 %).
     """
 
     name = "acdc_dense"
     label = "AC/DC dense, fine-tuned"
     source = ACDC.source
     products = ("dense",)
-    Settings = Settings
     flops_formula = ACDC.flops_formula
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        ACDC.check(config)
-        settings = config.settings
-        assert isinstance(settings, Settings)
-        if all(phase.kind == "sparse" for phase in settings.resolve(config.epochs)):
-            raise ConfigError(
-                "settings.phases: none is dense, so that there is no dense model to fine-tune; at "
-                "least one dense phase is accepted"
+    def check(cls, plan: Plan[Settings]) -> None:
+        ACDC.check(plan)
+        if all(phase.kind == "sparse" for phase in plan.settings.resolve(plan.epochs)):
+            raise config_error(
+                "settings.phases", None, "no dense model to fine-tune", "at least one dense phase"
             )
 
     @classmethod
-    def starts_from(cls, config: RunConfig) -> Start | None:
-        sparse = type(config).model_validate(config.model_dump() | {"method": "acdc"})
-        return Start(sparse, product="dense", which="best", epoch=None)
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
-        return itertools.repeat(Densities({}, {}), outlook.config.epochs)
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return ()
+    def starts_from(cls, plan: Plan[Settings]) -> Start | None:
+        return Start({"method": "acdc"}, product="dense", which="best", epoch=None)
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
         return released_flops(costs, self.densities())

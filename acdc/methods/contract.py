@@ -1,113 +1,29 @@
-"""The contract between the training loop and a sparse-training method, and how methods are found.
+"""The contract between the training loop and a sparse-training method.
 
-A method is one class in one file. The loop knows nothing of any method: it calls the hooks below,
-and the parameters of the model always hold the *effective* weights, those that the forward pass
-uses. A method whose stored weights differ from the effective ones (Top-KAST, GMP with surviving
-weights) parks the difference in its own state and puts it back for the optimizer's step.
+A method is one class in one file. The loop does not know the methods: it calls the hooks below. The
+model's parameters always hold the *effective* weights, those that the forward pass uses. A method
+whose stored weights differ from the effective ones (Top-KAST, GMP with surviving weights) parks the
+difference in ``stored`` and restores it for the optimizer's step.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import itertools
-import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
-from acdc import seeds
-from acdc.errors import ConfigError
+from acdc.methods.plan import Plan
+from acdc.methods.settings import MethodSettings
+from acdc.sparsity.apply import StoredWeights, apply_masks, mask_gradients
 from acdc.sparsity.flops import LayerCost, step_flops
-from acdc.sparsity.layers import Layers, dense_layers
 from acdc.sparsity.masks import Masks, count_nonzeros
 from acdc.step import Step
 
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
-
 Product = Literal["sparse", "dense"]
-
-# AC/DC and its dense fine-tuning are the library's own; every other method is a module of the
-# package, so that a new file there is a new method, with nothing to register.
-OWN = ("acdc", "acdc_dense")
-BASELINES = "baselines"
-
-STORED_BYTES = (1, 4)
-"""What ``SparseMethod.state_bytes`` is where pruned weights are stored: masks and values."""
-
-
-class MethodSettings(BaseModel):
-    """The settings of a method beside the sparsity; methods without any use this class."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def variant(self) -> str:
-        """Return a short name for these settings in run names and tables, empty for the default."""
-        return self.named_changes()
-
-    def named_changes(self, *apart: str) -> str:
-        """Return what differs from the defaults, leaving out the settings named ``apart``."""
-        parts = []
-        for key, schema in type(self).model_fields.items():
-            value = getattr(self, key)
-            if key in apart or value is None or value == schema.get_default():
-                continue
-            if isinstance(value, bool):
-                parts.append(key if value else f"no-{key}")
-            elif isinstance(value, int | float):
-                parts.append(f"{key}{value:g}")
-            elif isinstance(value, str):
-                parts.append(value.replace(":", "of"))
-            elif all(isinstance(item, str) for item in value):
-                parts += value or [f"no-{key}"]
-            else:
-                parts.append(key)
-        return "-".join(parts)
-
-    def exempt(self, layers: Layers) -> tuple[str, ...]:
-        """Return the layers that the sparsity does not count over, none by default.
-
-        Raises:
-            ConfigError: the settings name layers that there are not, or leave none to prune.
-        """
-        return ()
-
-
-class ScopedSettings(MethodSettings):
-    """The settings of a method that can be told to leave layers alone."""
-
-    dense_layers: tuple[str, ...] = ()
-    """Layers that stay dense: names of weights, or first, last, depthwise, shortcut; the sparsity
-    counts over the others."""
-
-    @field_validator("dense_layers")
-    @classmethod
-    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(value))
-
-    def exempt(self, layers: Layers) -> tuple[str, ...]:
-        return dense_layers(layers, self.dense_layers)
-
-
-def check_order(begin: float, end: float) -> None:
-    """Refuse settings by which something ends before it begins.
-
-    Raises:
-        ConfigError: ``begin`` is not below ``end``.
-    """
-    if begin >= end:
-        raise ConfigError(
-            f"settings.begin: {begin} is not before settings.end {end}; a value below it is "
-            "accepted"
-        )
+SettingsT = TypeVar("SettingsT", bound=MethodSettings)
 
 
 class GradientSource(Protocol):
@@ -129,25 +45,12 @@ class GradientSource(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a method is given: the weights it may prune, the optimizer, and the plan of the run."""
+    """What a method works on during training."""
 
     weights: dict[str, nn.Parameter]
-    """The prunable weights (conv and linear, never biases or normalisation), in module order."""
-    layers: Layers
-    """Their shapes and kinds."""
+    """Convolutional and linear weights (never biases or normalisation), in module order."""
     optimizer: torch.optim.Optimizer
-    config: RunConfig
-    batches_per_epoch: int
     gradients: GradientSource
-
-    @property
-    def iterations(self) -> int:
-        """Batches in the whole run."""
-        return self.config.epochs * self.batches_per_epoch
-
-    def generator(self, *position: int) -> torch.Generator:
-        """Return the generator of the masks' randomness at a position, a CPU generator."""
-        return seeds.generator(self.config.seed, "masks", *position)
 
 
 @dataclass(frozen=True)
@@ -164,13 +67,14 @@ class Densities:
 
 @dataclass(frozen=True)
 class Start:
-    """A run that another run starts from, and what it takes up."""
+    """The run that another run starts from, and which of its models is loaded."""
 
-    config: RunConfig
+    changes: Mapping[str, Any]
+    """Keys of the run's configuration that differ in the other run."""
     product: Product
     which: Literal["best", "last"]
     epoch: int | None
-    """The first epoch of the new run; None: the one after the product's, with its optimizer."""
+    """First epoch of the new run; None: the one after the product's, with its optimizer state."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +100,7 @@ class Events:
         return records
 
 
-class SparseMethod:
+class SparseMethod(Generic[SettingsT]):
     """Decides which weights are active in the forward pass, which get gradient, and when.
 
     The hooks in the order in which the loop calls them: ``setup`` once; ``epoch_start`` before the
@@ -214,21 +118,29 @@ class SparseMethod:
     products: ClassVar[tuple[Product, ...]] = ("sparse",)
     """The models that it yields, the one that tables show by default first."""
     resumable: ClassVar[frozenset[Product]] = frozenset()
-    """Products whose optimizer is kept with the best weights, for runs that go on from there."""
+    """Products whose optimizer state is kept with the best weights, for runs that start there."""
     flops_formula: ClassVar[str] = "none; the paper's 2 f + f_grad"
     """A step's training FLOPs in the method's own publication, what ``published_flops`` counts."""
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    """The class of its settings: that of ``SparseMethod[...]``."""
 
-    def __init__(self, settings: MethodSettings, sparsity: float) -> None:
-        self.settings: Any = settings
-        self.sparsity = sparsity
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            for argument in get_args(base):
+                cls.Settings = getattr(argument, "__bound__", argument)
+
+    def __init__(self, plan: Plan[SettingsT]) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.sparsity = plan.sparsity
+        self.exempt = plan.settings.exempt(plan.layers)
+        """Layers that the sparsity does not count over."""
         self.masks: Masks = {}
         """The weights in the forward pass; empty while all are."""
+        self.stored = StoredWeights()
+        """What the masks take out of weights that are stored nevertheless."""
         self.events = Events()
-        self.exempt: tuple[str, ...] = ()
-        """Layers that the sparsity does not count over."""
-        self.ranked: dict[str, nn.Parameter] = {}
-        """The other weights, those that are pruned."""
 
     @property
     def sparsity_tolerance(self) -> float:
@@ -236,52 +148,28 @@ class SparseMethod:
         return 0.0
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        """Refuse, with a ConfigError, a configuration that this method cannot carry out."""
-        config.settings.exempt(config.layers)
+    def check(cls, plan: Plan[SettingsT]) -> None:
+        """Raise ConfigError if the method cannot carry out a plan."""
+        plan.settings.exempt(plan.layers)
 
     @classmethod
-    def starts_from(cls, config: RunConfig) -> Start | None:
-        """Return the run whose weights this one starts from, or none: from initial weights."""
+    def starts_from(cls, plan: Plan[SettingsT]) -> Start | None:
+        """Return the run whose weights this one starts from; None: initial weights."""
         return None
 
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
-        """Return, before a run begins, the densities expected at the end of each of its epochs.
-
-        Of all epochs, also those before the one that it starts with. By default the sparsity is
-        there from the first, over all layers together, and gradients are confined to the weights
-        that are left.
-        """
-        sparse = outlook.together(outlook.config.sparsity)
-        return itertools.repeat(Densities(sparse, sparse), outlook.config.epochs)
-
-    @classmethod
-    def further_gradients(cls, config: RunConfig) -> int:
-        """Return on how many images gradients are taken outside of training's own steps."""
-        return 0
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        """Return what the last checkpoint holds of each weight that is pruned: its masks.
-
-        One number for each tensor of the weight's shape, the bytes of an element; weights and
-        momentum not counted.
-        """
-        return (1,)
-
     def setup(self, context: Context) -> None:
-        """Take hold of the weights and make the first masks."""
-        self.context = context
+        """Bind the method to weights and optimizer, and make the first masks."""
         self.weights = context.weights
-        self.exempt = self.settings.exempt(context.layers)
+        self.optimizer = context.optimizer
+        self.gradients = context.gradients
         self.ranked = {n: w for n, w in context.weights.items() if n not in self.exempt}
+        """The weights that are pruned: all but the exempt layers'."""
 
     def epoch_start(self, step: Step) -> None:
         """Act before the first batch of an epoch."""
 
     def before_step(self, step: Step) -> bool:
-        """Act on the complete gradients; return whether the optimizer shall step."""
+        """Act on the complete gradients; return whether the optimizer steps."""
         mask_gradients(self.weights, self.masks)
         return True
 
@@ -327,7 +215,7 @@ class SparseMethod:
         }
 
     def product(self, step: Step) -> Product | None:
-        """Return which product the current weights are a candidate for, or none (on the way)."""
+        """Return the product that the weights are a candidate for now; None while on the way."""
         return "sparse"
 
     def phase(self, step: Step) -> str:
@@ -336,104 +224,9 @@ class SparseMethod:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside weights and optimizer: tensors and numbers."""
-        return {"masks": self.masks}
+        return {"masks": self.masks, "parked": self.stored.parked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state saved by ``state_dict``, after ``setup``."""
+        """Load what ``state_dict`` returned, after ``setup``."""
         self.masks = dict(state["masks"])
-
-
-class StoredWeights:
-    """Keeps the stored values of weights that a mask takes out of the forward pass.
-
-    Between ``park`` and ``restore`` the parameters hold mask * w and this holds the rest; the two
-    add up to the stored weights exactly, since of each pair one is zero.
-    """
-
-    def __init__(self) -> None:
-        self.parked: dict[str, Tensor] = {}
-
-    def park(self, weights: Mapping[str, nn.Parameter], masks: Masks) -> None:
-        """Take the values outside the masks out of the parameters."""
-        if not masks:
-            return
-        with torch.no_grad():
-            effective: list[Tensor] = [weights[name] for name in masks]
-            stored = [weight.detach().clone() for weight in effective]
-            multiply_by_masks(effective, masks)
-            torch._foreach_sub_(stored, effective)
-        self.parked = dict(zip(masks, stored, strict=True))
-
-    def restore(self, weights: Mapping[str, nn.Parameter]) -> None:
-        """Put the parked values back into the parameters."""
-        if self.parked:
-            with torch.no_grad():
-                stored: list[Tensor] = [weights[name] for name in self.parked]
-                torch._foreach_add_(stored, list(self.parked.values()))
-            self.parked = {}
-
-
-def apply_masks(weights: Mapping[str, Tensor], masks: Masks) -> None:
-    """Set the weights outside the masks to zero, in place, in one call over all layers."""
-    with torch.no_grad():
-        multiply_by_masks([weights[name] for name in masks], masks)
-
-
-def mask_gradients(weights: Mapping[str, nn.Parameter], masks: Masks) -> None:
-    """Set the gradients outside the masks to zero, in place, in one call over all layers."""
-    gradients = {name: weights[name].grad for name in masks}
-    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    multiply_by_masks(list(present.values()), {name: masks[name] for name in present})
-
-
-def multiply_by_masks(tensors: list[Tensor], masks: Masks) -> None:
-    """Multiply tensors by their masks, in place, in one call over all layers."""
-    if tensors:
-        # Read as bytes, ones and zeros are multiplied twice as fast on a CPU as truth values.
-        torch._foreach_mul_(tensors, [mask.view(torch.int8) for mask in masks.values()])
-
-
-def momentum_buffers(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """Return the optimizer's momentum buffer of each parameter that already has one."""
-    return {
-        name: buffer
-        for name, parameter in parameters.items()
-        if (buffer := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
-    }
-
-
-def reset_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Set every momentum buffer to zero, also those of parameters that have no gradient now."""
-    for state in optimizer.state.values():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"].zero_()
-
-
-def method_names() -> tuple[str, ...]:
-    """Return the names of all methods that can be found, in alphabetical order."""
-    package = importlib.util.find_spec(BASELINES)
-    folders = package.submodule_search_locations if package else None
-    return tuple(sorted({*OWN, *(module.name for module in pkgutil.iter_modules(folders or []))}))
-
-
-def get_method(name: str) -> type[SparseMethod]:
-    """Return the method class of a name: the SparseMethod of that name in the module of that name.
-
-    Raises:
-        ConfigError: no such method; lists those that there are.
-    """
-    if name not in method_names():
-        raise ConfigError(f"method: {name!r} is unknown; {', '.join(method_names())} are accepted")
-    module = importlib.import_module(
-        f"acdc.methods.{name}" if name in OWN else f"{BASELINES}.{name}"
-    )
-    for value in vars(module).values():
-        if (
-            isinstance(value, type)
-            and issubclass(value, SparseMethod)
-            and getattr(value, "name", None) == name
-        ):
-            return value
-    raise ConfigError(f"method: {module.__file__} defines no SparseMethod whose name is {name!r}")
+        self.stored.parked = dict(state["parked"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,7 @@ class Setting:
     description: str
 
 
-def settings(method: type[SparseMethod]) -> tuple[Setting, ...]:
+def settings(method: type[SparseMethod[Any]]) -> tuple[Setting, ...]:
     """Return the settings of a method, with the docstrings of its ``Settings``."""
     return tuple(
         Setting(
@@ -37,6 +38,6 @@ def _written(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
 
 
-def reference(method: type[SparseMethod]) -> str:
+def reference(method: type[SparseMethod[Any]]) -> str:
     """Return the publication of a method, without where its code is."""
     return method.source.partition(" Code:")[0]

@@ -1,6 +1,6 @@
-"""When things happen: steps, phases, drop fractions and learning rates.
+"""When things happen: AC/DC's phases, and RigL's drop fraction.
 
-Everything here is a pure function of the position in training. Epochs and iterations count from 0
+Pure functions of the position in training. Epochs and iterations count from 0
 and every interval is half-open.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 
 PhaseKind = Literal["dense", "sparse"]
 
@@ -113,47 +113,36 @@ def rescale(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     for before, after in zip(phases, scaled, strict=True):
         if after.end <= after.start:
             shortest = min(phase.end - phase.start for phase in phases)
-            raise ConfigError(
-                f"epochs: {epochs} is too short for this schedule: its {before.kind} phase over "
-                f"epochs {before.start} to {before.end} of {total} would vanish; "
-                f"at least {math.ceil(total / shortest)} epochs are accepted"
+            raise config_error(
+                "epochs",
+                epochs,
+                f"too short: the schedule's {before.kind} phase over epochs {before.start} to "
+                f"{before.end} of {total} would vanish",
+                f"{math.ceil(total / shortest)} or more",
             )
     return scaled
 
 
 def check_phases(phases: Sequence[Phase], epochs: int) -> None:
-    """Refuse phases that leave gaps, overlap, go past the end or do not end sparse.
+    """Check that phases cover every epoch once and end sparse.
 
     Raises:
-        ConfigError: names the offending phase and what would be accepted.
+        ConfigError: names the first wrong phase.
     """
     if not phases:
-        raise ConfigError(
-            "settings.phases: the list is empty; at least one sparse phase is accepted"
-        )
+        raise config_error("settings.phases", None, "no phase", "at least one sparse phase")
     expected = 0
     for number, phase in enumerate(phases):
+        key, last = f"settings.phases[{number}]", phase is phases[-1]
         if phase.end <= phase.start:
-            raise ConfigError(
-                f"settings.phases[{number}]: epochs {phase.start} to {phase.end} are empty; "
-                "the end must come after the start"
-            )
+            raise config_error(f"{key}.end", phase.end, "empty phase", f"above {phase.start}")
         if phase.start != expected:
-            raise ConfigError(
-                f"settings.phases[{number}]: starts at epoch {phase.start}; it must start at "
-                f"{expected}, where the phase before it ends"
-            )
+            raise config_error(f"{key}.start", phase.start, "gap or overlap", str(expected))
+        if last and phase.end != epochs:
+            raise config_error(f"{key}.end", phase.end, "not the end of training", str(epochs))
+        if last and phase.kind != "sparse":
+            raise config_error(f"{key}.kind", phase.kind, "no final sparse phase", "sparse")
         expected = phase.end
-    if expected != epochs:
-        raise ConfigError(
-            f"settings.phases: they end at epoch {expected}; they must end at epoch {epochs}, "
-            "where training ends"
-        )
-    if phases[-1].kind != "sparse":
-        raise ConfigError(
-            "settings.phases: the last phase is dense; a final sparse phase is needed, "
-            "or the run would yield no sparse model"
-        )
 
 
 def cosine_drop_fraction(step: int, initial: float, decay_steps: int) -> float:

@@ -8,37 +8,26 @@ rigl/sparse_optimizers_base.py and rigl/sparse_utils.py.
 from __future__ import annotations
 
 import abc
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from acdc.errors import ConfigError
-from acdc.methods.contract import (
-    STORED_BYTES,
-    Context,
-    Densities,
-    Deviation,
-    ScopedSettings,
-    SparseMethod,
-    StoredWeights,
-    check_order,
-    mask_gradients,
-)
+from acdc.messages import config_error
+from acdc.methods.contract import Context, Deviation, SparseMethod
+from acdc.methods.optimizer import optimizer_slots
 from acdc.methods.phases import cosine_drop_fraction
+from acdc.methods.plan import Plan
+from acdc.methods.settings import ScopedSettings, check_order
+from acdc.sparsity.apply import mask_gradients
 from acdc.sparsity.distributions import Distribution, layer_sparsities
 from acdc.sparsity.flops import LayerCost, step_flops
 from acdc.sparsity.masks import random_masks
 from acdc.sparsity.selection import top_k_mask
 from acdc.step import Step
-
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from workflow.forecast import Outlook
 
 
 class SparseStartSettings(ScopedSettings):
@@ -84,7 +73,7 @@ class RewiringSettings(SparseStartSettings):
 
     @model_validator(mode="after")
     def _ordered(self) -> RewiringSettings:
-        check_order(self.begin, self.end)
+        check_order(self)
         return self
 
 
@@ -106,36 +95,24 @@ TIES = Deviation(
 )
 
 
-class SparseStart(SparseMethod):
+SparseStartT = TypeVar("SparseStartT", bound=SparseStartSettings)
+RewiringT = TypeVar("RewiringT", bound=RewiringSettings)
+
+
+class SparseStart(SparseMethod[SparseStartT]):
     """Starts from random masks whose layers have the sparsities of a distribution."""
 
     flops_formula = "3 f_S (Evci et al. 2020, Appendix H)"
-    Settings = SparseStartSettings
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        settings = config.settings
-        assert isinstance(settings, SparseStartSettings)
-        dense = settings.exempt(config.layers)
-        layer_sparsities(config.layers, settings.distribution, config.sparsity, dense)
-
-    @classmethod
-    def forecast(cls, outlook: Outlook) -> Iterable[Densities]:
-        config, settings = outlook.config, outlook.settings
-        sparsities = layer_sparsities(
-            config.layers, settings.distribution, config.sparsity, outlook.exempt
-        )
-        sparse = outlook.kept(sparsities)
-        return itertools.repeat(Densities(sparse, sparse), config.epochs)
+    def check(cls, plan: Plan[SparseStartT]) -> None:
+        super().check(plan)
+        _sparsities(plan)
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        sparsities = layer_sparsities(
-            context.layers, self.settings.distribution, self.sparsity, self.exempt
-        )
         shapes = {name: weight.shape for name, weight in self.ranked.items()}
-        masks = random_masks(shapes, sparsities, context.generator())
+        masks = random_masks(shapes, _sparsities(self.plan), self.plan.generator())
         self.masks = {
             name: torch.empty_like(weight, dtype=torch.bool).copy_(masks[name])
             for name, weight in self.ranked.items()
@@ -150,34 +127,30 @@ class SparseStart(SparseMethod):
         return step_flops(costs, densities, densities)
 
 
-class Rewiring(SparseStart, abc.ABC):
+def _sparsities(plan: Plan[SparseStartT]) -> dict[str, float]:
+    exempt = plan.settings.exempt(plan.layers)
+    return layer_sparsities(plan.layers, plan.settings.distribution, plan.sparsity, exempt)
+
+
+class Rewiring(SparseStart[RewiringT], abc.ABC):
     """Moves connections between stored weights, of which the masks let some into the forward pass.
 
     The stored weights are dense, as in the original: those outside the masks get no gradient of the
     loss, but weight decay and momentum act on them.
     """
 
-    Settings = RewiringSettings
-
     @classmethod
-    def check(cls, config: RunConfig) -> None:
-        super().check(config)
-        if config.sparsity == 0:
-            raise ConfigError(
-                f"sparsity: 0 leaves {cls.label} nothing to move; a value above 0 is accepted"
-            )
-
-    @classmethod
-    def state_bytes(cls, config: RunConfig) -> tuple[int, ...]:
-        return STORED_BYTES
+    def check(cls, plan: Plan[RewiringT]) -> None:
+        super().check(plan)
+        if plan.sparsity == 0:
+            raise config_error("sparsity", 0, f"{cls.label} has nothing to move", "above 0")
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.begin = round(self.settings.begin * context.iterations)
-        self.end = round(self.settings.end * context.iterations)
+        self.begin = round(self.settings.begin * self.plan.iterations)
+        self.end = round(self.settings.end * self.plan.iterations)
         self.steps_taken = 0
         self.last_update = -self.settings.update_interval
-        self.stored = StoredWeights()
         self.stored.park(self.weights, self.masks)
 
     def before_step(self, step: Step) -> bool:
@@ -211,7 +184,7 @@ class Rewiring(SparseStart, abc.ABC):
         fraction = self.drop_fraction()
         grown = 0
         for index, (name, weight) in enumerate(self.ranked.items()):
-            generator = self.context.generator(step.iteration, index)
+            generator = self.plan.generator(step.iteration, index)
             noise = None
             if self.settings.drop_noise:
                 noise = torch.randn(weight.shape, generator=generator).to(weight)
@@ -220,7 +193,7 @@ class Rewiring(SparseStart, abc.ABC):
                 weight.detach(),
                 self.masks[name],
                 self.growth(name, generator),
-                optimizer_slots(self.context.optimizer, weight),
+                optimizer_slots(self.optimizer, weight),
                 fraction,
                 noise,
             )
@@ -229,16 +202,11 @@ class Rewiring(SparseStart, abc.ABC):
         self.events.add("update", iteration=step.iteration, drop_fraction=fraction, grown=grown)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "masks": self.masks,
-            "parked": self.stored.parked,
-            "steps_taken": self.steps_taken,
-            "last_update": self.last_update,
-        }
+        progress = {"steps_taken": self.steps_taken, "last_update": self.last_update}
+        return super().state_dict() | progress
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stored.parked = dict(state["parked"])
         self.steps_taken = state["steps_taken"]
         self.last_update = state["last_update"]
 
@@ -285,12 +253,3 @@ def start_from_zero(new: Tensor, weight: Tensor, slots: Sequence[Tensor]) -> Non
     """Set new weights and their slots to zero, in place."""
     for tensor in (weight, *slots):
         tensor.masked_fill_(new, 0)
-
-
-def optimizer_slots(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """Return what an optimizer keeps for each single weight: momentum, or Adam's two averages."""
-    return [
-        value
-        for value in optimizer.state.get(parameter, {}).values()
-        if isinstance(value, Tensor) and value.shape == parameter.shape
-    ]

@@ -190,7 +190,7 @@ def _import_all() -> None:
 
     import acdc.cli
     import acdc.run.lifecycle  # noqa: F401
-    from acdc.methods.contract import get_method, method_names
+    from acdc.methods.registry import get_method, method_names
     from acdc.run.sources import LOADED
 
     for name in method_names():

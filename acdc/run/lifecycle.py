@@ -17,7 +17,6 @@ from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.errors import Diverged, Interrupted, Resumable
 from acdc.files import remove_temporary, write_text
-from acdc.methods.contract import Start
 from acdc.run.checkpoints import Checkpoints, Pace
 from acdc.run.failures import FAILED, NoModelError, begin, end, refuse_to_repeat, told
 from acdc.run.journal import Journal
@@ -103,7 +102,7 @@ class Run:
         )
         start = self.config.starts_from if newest is None else None
         # Before anything of this run takes up memory.
-        parent = self._parent(start) if start is not None else None
+        parent = self._parent() if start is not None else None
         self.trainer = Trainer(self.config, self.options.engine, self.ranks)
         self.records = Records(self.config, self.trainer, self.shelf)
         self.at = Step(0, 0, self.trainer.batches)
@@ -112,7 +111,7 @@ class Run:
         saved = None if newest is None else self.checkpoints.read(newest, device)
         self.resumed = saved is not None
         if start is not None and parent is not None:
-            folder = self.options.runs / start.config.run_name
+            folder = self.options.runs / parent["run"]
             first = self.records.take_up(start, folder, parent)
             self.at = Step(first, 0, self.trainer.batches)
         self.trainer.begin()
@@ -123,11 +122,13 @@ class Run:
                 self.journal.cut(0)
             self.write_events(self.at.epoch)
 
-    def _parent(self, start: Start) -> dict[str, Any]:
+    def _parent(self) -> dict[str, Any]:
         """Return the result of the run that this one starts from, which is trained if need be."""
         # What has failed for good before does so at once, and this run with it.
         options = replace(self.options, attempt=max(self.options.attempt, 2), allow_failure=False)
-        return run(start.config, options, self.reporter, self.ranks, self.stops)
+        parent = self.config.parent
+        assert parent is not None
+        return run(parent, options, self.reporter, self.ranks, self.stops)
 
     def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])

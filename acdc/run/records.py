@@ -54,7 +54,7 @@ class Records:
             RunDirectoryError: a file of it is missing or damaged.
         """
         if result["status"] != "finished":
-            raise Diverged(result["diverged_at"], f"{start.config.run_name} diverged")
+            raise Diverged(result["diverged_at"], f"{result['run']} diverged")
         weights = verified(folder, weights_name(start.product, start.which), result)
         self.trainer.model.load_state_dict(load(weights))
         self.progress["train_flops"] = result["flops"]["training"]

@@ -138,9 +138,8 @@ def _only_for_annotations(test: ast.expr) -> bool:
 def lineage(config: RunConfig) -> Iterator[RunConfig]:
     """Yield a run, the run that it starts from, and so on."""
     yield config
-    start = config.starts_from
-    if start is not None:
-        yield from lineage(start.config)
+    if config.parent is not None:
+        yield from lineage(config.parent)
 
 
 def roots(config: RunConfig) -> list[str]:

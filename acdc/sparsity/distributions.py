@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.sparsity.layers import Layers
 from acdc.sparsity.masks import count_zeros
 
@@ -37,10 +37,8 @@ def layer_sparsities(
         kernel = distribution == "erk"
         result = erk_sparsities(shapes, sparsity, custom=custom, include_kernel=kernel)
     if sparsity > 0 and not any(count_zeros(result[n], layers[n].size) for n in layers):
-        raise ConfigError(
-            f"sparsity: {sparsity} under settings.distribution {distribution} makes every layer "
-            "dense; a higher one is accepted"
-        )
+        problem = f"with settings.distribution={distribution} every layer is dense"
+        raise config_error("sparsity", sparsity, problem, "a higher one")
     return result
 
 

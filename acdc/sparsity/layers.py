@@ -1,4 +1,4 @@
-"""The prunable layers of a network, and the names by which settings speak of them."""
+"""The prunable layers of a network, and the names that settings use for them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 
 from torch import nn
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 
 LayerKind = Literal["convolution", "depthwise", "linear"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What is known of a prunable layer without its values."""
+    """Shape and kind of a prunable layer."""
 
     shape: tuple[int, ...]
-    """Of the weight: (outputs, inputs / groups, height, width) or (outputs, inputs)."""
+    """Shape of the weight: (outputs, inputs / groups, height, width) or (outputs, inputs)."""
     kind: LayerKind
 
     @property
@@ -77,14 +77,10 @@ def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
     dense: set[str] = set()
     for name in wanted:
         if name not in layers and name not in groups:
-            raise ConfigError(
-                f"settings.dense_layers: {name!r} is not a prunable layer of this model; "
-                f"{', '.join(groups)}, {', '.join(names)} are accepted"
-            )
+            problem = "not a prunable layer of this model"
+            raise config_error("settings.dense_layers", name, problem, [*groups, *names])
         dense.update(groups.get(name, [name]))
     if dense == set(names):
-        raise ConfigError(
-            f"settings.dense_layers: {', '.join(wanted)} leave no layer to prune; fewer are "
-            "accepted"
-        )
+        given = ", ".join(wanted)
+        raise config_error("settings.dense_layers", given, "no layer is left to prune", "fewer")
     return tuple(name for name in names if name in dense)

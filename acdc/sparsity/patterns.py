@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.sparsity.layers import Layers
 from acdc.sparsity.masks import Masks
 from acdc.sparsity.selection import top_k_rows
@@ -29,35 +29,37 @@ def parse_pattern(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+):(\d+)", text)
     n, m = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < n < m:
-        raise ConfigError(
-            f"settings.pattern: {text!r} is not N:M with 0 < N < M; 2:4 and the like are accepted"
-        )
+        raise config_error("settings.pattern", text, "no pattern", "N:M with 0 < N < M, as 2:4")
     return n, m
 
 
 def check_pattern(
     layers: Layers, exempt: tuple[str, ...], pattern: str, grouping: Grouping, sparsity: float
 ) -> None:
-    """Refuse a pattern that the layers or the sparsity do not go with.
+    """Check that a pattern fits the layers and the sparsity.
 
     Raises:
-        ConfigError: names the layer, or the sparsity that goes with the pattern.
+        ConfigError: names the layer, or the pattern's sparsity.
     """
     n, m = parse_pattern(pattern)
     if abs(sparsity - (1 - n / m)) > 1e-9:
-        raise ConfigError(
-            f"sparsity: {sparsity} does not go with settings.pattern {pattern}; "
-            f"{round(1 - n / m, 12)} is accepted"
+        raise config_error(
+            "sparsity",
+            sparsity,
+            f"not that of settings.pattern={pattern}",
+            str(round(1 - n / m, 12)),
         )
     for name, layer in layers.items():
         if name in exempt:
             continue
         size, what = (layer.shape[1], "inputs") if grouping == "input" else (layer.size, "weights")
         if size % m:
-            or_flat = " or settings.grouping flat" if grouping == "input" else ""
-            raise ConfigError(
-                f"settings.pattern: {pattern} needs groups of {m}, and the {size} {what} of {name} "
-                f"are no multiple of it; {name} in settings.dense_layers{or_flat} is accepted"
+            or_flat = " or settings.grouping=flat" if grouping == "input" else ""
+            raise config_error(
+                "settings.pattern",
+                pattern,
+                f"the {size} {what} of {name} are not a multiple of {m}",
+                f"{name} in settings.dense_layers{or_flat}",
             )
 
 

@@ -174,7 +174,7 @@ class _Cut:
 def _cut(scores: Sequence[Tensor], masks: Iterable[Tensor], k: int, magnitudes: bool) -> _Cut:
     total = sum(score.numel() for score in scores)
     if not 1 <= k <= total:
-        raise ValueError(f"k is {k}; 1 to {total} is accepted")
+        raise ValueError(f"k is {k}, not 1 to {total}")
     cut = None
     if scores[0].device.type == "cpu":
         cut = _cut_by_sample(scores, masks, k, magnitudes)

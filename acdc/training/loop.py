@@ -23,7 +23,7 @@ from acdc.errors import Diverged
 from acdc.methods.contract import Context
 from acdc.models import build_model
 from acdc.sparsity import flops
-from acdc.sparsity.layers import prunable_layers, prunable_weights
+from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.masks import count_nonzeros
 from acdc.step import Step
 from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
@@ -98,7 +98,7 @@ class Trainer:
         self.network = self._network(engine.compile)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
-        self.method = config.method_class(config.settings, config.sparsity)
+        self.method = config.method_class(config.plan)
 
     def _set_kernels(self, deterministic: bool) -> None:
         if self.device.type == "cuda":
@@ -130,16 +130,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Let the method take hold of the weights as they are now."""
-        self.method.setup(
-            Context(
-                weights=self.weights,
-                layers=prunable_layers(self.model),
-                optimizer=self.optimizer,
-                config=self.config,
-                batches_per_epoch=self.batches,
-                gradients=self.gradients,
-            )
-        )
+        self.method.setup(Context(self.weights, self.optimizer, self.gradients))
 
     def gradients(
         self, batches: int, size: int, *position: int, training: bool = False

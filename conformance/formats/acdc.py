@@ -7,15 +7,16 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from acdc.config.run import RunConfig, parse_run
-from acdc.methods.contract import Context, SparseMethod, reset_momentum
+from acdc.methods.contract import Context, SparseMethod
+from acdc.methods.optimizer import reset_momentum
 from acdc.methods.phases import PUBLISHED_SCHEDULES
-from acdc.methods.ramps import updates_before_end
 from acdc.models import MODELS
 from acdc.sparsity.layers import Layers, dense_layers, prunable_layers, prunable_weights
 from acdc.sparsity.patterns import pattern_masks
@@ -28,6 +29,7 @@ from acdc.sparsity.selection import (
 from acdc.step import Step
 from acdc.training.learning_rates import warmup_cosine
 from acdc.training.optimizers import build_optimizer
+from baselines._ramps import updates_before_end
 from conformance.vectors import Case, compare, hashval
 
 
@@ -241,9 +243,10 @@ class _Trace:
         """Train, and yield what the original wrote down after each step."""
         weights = prunable_weights(self.model)
         optimizer = build_optimizer(self.model, self.config.recipe)
-        method: SparseMethod = self.config.method_class(self.config.settings, self.config.sparsity)
         layers = prunable_layers(self.model)
-        method.setup(Context(weights, layers, optimizer, self.config, self.batches, _no_gradients))
+        plan = replace(self.config.plan, layers=layers, batches_per_epoch=self.batches)
+        method: SparseMethod[Any] = self.config.method_class(plan)
+        method.setup(Context(weights, optimizer, _no_gradients))
         for epoch in range(self.epochs):
             method.epoch_start(Step(epoch, 0, self.batches))
             for number in range(self.batches):

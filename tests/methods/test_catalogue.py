@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from acdc.methods.contract import MethodSettings, SparseMethod, get_method, method_names
+from acdc.methods.contract import SparseMethod
 from acdc.methods.describe import reference, settings
+from acdc.methods.registry import get_method, method_names
+from acdc.methods.settings import MethodSettings
 
 
 class Options(MethodSettings):

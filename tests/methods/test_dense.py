@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from acdc.errors import ConfigError
 from acdc.step import Step
 from tests.support import Drive, nonzeros, tiny_config
 
@@ -35,8 +33,3 @@ def test_it_yields_a_dense_model_of_full_density() -> None:
     assert method.product(Step(0, 0, 5)) == "dense" == method.products[0]
     densities = method.densities()
     assert set(densities.forward.values()) == set(densities.gradient.values()) == {1.0}
-
-
-def test_a_sparsity_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"sparsity: 0\.5 does not go with method dense; 0 is"):
-        tiny_config("dense", sparsity=0.5)

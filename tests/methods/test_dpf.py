@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.errors import ConfigError
-from acdc.methods.ramps import cubic_sparsity
 from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
 from acdc.step import Step
+from baselines._ramps import cubic_ramp
 from tests.support import Drive, nonzeros, stored_weights, tiny_config
 
 SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}
@@ -37,7 +36,7 @@ def test_masks_are_of_the_stored_weights_on_the_ramp_and_after_it(distribution: 
         # 20 steps, the ramp to step 10, where there is an update beside the multiples of 4.
         if taken % 4 == 0 or taken == 10:
             updates.append(taken)
-            sparsity = cubic_sparsity(taken / 10, 0.0, 0.75)
+            sparsity = cubic_ramp(taken, 0, 10, 0.0, 0.75)
             expected = (
                 global_magnitude_masks(stored_weights(drive), sparsity)
                 if distribution == "global"
@@ -128,10 +127,3 @@ def test_dense_layers_are_left_alone() -> None:
     drive.run()
     kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
     assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}
-
-
-def test_a_ramp_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"settings\.begin: 0\.6 is not before settings\.end 0\.5"
-    ):
-        tiny_config("dpf", settings={"begin": 0.6})

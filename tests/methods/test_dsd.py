@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.errors import ConfigError
 from acdc.sparsity.selection import layer_magnitude_masks
 from acdc.step import Step
 from baselines.dsd import Settings
@@ -131,19 +130,3 @@ def test_phases_follow_the_settings() -> None:
 
     drive.run(look)
     assert phases == ["dense", "dense", "sparse", "sparse", "sparse", "dense"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sparsity": 0.0}, "sparsity: 0 leaves DSD nothing to prune"),
-        ({"epochs": 2}, "epochs: 2 is too short for settings.sparse_begin 0.5"),
-        (
-            {"settings": {"sparse_begin": 0.8}},
-            r"settings\.sparse_begin: 0\.8 is not before settings\.sparse_end 0\.75",
-        ),
-    ],
-)
-def test_what_cannot_be_carried_out_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        tiny_config("dsd", **changes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acdc.config.run import RunConfig
-from acdc.methods.contract import get_method, method_names
+from acdc.methods.registry import get_method, method_names
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
 from acdc.step import Step
 from tests.support import METHOD_SETTINGS, Drive, tiny_config
@@ -41,12 +41,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {},
         {"distribution": "global", "initial_sparsity": 0.5, "dense_layers": ["first"]},
         {"dialect": "contrib", "nbins": 64, "threshold_decay": 0.5},
-        {"dialect": "tfmot"},
         {"dialect": "ist", "epochs": 8},
         {"dialect": "ist", "distribution": "uniform", "epochs": 8},
-        {"dialect": "str", "updates": 50, "epochs": 8},
-        {"dialect": "jaxpruner"},
-        {"dialect": "granet"},
     ],
     "one_shot": [{"dense_layers": ["first"]}],
     "rigl": [
@@ -182,7 +178,7 @@ def test_weights_outside_the_masks_are_exactly_zero_in_every_forward_pass(
     method: str, changes: dict[str, Any]
 ) -> None:
     drive = Drive(configured(method, changes), BATCHES)
-    layers = drive.method.context.layers
+    layers = drive.plan.layers
 
     def look(step: Step) -> None:
         masks = drive.method.masks

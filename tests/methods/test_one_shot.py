@@ -18,10 +18,9 @@ def test_it_is_the_pruned_last_dense_model_at_no_training_cost_of_its_own(
 ) -> None:
     config = tiny_config("one_shot", epochs=1)
     result = run(config, Options(tmp_path), silent)
-    parent = config.starts_from
-    assert parent is not None
-    assert parent.config == tiny_config("dense", epochs=1)
-    dense = load_file(tmp_path / parent.config.run_name / "dense_last.safetensors")
+    parent = config.parent
+    assert parent == tiny_config("dense", epochs=1)
+    dense = load_file(tmp_path / parent.run_name / "dense_last.safetensors")
     ours = load_file(tmp_path / config.run_name / "sparse_last.safetensors")
     layers = result["products"]["sparse"]["last"]["certificate"]["layers"]
     prunable = {layer["name"]: dense[layer["name"]] for layer in layers}

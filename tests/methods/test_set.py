@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc.errors import ConfigError
 from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
 from baselines.set import SET, Settings, core_mask
@@ -162,20 +161,3 @@ def test_the_original_comes_with_its_own_distribution_unless_told_otherwise() ->
         "er-last-original",
         "erk-original",
     ]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("update_interval", 10),
-        ("anneal", "constant"),
-        ("begin", 0.1),
-        ("end", 0.5),
-        ("drop_noise", 0.0),
-    ],
-)
-def test_settings_that_the_original_does_not_have_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"settings\.{key}: {value} has no meaning in the original SET"
-    ):
-        original(**{key: value})

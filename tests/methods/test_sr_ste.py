@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acdc.errors import ConfigError
 from acdc.step import Step
 from baselines.sr_ste import sparse_refined_gradient
 from tests.support import Drive, hashval, stored_weights, tiny_config
@@ -128,20 +127,3 @@ def test_densities_are_those_of_the_pattern_forward_and_full_in_the_gradient() -
         "out.weight": 0.5,
     }
     assert set(densities.gradient.values()) == {1.0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sparsity": 0.5}, r"sparsity: 0\.5 does not go with settings\.pattern 1:4"),
-        ({"settings": {"pattern": "4:4"}}, r"settings\.pattern: '4:4' is not N:M"),
-        (
-            {"settings": {"pattern": "1:4", "dense_layers": []}},
-            r"settings\.pattern: 1:4 needs groups of 4, and the 1 ",
-        ),
-        ({"settings": {"strength": -1}}, r"settings\.strength: -1 is out of range"),
-    ],
-)
-def test_what_cannot_be_carried_out_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        tiny_config("sr_ste", **changes)

@@ -15,8 +15,8 @@ import markupsafe
 import pytest
 from click.testing import CliRunner
 
-from acdc.methods.contract import get_method, method_names
 from acdc.methods.describe import settings
+from acdc.methods.registry import get_method, method_names
 from reports.cli import cli
 from reports.html import ordered, report
 from reports.latex import escape

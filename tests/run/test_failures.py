@@ -21,7 +21,7 @@ from torch import Tensor
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
-from acdc.methods.contract import get_method
+from acdc.methods.registry import get_method
 from acdc.run.checkpoints import Checkpoints
 from acdc.run.failures import BEGUN, FAILED, KilledError, begin, remembered
 from acdc.run.lease import LEASE
@@ -341,11 +341,10 @@ def test_what_depends_on_a_run_that_failed_for_good_fails_without_training_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = tiny_config("acdc_dense")
-    start = child.starts_from
-    assert start is not None
+    assert child.parent is not None
     with monkeypatch.context() as patch:
         patch.delitem(DATASETS, child.dataset)
-        parent = settled(start.config, tmp_path, Silent(), 1)
+        parent = settled(child.parent, tmp_path, Silent(), 1)
     assert parent["status"] == "failed"
     reporter = Silent()
     result = settled(child, tmp_path, reporter, 1)

@@ -54,8 +54,7 @@ class Interrupter(Silent):
 def chain(config: RunConfig, uninterrupted: Uninterrupted) -> dict[str, list[int]]:
     """Return the epochs that each run trains, of those that it starts from and then of its own."""
     folder, _ = uninterrupted(config)
-    start = config.starts_from
-    before = chain(start.config, uninterrupted) if start else {}
+    before = chain(config.parent, uninterrupted) if config.parent else {}
     return before | {config.run_name: [r["epoch"] for r in journal(folder) if "val_loss" in r]}
 
 
@@ -139,8 +138,8 @@ def test_a_run_with_a_checkpoint_goes_on_without_the_run_it_started_from(
     config = tiny_config(method, **changes)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(config.epochs - 1, only=config.run_name))
-    assert config.starts_from is not None
-    shutil.rmtree(tmp_path / config.starts_from.config.run_name)
+    assert config.parent is not None
+    shutil.rmtree(tmp_path / config.parent.run_name)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
     assert reporter.epochs == [config.epochs - 1]
@@ -162,8 +161,8 @@ def test_what_a_run_starts_from_is_verified(
     method: str, file: str, how: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config(method)
-    assert config.starts_from is not None
-    parent = config.starts_from.config
+    assert config.parent is not None
+    parent = config.parent
     folder = tmp_path / parent.run_name
     shutil.copytree(uninterrupted(parent)[0], folder)
     if how == "removed":

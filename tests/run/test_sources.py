@@ -142,7 +142,7 @@ def test_the_run_that_a_run_starts_from_counts(copy: Path, configs: dict[str, Ru
     from_dense = {
         method
         for method, config in configs.items()
-        if config.starts_from and config.starts_from.config.method == "dense"
+        if config.parent and config.parent.method == "dense"
     }
     assert "woodfisher" in from_dense
     assert stale_methods(copy, configs) == {"dense", *from_dense}
@@ -289,8 +289,8 @@ def test_an_attempt_without_modules_leaves_it_open(tmp_path: Path) -> None:
 
 def test_a_run_is_no_more_current_than_the_one_it_starts_from(tmp_path: Path) -> None:
     config = tiny_config("woodfisher")
-    assert config.starts_from is not None
-    parent = config.starts_from.config
+    assert config.parent is not None
+    parent = config.parent
     plain = config.model_dump(mode="json")
     folder = tmp_path / config.run_name
     recorded(folder, LOADED.fingerprint(config))

@@ -109,8 +109,8 @@ def test_a_run_is_stopped_while_the_run_that_it_starts_from_trains(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("one_shot", epochs=24)
-    assert config.starts_from is not None
-    parent = config.starts_from.config
+    assert config.parent is not None
+    parent = config.parent
     process = spawn(config, tmp_path)
     wait_for_epochs(process, tmp_path / parent.run_name, 1)
     process.send_signal(signal.SIGTERM)

@@ -17,60 +17,6 @@ from acdc.sparsity.distributions import (
     uniform_sparsities,
 )
 from acdc.sparsity.layers import Layer
-from tests.support import golden, tiny_config
-
-NAMES: dict[str, Distribution] = {
-    "random": "uniform",
-    "erdos_renyi_kernel": "erk",
-    "erdos_renyi": "er",
-}
-
-
-def layer(hwio: list[int]) -> Layer:
-    """Return a layer from TensorFlow's order of dimensions."""
-    *kernel, inputs, outputs = hwio
-    return Layer((outputs, inputs, *kernel), "convolution" if kernel else "linear")
-
-
-RESNET50 = golden("resnet50_sparsity_distributions")
-# Those that settings can express: custom layers are dense ones, and the power is 1.
-EXPRESSIBLE = [
-    case
-    for case in RESNET50["cases"]
-    if "erk_power_scale" not in case and not any(case["custom"].values())
-]
-
-
-@pytest.mark.parametrize("number", range(len(EXPRESSIBLE)))
-def test_zeros_of_every_layer_of_resnet50_are_those_of_the_original(number: int) -> None:
-    case = EXPRESSIBLE[number]
-    layers = {one["name"]: layer(one["shape_hwio"]) for one in RESNET50["layers"]}
-    ours = layer_sparsities(
-        layers, NAMES[case["method"]], case["default_sparsity"], tuple(case["custom"])
-    )
-    assert list(ours) == list(case["layer_sparsities"])
-    for name, expected in case["layer_sparsities"].items():
-        assert ours[name] == pytest.approx(expected, rel=0, abs=1e-12)
-        zeros = math.floor(ours[name] * layers[name].size)
-        assert zeros == case["n_zeros_by_floor"][name]
-    assert {name for name, value in ours.items() if value == 0} == set(case["dense_layers"])
-
-
-def test_all_three_distributions_are_tested_with_and_without_dense_layers() -> None:
-    seen = {(case["method"], bool(case["custom"])) for case in EXPRESSIBLE}
-    assert seen == {(method, dense) for method in NAMES for dense in (True, False)}
-
-
-SMALL = golden("small_sparsity_distributions")["cases"]
-
-
-@pytest.mark.parametrize("key", SMALL)
-def test_sparsities_of_small_nets_are_those_of_the_original(key: str) -> None:
-    _, method, sparsity = key.split("|")
-    layers = {f"l{i}": layer(shape) for i, shape in enumerate(SMALL[key]["shapes"])}
-    ours = layer_sparsities(layers, NAMES[method], float(sparsity))
-    assert ours == pytest.approx(SMALL[key]["sparsities"], rel=0, abs=1e-12)
-
 
 SHAPES = st.lists(st.lists(st.integers(1, 20), min_size=2, max_size=4), min_size=2, max_size=6).map(
     lambda shapes: {str(number): shape for number, shape in enumerate(shapes)}
@@ -124,16 +70,6 @@ def test_erdos_renyi_does_not_look_at_the_kernel(shapes: list[tuple[int, int]], 
     assert erk_sparsities(square, 0.5, include_kernel=False) == pytest.approx(
         erk_sparsities(linear, 0.5, include_kernel=False)
     )
-
-
-@pytest.mark.parametrize("distribution", ["uniform", "erk", "er"])
-def test_a_sparsity_that_prunes_nothing_is_refused_before_training(distribution: str) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=f"sparsity: 1e-06 under settings.distribution {distribution} makes every layer "
-        "dense; a higher one is accepted",
-    ):
-        tiny_config("rigl", sparsity=1e-6, settings={"distribution": distribution})
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "erk", "er"])

@@ -27,7 +27,7 @@ from acdc.sparsity.selection import (
     top_k_masks,
     top_k_rows,
 )
-from tests.support import golden, hashval
+from tests.support import hashval
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
@@ -114,7 +114,7 @@ def test_kth_largest_of_spread_values_at_every_k(path: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_kth_largest_refuses_a_k_that_does_not_exist(k: int) -> None:
-    with pytest.raises(ValueError, match="1 to 3 is accepted"):
+    with pytest.raises(ValueError, match="1 to 3"):
         kth_largest([torch.ones(3)], k)
 
 
@@ -314,44 +314,6 @@ def test_every_device_selects_the_same_masks(
     there = top_k_masks({name: score.to(device) for name, score in scores.items()}, k)
     here = {name: mask.cpu() for name, mask in there.items()}
     assert as_lists(here) == brute_force_top_k(scores, k)
-
-
-PERCENTILES = golden("acdc_masks_schedules")["percentile"]
-
-
-@pytest.mark.parametrize("number", range(len(PERCENTILES)))
-def test_released_selection_has_the_originals_threshold_and_ties(number: int) -> None:
-    case = PERCENTILES[number]
-    masks = released_global_masks({"w": torch.tensor(case["values"])}, case["p"])
-    assert masks["w"].tolist() == case["kept"]
-    if case["k"] is not None:
-        threshold, _ = kth_largest([torch.tensor(case["values"])], case["k"])
-        assert threshold == pytest.approx(case["threshold"], abs=1e-7)
-
-
-@pytest.mark.parametrize("number", range(len(golden("acdc_masks_schedules")["masks"])))
-def test_released_selection_gives_the_originals_global_masks(number: int) -> None:
-    case = golden("acdc_masks_schedules")["masks"][number]
-    if "shapes" not in case:  # every |w| equal: all are dropped
-        weights = {"w": torch.full((10,), 0.3) * torch.tensor([1.0, -1.0] * 5)}
-        assert count_nonzeros(released_global_masks(weights, case["sparsity"])) == {"w": 0}
-        assert case["n_kept"] == 0
-        return
-    weights = {name: hashval(case["shapes"][name], case["salts"][name]) for name in case["shapes"]}
-    masks = released_global_masks(weights, case["sparsity"])
-    for name, expected in case["masks"].items():
-        assert masks[name].reshape(-1).float().tolist() == expected
-    assert sum(count_nonzeros(masks).values()) == case["n_kept"] == case["ceil_k"] - 1
-
-
-@pytest.mark.parametrize("sparsity", ["0.5", "0.9"])
-def test_magnitude_masks_of_a_known_tensor_are_those_of_three_code_bases(sparsity: str) -> None:
-    rules = golden("gmp_schedules_and_masks")["mask_rules_on_10x20_hash51"][sparsity]
-    weights = {"w": hashval((10, 20), 51)}
-    ours = layer_magnitude_masks(weights, {"w": float(sparsity)})["w"].reshape(-1).int().tolist()
-    assert ours == rules["tfmot_topk_ge"]["mask"] == rules["str_gmp_sort"]["mask"]
-    released = released_global_masks(weights, float(sparsity))["w"].reshape(-1).int().tolist()
-    assert released == rules["acdc_woodfisher_percentile_gt"]["mask"]
 
 
 @settings(max_examples=40)

@@ -14,7 +14,7 @@ import yaml
 
 from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
-from acdc.methods.contract import method_names
+from acdc.methods.registry import method_names
 from acdc.training.learning_rates import learning_rate
 from study.model import ReportError, Row, Study, read_study, write_study
 from study.paper import paper_values

@@ -24,7 +24,7 @@ from acdc.data import DATASETS
 from acdc.data.loader import Batch
 from acdc.data.memory import MemoryLoader
 from acdc.errors import RunDirectoryError
-from acdc.methods.contract import method_names
+from acdc.methods.registry import method_names
 from acdc.models import build_model
 from acdc.run.model_store import Shelf
 from acdc.training.evaluation import Score

@@ -132,9 +132,9 @@ def test_what_training_took(results: Path) -> None:
 
 def test_inherited_flops_are_counted_once(tmp_path: Path) -> None:
     config = tiny_config("acdc_dense")
-    assert config.starts_from is not None
+    assert config.parent is not None
     train(config, tmp_path)
-    parent = read_result(tmp_path / config.starts_from.config.run_name)
+    parent = read_result(tmp_path / config.parent.run_name)
     child = read_result(tmp_path / config.run_name)
     assert parent is not None
     assert child is not None
