@@ -1,90 +1,112 @@
-"""From the runs of a study to tidy tables: runs, epochs and events."""
+"""The runs of a study as tidy tables: runs, epochs and events."""
 
 from __future__ import annotations
 
+import functools
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+from acdc.files import write_bytes
+from acdc.run.reader import RunRecord, read_run
+from acdc.run.result import DivergedResult, Evaluation, FailedResult, FinishedResult
+from acdc.sparsity.certificate import objections
+from study.model import Run
 
-from acdc.errors import RunDirectoryError
-from acdc.files import write_atomically
-from acdc.run.failures import remembered
-from acdc.run.journal import read_journal
-from acdc.run.results import REMEDY, RESULT, read_result, read_spare
-from acdc.run.sources import source_digest
-from study.model import ReportError, Study
+if TYPE_CHECKING:
+    import pandas as pd
 
-RUN_COLUMNS: dict[str, str] = {
-    "run": "str",
-    "fingerprint": "str",
-    "status": "str",
-    "model": "str",
-    "dataset": "str",
-    "method": "str",
-    "variant": "str",
-    "label": "str",
-    "sparsity_requested": "float64",
-    "seed": "int64",
-    "epochs": "int64",
-    "product": "str",
-    "which": "str",
-    "epoch": "Int64",
-    "diverged_at": "Int64",
-    "error": "str",
-    "sparsity_achieved": "float64",
-    "sparsity_pruned": "float64",
-    "exempt": "str",
-    "certificate_holds": "boolean",
-    "certificate_failures": "str",
-    "dead_filters": "Int64",
-    "mask_change_epoch": "Int64",
-    "mask_change_relative": "float64",
-    "mask_change_of_kept": "float64",
-    "mask_change_jaccard": "float64",
-    "mask_change_of_kept_before": "float64",
-    "val_accuracy": "float64",
-    "val_loss": "float64",
-    "test_accuracy": "float64",
-    "test_loss": "float64",
-    "inference_flops": "float64",
-    "dense_inference_flops": "float64",
-    "inference_ratio": "float64",
-    "training_flops": "float64",
-    "training_flops_published": "float64",
-    "published_formula": "str",
-    "dense_training_flops": "float64",
-    "training_ratio": "float64",
-    "prunable_weights": "Int64",
-    "train_s": "float64",
-    "wall_s": "float64",
-    "attempts": "Int64",
-    "git_revision": "str",
-    "git_clean": "boolean",
-    "source_digest": "str",
-    "processor": "str",
-    "cores": "Int64",
-    "device": "str",
-    "torch": "str",
+Status = Literal["finished", "diverged", "refused", "failed", "missing"]
+"""How a run ended. ``refused``: finished, but a sparsity certificate does not hold. ``missing``: no
+result, or one that cannot be read."""
+
+_DTYPES = {
+    "str": "str",
+    "Status": "str",
+    "str | None": "str",
+    "int": "int64",
+    "int | None": "Int64",
+    "float": "float64",
+    "float | None": "float64",
+    "bool | None": "boolean",
 }
-"""Columns of the table of runs. Accuracies are fractions; FLOPs are those of one image (inference)
-or of the whole run (training), ratios those to dense training of the same model for as many epochs.
-``sparsity_achieved`` counts over all prunable weights, ``sparsity_pruned`` over the layers that are
-not exempt. ``mask_change``: at the last pruning that had one before it; ``before``: one earlier.
-``status`` is finished, diverged or failed, and with ``read_so_far`` missing too; ``error`` is what
-a run has failed by, or why the result of a missing one cannot be used.
-"""
 
-ENDINGS = ("finished", "diverged", "failed")
-"""How a run can have ended, as its result says."""
-MISSING = "missing"
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One line of tables/runs.csv: an evaluated model of a run, or a run without any.
+
+    Accuracies are fractions; FLOPs are those of one image (inference) or of the whole run
+    (training), ratios those to dense training of the same model for as many epochs.
+    """
+
+    run: str
+    fingerprint: str
+    status: Status
+    """Never ``refused``, which is the state of one model: see ``certificate_holds``."""
+    model: str
+    dataset: str
+    method: str
+    variant: str | None = None
+    label: str | None = None
+    sparsity_requested: float
+    seed: int
+    epochs: int
+    product: str | None = None
+    which: str | None = None
+    """``last`` or ``best``."""
+    epoch: int | None = None
+    diverged_at: int | None = None
+    error: str | None = None
+    """Why the run failed, or why the result of a missing one cannot be read."""
+    sparsity_achieved: float | None = None
+    """Over all prunable weights."""
+    sparsity_pruned: float | None = None
+    """Over the layers that are not exempt."""
+    exempt: str | None = None
+    """Layers, separated by spaces."""
+    certificate_holds: bool | None = None
+    certificate_failures: str | None = None
+    """Separated by ``FAILURES``."""
+    dead_filters: int | None = None
+    mask_change_epoch: int | None = None
+    """``mask_change``: at the last pruning that had one before it; ``before``: one earlier."""
+    mask_change_relative: float | None = None
+    mask_change_of_kept: float | None = None
+    mask_change_jaccard: float | None = None
+    mask_change_of_kept_before: float | None = None
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    inference_flops: float | None = None
+    dense_inference_flops: float | None = None
+    inference_ratio: float | None = None
+    training_flops: float | None = None
+    training_flops_published: float | None = None
+    published_formula: str | None = None
+    dense_training_flops: float | None = None
+    training_ratio: float | None = None
+    prunable_weights: int | None = None
+    train_s: float | None = None
+    wall_s: float | None = None
+    attempts: int | None = None
+    git_revision: str | None = None
+    git_clean: bool | None = None
+    source_digest: str | None = None
+    processor: str | None = None
+    cores: int | None = None
+    device: str | None = None
+    torch: str | None = None
+
+
+RUN_COLUMNS = {field.name: _DTYPES[str(field.type)] for field in fields(RunRow)}
+"""The type of each column of the table of runs."""
 
 FAILURES = "; "
-"""What stands between the reasons for which a certificate is not to be trusted."""
+"""Separates the reasons for which a certificate does not hold."""
 
 _FIRST_EPOCH_COLUMNS = ("run", "seed", "epoch")
 _NESTED = "nonzeros"
@@ -92,267 +114,172 @@ _NESTED = "nonzeros"
 
 @dataclass(frozen=True)
 class Tables:
-    """The tidy tables of a study.
+    """The tidy tables of some runs of a study, in its order."""
 
-    - ``runs``: one row a run, product and which (last, best); a run that has not finished has one
-      row, without product and metrics.
-    - ``epochs``: one row a run and epoch, the numbers of the journal.
-    - ``events``: one row a run and event (prune, restore, update, resume).
+    rows: tuple[RunRow, ...]
+    """One row per run, product and which; a run that has not finished has one row."""
+    journal: tuple[Mapping[str, Any], ...] = ()
+    """The lines of all journals: epochs, and events (prune, restore, update, resume)."""
+    problems: tuple[str, ...] = ()
+    """Files that cannot be read, one sentence each."""
+
+    @functools.cached_property
+    def by_run(self) -> dict[str, list[RunRow]]:
+        """The rows of each run."""
+        found: dict[str, list[RunRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.run, []).append(row)
+        return found
+
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        import pandas as pd
+
+        rows = [vars(row) for row in self.rows]
+        return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS)
+
+    @functools.cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row per run and epoch: the numbers of the journal."""
+        lines = (line for line in self.journal if "event" not in line)
+        return _leading(lines, _FIRST_EPOCH_COLUMNS)
+
+    @functools.cached_property
+    def events(self) -> pd.DataFrame:
+        """One row per run and event."""
+        lines = (line for line in self.journal if "event" in line)
+        return _leading(lines, (*_FIRST_EPOCH_COLUMNS, "event"))
+
+    def progress(self, names: Iterable[str]) -> str:
+        """Return how many of some runs exist, such as ``12 of 15 runs so far``; empty if all do."""
+        named = set(names)
+        missing = {row.run for row in self.rows if row.status == "missing" and row.run in named}
+        return f"{len(named) - len(missing)} of {len(named)} runs so far" if missing else ""
+
+
+def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
+    """Read what some runs of a study have left; a run without a readable result is missing.
+
+    Args:
+        folder: of the study.
+        runs: of the study, by name.
     """
-
-    runs: pd.DataFrame
-    epochs: pd.DataFrame
-    events: pd.DataFrame
-    warnings: tuple[str, ...] = ()
-    """What the tables lack beside results, a sentence each."""
-
-
-def aggregate(study: Path, plan: Study) -> Tables:
-    """Read the results and journals of the runs that the plan names, and of no others.
-
-    Raises:
-        ReportError: a run has no result yet, or its result is not the run's.
-        RunDirectoryError: a result is damaged, or of another version of the suite.
-    """
-    return read_runs(study, plan.runs)
-
-
-def read_runs(study: Path, runs: Iterable[str]) -> Tables:
-    """Read the results and journals of some runs.
-
-    Raises:
-        ReportError: a run has no result yet, or its result is not the run's.
-        RunDirectoryError: a result is damaged, or of another version of the suite.
-    """
-    folders = {run: study / "runs" / run for run in runs}
-    found = {run: _read_run(folder) for run, folder in folders.items()}
-    missing = [run for run, records in found.items() if records is None]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ReportError(
-            f"{len(missing)} of {len(found)} runs in {study / 'runs'} have no {RESULT}: "
-            f"{', '.join(missing[:3])}{more}; train them first"
-        )
-    return _tables(records for records in found.values() if records is not None)
+    rows: list[RunRow] = []
+    journal: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for name, run in runs.items():
+        record = read_run(folder / "runs" / name)
+        # Without the path of the study, so that a copy of it makes the same tables.
+        found = [problem.replace(f"{folder}/", "") for problem in record.problems]
+        if record.result is not None and record.journal.problem is not None:
+            found.append(record.journal.problem.replace(f"{folder}/", ""))
+        mine = list(_rows(record, run.config, found))
+        rows += mine
+        problems += found
+        if mine[0].status != "missing":
+            identity = {"run": name, "seed": run.config["seed"]}
+            journal += [identity | _flat(line) for line in record.journal.lines]
+    return Tables(tuple(rows), tuple(journal), tuple(problems))
 
 
-def read_so_far(study: Path, plan: Study) -> Tables:
-    """Read the results and journals of the plan's runs as far as there are any.
-
-    A result that is gone for the moment, for Snakemake makes it again, is read from its copy; of a
-    failed run, its last error is. A run without any of these, or with a
-    result that cannot be used, has one row of status ``missing``.
-    """
-    return _tables(_read_if_there(study, name, run.config) for name, run in plan.runs.items())
-
-
-def so_far(names: Iterable[str], runs: pd.DataFrame) -> str:
-    """Return how many of some runs are there, such as ``12 of 15 runs so far``, if not all are."""
-    named = set(names)
-    missing = named.intersection(runs.loc[runs["status"] == MISSING, "run"])
-    return f"{len(named) - len(missing)} of {len(named)} runs so far" if missing else ""
-
-
-@dataclass(frozen=True)
-class _Records:
-    """What the tables hold of one run."""
-
-    runs: tuple[dict[str, Any], ...]
-    journal: tuple[dict[str, Any], ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-def _tables(records: Iterable[_Records]) -> Tables:
-    runs: list[dict[str, Any]] = []
-    epochs: list[dict[str, Any]] = []
-    events: list[dict[str, Any]] = []
-    warnings: list[str] = []
-    for each in records:
-        runs += each.runs
-        warnings += each.warnings
-        for line in each.journal:
-            (events if "event" in line else epochs).append(line)
-    return Tables(
-        runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS),
-        epochs=_leading(pd.DataFrame(epochs), _FIRST_EPOCH_COLUMNS),
-        events=_leading(pd.DataFrame(events), (*_FIRST_EPOCH_COLUMNS, "event")),
-        warnings=tuple(warnings),
+def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> Iterator[RunRow]:
+    """Yield the rows of a run."""
+    name, result = record.folder.name, record.result
+    row = RunRow(
+        run=name,
+        fingerprint=name.rpartition("-")[2],
+        status="missing",
+        sparsity_requested=config["sparsity"],
+        **{key: config[key] for key in ("model", "dataset", "method", "seed", "epochs")},
     )
+    if result is None and not (record.failure and record.failure.final):
+        yield replace(row, error=FAILURES.join(problems) or None)
+        return
+    row = replace(row, **_origin(record))
+    if result is None:
+        assert record.failure is not None
+        yield replace(row, status="failed", error=_one_line(record.failure.error))
+        return
+    row = replace(row, status=result.status, variant=result.variant, label=result.label)
+    if isinstance(result, FailedResult):
+        yield replace(row, error=_one_line(result.error))
+        return
+    row = replace(row, **_trained(result))
+    if isinstance(result, DivergedResult):
+        # The FLOPs until then are the cost of no model.
+        row = replace(row, training_flops=None, training_flops_published=None, training_ratio=None)
+        yield replace(row, diverged_at=result.diverged_at)
+        return
+    for product, evaluations in result.products.items():
+        requested = row.sparsity_requested if product == "sparse" else 0.0
+        for which in ("last", "best"):
+            evaluation: Evaluation = getattr(evaluations, which)
+            values = _evaluated(evaluation, result, requested)
+            yield replace(row, product=product, which=which, **values)
 
 
-def _read_run(folder: Path) -> _Records | None:
-    """Read a run; return none if it has no result.
-
-    Raises:
-        ReportError: a file of it cannot be used, or is of another run.
-        RunDirectoryError: the result is damaged, or of another version of the suite.
-    """
-    result = read_result(folder)
-    return None if result is None else _ended(folder, result)
-
-
-def _ended(folder: Path, result: Mapping[str, Any]) -> _Records:
-    path = folder / RESULT
-    try:
-        if result["run"] != folder.name:
-            raise ReportError(f"{path} describes run {result['run']}; {REMEDY}")
-        if result["status"] not in ENDINGS:
-            raise ReportError(
-                f"{path} has the status {result['status']!r}; {', '.join(ENDINGS)} are accepted"
-            )
-        origin, warnings = _origin(folder)
-        rows = tuple(_run_rows(result, origin))
-        return _Records(rows, _journal(folder, result["config"]), warnings)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ReportError(
-            f"{path} or the journal beside it cannot be used ({error!r}); if the result is "
-            f"damaged, {REMEDY}"
-        ) from None
-
-
-def _read_if_there(study: Path, run: str, description: Mapping[str, Any]) -> _Records:
-    folder, reason = study / "runs" / run, None
-    about = {"run": run, "fingerprint": run.rpartition("-")[2], **_described(description)}
-    try:
-        result = read_result(folder)
-        if result is None:
-            failure = remembered(folder)
-            if failure is not None and failure.final:
-                origin, warnings = _origin(folder)
-                row = {**about, **origin, "status": "failed", "error": _line(failure.error)}
-                return _Records((row,), _journal(folder, description), warnings)
-            result = read_spare(folder)
-        if result is not None:
-            return _ended(folder, result)
-    except (ReportError, RunDirectoryError, OSError) as error:
-        # Without the place of the study, so that a copy of it makes the same tables.
-        reason = str(error).replace(f"{study}/", "")
-    return _Records(({**about, "status": MISSING, "error": reason},))
-
-
-def _journal(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    identity = {"run": folder.name, "seed": config["seed"]}
-    return tuple(identity | _flat(record) for record in read_journal(folder / "journal.jsonl"))
-
-
-def _line(error: str) -> str:
+def _one_line(error: str) -> str:
     return " ".join(error.split())
 
 
-def _origin(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return where a run was made, as far as it was recorded, and a warning if that is damaged."""
-    path = folder / "provenance.json"
-    warnings: tuple[str, ...] = ()
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        data = {}
-    except ValueError:
-        said = f"runs/{folder.name}/{path.name} is damaged; where and by what code the run was made"
-        data, warnings = {}, (f"{said} is unknown",)
-    git, hardware = data.get("git", {}), data.get("hardware", {})
-    origin = {
-        "git_revision": git.get("revision"),
-        "git_clean": git.get("clean"),
-        "source_digest": source_digest(data),
-        "processor": hardware.get("processor"),
-        "cores": hardware.get("cores"),
-        "device": hardware.get("device"),
-        "torch": data.get("packages", {}).get("torch"),
-    }
-    return origin, warnings
-
-
-def _described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run's configuration says of it."""
+def _origin(record: RunRecord) -> dict[str, Any]:
+    """Return where and by which code the first attempt at a run was made, where recorded."""
+    if not record.provenance:
+        return {}
+    first = record.provenance[0]
     return {
-        **{key: config[key] for key in ("model", "dataset", "method", "seed", "epochs")},
-        "sparsity_requested": config["sparsity"],
+        "git_revision": first.git.revision,
+        "git_clean": first.git.clean,
+        "source_digest": record.source_digest,
+        "processor": first.hardware.processor,
+        "cores": first.hardware.cores,
+        "device": first.hardware.device,
+        "torch": first.packages.get("torch"),
     }
 
 
-def _run_rows(result: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    config = result["config"]
-    common = {
-        **{key: result[key] for key in ("run", "fingerprint", "status", "variant", "label")},
-        **_described(config),
-        **origin,
+def _trained(result: FinishedResult | DivergedResult) -> dict[str, Any]:
+    """Return what a run measured of its training."""
+    flops, changes = result.flops, result.mask_changes
+    values = {
+        "dense_inference_flops": flops.dense_inference,
+        "training_flops": flops.training,
+        "training_flops_published": flops.training_published,
+        "published_formula": flops.published_formula,
+        "dense_training_flops": flops.dense_training,
+        "training_ratio": flops.training / flops.dense_training,
+        "prunable_weights": result.prunable_weights,
+        "train_s": result.timings.train_s,
+        "wall_s": result.timings.wall_s,
+        "attempts": result.timings.attempts,
     }
-    if result["status"] == "failed":
-        yield {**common, "error": _line(result["error"])}
-        return
-    flops, timings = result["flops"], result["timings"]
-    common |= {
-        "diverged_at": result.get("diverged_at"),
-        "dense_inference_flops": flops["dense_inference"],
-        "training_flops": flops["training"],
-        "training_flops_published": flops["training_published"],
-        "published_formula": flops["published_formula"],
-        "dense_training_flops": flops["dense_training"],
-        "training_ratio": flops["training"] / flops["dense_training"],
-        "prunable_weights": result["prunable_weights"],
-        **_mask_changes(result["mask_changes"]),
-        **{key: timings[key] for key in ("train_s", "wall_s", "attempts")},
-    }
-    if result["status"] == "diverged":
-        # What it spent until it broke off is the cost of no model.
-        unspent = ("training_flops", "training_flops_published", "training_ratio")
-        yield {**common, **dict.fromkeys(unspent)}
-        return
-    for product, records in result["products"].items():
-        requested = config["sparsity"] if product == "sparse" else 0.0
-        for which, record in records.items():
-            yield {
-                **common,
-                "product": product,
-                "which": which,
-                **_certified(record.get("certificate"), requested, result["prunable_weights"]),
-                "inference_ratio": record["inference_flops"] / flops["dense_inference"],
-                **{
-                    key: record[key]
-                    for key in (
-                        "epoch",
-                        "val_accuracy",
-                        "val_loss",
-                        "test_accuracy",
-                        "test_loss",
-                        "inference_flops",
-                    )
-                },
-            }
-
-
-def _certified(
-    certificate: Mapping[str, Any] | None, requested: float, weights: int
-) -> dict[str, Any]:
-    """Return what a stored certificate says, and whether it is to be trusted."""
-    # Imports torch; the tables and figures are made without it.
-    from acdc.sparsity.certificate import objections
-
-    found = objections(certificate, requested, weights)
-    said = certificate or {}
-    return {
-        "sparsity_achieved": said.get("achieved"),
-        "sparsity_pruned": said.get("pruned"),
-        "exempt": " ".join(said.get("exempt", ())),
-        "dead_filters": said.get("dead_filters"),
-        "certificate_holds": not found,
-        "certificate_failures": FAILURES.join(found),
-    }
-
-
-def _mask_changes(changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the last change of the masks, and the share of new weights at the one before."""
-    row: dict[str, Any] = {}
     if changes:
-        row = {f"mask_change_{key}": value for key, value in changes[-1].items()}
+        values |= {f"mask_change_{key}": value for key, value in changes[-1]}
     if len(changes) > 1:
-        row["mask_change_of_kept_before"] = changes[-2]["of_kept"]
-    return row
+        values["mask_change_of_kept_before"] = changes[-2].of_kept
+    return values
+
+
+def _evaluated(evaluation: Evaluation, result: FinishedResult, requested: float) -> dict[str, Any]:
+    """Return what was measured of a model, and whether its certificate can be trusted."""
+    certificate = evaluation.certificate
+    plain = certificate.model_dump() if certificate else None
+    failures = objections(plain, requested, result.prunable_weights)
+    return {
+        **{key: value for key, value in evaluation if key != "certificate"},
+        "inference_ratio": evaluation.inference_flops / result.flops.dense_inference,
+        "sparsity_achieved": certificate.achieved if certificate else None,
+        "sparsity_pruned": certificate.pruned if certificate else None,
+        "exempt": " ".join(certificate.exempt) if certificate else "",
+        "dead_filters": certificate.dead_filters if certificate else None,
+        "certificate_holds": not failures,
+        "certificate_failures": FAILURES.join(failures),
+    }
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a journal record with one level: per-layer counts summed, other groups spelled out."""
+    """Return a journal record with one level: counts of layers summed, other groups spelled out."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if key == _NESTED and isinstance(value, dict):
@@ -364,8 +291,11 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _leading(table: pd.DataFrame, first: tuple[str, ...]) -> pd.DataFrame:
-    """Return a table with some columns first; those that no record had are added, empty."""
+def _leading(lines: Iterable[Mapping[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:
+    """Return lines as a frame with some columns first; those that no line has are empty."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(lines))
     # A column without any value has no type of its own, and parquet would call it null.
     empty = [name for name in table.columns if table[name].isna().all()]
     table = table.astype(dict.fromkeys(empty, "float64"))
@@ -379,31 +309,12 @@ def write_tables(place: Path, tables: Tables) -> list[Path]:
     written = []
     for name in ("runs", "epochs", "events"):
         table: pd.DataFrame = getattr(tables, name)
-        csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
-        text = table.to_csv(index=False, lineterminator="\n").encode()
-        write_atomically(csv, lambda file, text=text: file.write(text))  # type: ignore[misc]
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
-        content = buffer.getvalue()
-        write_atomically(parquet, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        written += [parquet, csv]
+        for form, content in (
+            ("parquet", buffer.getvalue()),
+            ("csv", table.to_csv(index=False, lineterminator="\n").encode()),
+        ):
+            write_bytes(folder / f"{name}.{form}", content)
+            written.append(folder / f"{name}.{form}")
     return written
-
-
-def read_tables(study: Path) -> Tables:
-    """Return the tables that ``aggregate`` wrote.
-
-    Raises:
-        ReportError: they are not there yet, or were made of what there was so far.
-    """
-    folder = study / "tables"
-    paths = [folder / f"{name}.parquet" for name in ("runs", "epochs", "events")]
-    for path in paths:
-        if not path.exists():
-            raise ReportError(f"{path} is missing; run 'aggregate' first")
-    runs, epochs, events = (pd.read_parquet(path) for path in paths)
-    tables = Tables(runs, epochs, events)
-    count = so_far(tables.runs["run"], tables.runs)
-    if count:
-        raise ReportError(f"{paths[0]} has {count}; run 'aggregate' when the others are there too")
-    return tables

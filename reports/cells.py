@@ -1,521 +1,379 @@
-"""The cells of a table: each row of the plan against the tidy table of runs."""
+"""The lines of a table: what the runs of each row measured, as plain values.
+
+A line is computed once, by ``line_of``. LaTeX, CSV, JSON and HTML print what it holds.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import pandas as pd
-
-from reports.aggregate import FAILURES, MISSING, so_far
-from reports.statistics import Summary, summarise
-from reports.text import LEFT_OUT, NO_ROW, NOT_YET, left_out, percent
-from study.columns import COLUMNS, Source
-from study.model import Experiment, ReportError, Row, Scale
-from study.paper import PaperValue, paper_metrics, paper_setting, paper_values
+from reports import text
+from reports.aggregate import FAILURES, RunRow, Status, Tables
+from reports.statistics import NOTHING, Summary, summarise
+from study.columns import COLUMNS, Column, Source
+from study.model import Row
+from study.paper import PaperValue, paper_values
 
 PERCENT = 100.0
 
-_USUAL = ("diverged", "refused")
-"""What every table counts of the runs that it leaves out."""
-
-_SOURCES: dict[Source, str] = {
+_MODELS: dict[Source, str] = {
     "row": "",
     "dense": ", dense model,",
     "fine_tuned": ", fine-tuned dense model,",
 }
-"""How the notes call the models of a row."""
-
-_MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    **dict.fromkeys(
-        ("top1", "dense_top1", "dense_ft_top1", "companion_top1"),
-        lambda last: PERCENT * last["test_accuracy"],
-    ),
-    **dict.fromkeys(
-        ("inference_ratio", "dense_inference_ratio"), lambda last: last["inference_ratio"]
-    ),
-    "training_ratio": lambda last: last["training_flops"] / last["dense_task_flops"],
-    "published_ratio": lambda last: last["training_flops_published"] / last["dense_task_flops"],
-    **dict.fromkeys(
-        ("zero_weights", "zero_weights_ft"), lambda last: PERCENT * last["sparsity_achieved"]
-    ),
-    "dead_filters": lambda last: last["dead_filters"],
-}
-"""By column, what is averaged of the last records of the column's model."""
-
-FLOPS = {
-    "inference_ratio": "inference_flops",
-    "training_ratio": "training_flops",
-    "published_ratio": "training_flops_published",
-}
-"""By column, the absolute FLOPs of which it is the ratio to dense."""
-
-_PAPER_FLOPS = {
-    "inference_ratio": ("inference_gflops", "G", 1e9),
-    "training_ratio": ("train_eflops", "E", 1e18),
-}
-"""By column, the paper's absolute FLOPs of the dense row, and their unit."""
+"""How notes call the models of a row."""
 
 
 @dataclass(frozen=True)
-class PaperFlops:
-    """Absolute FLOPs that the paper has of a dense row."""
-
-    value: PaperValue
-    """In FLOPs with the prefix."""
-    prefix: str
-    flops: float
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A run that enters no mean, since a certificate of its product does not hold."""
+class Outcome:
+    """How a run ended, as far as one of its models is concerned."""
 
     run: str
     seed: int
-    reasons: tuple[str, ...]
-
-    @property
-    def reason(self) -> str:
-        """The first reason, and how many more there are."""
-        more = f" and {len(self.reasons) - 1} more" if len(self.reasons) > 1 else ""
-        return f"{self.reasons[0]}{more} (seed {self.seed})"
-
-
-@dataclass(frozen=True)
-class Unmeasured:
-    """A run that has failed, or is missing."""
-
-    run: str
-    seed: int
-    error: str
-    """What it failed by, or why its result cannot be used; empty where there is none yet."""
+    status: Status
+    reasons: tuple[str, ...] = ()
+    """Why it is refused, failed or cannot be read."""
+    last: RunRow | None = None
+    """The model after the last epoch; None unless the run finished and is not refused."""
+    best: RunRow | None = None
+    """The model at the best validation accuracy."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured of one of a row's models, over its runs."""
+    """One model of a row over its seeds."""
 
-    counts: Summary
-    """Of accuracies; for how many runs are averaged, and how many are not."""
-    refusals: tuple[Refusal, ...]
-    failed: tuple[Unmeasured, ...]
-    missing: tuple[Unmeasured, ...]
-    last: pd.DataFrame = field(compare=False, repr=False)
-    """The last records of the runs that are averaged, by seed."""
+    outcomes: tuple[Outcome, ...]
+    """By seed."""
 
-    def summary(self, values: Iterable[float]) -> Summary:
-        """Return the mean of numbers of the runs that are averaged."""
-        numbers = [float(value) for value in values]
-        return summarise(numbers, **{name: getattr(self.counts, name) for name in LEFT_OUT})
+    def mean(self, value: Callable[[RunRow], float], which: str = "last") -> Summary:
+        """Return the mean of a value over the runs that finished and are not refused."""
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        values = [value(getattr(each, which)) for each in self.outcomes if each.last]
+        return summarise(values, **{status: counts[status] for status in text.LEFT_OUT})
 
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why runs are refused, have failed or cannot be read, and at which seeds."""
-        return (
-            *(refusal.reason for refusal in self.refusals),
-            *_by_error(self.failed),
-            *_by_error(run for run in self.missing if run.error),
-        )
+    def averaged(self) -> list[RunRow]:
+        """Return the records after the last epoch that enter the means."""
+        return [outcome.last for outcome in self.outcomes if outcome.last]
 
-
-@dataclass(frozen=True)
-class Cells:
-    """One line of a table. Accuracies and achieved sparsity in per cent, FLOPs ratios of dense."""
-
-    row: Row
-    columns: tuple[str, ...]
-    """What the table shows."""
-    models: Mapping[Source, Model]
-    """Those that the row has; none where it has no runs."""
-    top1_best: Summary
-    """Test accuracy of the product's epoch with the best validation accuracy."""
-    published_formula: str
-    paper: Mapping[str, PaperValue] | None
-    """The paper's row by metric; None where the paper has no such row."""
-
-    def ours(self, column: str) -> Summary | None:
-        """Return the mean of a column over the row's runs; None where it has no such model."""
-        model = self.models.get(COLUMNS[column].source)
-        if model is None or column not in _MEASURES:
-            return None
-        return model.summary(_MEASURES[column](model.last))
-
-    def flops(self, column: str) -> Summary:
-        """Return the absolute FLOPs of which a column is the ratio."""
-        return self._of_row(FLOPS[column])
-
-    def absence(self, column: str) -> str:
-        """Return what stands in a column of ours that has no mean; nothing where it has one."""
-        if self.row.method is None:
-            return NO_ROW
-        if COLUMNS[column].awaits or not self.row.runs:
-            return NOT_YET
-        summary = self.ours(column)
-        if summary is None or summary.is_awaited:
-            return NO_ROW
-        return left_out(summary) if summary.mean is None else ""
-
-    def paper_value(self, column: str) -> PaperValue | None:
-        """Return the paper's number of a column; None where the paper has none there."""
-        metrics = COLUMNS[column].metrics
-        return (
-            next((self.paper[m] for m in metrics if m in self.paper), None) if self.paper else None
-        )
-
-    def paper_flops(self, column: str) -> PaperFlops | None:
-        """Return the paper's absolute FLOPs of a dense row, where it has them."""
-        if not self.is_dense or column not in _PAPER_FLOPS or not self.paper:
-            return None
-        metric, prefix, unit = _PAPER_FLOPS[column]
-        value = self.paper.get(metric)
-        if value is None or value.value is None:
-            return None
-        return PaperFlops(value, prefix, value.value * unit)
-
-    @property
-    def paper_sparsity(self) -> float | None:
-        """The sparsity of the paper's row; None where it has no such row."""
-        return self.row.paper.sparsity if self.row.paper and self.paper else None
+    def of_status(self, status: Status) -> list[Outcome]:
+        """Return the runs that ended in some way."""
+        return [outcome for outcome in self.outcomes if outcome.status == status]
 
     @property
     def counts(self) -> Summary:
-        """Of accuracies of the first model that the table shows; for how many runs that are."""
-        return self.models[self._shown[0]].counts if self._shown else _NOTHING
+        """Accuracies, and the number of runs by status."""
+        return self.mean(_accuracy)
 
     @property
-    def runs(self) -> tuple[str, ...]:
-        """The runs of the first model that the table shows."""
-        return self.row.fine_tuned if self._shown[:1] == ("fine_tuned",) else self.row.runs
+    def reasons(self) -> list[str]:
+        """Each reason for which runs are left out once, with the seeds that it concerns."""
+        seeds: dict[str, list[str]] = {}
+        for status in text.LEFT_OUT:
+            for outcome in self.of_status(status):
+                if outcome.reasons:
+                    more = len(outcome.reasons) - 1
+                    reason = outcome.reasons[0].rstrip(".") + (f" and {more} more" if more else "")
+                    seeds.setdefault(reason, []).append(str(outcome.seed))
+        return [
+            f"{reason} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})"
+            for reason, each in seeds.items()
+        ]
+
+
+@dataclass(frozen=True)
+class PaperCell:
+    """The paper's number in a column."""
+
+    value: PaperValue | None = None
+    """None where the paper has none."""
+    flops_value: PaperValue | None = None
+    """Absolute FLOPs, in units with an SI prefix, which a dense row shows instead of the ratio."""
+    flops: float | None = None
+    """The same in FLOPs."""
+    text: str = text.NO_ROW
+    source: str = ""
+    """How surely it is known, and from where."""
 
     @property
-    def top1(self) -> Summary:
-        """Test accuracy of the product after the last epoch."""
-        return self.models["row"].counts if self.models else _NOTHING
+    def shown(self) -> PaperValue | None:
+        """The number that is printed."""
+        return self.flops_value or self.value
 
-    @property
-    def sparsity(self) -> Summary:
-        """Weights that are zero, of all prunable ones."""
-        return self._of_row("sparsity_achieved", PERCENT)
 
-    @property
-    def pruned(self) -> Summary:
-        """Weights that the masks prune, of the layers that are not exempt."""
-        return self._of_row("sparsity_pruned", PERCENT)
+@dataclass(frozen=True)
+class Cell:
+    """A value of ours, and the paper's beside it."""
 
-    @property
-    def training_ratio(self) -> Summary:
-        """Training FLOPs, of those of dense training for the task's epochs."""
-        return self.ours("training_ratio") or _NOTHING
+    summary: Summary
+    """Mean, spread and number of runs by status; mean None where no run can be averaged."""
+    text: str
+    """As printed: mean and spread, the dense row's absolute FLOPs, or the reason for no number."""
+    is_number: bool
+    """Whether the text is a number without a unit."""
+    absent: str
+    """The text if there is no mean, else empty."""
+    flops: Summary | None
+    """The absolute FLOPs of which the column is a ratio."""
+    note: str
+    """A remark for readers who point at the cell: absolute FLOPs."""
+    paper: PaperCell
 
-    def _of_row(self, name: str, factor: float = 1) -> Summary:
-        model = self.models.get("row")
-        return model.summary(factor * model.last[name]) if model else _NOTHING
 
-    @property
-    def exempt(self) -> tuple[str, ...]:
-        """Layers that the row's method leaves out of the sparsity."""
-        if not self.models:
-            return ()
-        return tuple(dict.fromkeys(" ".join(self.models["row"].last["exempt"]).split()))
+@dataclass(frozen=True)
+class Line:
+    """One line of a table. Accuracies and sparsity in per cent, FLOPs relative to dense."""
 
-    @property
-    def refusals(self) -> tuple[Refusal, ...]:
-        """The refused runs of all models that the table shows."""
-        return tuple(r for source in self._shown for r in self.models[source].refusals)
-
-    @property
-    def failed(self) -> tuple[Unmeasured, ...]:
-        """The failed runs of all models that the table shows, each once."""
-        return tuple(dict.fromkeys(r for source in self._shown for r in self.models[source].failed))
-
-    @property
-    def missing(self) -> tuple[Unmeasured, ...]:
-        """The missing runs of all models that the table shows, each once."""
-        return tuple(
-            dict.fromkeys(r for source in self._shown for r in self.models[source].missing)
-        )
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why fewer runs are averaged than there are, a sentence for each model concerned."""
-        return tuple(
-            f"{self.row.label}{_SOURCES[source]} at {percent(self.row.sparsity)}: "
-            + ": ".join(filter(None, (left_out(model.counts), "; ".join(model.reasons))))
-            + "."
-            for source in self._shown
-            for model in (self.models[source],)
-            # Runs that diverged are missing from both products, and said so once.
-            if not model.counts.is_whole
-            and (model.refusals or source != "dense" or "row" not in self._shown)
-        )
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether there are runs, none of which has left a result, not even a damaged one."""
-        shown = [self.models[source] for source in self._shown]
-        return (
-            bool(shown)
-            and all(model.counts.is_awaited for model in shown)
-            and not any(run.error for run in self.missing)
-        )
-
-    @property
-    def _shown(self) -> tuple[Source, ...]:
-        """The models that the table shows; the row's own where it has none of these."""
-        sources: list[Source] = [COLUMNS[column].source for column in self.columns]
-        if self.row.product == "dense":
-            sources = ["row" if source == "dense" else source for source in sources]
-        found = tuple(source for source in self.models if source in sources)
-        return found or tuple(source for source in self.models if source == "row")
+    row: Row
+    cells: Mapping[str, Cell]
+    """By column."""
+    counts: Summary
+    """Accuracies of the first model that the table shows, and its number of runs by status."""
+    runs: tuple[str, ...]
+    """The runs of that model."""
+    all_counts: tuple[Summary, ...]
+    """The same of all models of the row."""
+    left_out: Mapping[Status, tuple[Outcome, ...]]
+    """The runs of all models shown that are not averaged, each once per status."""
+    notes: tuple[str, ...]
+    """Why runs are left out, one sentence per model concerned."""
+    is_awaited: bool
+    """Whether none of the runs has left a result, not even a damaged one."""
+    top1: Summary
+    top1_best: Summary
+    """At the epoch with the best validation accuracy."""
+    training_ratio: Summary
+    zeros: Summary
+    """Weights that are zero, of all prunable ones."""
+    pruned: Summary
+    """Weights that the masks prune, of the layers that are not exempt."""
+    exempt: tuple[str, ...]
+    """Layers that the method leaves out of the sparsity."""
+    published_formula: str
+    paper_sparsity: float | None
+    """Sparsity of the paper's row; None where the paper has no such row."""
+    records: tuple[RunRow, ...]
+    """The records of the row's own product that enter the means, by seed."""
 
     @property
     def is_dense(self) -> bool:
         """Whether this is the dense baseline, whose FLOPs are given in absolute units."""
         return self.row.method == "dense"
 
-
-_NOTHING = Summary(None, None, 0)
-
-
-def _by_error(runs: Iterable[Unmeasured]) -> list[str]:
-    """Return each error once, with the seeds that it came at."""
-    seeds: dict[str, list[str]] = {}
-    for run in runs:
-        seeds.setdefault(run.error.rstrip("."), []).append(str(run.seed))
-    return [
-        f"{error} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})"
-        for error, each in seeds.items()
-    ]
-
-
-def no_result(rows: Iterable[Cells]) -> list[str]:
-    """Return one sentence on the rows that are still without any result, if there are any."""
-    awaited = dict.fromkeys(
-        f"{cells.row.label} at {percent(cells.row.sparsity)}" for cells in rows if cells.is_awaited
-    )
-    return [f"No result so far: {', '.join(awaited)}."] if awaited else []
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it is typeset."""
-
-    experiment: Experiment
-    scale: Scale
-    rows: tuple[Cells, ...]
-    so_far: str = ""
-    """How many of its runs are there, where some are missing."""
+    @property
+    def where(self) -> str:
+        """Label and sparsity, such as ``AC/DC at 90 %``."""
+        return f"{self.row.label} at {text.percent(self.row.sparsity)}"
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of its columns."""
-        return self.experiment.columns
-
-    @property
-    def shows_own(self) -> bool:
-        """Whether any column is of the rows' own products, whose sparsity then stands beside."""
-        return any(COLUMNS[column].source == "row" for column in self.columns)
-
-    @property
-    def paper_tables(self) -> tuple[str, ...]:
-        """The paper's tables whose values stand beside ours."""
-        tables = {cells.row.paper.table for cells in self.rows if cells.row.paper}
-        return tuple(sorted(tables, key=lambda table: (not table.isdigit(), len(table), table)))
-
-    @property
-    def paper_columns(self) -> tuple[str, ...]:
-        """The columns of which those tables have any number."""
-        there = paper_metrics(self.paper_tables)
-        return tuple(c for c in self.columns if there.intersection(COLUMNS[c].metrics))
-
-    @property
-    def paper_setting(self) -> str:
-        """What the paper trained; empty where its tables have no such values."""
-        return paper_setting(self.paper_tables)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is missing from the means, and why."""
-        found = (note for cells in self.rows if not cells.is_awaited for note in cells.notes)
-        return (*found, *no_result(self.rows))
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """What can have become of runs that are not averaged: more than usual only where it has."""
-        counts = [model.counts for cells in self.rows for model in cells.models.values()]
-        return tuple(
-            name
-            for name in LEFT_OUT
-            if name in _USUAL or any(getattr(summary, name) for summary in counts)
-        )
-
-    @property
-    def citations(self) -> tuple[str, ...]:
-        """Where the cited values are from, a sentence for each label and publication."""
-        found: dict[str, dict[str, dict[str, None]]] = {}
-        for cells in self.rows:
-            by = f": {cells.row.paper.cites}" if cells.row.paper and cells.row.paper.cites else ""
-            for column in self.paper_columns:
-                value = cells.paper_value(column)
-                if value is not None and value.mark == "‡":
-                    sources = found.setdefault(f"{cells.row.label}{by}", {})
-                    sources.setdefault(value.source, {})[percent(cells.row.sparsity)] = None
-        return tuple(
-            f"{who}: "
-            + "; ".join(f"{source} ({', '.join(where)})" for source, where in sources.items())
-            + "."
-            for who, sources in found.items()
-        )
-
-    @property
-    def nearby(self) -> tuple[str, ...]:
-        """The rows that stand beside one of the paper at another sparsity, and at which."""
-        return tuple(
-            f"{cells.row.label}, {percent(cells.row.sparsity)} (at {percent(theirs)})"
-            for cells in self.rows
-            for theirs in (cells.paper_sparsity,)
-            if theirs is not None and theirs != cells.row.sparsity
-        )
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """What is not there yet, and what it waits for."""
-        found = []
-        waits: dict[str, list[str]] = {}
-        for column in self.columns:
-            awaits = COLUMNS[column].awaits
-            if awaits:
-                waits.setdefault(awaits, []).append(COLUMNS[column].heading)
-        found += [f"{' and '.join(names)}: {awaits}" for awaits, names in waits.items()]
-        if self.experiment.awaits and self.experiment.awaits not in waits:
-            found.append(self.experiment.awaits)
-        empty = dict.fromkeys(
-            f"{cells.row.label} at {percent(cells.row.sparsity)}"
-            for cells in self.rows
-            if cells.row.method is not None and not cells.row.runs
-        )
-        if empty and not found:
-            found.append(f"no runs at this scale: {', '.join(empty)}")
-        return tuple(found)
-
-    @property
-    def seeds(self) -> tuple[int, int]:
-        """Fewest and most runs of a row that has any, those that are not averaged included."""
-        counts = [cells.counts.runs for cells in self.rows if cells.counts.runs]
-        return min(counts, default=0), max(counts, default=0)
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy of each averaged run, by seed."""
+        return {record.seed: _accuracy(record) for record in self.records}
 
 
-def table_cells(experiment: Experiment, scale: Scale, runs: pd.DataFrame) -> Table:
-    """Return the cells of all rows of an experiment.
+def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
+    """Return one row's line.
 
-    Raises:
-        ReportError: the experiment has no rows, or the runs lack a row's product.
+    Args:
+        row: of an experiment.
+        columns: names of the table's columns; none for a row of a figure.
+        tables: the runs, of which only the row's own are used.
     """
-    if not experiment.rows:
-        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no rows")
-    rows = tuple(row_cells(experiment, row, runs) for row in experiment.rows)
-    return Table(experiment, scale, rows, so_far(experiment.runs, runs))
-
-
-def row_cells(experiment: Experiment, row: Row, runs: pd.DataFrame) -> Cells:
-    """Return one row's cells from its runs.
-
-    Raises:
-        ReportError: a run has finished without the row's product.
-    """
-    models: dict[Source, Model] = {}
-    best, formula = _NOTHING, ""
-    if row.runs:
-        mine = runs[runs["run"].isin(row.runs)]
-        _check(mine, row.runs, row.product)
-        models["row"] = _model(row, mine, row.product)
-        best = models["row"].summary(
-            PERCENT * _admitted(mine, row.product, "best")["test_accuracy"]
-        )
-        formula = next(iter(mine["published_formula"].dropna()), "")
-        if (mine["product"] == "dense").any():
-            models["dense"] = _model(row, mine, "dense")
-    if row.fine_tuned:
-        tuned = runs[runs["run"].isin(row.fine_tuned)]
-        _check(tuned, row.fine_tuned, "dense")
-        models["fine_tuned"] = _model(row, tuned, "dense")
+    models = _models(row, tables)
+    shown = _shown(row, columns, models)
+    own = models.get("row", Model(()))
     paper = (paper_values(row.paper) or None) if row.paper else None
-    return Cells(row, experiment.columns, models, best, formula, paper)
+    records = tuple(own.averaged())
+    exempt = " ".join(record.exempt or "" for record in records)
+    formulas = (each.published_formula for run in row.runs for each in tables.by_run[run])
+    formula = next(filter(None, formulas), "")
+    return Line(
+        row=row,
+        cells={name: _cell(name, row, models, formula, paper or {}) for name in columns},
+        counts=models[shown[0]].counts if shown else NOTHING,
+        runs=row.fine_tuned if shown[:1] == ("fine_tuned",) else row.runs,
+        all_counts=tuple(model.counts for model in models.values()),
+        left_out=_left_out(models[source] for source in shown),
+        notes=tuple(_notes(row, shown, models)),
+        is_awaited=bool(shown) and all(_is_awaited(models[source]) for source in shown),
+        top1=own.counts,
+        top1_best=own.mean(_accuracy, "best"),
+        training_ratio=_mean(COLUMNS["training_ratio"], row, models),
+        zeros=own.mean(lambda record: PERCENT * _number(record, "sparsity_achieved")),
+        pruned=own.mean(lambda record: PERCENT * _number(record, "sparsity_pruned")),
+        exempt=tuple(dict.fromkeys(exempt.split())),
+        published_formula=formula,
+        paper_sparsity=row.paper.sparsity if row.paper and paper else None,
+        records=records,
+    )
 
 
-def _model(row: Row, runs: pd.DataFrame, product: str) -> Model:
-    refusals = refused(runs, product)
-    last = _admitted(runs, product, "last")
+def _models(row: Row, tables: Tables) -> dict[Source, Model]:
+    """Return the models that a row has; none where it has no runs."""
+    models: dict[Source, Model] = {}
+    if row.runs:
+        models["row"] = _model(row.runs, row.product, tables)
+        products = {each.product for run in row.runs for each in tables.by_run[run]}
+        if "dense" in products:
+            models["dense"] = _model(row.runs, "dense", tables)
+    if row.fine_tuned:
+        models["fine_tuned"] = _model(row.fine_tuned, "dense", tables)
+    return models
+
+
+def _model(runs: Iterable[str], product: str, tables: Tables) -> Model:
+    outcomes = (_outcome(tables.by_run[run], product) for run in runs)
+    return Model(tuple(sorted(outcomes, key=lambda outcome: outcome.seed)))
+
+
+def _outcome(rows: list[RunRow], product: str) -> Outcome:
+    """Return how a run ended, as far as a product is concerned."""
+    run, seed = rows[0].run, rows[0].seed
+    if rows[0].status != "finished":
+        error = rows[0].error
+        return Outcome(run, seed, rows[0].status, (error,) if error else ())
+    found = {row.which: row for row in rows if row.product == product}
+    if not found:
+        products = ", ".join(dict.fromkeys(str(row.product) for row in rows))
+        return Outcome(run, seed, "missing", (f"{run} has no {product} model, only {products}",))
+    failures = [row.certificate_failures or "" for row in found.values() if _is_refused(row)]
+    if failures:
+        reasons = tuple(dict.fromkeys(FAILURES.join(failures).split(FAILURES)))
+        return Outcome(run, seed, "refused", reasons)
+    return Outcome(run, seed, "finished", (), found["last"], found["best"])
+
+
+def _is_refused(row: RunRow) -> bool:
+    return row.certificate_holds is False
+
+
+def _shown(
+    row: Row, columns: tuple[str, ...], models: Mapping[Source, Model]
+) -> tuple[Source, ...]:
+    """Return the models that a table shows; the row's own where it has none of these."""
+    sources: list[Source] = [COLUMNS[name].source for name in columns]
+    if row.product == "dense":
+        sources = ["row" if source == "dense" else source for source in sources]
+    found = tuple(source for source in models if source in sources)
+    return found or tuple(source for source in models if source == "row")
+
+
+def _left_out(models: Iterable[Model]) -> dict[Status, tuple[Outcome, ...]]:
+    shown = list(models)
+    statuses: tuple[Status, ...] = ("refused", "failed", "missing")
+    return {
+        status: tuple(dict.fromkeys(each for model in shown for each in model.of_status(status)))
+        for status in statuses
+    }
+
+
+def _is_awaited(model: Model) -> bool:
+    return all(each.status == "missing" and not each.reasons for each in model.outcomes)
+
+
+def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) -> Iterable[str]:
+    for source in shown:
+        model = models[source]
+        # A run that diverged lacks both products, and is noted once.
+        repeated = source == "dense" and "row" in shown and not model.of_status("refused")
+        if not model.counts.is_whole and not repeated:
+            parts = [text.left_out(model.counts), "; ".join(model.reasons)]
+            where = f"{row.label}{_MODELS[source]} at {text.percent(row.sparsity)}"
+            yield ": ".join(filter(None, (where, *parts))) + "."
+
+
+def _number(record: RunRow, field: str) -> float:
+    return float(getattr(record, field))
+
+
+def _accuracy(record: RunRow) -> float:
+    return PERCENT * _number(record, "test_accuracy")
+
+
+def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
+    """Return the mean of a column over a row's runs; no runs where it has no such model."""
+    field = column.field
+    if field is None or column.source not in models:
+        return NOTHING
     epochs = row.task.epochs if row.task else row.epochs
-    last = last.assign(dense_task_flops=last["dense_training_flops"] / last["epochs"] * epochs)
-    failed, missing = _unmeasured(runs, "failed"), _unmeasured(runs, MISSING)
-    counts = summarise(
-        [PERCENT * float(value) for value in last["test_accuracy"]],
-        diverged=runs.loc[runs["status"] == "diverged", "run"].nunique(),
-        refused=len(refusals),
-        failed=len(failed),
-        missing=len(missing),
+
+    def value(record: RunRow) -> float:
+        number = _number(record, field)
+        if column.over:
+            whole = _number(record, column.over)
+            # Rows that train longer are compared with dense training for the task's epochs.
+            is_training = column.over == "dense_training_flops"
+            number /= whole / record.epochs * epochs if is_training else whole
+        return PERCENT * number if column.form == "percent" else number
+
+    return models[column.source].mean(value)
+
+
+def _cell(
+    name: str,
+    row: Row,
+    models: Mapping[Source, Model],
+    formula: str,
+    paper: Mapping[str, PaperValue],
+) -> Cell:
+    """Return a row's cell in a column."""
+    column = COLUMNS[name]
+    summary = _mean(column, row, models)
+    flops, note, absolute = None, "", ""
+    if column.absolute:
+        field = column.absolute
+        flops = models["row"].mean(lambda r: _number(r, field)) if "row" in models else NOTHING
+        if flops.mean is not None:
+            note = text.quantity(flops.mean, "FLOPs")
+            note += f": {formula}" if name == "published_ratio" else ""
+            absolute = " ".join(text.engineering(flops.mean)) if row.method == "dense" else ""
+    absent = _absent(column, row, summary)
+    if absent or absolute:
+        shown = absent or absolute
+    elif column.form == "ratio":
+        shown = f"{summary.mean:.{text.DIGITS[column.form]}f}"
+    else:
+        shown = text.mean_and_std(summary, text.DIGITS[column.form])
+    return Cell(
+        summary=summary,
+        text=shown,
+        is_number=not (absent or absolute),
+        absent=absent,
+        flops=flops,
+        note=note,
+        paper=_paper_cell(column, row, paper),
     )
-    return Model(counts, refusals, failed, missing, last)
 
 
-def _unmeasured(runs: pd.DataFrame, status: str) -> tuple[Unmeasured, ...]:
-    """Return the runs of a status, by seed."""
-    found = runs[runs["status"] == status].sort_values("seed")
-    errors = found["error"].fillna("")
-    return tuple(
-        Unmeasured(str(run), int(seed), str(error))
-        for run, seed, error in zip(found["run"], found["seed"], errors, strict=True)
-    )
+def _absent(column: Column, row: Row, summary: Summary) -> str:
+    """Return what stands in a cell that has no mean; empty where it has one."""
+    if row.method is None:
+        return text.NO_ROW
+    if column.awaits or not row.runs:
+        return text.NOT_YET
+    if not summary.runs or summary.is_awaited:
+        return text.NO_ROW
+    return text.left_out(summary) if summary.mean is None else ""
 
 
-def _check(runs: pd.DataFrame, names: Iterable[str], product: str) -> None:
-    """Raise a ReportError if a run has finished without both records of a product."""
-    unfinished = set(runs.loc[runs["status"] != "finished", "run"])
-    for which in ("last", "best"):
-        chosen = runs[(runs["product"] == product) & (runs["which"] == which)]
-        for run in names:
-            if run not in unfinished and not (chosen["run"] == run).any():
-                there = sorted(set(runs.loc[runs["run"] == run, "product"].dropna()))
-                raise ReportError(
-                    f"run {run} has no {product} model ({which}); "
-                    f"it has {', '.join(there) or 'none'}"
-                )
+def _paper_cell(column: Column, row: Row, paper: Mapping[str, PaperValue]) -> PaperCell:
+    value = next((paper[metric] for metric in column.metrics if metric in paper), None)
+    flops, absolute, prefix = None, None, ""
+    if row.method == "dense" and column.paper_flops:
+        absolute = paper.get(column.paper_flops.metric)
+        if absolute is None or absolute.value is None:
+            absolute = None
+        else:
+            prefix = column.paper_flops.prefix
+            flops = absolute.value * column.paper_flops.unit
+    shown = absolute or value
+    source = f"{shown.confidence}: {shown.source}" if shown else ""
+    return PaperCell(value, absolute, flops, text.paper_text(shown, prefix), source)
 
 
-def refused(runs: pd.DataFrame, product: str) -> tuple[Refusal, ...]:
-    """Return the runs of which a record of a product has no certificate that holds, by seed."""
-    failing = runs[(runs["product"] == product) & ~runs["certificate_holds"].fillna(True)]
-    return tuple(
-        Refusal(
-            str(run),
-            int(records["seed"].iloc[0]),
-            tuple(dict.fromkeys(FAILURES.join(records["certificate_failures"]).split(FAILURES))),
-        )
-        for run, records in failing.sort_values("seed").groupby("run", sort=False)
-    )
-
-
-def _admitted(runs: pd.DataFrame, product: str, which: str) -> pd.DataFrame:
-    """Return one record a run, by seed, of those runs that finished and are not refused."""
-    out = [refusal.run for refusal in refused(runs, product)]
-    chosen = runs[(runs["product"] == product) & (runs["which"] == which)]
-    return chosen[~chosen["run"].isin(out)].sort_values("seed")
-
-
-def averaged(runs: pd.DataFrame, row: Row) -> list[str]:
-    """Return the runs of a row that finished and are not refused."""
-    return list(_admitted(runs[runs["run"].isin(row.runs)], row.product, "last")["run"])
-
-
-def by_seed(runs: pd.DataFrame, row: Row) -> dict[int, float]:
-    """Return the last test accuracy, per cent, of each averaged run of a row by seed."""
-    mine = _admitted(runs[runs["run"].isin(row.runs)], row.product, "last")
-    return dict(
-        zip(
-            (int(seed) for seed in mine["seed"]),
-            (PERCENT * float(accuracy) for accuracy in mine["test_accuracy"]),
-            strict=True,
-        )
-    )
+def no_result(lines: Iterable[Line]) -> list[str]:
+    """Return one sentence on the rows of which no run has left a result, if there are any."""
+    awaited = dict.fromkeys(line.where for line in lines if line.is_awaited)
+    return [f"No result so far: {', '.join(awaited)}."] if awaited else []

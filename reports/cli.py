@@ -1,4 +1,8 @@
-"""The command line of the reports; each command is one step of the workflow."""
+"""The command line of the reports; each command is one step of the workflow.
+
+All of them use the results that exist. A run that is missing, failed, refused or diverged is
+counted, not averaged.
+"""
 
 from __future__ import annotations
 
@@ -9,108 +13,98 @@ import click
 
 from acdc.console import CONTEXT
 
+_folder = click.Path(file_okay=False, path_type=Path)
 _results = click.option(
     "--results",
-    "study",
-    type=click.Path(file_okay=False, path_type=Path),
+    "folder",
+    type=_folder,
     required=True,
     help="Folder of the study, such as results/smoke.",
 )
+_out = click.option("--out", type=_folder, help="Folder to write to, instead of the study's.")
 
 
 @click.group(context_settings=CONTEXT)
 def cli() -> None:
     """Turn the runs of a study into tables, figures and one report.
 
-    A table or figure needs its own runs only; `report` needs what `aggregate` gathers of all.
-    `so-far` makes all of it from the results that there are.
+    A table or figure reads its own runs only. Runs without a result count as missing; each output
+    says how many of its runs exist.
     """
 
 
 @cli.command("aggregate")
 @_results
-def aggregate_command(study: Path) -> None:
-    """Gather every run's result and journal into tables/runs, epochs and events."""
-    from reports.aggregate import aggregate, write_tables
-    from study.model import read_study
+def aggregate_command(folder: Path) -> None:
+    """Write every run's result and journal to tables/runs, epochs and events."""
+    from reports.aggregate import write_tables
+    from reports.outputs import open_study
 
-    tables = aggregate(study, read_study(study))
-    _warn(study, tables.warnings)
-    _say(write_tables(study, tables))
+    source = open_study(folder)
+    _print(write_tables(folder, source.tables), folder, source.tables.problems)
 
 
 @cli.command("table")
 @click.argument("name", metavar="ID")
 @_results
-def table_command(name: str, study: Path) -> None:
+def table_command(name: str, folder: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
-    from reports.outputs import source_of, write_table
+    from reports.outputs import open_study, write_table
 
-    source, experiment = source_of(study, name)
-    _warn(study, source.tables.warnings)
-    _say(write_table(source, experiment))
+    source = open_study(folder, experiment=name)
+    paths = write_table(source, source.study.experiment(name))
+    _print(paths, folder, source.tables.problems)
 
 
 @cli.command("figure")
 @click.argument("name", metavar="ID")
 @_results
-def figure_command(name: str, study: Path) -> None:
+def figure_command(name: str, folder: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
-    from reports.outputs import source_of, write_figure
+    from reports.outputs import open_study, write_figure
 
-    source, experiment = source_of(study, name)
-    _warn(study, source.tables.warnings)
-    _say(write_figure(source, experiment))
+    source = open_study(folder, experiment=name)
+    paths = write_figure(source, source.study.experiment(name))
+    _print(paths, folder, source.tables.problems)
 
 
 @cli.command("statements")
 @_results
-def statements_command(study: Path) -> None:
+def statements_command(folder: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
-    from reports.aggregate import read_runs
+    from reports.aggregate import Tables
     from reports.outputs import Source, write_statements
     from study.model import read_study
 
-    _say(write_statements(Source(study, read_study(study), read_runs(study, ()))))
+    _print(write_statements(Source(folder, read_study(folder), Tables(()), folder)))
 
 
 @cli.command("report")
 @_results
-def report_command(study: Path) -> None:
-    """Write the whole study as one self-contained page, its methods and theory also as LaTeX."""
-    from reports.aggregate import read_tables
-    from reports.outputs import Source, write_report
-    from study.model import read_study
+def report_command(folder: Path) -> None:
+    """Write the study as one self-contained page, its methods and theory also as LaTeX."""
+    from reports.outputs import open_study, write_report
 
-    _say(write_report(Source(study, read_study(study), read_tables(study))))
+    source = open_study(folder)
+    _print(write_report(source), folder, source.tables.problems)
 
 
-@cli.command("so-far")
+@cli.command("all")
 @_results
-@click.option(
-    "--within-suite",
-    is_flag=True,
-    help="Write to where the suite has these files; for the suite itself, when jobs have failed.",
-)
-def so_far_command(study: Path, within_suite: bool) -> None:
-    """Write all tables and figures and the report from the results that there are.
+@_out
+def all_command(folder: Path, out: Path | None) -> None:
+    """Write all tables, all figures and the report."""
+    from reports.outputs import open_study, write_all
 
-    They go into the folder so_far of the study, also while a suite is at work in it. Each says how
-    many of its runs are there. Results that cannot be used are named, and count as missing.
-    """
-    from reports.so_far import write_so_far
-
-    made = write_so_far(study, within_suite)
-    _say(made.paths)
-    _warn(study, made.problems)
-    click.echo(made.count, err=True)
+    source = open_study(folder, out)
+    _print(write_all(source), folder, source.tables.problems)
+    runs = source.study.runs
+    click.echo(source.tables.progress(runs) or f"all {len(runs)} runs", err=True)
 
 
-def _warn(study: Path, problems: Iterable[str]) -> None:
-    for problem in problems:
-        click.echo(f"warning: {study}: {problem}", err=True)
-
-
-def _say(paths: Iterable[Path]) -> None:
+def _print(paths: Iterable[Path], folder: Path | None = None, problems: Iterable[str] = ()) -> None:
+    """Print the paths that were written, and warn of files that cannot be read."""
     for path in paths:
         click.echo(path)
+    for problem in problems:
+        click.echo(f"warning: {folder}: {problem}", err=True)

@@ -1,15 +1,13 @@
-"""What the runs of a table say about its methods, computed and worded alike for every method."""
+"""Rankings and paired differences of a table's methods, computed and worded alike for each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pandas as pd
-
-from reports.cells import Cells, Table, by_seed
+from reports.cells import Line
 from reports.statistics import Summary, paired_difference
+from reports.tables import Table
 from reports.text import mean_and_std, percent
-from study.model import Row
 
 
 @dataclass(frozen=True)
@@ -46,61 +44,56 @@ class Finding:
     differences: tuple[Difference, ...]
 
 
-def findings(table: Table, runs: pd.DataFrame) -> tuple[Finding, ...]:
-    """Return one finding a task and sparsity: the rows by their means, and what they differ by.
+def findings(table: Table) -> tuple[Finding, ...]:
+    """Return one finding per task and sparsity: the rows by their means, and their differences.
 
     Differences are those of the experiment's reference to every other sparse row and the dense one;
-    there are none where it names no reference, or that has no runs. Rows without runs, or without
-    any result so far, are left out.
+    there are none without a reference, or if it has no runs. Rows without runs, or without any
+    result so far, are left out.
     """
-    rows = [cells for cells in table.rows if cells.row.runs and not cells.is_awaited]
+    lines = [line for line in table.lines if line.row.runs and not line.is_awaited]
     found = []
-    for task in dict.fromkeys(cells.row.task for cells in rows):
-        of_task = [cells for cells in rows if cells.row.task == task]
-        dense = next((cells for cells in of_task if cells.is_dense), None)
-        sparse = [cells for cells in of_task if not cells.is_dense]
-        for sparsity in sorted({cells.row.sparsity for cells in sparse}):
-            here = [cells for cells in sparse if cells.row.sparsity == sparsity]
-            found.append(_finding(table.experiment.reference, sparsity, here, dense, runs))
+    for task in dict.fromkeys(line.row.task for line in lines):
+        of_task = [line for line in lines if line.row.task == task]
+        dense = next((line for line in of_task if line.is_dense), None)
+        sparse = [line for line in of_task if not line.is_dense]
+        for sparsity in sorted({line.row.sparsity for line in sparse}):
+            here = [line for line in sparse if line.row.sparsity == sparsity]
+            found.append(_finding(table.experiment.reference, sparsity, here, dense))
     return tuple(found)
 
 
 def _finding(
-    reference: str | None,
-    sparsity: float,
-    rows: list[Cells],
-    dense: Cells | None,
-    runs: pd.DataFrame,
+    reference: str | None, sparsity: float, lines: list[Line], dense: Line | None
 ) -> Finding:
-    sparse = [cells for cells in rows if cells.row.product == "sparse"]
+    sparse = [line for line in lines if line.row.product == "sparse"]
     sentences = []
     for what, group in (
         ("test accuracy (%)", sparse),
-        ("the dense models' test accuracy (%)", [c for c in rows if c not in sparse]),
+        ("the dense models' test accuracy (%)", [line for line in lines if line not in sparse]),
     ):
         ranked = sorted(
-            (cells for cells in group if cells.top1.mean is not None),
-            key=lambda cells: -(cells.top1.mean or 0),
+            (line for line in group if line.top1.mean is not None),
+            key=lambda line: -(line.top1.mean or 0),
         )
         if ranked:
-            means = ", ".join(f"{c.row.label} {mean_and_std(c.top1)}" for c in ranked)
+            means = ", ".join(f"{line.row.label} {mean_and_std(line.top1)}" for line in ranked)
             baseline = f"; dense {mean_and_std(dense.top1)}" if dense else ""
             sentences.append(
                 f"At {percent(sparsity)} sparsity, {what} in descending order of the mean: "
                 f"{means}{baseline}."
             )
-    sentences += [note for cells in rows for note in cells.notes]
-    compared = [cells.row for cells in (*sparse, *([dense] if dense else []))]
+    sentences += [note for line in lines for note in line.notes]
+    compared = [*sparse, *([dense] if dense else [])]
     differences = tuple(
-        _difference(row, other, runs)
-        for row in compared
-        if row.label == reference
+        Difference(
+            line.row.label,
+            other.row.label,
+            paired_difference(line.accuracies, other.accuracies),
+        )
+        for line in compared
+        if line.row.label == reference
         for other in compared
-        if other != row
+        if other is not line
     )
     return Finding(sparsity, tuple(sentences), differences)
-
-
-def _difference(reference: Row, other: Row, runs: pd.DataFrame) -> Difference:
-    summary = paired_difference(by_seed(runs, reference), by_seed(runs, other))
-    return Difference(reference.label, other.label, summary)

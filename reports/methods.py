@@ -1,4 +1,4 @@
-"""The methods of a study: where each comes from, its settings, and how it differs from there."""
+"""The methods of a study: their sources, settings and differences from the originals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """What the appendix says of one method."""
+    """One method in the appendix."""
 
     name: str
     label: str
@@ -26,13 +26,13 @@ class Method:
     deviations: tuple[Deviation, ...]
 
 
-def methods(plan: Study) -> list[Method]:
-    """Return the methods that the plan's runs are trained with, in its order."""
+def methods(study: Study) -> list[Method]:
+    """Return the methods that the study's runs are trained with, in its order."""
     # Imports torch, which takes seconds; nothing else of the reports needs it.
     from acdc.methods.describe import settings
     from acdc.methods.registry import get_method
 
-    names = dict.fromkeys(str(run.config["method"]) for run in plan.runs.values())
+    names = dict.fromkeys(str(run.config["method"]) for run in study.runs.values())
     return [
         Method(m.name, m.label, m.source, m.flops_formula, settings(m), m.deviations)
         for m in map(get_method, names)

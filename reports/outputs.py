@@ -1,206 +1,138 @@
-"""What each kind of experiment becomes: the one place to add a table or a figure to."""
+"""The files of a study's tables, figures and report, written from the results that exist."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from acdc.files import finite, write_atomically, write_text
-from reports.aggregate import Tables, read_runs
-from reports.errors import NothingToDrawError
+from acdc.files import write_bytes
+from reports.aggregate import Tables, read_runs, write_tables
 from study.model import Experiment, ReportError, Study, read_study
+from theory.layout import WITHOUT_FIGURE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from reports.cells import Table
+    from reports.tables import Table
 
 FORMATS = ("pdf", "png", "svg")
 
 
 @dataclass(frozen=True)
 class Source:
-    """All that a table or figure may be made from."""
+    """A study and the results of its runs."""
 
-    study: Path
-    plan: Study
+    folder: Path
+    study: Study
     tables: Tables
-    out: Path | None = None
-    """Where what is made of it goes; None is the study's folder."""
-
-    @property
-    def place(self) -> Path:
-        """The folder in which the folders of tables and figures are, and the report."""
-        return self.out or self.study
+    out: Path
+    """Folder of the folders ``tables`` and ``figures`` and of report.html."""
 
 
-def source_of(study: Path, name: str) -> tuple[Source, Experiment]:
-    """Return an experiment, and its own runs as they lie in the study's folder.
+def open_study(folder: Path, out: Path | None = None, experiment: str | None = None) -> Source:
+    """Read a study and the results of its runs, or of those that one experiment shows.
 
     Raises:
-        ReportError: the plan has no such experiment, or one of its runs has no result.
+        ReportError: the study cannot be read, or has no such experiment.
     """
-    plan = read_study(study)
-    experiment = plan.experiment(name)
-    return Source(study, plan, read_runs(study, experiment.runs)), experiment
-
-
-@dataclass(frozen=True)
-class TableKind:
-    """A kind of experiment that is a table."""
-
-    build: Callable[[Source, Experiment], Table]
-    shape: Literal["table"] = "table"
-
-
-@dataclass(frozen=True)
-class FigureKind:
-    """A kind of experiment that is a figure."""
-
-    draw: Callable[[Source, Experiment], Figure]
-    shape: Literal["figure"] = "figure"
-
-
-# Imported when drawn: matplotlib takes longer to start than a table to make.
-def _table(source: Source, experiment: Experiment) -> Table:
-    from reports.cells import table_cells
-
-    return table_cells(experiment, source.plan.scale, source.tables.runs)
-
-
-def _figure(source: Source, experiment: Experiment) -> Figure:
-    from reports.figures import draw
-
-    return draw(experiment, source.plan.scale, source.tables)
-
-
-def _theory(source: Source, experiment: Experiment) -> Figure:
-    from reports.figures import theory
-    from reports.theory import read_series, theory_of
-
-    name = theory_of(experiment)
-    return theory.draw(name, read_series(source.study, name))
-
-
-KINDS: dict[str, TableKind | FigureKind] = {
-    "table": TableKind(_table),
-    "figure": FigureKind(_figure),
-    "theory": FigureKind(_theory),
-}
-
-
-def kind_of(experiment: Experiment) -> TableKind | FigureKind:
-    """Return what an experiment becomes.
-
-    Raises:
-        ReportError: its kind is unknown; lists those that there are.
-    """
-    if experiment.kind not in KINDS:
-        raise ReportError(
-            f"experiment {experiment.id}: kind {experiment.kind!r} is unknown; "
-            f"{', '.join(KINDS)} are accepted"
-        )
-    return KINDS[experiment.kind]
+    study = read_study(folder)
+    runs = study.runs
+    if experiment is not None:
+        runs = {name: runs[name] for name in study.experiment(experiment).runs}
+    return Source(folder, study, read_runs(folder, runs), out or folder)
 
 
 def build_table(source: Source, experiment: Experiment) -> Table:
-    """Return an experiment's cells.
+    """Return an experiment's table.
 
     Raises:
         ReportError: the experiment is not a table.
     """
-    kind = kind_of(experiment)
-    if not isinstance(kind, TableKind):
+    from reports.tables import table_of
+
+    if experiment.kind != "table":
         raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is not a table")
-    return kind.build(source, experiment)
+    return table_of(experiment, source.study.scale, source.tables)
 
 
 def draw_figure(source: Source, experiment: Experiment) -> Figure:
     """Return an experiment's figure.
 
     Raises:
-        ReportError: the experiment is not a figure.
+        ReportError: there is nothing to draw.
     """
-    kind = kind_of(experiment)
-    if not isinstance(kind, FigureKind):
-        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is not a figure")
-    return kind.draw(source, experiment)
+    # Importing matplotlib takes longer than making a table.
+    if experiment.theory is not None:
+        from reports.figures import theory
+        from reports.theory import read_series
+
+        return theory.draw(experiment.theory, read_series(source.folder, experiment.theory))
+    from reports.figures import draw
+
+    return draw(experiment, source.study.scale, source.tables)
 
 
 def write_table(source: Source, experiment: Experiment) -> list[Path]:
-    """Write a table as .tex, .csv and .json into the tables folder; return the paths."""
-    from reports import tables
+    """Write a table as .tex, .csv and .json into the folder ``tables``; return the paths."""
+    from reports import export, typeset
 
     table = build_table(source, experiment)
-    folder = source.place / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(finite(tables.to_json(table)), indent=1, ensure_ascii=False) + "\n"
-    texts = {"tex": tables.to_latex(table), "csv": tables.to_csv(table), "json": data}
-    for form, content in texts.items():
-        write_text(folder / f"{experiment.id}.{form}", content)
-    return [folder / f"{experiment.id}.{form}" for form in texts]
+    return _write(
+        source.out / "tables",
+        {
+            f"{experiment.id}.tex": typeset.to_latex(table),
+            f"{experiment.id}.csv": export.to_csv(table),
+            f"{experiment.id}.json": export.to_json(table),
+        },
+    )
 
 
-def write_figure(
-    source: Source, experiment: Experiment, excused: type[ReportError] = NothingToDrawError
-) -> list[Path]:
-    """Write a figure as .pdf, .png and .svg into the figures folder; return the paths.
+def write_figure(source: Source, experiment: Experiment) -> list[Path]:
+    """Write a figure as .pdf, .png and .svg into the folder ``figures``; return the paths.
 
-    Args:
-        source: of the figure.
-        experiment: whose figure it is.
-        excused: an error in place of which there is a figure that tells it. By default, that all
-            runs have diverged, failed or been refused, since the report goes on without them.
+    A figure that cannot be drawn is replaced by one that gives the reason.
+
+    Raises:
+        ReportError: the experiment is not a figure.
     """
     from reports.figures import blank
     from reports.figures.style import close, to_bytes
 
+    if experiment.kind == "table":
+        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is not a figure")
     try:
         figure = draw_figure(source, experiment)
-    except excused as error:
-        figure = blank(experiment, source.plan.scale, source.tables, f"Not there: {error}.")
-    folder = source.place / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for form in FORMATS:
-        content = to_bytes(figure, form, salt=experiment.id)
-        path = folder / f"{experiment.id}.{form}"
-        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        paths.append(path)
+    except ReportError as error:
+        figure = blank(experiment, source.study.scale, source.tables, f"Not there: {error}.")
+    contents = {
+        f"{experiment.id}.{form}": to_bytes(figure, form, salt=experiment.id) for form in FORMATS
+    }
     close(figure)
-    return paths
+    return _write(source.out / "figures", contents)
 
 
-def write_statements(source: Source, strict: bool = True) -> list[Path]:
+def write_statements(source: Source) -> list[Path]:
     """Write the table of the theory's statements as .tex, .csv and .json; return the paths.
 
-    Args:
-        source: of the statements.
-        strict: refuse a table that is not whole; else it says what is missing.
-
     Raises:
-        ReportError: strict, and there is no experiment of the theory, or the statements of one are
-            missing, damaged, or have a verdict that their numbers do not give.
+        ReportError: the study has no experiment of the theory.
     """
     from reports import statements
     from reports.theory import find
 
-    found = find(source.study, source.plan)
-    if strict:
-        statements.require_all(found)
-    folder = source.place / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "tex": statements.to_latex(found),
-        "csv": statements.to_csv(found),
-        "json": statements.to_json(found),
-    }
-    for form, content in texts.items():
-        write_text(folder / f"{statements.ID}.{form}", content)
-    return [folder / f"{statements.ID}.{form}" for form in texts]
+    found = find(source.folder, source.study)
+    if not found:
+        raise ReportError("the study has no experiment of the theory")
+    return _write(
+        source.out / "tables",
+        {
+            f"{statements.ID}.tex": statements.to_latex(found),
+            f"{statements.ID}.csv": statements.to_csv(found),
+            f"{statements.ID}.json": statements.to_json(found),
+        },
+    )
 
 
 def write_report(source: Source) -> list[Path]:
@@ -209,14 +141,32 @@ def write_report(source: Source) -> list[Path]:
     from reports.html import report
     from reports.theory import find
 
-    folder = source.place / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    theory = chapter.chapter(find(source.study, source.plan))
-    texts = {
-        folder / "methods_appendix.tex": methods.to_latex(methods.methods(source.plan)),
-        folder / "theory_chapter.tex": chapter.to_latex(theory),
-        source.place / "report.html": report(source),
+    theory = chapter.chapter(find(source.folder, source.study))
+    parts = {
+        "methods_appendix.tex": methods.to_latex(methods.methods(source.study)),
+        "theory_chapter.tex": chapter.to_latex(theory),
     }
-    for path, content in texts.items():
-        write_text(path, content)
-    return list(texts)
+    return [
+        *_write(source.out / "tables", parts),
+        *_write(source.out, {"report.html": report(source)}),
+    ]
+
+
+def write_all(source: Source) -> Iterable[Path]:
+    """Write all tables and figures and the report; yield the paths."""
+    yield from write_tables(source.out, source.tables)
+    for experiment in source.study.experiments:
+        if experiment.kind == "table":
+            yield from write_table(source, experiment)
+        elif experiment.theory not in WITHOUT_FIGURE:
+            yield from write_figure(source, experiment)
+    if any(experiment.theory for experiment in source.study.experiments):
+        yield from write_statements(source)
+    yield from write_report(source)
+
+
+def _write(folder: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
+    return [folder / name for name in contents]

@@ -13,7 +13,6 @@ from acdc.files import finite
 from reports import latex, maths
 from reports.text import NO_ROW
 from reports.theory import Found
-from study.model import ReportError
 from theory.statistics import LEVEL, Interval, Statement
 
 ID = "theory"
@@ -190,16 +189,3 @@ def _line(statement: Statement) -> dict[str, Any]:
         "diverged": statement.diverged,
         "verdict": statement.verdict,
     }
-
-
-def require_all(found: Iterable[Found]) -> None:
-    """Refuse a table of which experiments are missing.
-
-    Raises:
-        ReportError: the first reason why; or the plan has no experiment of the theory.
-    """
-    if not (found := list(found)):
-        raise ReportError("the plan has no experiment of the theory")
-    for each in found:
-        if each.problem:
-            raise ReportError(each.problem)

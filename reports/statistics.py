@@ -66,6 +66,10 @@ class Summary:
         return self.mean - self.half_width, self.mean + self.half_width
 
 
+NOTHING = Summary(None, None, 0)
+"""Of no runs."""
+
+
 def summarise(values: Sequence[float], **left_out: int) -> Summary:
     """Return the summary of the values of runs that finished and are not refused.
 

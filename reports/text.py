@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from reports.statistics import Summary
 from study.columns import Form
-from study.model import Experiment, Scale
+from study.model import Experiment, Scale, Task
 from study.paper import PaperValue
 
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"
 NOT_YET = "not there yet"
-LEFT_OUT = ("diverged", "refused", "failed", "missing")
-"""What can become of a run that is not averaged, as Summary counts it."""
+LEFT_OUT: tuple[Literal["diverged", "refused", "failed", "missing"], ...] = (
+    *("diverged", "refused", "failed", "missing"),
+)
+"""The status of runs that are not averaged, as Summary counts them."""
 DIGITS: dict[Form, int] = {"percent": 2, "ratio": 3, "number": 1}
 """After the decimal point of our numbers."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -74,6 +78,17 @@ def title(experiment: Experiment, scale: Scale) -> str:
         heading = f"{number} at {scale.name} scale: {experiment.title}"
     stand_ins = dict.fromkeys(f"{task.model} on {task.dataset}" for task in experiment.tasks)
     return heading if scale.is_paper or not stand_ins else f"{heading}; {', '.join(stand_ins)}"
+
+
+def scale_note(scale: Scale) -> str:
+    """Return the scale in a few words, with a warning unless it is the paper's."""
+    title = scale.title.rstrip(".")
+    return f"{title}." if scale.is_paper else f"{title} (not the paper's scale)."
+
+
+def task(task: Task) -> str:
+    """Return what is trained, and for how long."""
+    return f"{task.model} on {task.dataset}, {task.epochs} epochs"
 
 
 def signed(value: float, digits: int = 2) -> str:

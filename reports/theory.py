@@ -44,9 +44,9 @@ def theory_of(experiment: Experiment) -> str:
     return experiment.theory
 
 
-def find(study: Path, plan: Study) -> list[Found]:
-    """Return what each of the plan's experiments of the theory has found, or why it has not."""
-    return [_found(study, each) for each in plan.experiments if each.kind == "theory"]
+def find(folder: Path, study: Study) -> list[Found]:
+    """Return the statements of each experiment of the theory, or why there are none."""
+    return [_found(folder, each) for each in study.experiments if each.kind == "theory"]
 
 
 def _found(study: Path, experiment: Experiment) -> Found:

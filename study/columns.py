@@ -1,6 +1,6 @@
-"""What a table can show and a figure can plot, by the names that experiments use.
+"""The columns of tables and the plots of figures, by the names that experiments use.
 
-Plain data without imports that take time: a study is checked against it before anything runs.
+A new column is one entry here. Plain data without slow imports: a study is validated against it.
 """
 
 from __future__ import annotations
@@ -11,56 +11,114 @@ from typing import Literal
 Form = Literal["percent", "ratio", "number"]
 Source = Literal["row", "dense", "fine_tuned"]
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table."""
-
-    heading: str
-    source: Source
-    """Which model it is of: the row's own product, the dense one of the same runs, or that of the
-    dense fine-tuning that goes on from them."""
-    metrics: tuple[str, ...]
-    """What the paper's value is called in paper/tables.csv; the first that is there is meant."""
-    form: Form
-    """``percent`` with two decimals, ``ratio`` to dense training or inference with three."""
-    awaits: str | None = None
-    """What has to exist before this can be measured; nothing for what is measured."""
-
-
 _TRANSFORMER = "Transformer-XL and WikiText-103"
 _PAIRS = "comparing the outputs of two models"
 _LATENCY = "timing inference in a sparse engine"
 
+
+@dataclass(frozen=True)
+class PaperFlops:
+    """How the paper prints the absolute FLOPs of its dense row."""
+
+    metric: str
+    """Name in paper/tables.csv."""
+    prefix: str
+    unit: float
+    """FLOPs of one unit with the prefix."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: what it shows, of which model, and how that is measured."""
+
+    heading: str
+    source: Source
+    """The model that is measured: the row's own product, the dense one of the same runs, or that of
+    the dense fine-tuning that continues them."""
+    form: Form
+    """``percent`` of a fraction, with two decimals; ``ratio`` with three; ``number`` with one."""
+    metrics: tuple[str, ...] = ()
+    """Names of the paper's value in paper/tables.csv; the first that exists is shown."""
+    field: str | None = None
+    """Field of a run's record (``reports.aggregate.RunRow``) that is averaged over seeds; None for
+    what cannot be measured yet."""
+    over: str | None = None
+    """Field by which it is divided. ``dense_training_flops`` is scaled to the task's epochs."""
+    paper_flops: PaperFlops | None = None
+    awaits: str | None = None
+    """The missing part without which this cannot be measured; None for what is measured."""
+
+    @property
+    def absolute(self) -> str | None:
+        """The field of the absolute FLOPs of which the column is the ratio, of the row's model."""
+        return self.field if self.over and self.source == "row" else None
+
+
+_TOP1 = "test_accuracy"
+_ZEROS = "sparsity_achieved"
+_INFERENCE = ("inference_flops", "dense_inference_flops")
+_DENSE = "dense_training_flops"
+
 COLUMNS: dict[str, Column] = {
-    "top1": Column("top-1 (%)", "row", ("top1", "sparse_top1"), "percent"),
-    "dense_top1": Column("dense model's top-1 (%)", "dense", ("dense_top1",), "percent"),
+    "top1": Column("top-1 (%)", "row", "percent", ("top1", "sparse_top1"), _TOP1),
+    "dense_top1": Column("dense model's top-1 (%)", "dense", "percent", ("dense_top1",), _TOP1),
     "dense_ft_top1": Column(
-        "fine-tuned dense model's top-1 (%)", "fine_tuned", ("dense_ft_top1",), "percent"
+        "fine-tuned dense model's top-1 (%)", "fine_tuned", "percent", ("dense_ft_top1",), _TOP1
     ),
     "companion_top1": Column(
-        "dense companion's top-1 (%)", "fine_tuned", ("dense_ft_top1", "dense_top1"), "percent"
+        "dense companion's top-1 (%)",
+        "fine_tuned",
+        "percent",
+        ("dense_ft_top1", "dense_top1"),
+        _TOP1,
     ),
-    "inference_ratio": Column("inference FLOPs", "row", ("inference_flops_ratio",), "ratio"),
-    "training_ratio": Column("training FLOPs", "row", ("train_flops_ratio",), "ratio"),
-    "published_ratio": Column("training FLOPs, as published", "row", (), "ratio"),
-    "zero_weights": Column("dense model's zeros (%)", "dense", ("zero_weights_pct",), "percent"),
-    "zero_weights_ft": Column("after fine-tuning (%)", "fine_tuned", (), "percent"),
-    "dead_filters": Column("dense model's dead filters", "dense", (), "number"),
-    "dense_inference_ratio": Column("dense model's inference FLOPs", "dense", (), "ratio"),
-    "sparse_ppl": Column("perplexity, sparse", "row", ("sparse_ppl",), "number", _TRANSFORMER),
-    "dense_ppl": Column("perplexity, dense", "dense", ("dense_ppl",), "number", _TRANSFORMER),
+    "inference_ratio": Column(
+        "inference FLOPs",
+        "row",
+        "ratio",
+        ("inference_flops_ratio",),
+        *_INFERENCE,
+        paper_flops=PaperFlops("inference_gflops", "G", 1e9),
+    ),
+    "training_ratio": Column(
+        "training FLOPs",
+        "row",
+        "ratio",
+        ("train_flops_ratio",),
+        "training_flops",
+        _DENSE,
+        paper_flops=PaperFlops("train_eflops", "E", 1e18),
+    ),
+    "published_ratio": Column(
+        "training FLOPs, as published", "row", "ratio", (), "training_flops_published", _DENSE
+    ),
+    "zero_weights": Column(
+        "dense model's zeros (%)", "dense", "percent", ("zero_weights_pct",), _ZEROS
+    ),
+    "zero_weights_ft": Column("after fine-tuning (%)", "fine_tuned", "percent", (), _ZEROS),
+    "dead_filters": Column("dense model's dead filters", "dense", "number", (), "dead_filters"),
+    "dense_inference_ratio": Column(
+        "dense model's inference FLOPs", "dense", "ratio", (), *_INFERENCE
+    ),
+    "sparse_ppl": Column(
+        "perplexity, sparse", "row", "number", ("sparse_ppl",), awaits=_TRANSFORMER
+    ),
+    "dense_ppl": Column(
+        "perplexity, dense", "dense", "number", ("dense_ppl",), awaits=_TRANSFORMER
+    ),
     "dense_ft_ppl": Column(
-        "perplexity, fine-tuned", "fine_tuned", ("dense_ft_ppl",), "number", _TRANSFORMER
+        "perplexity, fine-tuned", "fine_tuned", "number", ("dense_ft_ppl",), awaits=_TRANSFORMER
     ),
     "latency_batch1": Column(
-        "ms, batch 1, 4 cores", "row", ("latency_ms_bs1_4cores",), "number", _LATENCY
+        "ms, batch 1, 4 cores", "row", "number", ("latency_ms_bs1_4cores",), awaits=_LATENCY
     ),
     "latency_batch64": Column(
-        "ms, batch 64, 16 cores", "row", ("latency_ms_bs64_16cores",), "number", _LATENCY
+        "ms, batch 64, 16 cores", "row", "number", ("latency_ms_bs64_16cores",), awaits=_LATENCY
     ),
-    "agreement": Column("same top-1 (%)", "fine_tuned", ("agreement",), "percent", _PAIRS),
-    "cross_entropy": Column("cross entropy", "fine_tuned", ("cross_entropy",), "number", _PAIRS),
+    "agreement": Column("same top-1 (%)", "fine_tuned", "percent", ("agreement",), awaits=_PAIRS),
+    "cross_entropy": Column(
+        "cross entropy", "fine_tuned", "number", ("cross_entropy",), awaits=_PAIRS
+    ),
 }
 
 Plot = Literal[

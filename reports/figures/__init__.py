@@ -1,4 +1,4 @@
-"""The figures: panels of plots drawn from the tidy tables, and from nothing else."""
+"""The figures: panels of plots drawn from the tidy tables alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
-from reports.aggregate import Tables, so_far
-from reports.errors import NothingToDrawError
+from reports.aggregate import Tables
 from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
 from reports.figures.by_flops import accuracy_by_flops
 from reports.figures.by_phase import mask_change, phase_flops
 from reports.figures.curves import SPARSE_PHASE
-from reports.figures.series import Panel, gather, notes
+from reports.figures.series import NothingToDrawError, Panel, notes, series_of
 from reports.figures.style import Look, close, curve_looks, letter, point_looks, style
 from study import model
 from study.model import Experiment, ReportError, Row, Scale
@@ -32,7 +31,7 @@ PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
     "relabelled_true": relabelled,
     "relabelled_given": relabelled,
 }
-"""What draws each plot into its part of a figure; it returns the axes that carry the title."""
+"""Draw each plot into its part of a figure, and return the axes that carry the title."""
 
 _WIDTH = 3.4
 """Inches of one plot of several, about a column of text."""
@@ -47,8 +46,8 @@ _MOST_COLUMNS = 5
 def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
     """Draw the panels of an experiment's figure, which share one legend.
 
-    Means over seeds with one standard deviation; what they leave out is said below. A panel of
-    which no run is averaged says so.
+    Means over seeds with one standard deviation; runs that are left out are listed below. A panel
+    without any averaged run says so.
 
     Raises:
         NothingToDrawError: no run of any panel is averaged.
@@ -83,19 +82,19 @@ def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
     if len(empty) == len(panels):
         close(figure)
         raise empty[0]
-    _below(figure, _said(experiment, tables))
+    _below(figure, _remarks(experiment, tables))
     _legend(figure, _heading(experiment, scale))
     return figure
 
 
 def blank(experiment: Experiment, scale: Scale, tables: Tables, reason: str) -> Figure:
-    """Draw what stands in for a figure that cannot be drawn: its heading, and why."""
+    """Draw the heading of a figure that cannot be drawn, and the reason."""
     style()
     figure = plt.figure(figsize=_ALONE)
     width = round(_LETTERS_PER_INCH * figure.get_figwidth())
     _empty(figure, "\n".join(textwrap.wrap(reason, width)))
     figure.suptitle(_heading(experiment, scale), fontsize=9)
-    _below(figure, _said(experiment, tables))
+    _below(figure, _remarks(experiment, tables))
     return figure
 
 
@@ -113,7 +112,7 @@ def _panel(
     look = looks["points" if planned.plot == "accuracy_by_flops" else "curves"]
     if not planned.rows:
         raise ReportError(f"experiment {experiment.id}: {planned.plot} has no rows to draw")
-    found = (gather(experiment, row, look[row], tables) for row in planned.rows)
+    found = (series_of(row, look[row], tables) for row in planned.rows)
     return Panel(experiment.id, planned.plot, tuple(each for each in found if each))
 
 
@@ -125,7 +124,7 @@ def _axes(place: SubFigure, panel: Panel) -> Axes:
 
 
 def _empty(place: SubFigure | Figure, words: str) -> Axes:
-    """Return axes with nothing but words."""
+    """Return axes that hold nothing but words."""
     place.clear()
     axes = place.subplots()
     axes.axis("off")
@@ -133,10 +132,10 @@ def _empty(place: SubFigure | Figure, words: str) -> Axes:
     return axes
 
 
-def _said(experiment: Experiment, tables: Tables) -> list[str]:
-    """Return what is said below a figure: how much of it is there, and what it leaves out."""
-    count = so_far(experiment.runs, tables.runs)
-    return [*([f"{count}."] if count else []), *notes(experiment, tables.runs)]
+def _remarks(experiment: Experiment, tables: Tables) -> list[str]:
+    """Return the sentences below a figure: how many runs exist, and what it leaves out."""
+    progress = tables.progress(experiment.runs)
+    return [*([f"{progress}."] if progress else []), *notes(experiment, tables)]
 
 
 def _layout(experiment: Experiment) -> tuple[int, int, tuple[float, float]]:

@@ -68,7 +68,7 @@ def _validation_accuracy(axes: Axes, panel: Panel) -> None:
 
 def _accuracy(panel: Panel, series: Series, column: str) -> pd.DataFrame:
     """Return an accuracy in per cent by epochs trained."""
-    records = panel.recorded(series.epochs, column, series.runs.index)
+    records = panel.recorded(series.epochs, column, series.runs)
     return means(records["epoch"] + 1, 100 * records[column])
 
 

@@ -64,7 +64,7 @@ def _points(axes: Axes, series: list[Series], dense: list[Series]) -> None:
 
 
 def _point(axes: Axes, series: Series, low: float) -> None:
-    mean, spread, look = series.top1, series.cells.top1.std, series.look
+    mean, spread, look = series.top1, series.line.top1.std, series.look
     inside = mean >= low
     axes.errorbar(
         [series.cost],
@@ -103,7 +103,7 @@ def _limits(series: list[Series]) -> tuple[float, float]:
     ends: list[float] = []
     floor: list[float] = []
     for each in series:
-        spread = each.cells.top1.std or 0.0
+        spread = each.line.top1.std or 0.0
         target = floor if each.row.method == _OFF_SCALE_METHOD else ends
         target += [each.top1 - spread, each.top1 + spread]
     if not ends:

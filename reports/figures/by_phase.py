@@ -1,4 +1,4 @@
-"""What changes from phase to phase: the masks and the cost of inference (Figures 4 to 7)."""
+"""Changes from phase to phase: the masks and the cost of inference (Figures 4 to 7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mask_change(place: SubFigure, panel: Panel) -> Axes:
     axes = place.subplots()
     for series in panel.sparse:
         prunings = series.events[series.events["event"] == "prune"]
-        found = panel.recorded(prunings, _CHANGE, series.runs.index)
+        found = panel.recorded(prunings, _CHANGE, series.runs)
         plot(axes, series, means(found["epoch"], 100 * found[_CHANGE]))
     axes.set_ylabel("new weights (% of kept)")
     _from_zero(axes)
@@ -32,10 +32,11 @@ def phase_flops(place: SubFigure, panel: Panel) -> Axes:
     axes = place.subplots()
     kind = panel.plot.removesuffix("_flops")
     for series in panel.sparse:
-        records = panel.recorded(series.epochs, "forward_flops", series.runs.index)
+        records = panel.recorded(series.epochs, "forward_flops", series.runs)
         ends = [end for name, _, end in series.phases if name == kind]
         found = records[(records["epoch"] + 1).isin(ends)]
-        ratio = found["forward_flops"] / found["run"].map(series.runs["dense_inference_flops"])
+        dense = {record.run: record.dense_inference_flops for record in series.line.records}
+        ratio = found["forward_flops"] / found["run"].map(dense)
         plot(axes, series, means(found["epoch"] + 1, ratio))
     axes.set_ylabel("inference FLOPs (dense = 1)")
     _from_zero(axes)

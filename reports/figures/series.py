@@ -1,4 +1,4 @@
-"""What a plot shows: rows of the plan with their runs, and means of what these recorded."""
+"""The data of a plot: rows of an experiment with their runs, and means of what these recorded."""
 
 from __future__ import annotations
 
@@ -9,52 +9,57 @@ from itertools import groupby
 import pandas as pd
 
 from reports.aggregate import Tables
-from reports.cells import Cells, no_result, row_cells
-from reports.errors import NothingToDrawError
+from reports.cells import Line, line_of, no_result
 from reports.figures.style import Look
 from reports.statistics import Summary
 from reports.text import percent
 from study.model import Experiment, ReportError, Row
 
 
+class NothingToDrawError(ReportError):
+    """None of the runs that a plot shows can be averaged."""
+
+
 @dataclass(frozen=True)
 class Series:
-    """One row of a panel, with the records of those of its runs that are averaged."""
+    """One row of a panel, with the journals of those of its runs that are averaged."""
 
     row: Row
     look: Look
-    cells: Cells
-    runs: pd.DataFrame
-    """One record a run, of the row's product after its last epoch, by run."""
+    line: Line
     epochs: pd.DataFrame
     events: pd.DataFrame
 
     @property
     def is_dense(self) -> bool:
         """Whether it is dense training."""
-        return self.row.method == "dense"
+        return self.line.is_dense
 
     @property
     def label(self) -> str:
-        """What a curve is called in the legend."""
-        return (
-            self.row.label if self.is_dense else f"{self.row.label}, {percent(self.row.sparsity)}"
-        )
+        """Name of a curve in the legend."""
+        sparsity = "" if self.is_dense else f", {percent(self.row.sparsity)}"
+        return f"{self.row.label}{sparsity}"
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs that are averaged, by seed."""
+        return [record.run for record in self.line.records]
 
     @property
     def top1(self) -> float:
         """Test accuracy in per cent."""
-        return _mean(self.cells.top1)
+        return _mean(self.line.top1)
 
     @property
     def cost(self) -> float:
         """Training FLOPs, 1 for dense training for the task's epochs."""
-        return _mean(self.cells.training_ratio)
+        return _mean(self.line.training_ratio)
 
     @property
     def phases(self) -> tuple[tuple[str, int, int], ...]:
         """Name, first epoch and the one after the last of each phase, the same at all seeds."""
-        mine = self.epochs[self.epochs["run"] == self.runs.index[0]].sort_values("epoch")
+        mine = self.epochs[self.epochs["run"] == self.runs[0]].sort_values("epoch")
         pairs = zip(mine["epoch"].astype(int), mine["phase"], strict=True)
         groups = [(name, [epoch for epoch, _ in g]) for name, g in groupby(pairs, lambda p: p[1])]
         return tuple((name, epochs[0], epochs[-1] + 1) for name, epochs in groups)
@@ -62,7 +67,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one plot of an experiment's figure is drawn from."""
+    """The data of one plot of an experiment's figure."""
 
     experiment: str
     plot: str
@@ -111,34 +116,27 @@ class Panel:
         return found
 
 
-def gather(experiment: Experiment, row: Row, look: Look, tables: Tables) -> Series | None:
-    """Return the series of a row; None where none of its runs is averaged.
-
-    What a run did before it diverged is not averaged, nor anything that a refused run did.
-    """
-    cells = row_cells(experiment, row, tables.runs)
-    if cells.top1.mean is None:
+def series_of(row: Row, look: Look, tables: Tables) -> Series | None:
+    """Return the series of a row; None where none of its runs is averaged."""
+    line = line_of(row, (), tables)
+    if line.top1.mean is None:
         return None
-    last = cells.models["row"].last.set_index("run")
+    runs = [record.run for record in line.records]
+    epochs, events = tables.epochs, tables.events
     return Series(
-        row=row,
-        look=look,
-        cells=cells,
-        runs=last,
-        epochs=tables.epochs[tables.epochs["run"].isin(last.index)],
-        events=tables.events[tables.events["run"].isin(last.index)],
+        row, look, line, epochs[epochs["run"].isin(runs)], events[events["run"].isin(runs)]
     )
 
 
-def notes(experiment: Experiment, runs: pd.DataFrame) -> list[str]:
-    """Return sentences on which rows and runs a figure leaves out, and why."""
-    rows = [row_cells(experiment, row, runs) for row in dict.fromkeys(experiment.all_rows)]
+def notes(experiment: Experiment, tables: Tables) -> list[str]:
+    """Return sentences on the rows and runs that a figure leaves out, and why."""
+    lines = [line_of(row, (), tables) for row in dict.fromkeys(experiment.all_rows)]
     found: list[str] = []
-    for cells in rows:
-        found += () if cells.is_awaited else cells.notes
-        if not cells.row.runs:
-            found.append(f"{cells.row.label} at {percent(cells.row.sparsity)}: not trained.")
-    return list(dict.fromkeys([*found, *no_result(rows)]))
+    for line in lines:
+        found += () if line.is_awaited else line.notes
+        if not line.row.runs:
+            found.append(f"{line.where}: not trained.")
+    return list(dict.fromkeys([*found, *no_result(lines)]))
 
 
 def means(x: pd.Series[int], y: pd.Series[float]) -> pd.DataFrame:

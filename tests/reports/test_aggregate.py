@@ -7,19 +7,15 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
-from acdc.run.journal import read_journal
-from reports.aggregate import aggregate, read_tables
-from reports.outputs import Source
-from study.model import ReportError, read_study
+from reports.outputs import Source, open_study
 
 
 def test_one_row_a_run_product_and_which(source: Source) -> None:
     runs = source.tables.runs
-    for name in source.plan.runs:
+    for name in source.study.runs:
         rows = runs[runs["run"] == name]
-        path = source.study / "runs" / name / "result.json"
+        path = source.folder / "runs" / name / "result.json"
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["status"] == "diverged":
             assert len(rows) == 1
@@ -47,8 +43,9 @@ def test_one_row_a_run_product_and_which(source: Source) -> None:
 
 def test_epochs_are_the_journal_without_events(source: Source) -> None:
     epochs, events = source.tables.epochs, source.tables.events
-    for name in source.plan.runs:
-        records = list(read_journal(source.study / "runs" / name / "journal.jsonl"))
+    for name in source.study.runs:
+        path = source.folder / "runs" / name / "journal.jsonl"
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         plain = [record for record in records if "event" not in record]
         mine = epochs[epochs["run"] == name]
         assert list(mine["val_accuracy"]) == [record["val_accuracy"] for record in plain]
@@ -56,30 +53,19 @@ def test_epochs_are_the_journal_without_events(source: Source) -> None:
         assert (events["run"] == name).sum() == len(records) - len(plain)
 
 
-def test_only_planned_runs_are_read(study: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "study"
-    shutil.copytree(study, copy)
+def test_only_runs_of_the_study_are_read(copy: Path, source: Source) -> None:
     extra = next((copy / "runs").iterdir())
     shutil.copytree(extra, copy / "runs" / "a-run-of-another-study")
-    plan = read_study(copy)
-    assert set(aggregate(copy, plan).runs["run"]) == set(plan.runs)
-
-
-def test_missing_result_is_named(study: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "study"
-    shutil.copytree(study, copy)
-    plan = read_study(copy)
-    victim = list(plan.runs)[2]
-    (copy / "runs" / victim / "result.json").unlink()
-    with pytest.raises(ReportError, match=victim):
-        aggregate(copy, plan)
+    assert open_study(copy).tables == source.tables
 
 
 def test_parquet_and_csv_hold_the_same(outputs: Path, source: Source) -> None:
-    stored = read_tables(outputs)
-    pd.testing.assert_frame_equal(stored.runs, source.tables.runs)
-    pd.testing.assert_frame_equal(stored.epochs, source.tables.epochs)
-    text = pd.read_csv(outputs / "tables" / "runs.csv")
-    assert list(text.columns) == list(stored.runs.columns)
-    assert list(text["run"]) == list(stored.runs["run"])
-    pd.testing.assert_series_equal(text["test_accuracy"], stored.runs["test_accuracy"])
+    folder = outputs / "tables"
+    for name in ("runs", "epochs", "events"):
+        stored = pd.read_parquet(folder / f"{name}.parquet")
+        pd.testing.assert_frame_equal(stored, getattr(source.tables, name))
+        text = pd.read_csv(folder / f"{name}.csv")
+        assert list(text.columns) == list(stored.columns)
+        assert list(text["run"]) == list(stored["run"])
+    text = pd.read_csv(folder / "runs.csv")
+    pd.testing.assert_series_equal(text["test_accuracy"], source.tables.runs["test_accuracy"])

@@ -5,37 +5,39 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from reports.cells import Cells, Table, by_seed, row_cells, table_cells
+from reports.aggregate import RunRow, Tables
+from reports.cells import Line, line_of
+from reports.export import to_csv
 from reports.findings import Difference, findings
 from reports.latex import escape
-from reports.outputs import Source, build_table, source_of
+from reports.outputs import Source, build_table
 from reports.statistics import summarise
-from reports.tables import broken, caption, ours_text, paper_text, to_csv, to_latex
+from reports.tables import Table, table_of
 from reports.text import NO_ROW
-from study.model import ReportError, read_study
+from reports.typeset import broken, to_latex
+from study import columns
 
 
 @pytest.fixture(scope="module")
 def table(source: Source) -> Table:
-    return build_table(source, source.plan.experiment("table1"))
+    return build_table(source, source.study.experiment("table1"))
 
 
 @pytest.fixture(scope="module")
 def pairs(source: Source) -> Table:
-    return build_table(source, source.plan.experiment("table9"))
+    return build_table(source, source.study.experiment("table9"))
 
 
 @pytest.fixture(scope="module")
 def companions(source: Source) -> Table:
-    return build_table(source, source.plan.experiment("table6"))
+    return build_table(source, source.study.experiment("table6"))
 
 
 COLUMNS = (
@@ -45,155 +47,121 @@ COLUMNS = (
 """Of the LaTeX table."""
 
 
-def of_method(table: Table, method: str) -> Cells:
-    return next(cells for cells in table.rows if cells.row.method == method)
+def of_method(table: Table, method: str) -> Line:
+    return next(line for line in table.lines if line.row.method == method)
 
 
-def mean(cells: Cells, column: str) -> float:
-    summary = cells.ours(column)
-    assert summary is not None
-    assert summary.mean is not None
-    return summary.mean
+def mean(line: Line, column: str) -> float:
+    found = line.cells[column].summary.mean
+    assert found is not None
+    return found
 
 
-def result(source: Source, run: str) -> dict:  # type: ignore[type-arg]
-    path = source.study / "runs" / run / "result.json"
-    data: dict = json.loads(path.read_text(encoding="utf-8"))  # type: ignore[type-arg]
-    return data
+def result(source: Source, run: str) -> Any:
+    path = source.folder / "runs" / run / "result.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def without(runs: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """Return the runs as they were had some of them diverged."""
-    lost = runs["run"].isin(names)
-    gone = runs[lost].drop_duplicates("run").copy()
-    gone["status"] = "diverged"
-    gone[["product", "which", "test_accuracy", "training_flops"]] = None
-    return pd.concat([runs[~lost], gone])
+def trained(table: Table) -> list[Line]:
+    return [line for line in table.lines if line.row.runs]
 
 
-def trained(table: Table) -> list[Cells]:
-    return [cells for cells in table.rows if cells.row.runs]
+def test_columns_name_fields_of_a_run() -> None:
+    known = {field.name for field in fields(RunRow)}
+    for column in columns.COLUMNS.values():
+        assert {column.field, column.over} - {None} <= known
+        assert (column.field is None) == (column.awaits is not None)
 
 
 def test_cells_are_the_last_epochs_of_finished_runs(source: Source, table: Table) -> None:
-    for cells in trained(table):
-        results = [result(source, run) for run in cells.row.runs]
+    for line in trained(table):
+        results = [result(source, run) for run in line.row.runs]
         finished = [r for r in results if r["status"] == "finished"]
         accuracies = [
-            100 * r["products"][cells.row.product]["last"]["test_accuracy"] for r in finished
+            100 * r["products"][line.row.product]["last"]["test_accuracy"] for r in finished
         ]
-        assert mean(cells, "top1") == pytest.approx(np.mean(accuracies))
-        assert cells.top1.n == len(finished)
-        assert cells.top1.diverged == len(results) - len(finished)
+        assert mean(line, "top1") == pytest.approx(np.mean(accuracies))
+        assert line.top1.n == len(finished)
+        assert line.top1.diverged == len(results) - len(finished)
         ratios = [r["flops"]["training"] / r["flops"]["dense_training"] for r in finished]
-        assert mean(cells, "training_ratio") == pytest.approx(np.mean(ratios))
+        assert mean(line, "training_ratio") == pytest.approx(np.mean(ratios))
         inference = [
-            r["products"][cells.row.product]["last"]["inference_flops"]
+            r["products"][line.row.product]["last"]["inference_flops"]
             / r["flops"]["dense_inference"]
             for r in finished
         ]
-        assert mean(cells, "inference_ratio") == pytest.approx(np.mean(inference))
+        assert mean(line, "inference_ratio") == pytest.approx(np.mean(inference))
         published = [r["flops"]["training_published"] for r in finished]
-        assert cells.flops("published_ratio").mean == pytest.approx(np.mean(published))
-        assert cells.published_formula == finished[0]["flops"]["published_formula"]
+        flops = line.cells["published_ratio"].flops
+        assert flops is not None
+        assert flops.mean == pytest.approx(np.mean(published))
+        assert line.published_formula == finished[0]["flops"]["published_formula"]
 
 
 def test_each_column_is_of_its_own_model(source: Source, pairs: Table) -> None:
-    cells = of_method(pairs, "acdc")
+    line = of_method(pairs, "acdc")
 
     def accuracies(runs: tuple[str, ...], product: str) -> list[float]:
         products = [result(source, run)["products"][product]["last"] for run in runs]
         return [100 * record["test_accuracy"] for record in products]
 
     for column, runs, product in (
-        ("top1", cells.row.runs, "sparse"),
-        ("dense_top1", cells.row.runs, "dense"),
-        ("dense_ft_top1", cells.row.fine_tuned, "dense"),
+        ("top1", line.row.runs, "sparse"),
+        ("dense_top1", line.row.runs, "dense"),
+        ("dense_ft_top1", line.row.fine_tuned, "dense"),
     ):
         expected = accuracies(runs, product)
-        summary = cells.ours(column)
-        assert summary is not None
+        summary = line.cells[column].summary
         assert (summary.mean, summary.std) == (
             pytest.approx(np.mean(expected)),
             pytest.approx(np.std(expected, ddof=1)),
         )
     gmp = of_method(pairs, "gmp")
-    assert gmp.absence("dense_top1") == gmp.absence("dense_ft_top1") == NO_ROW
+    assert gmp.cells["dense_top1"].absent == gmp.cells["dense_ft_top1"].absent == NO_ROW
 
 
 def test_zeros_and_dead_filters_are_the_dense_models(source: Source) -> None:
-    own = build_table(source, source.plan.experiment("own"))
-    cells = of_method(own, "acdc")
-    records = [result(source, run)["products"]["dense"]["last"] for run in cells.row.runs]
+    own = build_table(source, source.study.experiment("own"))
+    line = of_method(own, "acdc")
+    records = [result(source, run)["products"]["dense"]["last"] for run in line.row.runs]
     certificates = [record["certificate"] for record in records]
     zeros = [
         100 * (1 - sum(x["nonzeros"] for x in c["layers"]) / sum(x["weights"] for x in c["layers"]))
         for c in certificates
     ]
-    assert mean(cells, "zero_weights") == pytest.approx(np.mean(zeros))
+    assert mean(line, "zero_weights") == pytest.approx(np.mean(zeros))
     dead = [c["dead_filters"] for c in certificates]
-    assert mean(cells, "dead_filters") == pytest.approx(np.mean(dead))
-    assert mean(cells, "dense_inference_ratio") == pytest.approx(
+    assert mean(line, "dead_filters") == pytest.approx(np.mean(dead))
+    assert mean(line, "dense_inference_ratio") == pytest.approx(
         np.mean([record["inference_flops"] for record in records])
-        / result(source, cells.row.runs[0])["flops"]["dense_inference"]
+        / result(source, line.row.runs[0])["flops"]["dense_inference"]
     )
-
-
-def test_fine_tuned_runs_that_diverged_are_counted_by_themselves(source: Source) -> None:
-    experiment = source.plan.experiment("table9")
-    row = next(row for row in experiment.rows if row.fine_tuned)
-    runs = source.tables.runs
-    table = table_cells(experiment, source.plan.scale, without(runs, row.fine_tuned[1]))
-    cells = of_method(table, "acdc")
-    summary = cells.ours("dense_ft_top1")
-    assert summary is not None
-    assert (summary.n, summary.diverged) == (2, 1)
-    left = [
-        100 * result(source, row.fine_tuned[i])["products"]["dense"]["last"]["test_accuracy"]
-        for i in (0, 2)
-    ]
-    assert summary.mean == pytest.approx(np.mean(left))
-    assert cells.top1.n == 3
-    assert cells.notes == ("AC/DC, fine-tuned dense model, at 90 %: 2 of 3, 1 diverged.",)
 
 
 def test_where_only_dense_models_are_shown_their_runs_are_counted(
     source: Source, companions: Table
 ) -> None:
-    cells = of_method(companions, "acdc")
-    runs = source.tables.runs.copy()
-    sparse = runs["run"].isin(cells.row.runs[:1]) & (runs["product"] == "sparse")
-    dense = runs["run"].isin(cells.row.runs[1:]) & (runs["product"] == "dense")
-    runs["certificate_failures"] = runs["certificate_failures"].where(~(sparse | dense), "spoiled")
+    line = of_method(companions, "acdc")
 
-    runs["certificate_holds"] = ~sparse
-    unconcerned = table_cells(companions.experiment, source.plan.scale, runs)
+    def spoilt(product: str, runs: tuple[str, ...]) -> Table:
+        rows = tuple(
+            replace(row, certificate_holds=False, certificate_failures="spoiled")
+            if row.run in runs and row.product == product
+            else row
+            for row in source.tables.rows
+        )
+        return table_of(companions.experiment, source.study.scale, Tables(rows))
+
+    unconcerned = spoilt("sparse", line.row.runs[:1])
     assert (of_method(unconcerned, "acdc").counts.n, unconcerned.notes) == (3, ())
-
-    runs["certificate_holds"] = ~dense
-    table = table_cells(companions.experiment, source.plan.scale, runs)
+    table = spoilt("dense", line.row.runs[1:])
     ours = of_method(table, "acdc")
     assert (ours.counts.n, ours.counts.refused, ours.top1.n) == (1, 2, 3)
-    (line,) = [x for x in csv.DictReader(to_csv(table).splitlines()) if x["method"] == "acdc"]
-    assert (line["n"], line["refused"], line["runs"]) == (
-        "1",
-        "2",
-        " ".join((*cells.row.runs, *cells.row.fine_tuned)),
-    )
+    (written,) = [x for x in csv.DictReader(to_csv(table).splitlines()) if x["method"] == "acdc"]
+    assert (written["n"], written["refused"]) == ("1", "2")
+    assert written["runs"] == " ".join((*line.row.runs, *line.row.fine_tuned))
     tex = next(x for x in to_latex(table).splitlines() if x.strip().startswith("AC/DC &"))
     assert tex.split("&")[2].strip() == r"1$^\ast$"
-
-
-@pytest.mark.parametrize(("lost", "said"), [(1, "2 of 3, 1 diverged"), (3, "0 of 3, 3 diverged")])
-def test_dense_models_of_runs_that_diverged_are_said_to_be_missing(
-    source: Source, companions: Table, lost: int, said: str
-) -> None:
-    row = of_method(companions, "acdc").row
-    runs = without(source.tables.runs, *row.runs[:lost], *row.fine_tuned[:lost])
-    table = table_cells(companions.experiment, source.plan.scale, runs)
-    counts = of_method(table, "acdc").counts
-    assert (counts.n, counts.diverged) == (3 - lost, lost)
-    assert any(said in note for note in table.notes)
 
 
 def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
@@ -203,8 +171,8 @@ def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
     assert "{pruned}" not in tex
     assert "{zero}" not in tex
     assert "{pruned} & {zero}" in to_latex(table)
-    assert "asked of the layers" in caption(companions)
-    assert "zero: of all prunable weights" not in caption(companions)
+    assert "asked of the layers" in companions.caption
+    assert "zero: of all prunable weights" not in companions.caption
     with (outputs / "tables" / "table6.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert not any(key.startswith("sparsity_achieved") for key in lines[0])
@@ -212,19 +180,12 @@ def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
 
 
 def test_a_companion_is_the_fine_tuned_model_or_the_papers_dense_one(source: Source) -> None:
-    experiment = source.plan.experiment("table9")
-    columns = ("companion_top1", "dense_ft_top1")
-    table = table_cells(replace(experiment, columns=columns), source.plan.scale, source.tables.runs)
-    cells = of_method(table, "acdc")
-    assert cells.ours("companion_top1") == cells.ours("dense_ft_top1")
-    assert cells.runs == cells.row.fine_tuned
-
-
-def test_the_two_accountings_differ_where_the_method_counts_otherwise(table: Table) -> None:
-    """AC/DC's code logs three sparse forward passes where the paper counts a dense gradient."""
-    dense, acdc = of_method(table, "dense"), of_method(table, "acdc")
-    assert mean(dense, "published_ratio") == mean(dense, "training_ratio") == 1
-    assert mean(acdc, "published_ratio") < mean(acdc, "training_ratio")
+    experiment = source.study.experiment("table9")
+    both = replace(experiment, columns=("companion_top1", "dense_ft_top1"))
+    table = table_of(both, source.study.scale, source.tables)
+    line = of_method(table, "acdc")
+    assert line.cells["companion_top1"].summary == line.cells["dense_ft_top1"].summary
+    assert line.runs == line.row.fine_tuned
 
 
 def test_sparsity_has_the_scope_it_was_asked_for(table: Table) -> None:
@@ -232,48 +193,36 @@ def test_sparsity_has_the_scope_it_was_asked_for(table: Table) -> None:
     rigl = of_method(table, "rigl")
     assert len(rigl.exempt) == 1
     assert rigl.pruned.mean == pytest.approx(80, abs=0.05)
-    assert (rigl.sparsity.mean or 100) < 79.99
+    assert (rigl.zeros.mean or 100) < 79.99
     assert of_method(table, "acdc").exempt == ()
 
 
 def test_last_and_best_are_not_mixed_up(source: Source, pairs: Table) -> None:
-    """Runs so short are often best in their last epoch, so the best ones are marked by a zero."""
-    runs = source.tables.runs.copy()
-    runs.loc[runs["which"] == "best", "test_accuracy"] = 0.0
-    marked = table_cells(pairs.experiment, source.plan.scale, runs)
-    for ours, theirs in zip(marked.rows, pairs.rows, strict=True):
-        for column in ("top1", "dense_top1", "dense_ft_top1"):
-            assert ours.ours(column) == theirs.ours(column)
-        assert ours.top1_best.mean == 0
-
-
-def test_one_run_did_diverge(table: Table) -> None:
-    gmp = of_method(table, "gmp")
-    assert (gmp.top1.n, gmp.top1.diverged) == (2, 1)
+    for line in trained(pairs):
+        finished = [r for run in line.row.runs if (r := result(source, run))["products"]]
+        accuracies = [
+            [100 * r["products"][line.row.product][which]["test_accuracy"] for r in finished]
+            for which in ("last", "best")
+        ]
+        assert [line.top1.mean, line.top1_best.mean] == pytest.approx(
+            [np.mean(values) for values in accuracies]
+        )
 
 
 def test_ratios_are_of_the_tasks_epochs(source: Source, table: Table) -> None:
     """A row that trains twice as long as the task's dense network costs twice as much."""
-    for cells in trained(table):
-        assert cells.row.task
-        short = replace(cells.row, task=replace(cells.row.task, epochs=2))
-        halved = row_cells(table.experiment, short, source.tables.runs)
-        assert mean(halved, "training_ratio") == pytest.approx(2 * mean(cells, "training_ratio"))
-
-
-def test_a_product_that_is_not_there_is_named(source: Source) -> None:
-    experiment = source.plan.experiment("table1")
-    gmp = next(row for row in experiment.rows if row.method == "gmp")
-    wrong = replace(experiment, rows=(replace(gmp, product="dense"),))
-    with pytest.raises(ReportError, match=gmp.runs[0]):
-        table_cells(wrong, source.plan.scale, source.tables.runs)
+    for line in trained(table):
+        assert line.row.task
+        short = replace(line.row, task=replace(line.row.task, epochs=2))
+        halved = line_of(short, table.columns, source.tables)
+        assert mean(halved, "training_ratio") == pytest.approx(2 * mean(line, "training_ratio"))
 
 
 def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) -> None:
-    cited = next(cells for cells in table.rows if cells.row.method is None)
-    assert {ours_text(cited, column) for column in table.columns} == {NO_ROW}
-    assert paper_text(cited, "top1") == "74.31‡"
-    assert paper_text(cited, "training_ratio") == NO_ROW
+    cited = next(line for line in table.lines if line.row.method is None)
+    assert {cited.cells[column].text for column in table.columns} == {NO_ROW}
+    assert cited.cells["top1"].paper.text == "74.31‡"
+    assert cited.cells["training_ratio"].paper.text == NO_ROW
     rigl = next(c for c in table.citations if c.startswith("RigL: Evci et al. 2020: "))
     assert "(80 %)" in rigl
     tex = to_latex(table)
@@ -285,7 +234,7 @@ def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) ->
 def test_a_row_of_the_paper_at_another_sparsity_says_at_which(
     outputs: Path, table: Table, companions: Table
 ) -> None:
-    assert table.nearby == ("STR, 90 % (at 90.23 %)",)
+    assert [note.split(": ")[1] for note in table.nearby] == ["STR, 90 % (at 90.23 %)."]
     assert companions.nearby == ()
     assert r"STR, 90 \% (at 90.23 \%)" in to_latex(table)
     assert "STR, 90 % (at 90.23 %)" in (outputs / "report.html").read_text(encoding="utf-8")
@@ -309,7 +258,7 @@ def test_csv_and_json_have_all_that_is_printed_of_the_paper(outputs: Path, table
     data = json.loads((outputs / "tables" / "table1.json").read_text(encoding="utf-8"))
     units = {"inference_flops": (1e9, " G"), "training_flops": (1e18, " E")}
     seen = set()
-    for cells, line, plain in zip(table.rows, lines, data["rows"], strict=True):
+    for shown, line, plain in zip(table.lines, lines, data["rows"], strict=True):
         for column in table.paper_columns:
             name, unit = column, ""
             absolute = column.replace("ratio", "flops")
@@ -325,18 +274,18 @@ def test_csv_and_json_have_all_that_is_printed_of_the_paper(outputs: Path, table
             spread = line[f"paper_{name}_std"]
             mark = line[f"paper_{name}_mark"]
             printed = number + (f" ± {spread}" if spread else "") + unit + mark
-            assert printed == paper_text(cells, column)
+            assert printed == shown.cells[column].paper.text
             assert (stored or {"mark": ""})["mark"] == mark
             seen.add((bool(unit), mark))
     assert {(True, "†"), (False, "‡"), (False, "†"), (False, "")} <= seen
 
 
 def test_what_is_not_there_yet_says_so_and_why(pairs: Table, table: Table) -> None:
-    assert {ours_text(cells, "agreement") for cells in pairs.rows} == {"not there yet"}
+    assert {line.cells["agreement"].text for line in pairs.lines} == {"not there yet"}
     assert pairs.missing == ("same top-1 (%): comparing the outputs of two models",)
-    assert "Not there yet: same top-1 (%)" in caption(pairs)
+    assert "Not there yet: same top-1 (%)" in pairs.caption
     awaited = of_method(table, "woodfisher")
-    assert {ours_text(awaited, column) for column in table.columns} == {"not there yet"}
+    assert {awaited.cells[column].text for column in table.columns} == {"not there yet"}
     assert table.missing == ("no runs at this scale: Awaited at 90 %",)
 
 
@@ -356,22 +305,6 @@ def test_a_table_without_any_run_is_made_all_the_same(outputs: Path) -> None:
         "Transformer-XL and WikiText-103"
     ]
     assert "not there yet" in (outputs / "tables" / "table4.tex").read_text(encoding="utf-8")
-
-
-def test_a_table_needs_its_own_runs_only(study: Path, tmp_path: Path) -> None:
-    """Neither aggregated tables nor any other run."""
-    plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    (tmp_path / "study.json").write_text(json.dumps(plan), encoding="utf-8")
-    needed = read_study(study).experiment("figure2a").runs
-    assert len(needed) < len(plan["runs"])
-    for run in needed:
-        shutil.copytree(study / "runs" / run, tmp_path / "runs" / run)
-    source, experiment = source_of(tmp_path, "figure2a")
-    assert set(source.tables.runs["run"]) == set(needed)
-    assert experiment.id == "figure2a"
-    source_of(tmp_path, "table4")
-    with pytest.raises(ReportError, match="train them first"):
-        source_of(tmp_path, "own")
 
 
 @pytest.mark.parametrize("name", ["table1", "own", "table4", "table6", "table9"])
@@ -411,7 +344,7 @@ def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None
     text = (outputs / "tables" / "table1.tex").read_text(encoding="utf-8")
     with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == len(table.rows)
+    assert len(lines) == len(table.lines)
     for line in (line for line in lines if line["runs"]):
         label = escape(line["label"])
         typeset = next(t for t in text.splitlines() if t.strip().startswith(label + " &"))
@@ -435,15 +368,6 @@ def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None
 def test_diverged_runs_are_named(outputs: Path) -> None:
     text = (outputs / "tables" / "table1.tex").read_text(encoding="utf-8")
     assert r"GMP\_50\% \& co at 90 \%: 2 of 3, 1 diverged." in text
-
-
-def test_all_diverged_prints_no_number(source: Source) -> None:
-    experiment = source.plan.experiment("table1")
-    gmp = next(row for row in experiment.rows if row.method == "gmp")
-    only = replace(experiment, rows=(replace(gmp, runs=gmp.runs[-1:]),))
-    table = table_cells(only, source.plan.scale, source.tables.runs)
-    assert table.rows[0].top1.mean is None
-    assert "{0 of 1, 1 diverged}" in to_latex(table)
 
 
 def test_the_papers_setting_and_scale_are_said(outputs: Path) -> None:
@@ -474,14 +398,14 @@ def test_escaping_is_done_once() -> None:
     )
 
 
-def test_findings_are_paired_and_neutral(source: Source, table: Table) -> None:
-    (low, high) = findings(table, source.tables.runs)
+def test_findings_are_paired_and_neutral(table: Table) -> None:
+    (low, high) = findings(table)
     assert low.differences == ()
     assert not {"STR", "Awaited"} & {difference.other for difference in high.differences}
-    rows = {cells.row.label: cells.row for cells in table.rows}
+    rows = {line.row.label: line for line in table.lines}
     for difference in high.differences:
-        ours = by_seed(source.tables.runs, rows[difference.reference])
-        theirs = by_seed(source.tables.runs, rows[difference.other])
+        ours = rows[difference.reference].accuracies
+        theirs = rows[difference.other].accuracies
         pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         assert difference.summary.n == len(pairs)
         assert difference.summary.mean == pytest.approx(np.mean(pairs))
@@ -490,12 +414,12 @@ def test_findings_are_paired_and_neutral(source: Source, table: Table) -> None:
             assert difference.verdict == "not distinguishable"
 
 
-def test_findings_compare_with_the_reference_and_nothing_else(source: Source, table: Table) -> None:
+def test_findings_compare_with_the_reference_and_nothing_else(table: Table) -> None:
     def differences(reference: str | None) -> list[tuple[float, str, str]]:
         named = replace(table, experiment=replace(table.experiment, reference=reference))
         return [
             (finding.sparsity, difference.reference, difference.other)
-            for finding in findings(named, source.tables.runs)
+            for finding in findings(named)
             for difference in finding.differences
         ]
 
@@ -509,9 +433,7 @@ def test_findings_compare_with_the_reference_and_nothing_else(source: Source, ta
         for sparsity, other in ((0.8, "RigL"), (0.9, "AC/DC"), (0.9, gmp), (0.9, "One-shot"))
     ]
     without_any = replace(table, experiment=replace(table.experiment, reference=None))
-    for finding, other in zip(
-        findings(without_any, source.tables.runs), findings(table, source.tables.runs), strict=True
-    ):
+    for finding, other in zip(findings(without_any), findings(table), strict=True):
         assert finding.sentences == other.sentences
 
 

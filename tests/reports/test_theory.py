@@ -16,40 +16,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 
 from reports import chapter as chapters
 from reports import latex, maths
 from reports.chapter import Block, chapter
-from reports.cli import cli
 from reports.figures.panels import PANELS
 from reports.figures.style import close, inline_svg, sequence, to_bytes
 from reports.figures.theory import draw
 from reports.html import report
-from reports.outputs import Source, draw_figure, write_statements
-from reports.so_far import write_so_far
+from reports.outputs import Source, draw_figure, open_study, write_statements
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
 from reports.theory import Found, find, read_series, read_statements
 from study.model import Experiment, ReportError
+from tests.reports import tiny
+from tests.reports.tiny import invoke
 from theory.layout import SERIES
 from theory.statistics import Interval, Statement, never
 
 
 def experiment(name: str) -> Experiment:
-    return Experiment(
-        id=f"theory_{name}",
-        kind="theory",
-        title=rf"Of ${name[0]}_1$ & 50 %",
+    return tiny.experiment(
+        f"theory_{name}",
+        "theory",
+        rf"Of ${name[0]}_1$ & 50 %",
         caption=r"See $\sigma^2$ < 1.",
-        paper=None,
-        awaits=None,
-        reference=None,
-        columns=(),
-        rows=(),
-        panels=(),
         theory=name,
     )
 
@@ -315,7 +308,7 @@ def test_the_page_has_mathml_and_every_statement(page: str, source: Source) -> N
     assert "$" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)
     assert page.count("<math") > 20
     assert "<script" not in page
-    for found in find(source.study, source.plan):
+    for found in find(source.folder, source.study):
         for each in found.statements:
             value, between = measured(each)
             assert str(maths.to_html(value)) in page
@@ -340,15 +333,14 @@ def test_the_chapter_of_the_study_tells_all_that_it_has(page: str, outputs: Path
 
 
 @pytest.fixture
-def copy(study: Path, tmp_path: Path) -> Path:
-    """The study's plan and theory."""
-    shutil.copytree(study / "theory", tmp_path / "study" / "theory")
+def theory(study: Path, tmp_path: Path) -> Path:
+    """A copy of the study with its theory alone."""
+    folder = tmp_path / "study"
+    shutil.copytree(study / "theory", folder / "theory")
     plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
     plan["experiments"] = [each for each in plan["experiments"] if each["kind"] == "theory"]
-    (tmp_path / "study" / "study.json").write_text(
-        json.dumps(plan | {"runs": {}}), encoding="utf-8"
-    )
-    return tmp_path / "study"
+    (folder / "study.json").write_text(json.dumps(plan | {"runs": {}}), encoding="utf-8")
+    return folder
 
 
 def lose(folder: Path) -> None:
@@ -365,18 +357,15 @@ def tamper(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"), [(lose, "is missing"), (tamper, "is said to be 'proven'")]
 )
-def test_the_command_refuses_and_so_far_goes_on(
-    change: Callable[[Path], None], said: str, copy: Path
+def test_damaged_statements_are_left_out_and_named(
+    change: Callable[[Path], None], said: str, theory: Path
 ) -> None:
-    change(copy / "theory" / "t2_rate")
-    with pytest.raises(ReportError, match=said):
-        CliRunner().invoke(cli, ["statements", "--results", str(copy)], catch_exceptions=False)
-    assert not (copy / "tables").exists()
-    made = write_so_far(copy)
-    tex = (copy / "so_far" / "tables" / "theory.tex").read_text(encoding="utf-8")
+    change(theory / "theory" / "t2_rate")
+    invoke("statements", "--results", theory)
+    invoke("report", "--results", theory)
+    tex = (theory / "tables" / "theory.tex").read_text(encoding="utf-8")
     assert "Not there: theory\\_t2\\_rate." in tex
-    assert said.replace("'", "&#39;") in (copy / "so_far" / "report.html").read_text("utf-8")
-    assert copy / "so_far" / "tables" / "theory_chapter.tex" in made.paths
+    assert said.replace("'", "&#39;") in (theory / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -388,21 +377,20 @@ def test_the_command_refuses_and_so_far_goes_on(
         ("panel,line,role,x,y,low,high\na,b,fit,one,1,,\n", "damaged"),
     ],
 )
-def test_damaged_series_cost_their_figure_only(content: str, said: str, copy: Path) -> None:
-    (copy / "theory" / "t2_rate" / "series.csv").write_text(content, encoding="utf-8")
+def test_damaged_series_cost_their_figure_only(content: str, said: str, theory: Path) -> None:
+    (theory / "theory" / "t2_rate" / "series.csv").write_text(content, encoding="utf-8")
     with pytest.raises(ReportError, match=said):
-        CliRunner().invoke(
-            cli, ["figure", "theory_t2_rate", "--results", str(copy)], catch_exceptions=False
-        )
-    write_so_far(copy)
-    text = (copy / "so_far" / "report.html").read_text(encoding="utf-8")
+        read_series(theory, "t2_rate")
+    invoke("figure", "theory_t2_rate", "--results", theory)
+    assert (theory / "figures" / "theory_t2_rate.svg").stat().st_size
+    text = report(open_study(theory))
     assert "Not there: " in text
     assert "Theorem 2 without noise" in text
 
 
-def test_a_study_without_theory_has_no_chapter(source: Source, tmp_path: Path) -> None:
-    plan = replace(source.plan, experiments=(source.plan.experiment("own"),))
-    without = replace(source, plan=plan, out=tmp_path)
+def test_a_study_without_theory_has_no_chapter(source: Source) -> None:
+    study = replace(source.study, experiments=(source.study.experiment("own"),))
+    without = replace(source, study=study)
     assert "page-theory" not in report(without)
     with pytest.raises(ReportError, match="no experiment of the theory"):
         write_statements(without)
@@ -481,8 +469,8 @@ def test_every_line_of_every_panel_is_drawn() -> None:
 
 
 def test_real_series_are_drawn_whole(source: Source) -> None:
-    series = read_series(source.study, "t2_rate")
-    figure = draw_figure(source, source.plan.experiment("theory_t2_rate"))
+    series = read_series(source.folder, "t2_rate")
+    figure = draw_figure(source, source.study.experiment("theory_t2_rate"))
     for axes, (panel, rows) in zip(figure.axes, series.groupby("panel", sort=False), strict=True):
         assert panel in PANELS["t2_rate"]
         expected = {

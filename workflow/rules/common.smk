@@ -206,7 +206,7 @@ onerror:
     if not CHOICE and workflow.scheduler._user_kill is None:
         # What there is: a run that SLURM would not finish does not hold up the others' report.
         shell(
-            "python -m reports so-far --within-suite --results {FOLDER:q} > {FOLDER:q}/logs/so_far.log 2>&1 || true"
+            "python -m reports all --results {FOLDER:q} --out {FOLDER:q}/partial > {FOLDER:q}/logs/partial.log 2>&1 || true"
         )
     conclude()
 

@@ -68,7 +68,8 @@ rule table:
         lambda wildcards: results_of(STUDY.experiment(wildcards.table).runs),
         sources(
             *("aggregate.py", "statistics.py", "cells.py", "outputs.py"),
-            *("tables.py", "latex.py", "text.py", "templates/*.tex.j2"),
+            *("tables.py", "typeset.py", "export.py", "latex.py", "text.py"),
+            "templates/*.tex.j2",
         ),
         sources("columns.py", "model.py", "paper/*", package="study"),
     output:

@@ -1,0 +1,153 @@
+"""A table as CSV and JSON, unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from acdc.files import finite
+from reports import text
+from reports.cells import Line, Outcome
+from reports.statistics import Summary
+from reports.tables import Table
+from study.columns import COLUMNS
+from study.paper import PaperValue
+
+
+def to_csv(table: Table) -> str:
+    """Return the cells in full precision, one line per row."""
+    buffer = io.StringIO()
+    lines = [_flat(table, line) for line in table.lines]
+    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def _flat(table: Table, line: Line) -> dict[str, Any]:
+    flat: dict[str, Any] = {
+        "label": line.row.label,
+        "method": line.row.method,
+        "product": line.row.product,
+        "sparsity_requested_pct": 100 * line.row.sparsity,
+        "n": line.counts.n,
+        **{name: getattr(line.counts, name) for name in table.left_out},
+        "notes": " ".join(line.notes),
+        "exempt": " ".join(line.exempt),
+    }
+    for name, summary in _summaries(table, line).items():
+        low, high = summary.interval or (None, None)
+        flat |= {f"{name}_mean": summary.mean, f"{name}_std": summary.std}
+        flat |= {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
+    flat |= {f"{name}_absent": line.cells[name].absent for name in table.columns}
+    for name in table.paper_columns:
+        cell = line.cells[name].paper
+        known = cell.value is not None and cell.value.value is not None
+        flat[f"paper_{name}"] = (
+            cell.value.digits if cell.value and known else text.paper_text(cell.value)
+        )
+        flat |= _origin(f"paper_{name}", cell.value)
+        if absolute := COLUMNS[name].absolute:
+            flat[f"paper_{absolute}"] = cell.flops
+            flat |= _origin(f"paper_{absolute}", cell.flops_value)
+    sparsity = line.paper_sparsity
+    # Rounded to what a study can ask for, so that 0.9023 is not 90.22999999999999.
+    flat["paper_sparsity_pct"] = None if sparsity is None else round(100 * sparsity, 9)
+    flat["cites"] = line.row.paper.cites if line.row.paper else ""
+    flat["published_formula"] = line.published_formula
+    flat["runs"] = " ".join((*line.row.runs, *line.row.fine_tuned))
+    return flat
+
+
+def _origin(name: str, value: PaperValue | None) -> dict[str, str]:
+    """Return the spread and mark of a number of the paper, and where it is known from."""
+    return {
+        f"{name}_std": value.std_digits if value else "",
+        f"{name}_mark": value.mark if value else "",
+        f"{name}_confidence": value.confidence if value else "",
+        f"{name}_source": value.source if value else "",
+    }
+
+
+def _summaries(table: Table, line: Line) -> dict[str, Summary]:
+    """Return what is averaged, by name with its unit, in the order of the columns."""
+    found = {}
+    if table.shows_own:
+        found["sparsity_achieved_pct"] = line.zeros
+        found["sparsity_pruned_layers_pct"] = line.pruned
+    for name, cell in line.cells.items():
+        unit = "_pct" if COLUMNS[name].form == "percent" else ""
+        found[f"{name}{unit}"] = cell.summary
+        if name == "top1":
+            found["top1_best_pct"] = line.top1_best
+        if cell.flops is not None:
+            found[str(COLUMNS[name].absolute)] = cell.flops
+    return found
+
+
+def to_json(table: Table) -> str:
+    """Return the table as JSON: caption, scale, and each row's cells with their runs."""
+    data = {
+        "id": table.experiment.id,
+        "title": table.title,
+        "caption": table.caption,
+        "scale": table.scale.name,
+        "columns": list(table.columns),
+        "paper_setting": table.paper_setting,
+        "citations": list(table.citations),
+        "missing": list(table.missing),
+        **({"so_far": table.progress} if table.progress else {}),
+        "rows": [_plain_line(table, line) for line in table.lines],
+    }
+    return json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n"
+
+
+def _plain_line(table: Table, line: Line) -> dict[str, Any]:
+    row = line.row
+    left_out: dict[str, Any] = {
+        status: [_plain_outcome(status, outcome) for outcome in outcomes]
+        for status, outcomes in line.left_out.items()
+        if status in table.left_out
+    }
+    papers = {name: line.cells[name].paper for name in table.paper_columns}
+    return {
+        **{key: getattr(row, key) for key in ("label", "method", "product", "sparsity", "epochs")},
+        "runs": list(row.runs),
+        "fine_tuned": list(row.fine_tuned),
+        "exempt": list(line.exempt),
+        **left_out,
+        "notes": list(line.notes),
+        "published_formula": line.published_formula,
+        **{
+            name: _plain_summary(summary, table.left_out)
+            for name, summary in _summaries(table, line).items()
+        },
+        "absent": {name: cell.absent for name, cell in line.cells.items()},
+        "paper": {name: cell.value and _plain_paper(cell.value) for name, cell in papers.items()},
+        "paper_flops": {
+            COLUMNS[name].absolute: _plain_paper(cell.flops_value) | {"flops": cell.flops}
+            for name, cell in papers.items()
+            if cell.flops_value
+        },
+        "paper_sparsity": line.paper_sparsity,
+        "cites": row.paper.cites if row.paper else "",
+    }
+
+
+def _plain_outcome(status: str, outcome: Outcome) -> dict[str, Any]:
+    plain: dict[str, Any] = {"run": outcome.run, "seed": outcome.seed}
+    if status == "refused":
+        return plain | {"reasons": list(outcome.reasons)}
+    return plain | {"error": " ".join(outcome.reasons)}
+
+
+def _plain_summary(summary: Summary, left_out: Iterable[str]) -> dict[str, Any]:
+    names = ("mean", "std", "n", *left_out)
+    return {**{name: getattr(summary, name) for name in names}, "ci95": summary.interval}
+
+
+def _plain_paper(value: PaperValue) -> dict[str, Any]:
+    return {**vars(value), "value": value.value, "std": value.std, "mark": value.mark}

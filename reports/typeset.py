@@ -1,0 +1,127 @@
+"""A table as LaTeX, for booktabs and siunitx (3 or later)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reports import text
+from reports.cells import Cell, Line
+from reports.latex import escape, render
+from reports.statistics import Summary
+from reports.tables import Table, requested
+from study.columns import COLUMNS
+
+_CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
+"""Mean width of a character of such tables in Computer Modern."""
+_PAGE_PT = {"table": 400.0, "sidewaystable": 620.0}
+"""Width of a table, upright and rotated, on a page with the usual margins."""
+_GAP_PT = 6.0
+
+
+def to_latex(table: Table) -> str:
+    """Return a complete table environment.
+
+    One that is too wide for a page is rotated, which needs the package rotating too.
+    """
+    environment, size = _fitting(table)
+    return render(
+        "table.tex.j2",
+        id=table.experiment.id,
+        environment=environment,
+        size=size,
+        caption=escape(f"{table.title}. {table.caption}"),
+        heads=_heads(table),
+        lines=[_line(table, line) for line in table.lines],
+        shows_own=table.shows_own,
+        notes=[escape(note) for note in table.notes],
+        nearby=[escape(note) for note in table.nearby],
+        citations=[escape(citation) for citation in table.citations],
+    )
+
+
+def _heads(table: Table) -> list[dict[str, Any]]:
+    """Return for each column its heading, its place, and what is below it."""
+    heads = []
+    first = 6 if table.shows_own else 4
+    for name in table.columns:
+        form = COLUMNS[name].form
+        has_spread, has_paper = form != "ratio", name in table.paper_columns
+        span = 1 + has_spread + has_paper
+        means = [line.cells[name].summary.mean for line in table.lines]
+        least = 2 if form == "percent" else 1
+        integers = max((len(f"{mean:.0f}") for mean in means if mean is not None), default=least)
+        heads.append(
+            {
+                "heading": r"\\".join(map(escape, broken(COLUMNS[name].heading))),
+                "span": span,
+                "first": first,
+                "last": first + span - 1,
+                "ours": 1 + has_spread,
+                "paper": has_paper,
+                "form": f"S[table-format = {integers}.{text.DIGITS[form]}]"
+                + (r" @{\,} r" if has_spread else "")
+                + (" r" if has_paper else ""),
+            }
+        )
+        first += span
+    return heads
+
+
+def broken(heading: str) -> tuple[str, ...]:
+    """Return a heading in two lines of similar length, or in one if it is a word."""
+    words = heading.split(" ")
+    options = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+    return min(options, key=lambda lines: max(map(len, lines)), default=(heading,))
+
+
+def _fitting(table: Table) -> tuple[str, str]:
+    """Return the environment and the largest font in which the table fits on a page."""
+    widths = [max(len(line.row.label) for line in table.lines)]
+    widths += [6, 6, 6, 3] if table.shows_own else [6, 3]
+    gaps = len(widths)
+    for name in table.columns:
+        cells = [line.cells[name] for line in table.lines]
+        has_paper = name in table.paper_columns
+        theirs = max(len(cell.paper.text) for cell in cells) if has_paper else 0
+        heading = max(map(len, broken(COLUMNS[name].heading)))
+        widths.append(max(max(len(cell.text) for cell in cells) + theirs, heading))
+        gaps += 1 + has_paper
+    for environment, page in _PAGE_PT.items():
+        for size in ("footnotesize", "scriptsize"):
+            if sum(widths) * _CHARACTER_PT[size] + gaps * _GAP_PT <= page:
+                return environment, size
+    return "sidewaystable", "tiny"
+
+
+def _line(table: Table, line: Line) -> dict[str, Any]:
+    cells = []
+    for name, cell in line.cells.items():
+        cells.append(_ours(cell, has_spread=COLUMNS[name].form != "ratio"))
+        if name in table.paper_columns:
+            cells.append(escape(cell.paper.text))
+    return {
+        "sparsity": line.row.sparsity,
+        "label": escape(line.row.label),
+        "requested": requested(line),
+        "pruned": _percent(line.pruned),
+        "achieved": _percent(line.zeros),
+        "n": (f"{line.counts.n}" if line.runs else "--") + ("$^\\ast$" if line.notes else ""),
+        "cells": cells,
+    }
+
+
+def _percent(summary: Summary) -> str:
+    return "{--}" if summary.mean is None else f"{summary.mean:.2f}"
+
+
+def _ours(cell: Cell, has_spread: bool) -> str:
+    """Return a cell of ours; where it has a spread, two cells.
+
+    siunitx leaves out an uncertainty of 0.00, which is a result here, hence a cell of its own.
+    """
+    if not has_spread:
+        return cell.text if cell.is_number else f"{{{escape(cell.text)}}}"
+    if not cell.is_number:
+        return f"\\multicolumn{{2}}{{c}}{{{escape(cell.text)}}}"
+    mean, _, spread = cell.text.partition(" ± ")
+    return f"{mean} & " + (f"$\\pm$ \\num{{{spread}}}" if spread else "")
