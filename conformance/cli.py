@@ -1,4 +1,4 @@
-"""``acdc conformance``: shows that the methods compute what their originals compute."""
+"""``acdc conformance``: check that the methods compute what their originals compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from conformance.replay import ConformanceError, Replay, replay_file, summary
+from conformance.replay import FORMATS, ConformanceError, Replay, replay_file, summary
 
 VECTORS = Path(__file__).resolve().parent / "golden"
 
@@ -32,13 +32,13 @@ def conformance(folder: Path, quiet: bool) -> None:
     for path in sorted(folder.glob("*.json")):
         replay = replay_file(path)
         if replay is None:
-            click.echo(f"{path.name}: not of a known format, left out")
+            click.echo(f"{path.name}: unknown format, skipped")
             continue
         replays.append(replay)
         for line in lines(replay, quiet):
             click.echo(line)
     if not replays:
-        raise ConformanceError(f"{folder} holds no file of a known format")
+        raise ConformanceError(f"folder={folder}: no file to replay. Allowed: {', '.join(FORMATS)}")
     click.echo(summary(replays))
     if not all(replay.agrees for replay in replays):
         raise ConformanceError("a method does not agree with its original; see DIFFERS above")
@@ -50,7 +50,7 @@ def lines(replay: Replay, quiet: bool) -> Iterator[str]:
     verdict = "agrees" if replay.agrees else f"{bad} of {len(replay.cases)} DIFFER"
     yield f"{replay.file}  ({replay.format}, {len(replay.cases)} cases): {verdict}"
     for section in replay.left_out:
-        yield f"  left out  {section}: not known, nothing compared"
+        yield f"  skipped  {section}: unknown section"
     for case in replay.cases:
         if not (quiet and case.agrees):
             yield (

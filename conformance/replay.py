@@ -1,4 +1,4 @@
-"""Finds the files of known formats in a folder and replays each of them, case by case."""
+"""Replays a file of figures, case by case, in the way that its ``format`` names."""
 
 from __future__ import annotations
 
@@ -22,88 +22,39 @@ class ConformanceError(SuiteError):
 
 @dataclass(frozen=True)
 class Format:
-    """One format of figures, known by keys that no other has."""
+    """How the figures of a file are replayed."""
 
-    name: str
-    keys: frozenset[str]
-    """Any of these, or the beginning of one, is in the file or in the first of its cases."""
     replay: Callable[[Any], Iterator[Case]]
-    others: frozenset[str] = frozenset()
-    """Sections, or beginnings of their names, that are replayed beside those of ``keys``."""
+    sections: tuple[str, ...]
+    """Beginnings of the names of the sections that are replayed."""
 
     def left_out(self, data: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the sections of a file that are not replayed, remarks not counted."""
-        known = (*self.keys, *self.others, *_REMARKS)
-        return tuple(key for key in data if not key.startswith(known))
-
-    def is_of(self, data: Any) -> bool:
-        """Return whether a file's content is of this format."""
-        if not isinstance(data, dict):
-            return False
-        found = [*data, *_first(data.get("cases")), *_first(data.get("values")), *_first(data)]
-        return any(name.startswith(key) for name in found for key in self.keys)
+        return tuple(key for key in data if not key.startswith((*self.sections, *_REMARKS)))
 
 
-def _first(group: Any) -> list[str]:
-    """Return the keys of a group of cases, and those of its cases."""
-    cases = list(group.values()) if isinstance(group, dict) else group
-    names = list(group) if isinstance(group, dict) else []
-    if isinstance(cases, list):
-        names += [key for case in cases if isinstance(case, dict) for key in case]
-    return [name for name in names if isinstance(name, str)]
+_REMARKS = ("format", "source", "note", "identity", "generator", "trajectory_note", "facts")
 
-
-_REMARKS = ("source", "note", "identity", "generator", "trajectory_note")
-
-FORMATS = (
-    Format(
-        "AC/DC masks and schedules",
-        frozenset({"percentile", "masks", "nm", "schedules", "cosine_lr_by_epoch"}),
+FORMATS = {
+    "acdc_masks_schedules": Format(
         acdc.masks_schedules,
-        frozenset({"momentum_reset"}),
+        ("percentile", "masks", "nm", "schedules", "cosine_lr_by_epoch", "momentum_reset"),
     ),
-    Format(
-        "AC/DC training trace",
-        frozenset({"trace"}),
-        acdc.training_trace,
-        frozenset({"setup", "facts", "kept_per_phase"}),
-    ),
-    Format(
-        "GMP schedules and masks",
-        frozenset({"cubic_", "mask_update_steps", "mask_rules_on_"}),
+    "acdc_training_trace": Format(acdc.training_trace, ("setup", "trace", "kept_per_phase")),
+    "gmp": Format(
         gmp.schedules_and_masks,
-        frozenset({"woodfisher_schedule"}),
+        ("cubic_", "mask_update_steps", "woodfisher_schedule", "mask_rules_on_"),
     ),
-    Format("RigL update", frozenset({"out_mask"}), rigl.updates, frozenset({"cases"})),
-    Format("RigL drop fraction", frozenset({"alpha="}), rigl.drop_fraction, frozenset({"values"})),
-    Format(
-        "sparsity distributions",
-        frozenset({"layer_sparsities"}),
-        rigl.distributions,
-        frozenset({"cases", "layers", "total_params"}),
-    ),
-    Format(
-        "sparsity distributions of small nets",
-        frozenset({"sparsities"}),
-        rigl.small_distributions,
-        frozenset({"cases"}),
-    ),
-    Format(
-        "STR",
-        frozenset({"soft_threshold", "threshold_trajectory"}),
-        soft_threshold.cases,
-        frozenset({"getSparsity"}),
-    ),
-    Format(
-        "Top-KAST",
-        frozenset({"mask_A"}),
-        top_kast.sets,
-        frozenset({"cases", "torch_topkast_quantile_rule"}),
-    ),
-    Format("WoodFisher", frozenset({"inv_diag"}), woodfisher.blocks, frozenset({"cases"})),
+    "rigl_update": Format(rigl.updates, ("cases",)),
+    "rigl_drop_fraction": Format(rigl.drop_fraction, ("values",)),
+    "distributions": Format(rigl.distributions, ("cases", "layers", "total_params")),
+    "small_distributions": Format(rigl.small_distributions, ("cases",)),
+    "str": Format(soft_threshold.cases, ("soft_threshold", "getSparsity", "threshold_trajectory")),
+    "top_kast": Format(top_kast.sets, ("cases", "torch_topkast_quantile_rule")),
+    "woodfisher": Format(woodfisher.blocks, ("cases",)),
     # Every section is a network, but for the schedule's.
-    Format("FLOPs", frozenset({"dense"}), flops.counts, frozenset({""})),
-)
+    "flops": Format(flops.counts, ("",)),
+}
 
 
 @dataclass(frozen=True)
@@ -131,11 +82,11 @@ def replay_file(path: Path) -> Replay | None:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return Replay(path.name, "unreadable", (_failed("the file", error),))
-    for known in FORMATS:
-        if known.is_of(data):
-            cases = tuple(_guarded(known.replay(data)))
-            return Replay(path.name, known.name, cases, known.left_out(data))
-    return None
+    known = FORMATS.get(data.get("format", "")) if isinstance(data, dict) else None
+    if known is None:
+        return None
+    cases = tuple(_guarded(known.replay(data)))
+    return Replay(path.name, data["format"], cases, known.left_out(data))
 
 
 def _guarded(cases: Iterator[Case]) -> Iterator[Case]:
