@@ -103,9 +103,8 @@ class Events:
 class SparseMethod(Generic[SettingsT]):
     """Decides which weights are active in the forward pass, which get gradient, and when.
 
-    The hooks in the order in which the loop calls them: ``setup`` once; ``epoch_start`` before the
-    first batch of each epoch; for each batch ``before_step`` when the gradients are complete and
-    ``after_step`` when the optimizer has stepped. A subclass overrides what it needs.
+    The hooks are in the order in which a run calls them; a subclass overrides what it needs. Their
+    docstrings make the table of docs/methods.md.
     """
 
     name: ClassVar[str]
@@ -142,50 +141,93 @@ class SparseMethod(Generic[SettingsT]):
         """What the masks take out of weights that are stored nevertheless."""
         self.events = Events()
 
-    @property
-    def sparsity_tolerance(self) -> float:
-        """By how much the sparsity may miss the requested one, beside rounding in each layer."""
-        return 0.0
-
     @classmethod
     def check(cls, plan: Plan[SettingsT]) -> None:
-        """Raise ConfigError if the method cannot carry out a plan."""
+        """Raise ConfigError if the method cannot carry out a plan.
+
+        Called: when a configuration is validated.
+        Default: the layers that the settings name exist.
+        """
         plan.settings.exempt(plan.layers)
 
     @classmethod
     def starts_from(cls, plan: Plan[SettingsT]) -> Start | None:
-        """Return the run whose weights this one starts from; None: initial weights."""
+        """Return the run whose weights this one starts from.
+
+        Called: before training.
+        Default: none, initial weights.
+        """
         return None
 
+    @property
+    def sparsity_tolerance(self) -> float:
+        """Return by how much the sparsity may miss the requested one, beside rounding in layers.
+
+        Called: for the certificate.
+        Default: 0.
+        """
+        return 0.0
+
     def setup(self, context: Context) -> None:
-        """Bind the method to weights and optimizer, and make the first masks."""
+        """Bind the method to weights and optimizer, and make the first masks.
+
+        Called: once, before training or loading a checkpoint.
+        Default: binds, and leaves every weight active.
+        """
         self.weights = context.weights
         self.optimizer = context.optimizer
         self.gradients = context.gradients
         self.ranked = {n: w for n, w in context.weights.items() if n not in self.exempt}
         """The weights that are pruned: all but the exempt layers'."""
 
+    def learning_rate(self, step: Step, rate: float) -> float:
+        """Return the learning rate of an epoch, given the recipe's.
+
+        Called: at the start of an epoch.
+        Default: the recipe's.
+        """
+        return rate
+
     def epoch_start(self, step: Step) -> None:
-        """Act before the first batch of an epoch."""
+        """Change masks or state before an epoch.
+
+        Called: before the first batch of each epoch.
+        Default: nothing.
+        """
 
     def before_step(self, step: Step) -> bool:
-        """Act on the complete gradients; return whether the optimizer steps."""
+        """Act on the complete gradients; return whether the optimizer steps.
+
+        Called: in each step, after the backward pass.
+        Default: sets gradients outside the masks to zero; true.
+        """
         mask_gradients(self.weights, self.masks)
         return True
 
     def after_step(self, step: Step) -> None:
-        """Act after the optimizer's step, or after the batch whose step was replaced."""
+        """Make the parameters effective again.
+
+        Called: in each step, after the optimizer's step or where it would have been.
+        Default: sets weights outside the masks to zero.
+        """
         apply_masks(self.weights, self.masks)
 
     def gradient_masks(self) -> Masks:
-        """Return the weights that receive a gradient, by layer; a layer not named: all of it."""
+        """Return the weights that receive a gradient, by layer; a layer that is missing: all.
+
+        Called: by densities.
+        Default: the masks.
+        """
         return self.masks
 
     def densities(self) -> Densities:
-        """Return the densities at the end of an epoch, by which the paper counts its FLOPs.
+        """Return the densities of the forward pass and of the gradient, for the paper's FLOPs.
 
         Forward: the weights that are not zero, whatever the reason (restored at zero, or of dead
         filters). A gradient confined to the forward weights is as sparse (Appendix C.2).
+
+        Called: at the end of an epoch.
+        Default: weights that are not zero; the gradient masks.
         """
         nonzeros = count_nonzeros({name: w.detach() for name, w in self.weights.items()})
         forward = {name: nonzeros[name] / w.numel() for name, w in self.weights.items()}
@@ -196,37 +238,54 @@ class SparseMethod(Generic[SettingsT]):
         return Densities(forward, gradient)
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
-        """Return the mean training FLOPs of the epoch's steps for one image, by ``flops_formula``.
+        """Return the epoch's mean training FLOPs of a step for one image, by ``flops_formula``.
 
-        Called at the end of each epoch. By default the paper's accounting.
+        Called: at the end of an epoch.
+        Default: the paper's accounting, by the densities.
         """
         densities = self.densities()
         return step_flops(costs, densities.forward, densities.gradient)
 
-    def learning_rate(self, step: Step, rate: float) -> float:
-        """Return the learning rate of an epoch, given the recipe's."""
-        return rate
-
     def kept(self) -> dict[str, int]:
-        """Return how many weights of each layer the masks keep, which need not all be non-zero."""
+        """Return how many weights of each layer the masks keep, which need not all be non-zero.
+
+        Called: at the end of an epoch, for the certificate.
+        Default: the masks' counts.
+        """
         return {
             name: int(self.masks[name].sum()) if name in self.masks else weight.numel()
             for name, weight in self.weights.items()
         }
 
     def product(self, step: Step) -> Product | None:
-        """Return the product that the weights are a candidate for now; None while on the way."""
+        """Return the product that the weights are a candidate for now, if any.
+
+        Called: at the end of an epoch.
+        Default: sparse.
+        """
         return "sparse"
 
     def phase(self, step: Step) -> str:
-        """Return the name of the phase that an epoch belongs to, for the journal and figures."""
+        """Return the name of the phase that an epoch belongs to, for the journal and figures.
+
+        Called: at the end of an epoch.
+        Default: sparse with masks, dense without.
+        """
         return "sparse" if self.masks else "dense"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs beside weights and optimizer: tensors and numbers."""
+        """Return what resuming needs beside weights and optimizer: tensors and numbers.
+
+        Called: for a checkpoint, after any step.
+        Default: masks and stored weights.
+        """
         return {"masks": self.masks, "parked": self.stored.parked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what ``state_dict`` returned, after ``setup``."""
+        """Load what ``state_dict`` returned.
+
+        Called: on resuming, after setup.
+        Default: masks and stored weights.
+        """
         self.masks = dict(state["masks"])
         self.stored.parked = dict(state["parked"])

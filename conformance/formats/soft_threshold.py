@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from acdc.training.learning_rates import warmup_cosine
-from acdc.training.optimizers import EagerSGD
 from baselines.str import soft_threshold, soft_threshold_gradients
 from conformance.vectors import Case, compare, hashval
 
@@ -51,19 +51,17 @@ def _tensor(text: str) -> Tensor:
 
 def _trajectory(case: Mapping[str, Any]) -> Iterator[Case]:
     """Let weight decay and momentum alone move s, as long as its gradient underflows to zero."""
-    s = nn.Parameter(torch.tensor(float(case["s_init"])))
-    optimizer = EagerSGD(
-        [s], lr=1.0, momentum=case["momentum"], weight_decay=case["weight_decay"], foreach=True
-    )
-    s.grad = torch.zeros_like(s)
+    # SGD's steps written out: they are hundreds of thousands, of one number.
+    s, velocity = np.float32(case["s_init"]), np.float32(0)
+    momentum, decay = np.float32(case["momentum"]), np.float32(case["weight_decay"])
     wanted = {int(epoch): value for epoch, value in case["s_at_end_of_epoch"].items()}
     first = None
     for epoch in range(max([*wanted, case.get("first_epoch_with_nonzero_float32_threshold") or 0])):
-        factor = warmup_cosine(epoch, case["epochs"], case["warmup"])
-        optimizer.param_groups[0]["lr"] = case["lr0"] * factor
+        rate = np.float32(case["lr0"] * warmup_cosine(epoch, case["epochs"], case["warmup"]))
         for _ in range(case["steps_per_epoch"]):
-            optimizer.step()
-        if first is None and s.sigmoid().item() > 0:
+            velocity = momentum * velocity + decay * s
+            s -= rate * velocity
+        if first is None and torch.tensor(s).sigmoid() > 0:
             first = epoch + 1
         if epoch + 1 in wanted:
             value = wanted[epoch + 1]

@@ -24,7 +24,6 @@ from acdc.data import DATASETS
 from acdc.data.loader import Batch
 from acdc.data.memory import MemoryLoader
 from acdc.errors import RunDirectoryError
-from acdc.methods.registry import method_names
 from acdc.models import build_model
 from acdc.run.model_store import Shelf
 from acdc.training.evaluation import Score
@@ -40,10 +39,6 @@ from tests.support import (
     train,
     weight_files,
 )
-
-
-def test_every_method_there_is_has_settings_here() -> None:
-    assert method_names() == METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from acdc.methods.contract import SparseMethod
-from acdc.methods.describe import reference, settings
+from acdc.methods.describe import contract_table, reference, settings
 from acdc.methods.registry import get_method, method_names
 from acdc.methods.settings import MethodSettings
 
@@ -21,11 +23,10 @@ class Options(MethodSettings):
     """None by default."""
 
 
-class Mine(SparseMethod):
+class Mine(SparseMethod[Options]):
     name = "mine"
     label = "Mine"
     source = "Somebody: A paper. 2020. Code: some/where."
-    Settings = Options
 
 
 def test_settings_are_as_they_would_be_written() -> None:
@@ -34,6 +35,11 @@ def test_settings_are_as_they_would_be_written() -> None:
         ("fractions", "[0.5, 1.0e-05]", "Several numbers."),
         ("name", "null", "None by default."),
     ]
+
+
+def test_the_contract_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    assert contract_table() in page.read_text(encoding="utf-8")
 
 
 def test_a_reference_leaves_out_where_the_code_is() -> None:
