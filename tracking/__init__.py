@@ -1,1 +1,1 @@
-"""The mirror of results in MLflow; training imports nothing of it."""
+"""One-way copies of results in MLflow; training imports nothing of it."""

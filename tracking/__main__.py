@@ -1,4 +1,4 @@
-"""``python -m tracking``: mirror a study's runs into MLflow."""
+"""``python -m tracking``: send a study's results to MLflow."""
 
 from acdc.console import main
 from tracking.command import sync_command

@@ -1,168 +1,96 @@
-"""The command that mirrors results into MLflow, once or for as long as runs are trained.
-
-Training never calls MLflow: it writes its journal, which stays the truth. This command sends what
-the store does not have yet and can be run again at any time.
-"""
+"""The command that sends results to MLflow, once or repeatedly while runs are trained."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import shlex
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from acdc.errors import ConfigError, SuiteError
-from acdc.run.failures import FAILED
-from tracking.snapshots import ARTIFACTS, DamagedRunError, Snapshot, run_folders, study_of
-from tracking.store import TrackingError, open_store, passwordless, tracking_uri, without_password
-from tracking.study import Exhibits
+from acdc.errors import SuiteError
+from tracking.content import DamagedRunError, run_folders
+from tracking.store import TrackingError, open_store, tracking_uri, without_password
 
 if TYPE_CHECKING:
-    from tracking.mirror import Delivery, Mirror, Outcome
-
-State = dict[str, tuple[int, int]]
-"""Size and time of the last change of each file of a run directory that the mirror reads."""
+    from tracking.sync import Report
 
 
-def scale_of(study: Path) -> str:
-    """Return the scale of a study, as in ``results/<scale>``, else nothing."""
-    return study.name if (study / "runs").is_dir() and study.name != "results" else ""
+@dataclass(frozen=True)
+class Request:
+    """What one call of the command is to send, and where."""
 
-
-def state_of(run: Path) -> State:
-    """Return what tells whether a run has changed."""
-    # A new checkpoint, which changes its folder, makes more of the journal count.
-    state = {}
-    for name in (*ARTIFACTS, FAILED, "checkpoint"):
-        with contextlib.suppress(FileNotFoundError):
-            stat = (run / name).stat()
-            state[name] = stat.st_size, stat.st_mtime_ns
-    return state
-
-
-@dataclass
-class Sent:
-    """What one pass has sent."""
-
-    runs: Counter[str] = field(default_factory=Counter)
-    exhibits: int = 0
-    damaged: list[str] = field(default_factory=list)
-    """What is wrong with runs that cannot be read."""
-
-    @property
-    def anything(self) -> bool:
-        """Whether the store had not everything already."""
-        return bool(self.runs["new"] or self.runs["updated"] or self.exhibits)
-
-    @property
-    def complaint(self) -> str:
-        """What is wrong, nothing if all is well."""
-        what = f"{len(self.damaged)} runs cannot be read: {'; '.join(self.damaged)}"
-        return what if self.damaged else ""
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{self.runs[key]} {key}" for key in ("new", "updated", "unchanged"))
-        return f"{self.runs.total()} runs: {counts}; {self.exhibits} tables and figures"
-
-
-@dataclass
-class Task:
-    """What one call of the command is to mirror."""
-
-    folders: Sequence[Path]
+    folders: tuple[Path, ...]
     uri: str | None
     experiment: str | None
     scale: str | None
-    seen: dict[Path, tuple[State, Delivery]] = field(default_factory=dict)
-    """Runs that have been mirrored by this process, as they and the store were then."""
 
-    def stores(self) -> dict[str, list[Path]]:
-        """Return the runs by the store that they are mirrored into."""
-        found: dict[str, set[Path]] = {}
-        for folder in self.folders:
-            runs = run_folders(folder)
-            for path in runs or {folder}:
-                there = found.setdefault(tracking_uri(self.uri, study_of(path)), set())
-                there |= {path} & runs
-        return {uri: sorted(runs) for uri, runs in found.items()}
+    def studies(self) -> dict[Path, list[Path]]:
+        """Return the runs in the folders, by the study that they belong to."""
+        found: dict[Path, list[Path]] = {folder: [] for folder in self.folders if is_study(folder)}
+        for run in dict.fromkeys(run for folder in self.folders for run in run_folders(folder)):
+            study = next((parent for parent in run.parents if is_study(parent)), run.parent)
+            found.setdefault(study, []).append(run)
+        return found
 
-    def command(self, weights: bool) -> str:
-        """Return the command that does the same later."""
-        words = ["acdc", "sync", *map(str, self.folders)]
-        given = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        with contextlib.suppress(ConfigError):  # which a store that is no store makes
-            if given:
-                words += ["--uri", passwordless(tracking_uri(given, self.folders[0]))]
-        if self.experiment is not None:
-            words += ["--experiment", self.experiment]
-        if self.scale is not None:
-            words += ["--scale", self.scale]
-        return shlex.join([*words, *(["--weights"] if weights else [])])
+    def sync(self, study: Path, runs: list[Path]) -> Report:
+        """Send what MLflow lacks of a study.
 
-    def carry_out(self, mirror: Mirror, runs: Iterable[Path]) -> Sent:
-        """Send what is new of runs and of their studies; return what it was."""
-        sent = Sent()
-        studies: dict[Path, str] = {}
-        for run in runs:
-            study = study_of(run)
-            scale = scale_of(study) if self.scale is None else self.scale
-            name = self.experiment or (f"acdc-{scale}" if scale else "acdc")
-            studies[study] = name
-            try:
-                sent.runs[self.send(mirror, run, scale, name)] += 1
-            except DamagedRunError as error:
-                sent.damaged.append(str(error))
-        for name in dict.fromkeys(studies.values()):
-            mirror.send_cells(name)
-        for study, name in studies.items():
-            exhibits = Exhibits.read(study, scale_of(study) if self.scale is None else self.scale)
-            if exhibits.digests:
-                sent.exhibits += mirror.send_exhibits(exhibits, name)
-        return sent
-
-    def send(self, mirror: Mirror, run: Path, scale: str, name: str) -> Outcome:
-        """Send what is new of a run.
-
-        One that is as this process has sent it, here and in the store, is not read again.
+        Raises:
+            ConfigError: the store's address is wrong.
+            TrackingError: the store is down, locked or refuses access.
         """
-        state = state_of(run)
-        before, sent = self.seen.get(run, (None, None))
-        if sent is not None and before == state and mirror.holds(sent, name):
-            return "unchanged"
-        sent = mirror.send(Snapshot.read(run, scale), name)
-        self.seen[run] = state, sent
-        return sent.outcome
+        uri = tracking_uri(self.uri, study)
+        scale = self.scale if self.scale is not None else study.name if is_study(study) else ""
+        name = self.experiment or (f"acdc-{scale}" if scale else "acdc")
+        with open_store(uri) as client:
+            from tracking.sync import Experiment, sync_study  # here, since it imports MLflow
 
+            artifacts = None
+            if uri.startswith("sqlite:"):
+                file = Path(uri.removeprefix("sqlite:///")).absolute()
+                artifacts = file.with_name("mlartifacts").as_uri()
+            experiment = Experiment(client, name, scale, str(study), artifacts)
+            return sync_study(experiment, study, runs)
 
-def follow(task: Task, weights: bool, seconds: float) -> NoReturn:
-    """Mirror again and again; what is wrong is told of once, and when it is mended."""
-    told: dict[str, str] = {}
-    while True:
-        for uri, runs in task.stores().items():
-            now, before = time.strftime("%H:%M:%S"), told.get(uri, "")
-            done = None
+    def sync_all(self, quiet: bool = False) -> list[SuiteError]:
+        """Send what MLflow lacks of each study, print what that was, and return what failed.
+
+        Args:
+            quiet: print nothing of a study of which nothing was sent.
+        """
+        failed: list[SuiteError] = []
+        for study, runs in self.studies().items():
             try:
-                with open_store(uri, weights) as mirror:
-                    done = task.carry_out(mirror, runs)
-                complaint = done.complaint
-            except SuiteError as error:
-                complaint = str(error)
-            # Addresses and counts may differ in what is the same error.
-            told[uri] = re.sub(r"0x[0-9a-f]+|\d+", "", complaint)
-            if done and (done.anything or told[uri] != before):
-                click.echo(f"{now} {done}")
-            if complaint and told[uri] != before:
-                click.echo(f"{now} {complaint}", err=True)
+                report = self.sync(study, runs)
+            except TrackingError as error:
+                failed.append(error)
+                continue
+            if report.changed or not quiet:
+                uri = tracking_uri(self.uri, study)
+                click.echo(without_password(f"synced to {uri}: {report}", uri))
+            if report.damaged:
+                failed.append(DamagedRunError("; ".join(report.damaged)))
+        return failed
+
+
+def is_study(folder: Path) -> bool:
+    """Return whether a folder holds a study's runs."""
+    return (folder / "runs").is_dir()
+
+
+def follow(request: Request, seconds: float) -> NoReturn:
+    """Sync again and again; an error is printed once, until it changes."""
+    printed: list[str] = []
+    while True:
+        failed = [str(error) for error in request.sync_all(quiet=True)]
+        for text in failed:
+            if text not in printed:
+                click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+        printed = failed
         time.sleep(seconds)
 
 
@@ -172,83 +100,53 @@ def follow(task: Task, weights: bool, seconds: float) -> NoReturn:
     metavar="FOLDER...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
 )
 @click.option(
-    "--uri", help="The store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db in each study]"
+    "--uri", help="MLflow store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db in each study]"
 )
-@click.option("--experiment", help="MLflow's experiment.  [default: acdc-SCALE, or acdc]")
+@click.option("--experiment", help="MLflow experiment.  [default: acdc-SCALE, or acdc]")
 @click.option("--scale", help="Scale of the runs.  [default: as in results/SCALE]")
-@click.option("--weights", is_flag=True, help="Send the weights of finished runs, too.")
 @click.option(
     "--follow",
     "seconds",
     metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help="Go on mirroring, with this pause in between, until Ctrl-C.",
+    help="Sync repeatedly, with this pause in between, until Ctrl-C.",
 )
-@click.option("--lenient", is_flag=True, help="Say what cannot be mirrored, and end with status 0.")
+@click.option("--lenient", is_flag=True, help="Print errors and exit with status 0.")
 def sync_command(
     folders: tuple[Path, ...],
     uri: str | None,
     experiment: str | None,
     scale: str | None,
-    weights: bool,
     seconds: float | None,
     lenient: bool,
 ) -> None:
-    """Mirror a study, its runs folder or single runs into MLflow; only what is new is sent.
+    """Send results to MLflow: studies, folders of runs, or single runs. Only changes are sent.
 
-    It can be run at any time, as often as you like, and while runs are being trained.
+    Run it at any time, also while runs are trained.
 
     \b
     Examples:
       acdc sync results/smoke
       acdc sync results/small --uri https://your-server --follow 60
     """  # noqa: D301
-    folders = tuple(folder.resolve() for folder in folders)
-    task = Task(folders, uri, experiment, scale)
+    request = Request(folders, uri, experiment, scale)
     if seconds is not None:
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            shown = ", ".join(without_password(uri, uri) for uri in task.stores())
-            click.echo(f"mirroring to {shown} every {seconds:g} s")
-            follow(task, weights, seconds)
+            follow(request, seconds)
         except KeyboardInterrupt:
-            click.echo("mirroring has ended")
             return
     try:
-        once(task, weights)
+        failed = request.sync_all()
+        if len(failed) > 1:
+            raise type(failed[0])("; ".join(map(str, failed)))
+        if failed:
+            raise failed[0]
     except SuiteError as error:
         if not lenient:
             raise
-        click.echo(f"not mirrored: {error}: {task.command(weights)}")
-
-
-def once(task: Task, weights: bool) -> None:
-    """Mirror what there is now, and say so.
-
-    Raises:
-        TrackingError: a store is away; the others have what there is.
-        DamagedRunError: runs cannot be read; the others have been sent.
-    """
-    wrong: list[SuiteError] = []
-    for uri, runs in task.stores().items():
-        try:
-            with open_store(uri, weights) as mirror:
-                done = task.carry_out(mirror, runs)
-        except TrackingError as error:
-            wrong.append(error)
-            continue
-        click.echo(without_password(f"mirrored to {uri}: {done}", uri))
-        if done.damaged:
-            wrong.append(DamagedRunError(done.complaint))
-    if len(wrong) > 1:
-        raise type(wrong[0])("; ".join(map(str, wrong)))
-    if wrong:
-        raise wrong[0]
-
-
-def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End as Ctrl-C does."""
-    raise KeyboardInterrupt
+        again = ["acdc", "sync", *map(str, folders), *(["--scale", scale] if scale else [])]
+        click.echo(f"not synced: {error}. Retry: {shlex.join(again)}")

@@ -1,4 +1,4 @@
-"""Real runs, trained once, and an empty store, made once, for copies."""
+"""Real runs and an empty store, made once for all processes of a test session."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from acdc.config.run import parse_run
 from acdc.run.lifecycle import Options, run
 from tests.support import Silent
 from tests.tracking.support import DESCRIPTIONS
-from tracking.store import load_mlflow, prepare_store
+from tracking.store import create_store, load_mlflow
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the session share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tracking"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path) -> dict[str, Path]:
     """Three real runs: two finished, one diverged."""
-    runs = tmp_path_factory.mktemp("trained")
     configs = {name: parse_run(data) for name, data in DESCRIPTIONS.items()}
-    for config in configs.values():
-        run(config, Options(runs), Silent())
-    return {name: runs / config.run_name for name, config in configs.items()}
+    with FileLock(shared / "runs.lock"):
+        for config in configs.values():
+            run(config, Options(shared / "runs"), Silent())
+    return {name: shared / "runs" / config.run_name for name, config in configs.items()}
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new store, which takes seconds to make, for copies."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+def empty_store(shared: Path) -> Path:
+    """A new store, which takes seconds to create, for copies."""
     load_mlflow()
-    prepare_store(path)
-    return path
+    with FileLock(shared / "store.lock"):
+        create_store(shared / "mlflow.db")
+    return shared / "mlflow.db"
 
 
 @pytest.fixture
@@ -50,15 +60,8 @@ def runs(
 
 @pytest.fixture
 def one(runs: Path, trained: dict[str, Path]) -> Path:
-    """The directory of the AC/DC run, with no other run beside it."""
+    """The folder of the AC/DC run, with no other run beside it."""
     for folder in trained.values():
         if folder != trained["acdc"]:
             shutil.rmtree(runs / folder.name)
     return runs / trained["acdc"].name
-
-
-@pytest.fixture
-def without_settings() -> dict[str, str]:
-    """The environment of a user's shell, without what this process has set for MLflow."""
-    ours = ("MLFLOW", "_MLFLOW", "PYTEST", "DO_NOT_TRACK", "CI")
-    return {key: value for key, value in os.environ.items() if not key.startswith(ours)}

@@ -1,4 +1,4 @@
-"""What the tests of the mirror share: real runs, and what a store holds, read with SQL."""
+"""Write runs as training does, and read with SQL what a store holds of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy
 import yaml
 from sqlalchemy.pool import NullPool
@@ -47,6 +46,17 @@ def sync(folder: Path, *options: str) -> None:
     sync_command.main([str(folder), *options], standalone_mode=False)
 
 
+def syncing(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """``acdc sync`` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tracking", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
 def store_uri(runs: Path) -> str:
     return f"sqlite:///{runs.parent / 'mlflow.db'}"
 
@@ -57,58 +67,68 @@ def query(uri: str, text: str, **values: Any) -> list[Any]:
         return list(store.execute(sqlalchemy.text(text), values))
 
 
-def active(uri: str, kind: str, experiment: str = "acdc-tiny") -> dict[str, str]:
-    """The run ids of what is mirrored of a kind, by name; names must be different."""
-    rows = found(uri, kind, experiment)
-    assert len({name for name, _ in rows}) == len(rows)
-    return dict(rows)
-
-
-def names(uri: str, kind: str, experiment: str = "acdc-tiny") -> set[str]:
-    """The names of what is mirrored of a kind, perhaps twice for the moment."""
-    return {name for name, _ in found(uri, kind, experiment)}
-
-
-def found(uri: str, kind: str, experiment: str) -> list[tuple[str, str]]:
-    """Names and run ids."""
+def stored(uri: str, kind: str = "run", experiment: str = "acdc-tiny") -> list[tuple[str, str]]:
+    """Names and ids of the runs in MLflow that are not deleted."""
     rows = query(
         uri,
         "SELECT r.name, r.run_uuid FROM runs r JOIN experiments e ON "
         "e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid WHERE "
-        "e.name = :experiment AND r.lifecycle_stage = 'active' AND t.key = 'kind' AND "
-        "t.value = :kind",
+        "e.name = :experiment AND r.lifecycle_stage = 'active' AND t.key = 'fingerprint' AND "
+        "(t.value = 'study') = :study",
         experiment=experiment,
-        kind=kind,
+        study=kind == "study",
     )
     return [(str(name), str(run_id)) for name, run_id in rows]
 
 
+def only(uri: str, kind: str = "run", experiment: str = "acdc-tiny") -> str:
+    """The id of the only run in MLflow."""
+    ((_, run_id),) = stored(uri, kind, experiment)
+    return run_id
+
+
 def tags(uri: str, run_id: str) -> dict[str, str]:
-    rows = query(uri, "SELECT key, value FROM tags WHERE run_uuid = :run_id", run_id=run_id)
+    rows = query(uri, "SELECT key, value FROM tags WHERE run_uuid = :r", r=run_id)
     return {str(key): value for key, value in rows}
 
 
-def shown(uri: str, run_id: str) -> dict[str, float]:
+def status(uri: str, run_id: str) -> str:
+    ((found,),) = query(uri, "SELECT status FROM runs WHERE run_uuid = :r", r=run_id)
+    return str(found)
+
+
+def finished(uri: str, experiment: str = "acdc-tiny") -> int:
+    """How many runs have finished."""
+    return [status(uri, run_id) for _, run_id in stored(uri, "run", experiment)].count("FINISHED")
+
+
+def latest(uri: str, run_id: str) -> dict[str, float]:
     """The values that the interface shows of a run's metrics."""
     rows = query(uri, "SELECT key, value FROM latest_metrics WHERE run_uuid = :r", r=run_id)
     return {str(key): value for key, value in rows}
 
 
+def artifacts(uri: str, run_id: str) -> dict[str, bytes]:
+    """The contents of a run's artifacts, in a store that is a file."""
+    text = "SELECT artifact_uri FROM runs WHERE run_uuid = :r"
+    ((found,),) = query(uri, text, r=run_id)
+    folder = Path(found.removeprefix("file://"))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def histories(uri: str) -> dict[str, History]:
     """All values of the epochs' metrics, by run id, in the order of step and time."""
     found: dict[str, History] = defaultdict(lambda: defaultdict(list))
-    rows = query(
-        uri,
-        "SELECT run_uuid, key, step, value, timestamp FROM metrics ORDER BY step, timestamp",
-    )
-    for run_id, key, step, value, when in rows:
+    text = "SELECT run_uuid, key, step, value, timestamp FROM metrics ORDER BY step, timestamp"
+    for run_id, key, step, value, when in query(uri, text):
         if "/" not in key:
             found[run_id][key].append((step, value, when))
     return {run_id: dict(history) for run_id, history in found.items()}
 
 
 def journal_history(folder: Path) -> History:
-    """The same, from the journal, as far as it cannot be cut back any more."""
+    """The same from the journal, without what a resumed run will write again."""
     values: History = defaultdict(list)
     checkpoints = [path.stat().st_mtime for path in folder.glob("checkpoint/step-*.pt")]
     kept = math.inf if (folder / "result.json").exists() else max(checkpoints, default=math.inf)
@@ -117,10 +137,9 @@ def journal_history(folder: Path) -> History:
         record = json.loads(line)
         if record["time"] > kept:
             break
-        if "event" in record:
-            continue
         for key, value in record.items():
-            if key not in ("epoch", "time") and isinstance(value, int | float):
+            number = isinstance(value, int | float) and "event" not in record
+            if number and key not in ("epoch", "time"):
                 values[key].append((record["epoch"], value, round(1000 * record["time"])))
     return dict(values)
 
@@ -136,22 +155,18 @@ def slug_of(folder: Path) -> str:
     return folder.name.rpartition("-")[0]
 
 
-def assert_mirrors(runs: Path, *folders: Path, uri: str = "") -> dict[str, str]:
-    """The store holds of runs what their directories hold, each step once; return their ids."""
-    uri = uri or store_uri(runs)
-    ids, found = active(uri, "run"), histories(uri)
+def assert_synced(*folders: Path, uri: str = "", experiment: str = "acdc-tiny") -> dict[str, str]:
+    """The store holds these runs once, each with the values of its journal; return their ids."""
+    uri = uri or store_uri(folders[0].parent)
+    rows, found = stored(uri, "run", experiment), histories(uri)
+    assert sorted(name for name, _ in rows) == sorted(map(slug_of, folders))
+    ids = dict(rows)
     for folder in folders:
         run_id = ids[slug_of(folder)]
         assert found.get(run_id, {}) == journal_history(folder)
-        (status,) = query(uri, "SELECT status FROM runs WHERE run_uuid = :r", r=run_id)
-        assert (status[0] == "RUNNING") == (not (folder / "result.json").exists())
-    return {name: ids[name] for name in map(slug_of, folders)}
-
-
-def seeds(template: Path, count: int) -> list[RunConfig]:
-    """The run of a directory with other seeds."""
-    first = parse_run(yaml.safe_load((template / "config.yaml").read_text()))
-    return [first.with_seed(seed) for seed in range(101, 101 + count)]
+        ended = (folder / "result.json").exists()
+        assert (status(uri, run_id) == "RUNNING") == (not ended)
+    return ids
 
 
 def write_run(template: Path, runs: Path, config: RunConfig, pause_s: float = 0.0) -> Path:
@@ -169,18 +184,15 @@ def write_run(template: Path, runs: Path, config: RunConfig, pause_s: float = 0.
         journal.append(record)
         time.sleep(pause_s * draw.random())
     result = json.loads((template / "result.json").read_text())
-    for kept in result["products"].values():
-        for values in kept.values():
-            values["test_accuracy"] = draw.random()
-    result |= {"run": config.run_name, "fingerprint": config.fingerprint}
-    write_json(folder / "result.json", result)
+    write_json(folder / "result.json", result | {"run": config.run_name})
     return folder
 
 
 def writers(template: Path, runs: Path, count: int, pause_s: float) -> list[Path]:
     """Let as many processes write runs at once; wait for them, and return the runs."""
     fork = multiprocessing.get_context("fork")
-    configs = seeds(template, count)
+    first = parse_run(yaml.safe_load((template / "config.yaml").read_text()))
+    configs = [first.with_seed(seed) for seed in range(101, 101 + count)]
     processes = [
         fork.Process(target=write_run, args=(template, runs, config, pause_s)) for config in configs
     ]
@@ -190,34 +202,3 @@ def writers(template: Path, runs: Path, count: int, pause_s: float) -> list[Path
         process.join()
     assert [process.exitcode for process in processes] == [0] * count
     return [runs / config.run_name for config in configs]
-
-
-def assert_cell_of(uri: str, folders: list[Path]) -> None:
-    """The only cell of the store is the mean of these runs."""
-    accuracies = [
-        json.loads((folder / "result.json").read_text())["products"]["sparse"]["last"]
-        for folder in folders
-    ]
-    values = [float(last["test_accuracy"]) for last in accuracies]
-    (cell,) = active(uri, "cell").values()
-    found = shown(uri, cell)
-    assert found["sparse_last/n"] == found["seeds/finished"] == len(folders)
-    assert math.isclose(found["sparse_last/test_accuracy_mean"], float(np.mean(values)))
-    assert math.isclose(found["sparse_last/test_accuracy_std"], float(np.std(values, ddof=1)))
-
-
-def seeds_of_the_cell(uri: str, experiment: str = "acdc-tiny") -> int:
-    """How many finished seeds the only cell counts; 0 where it is not there, or twice."""
-    cells = found(uri, "cell", experiment)
-    return int(shown(uri, cells[0][1]).get("sparse_last/n", 0)) if len(cells) == 1 else 0
-
-
-def syncing(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """``acdc sync`` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tracking", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )

@@ -1,4 +1,4 @@
-"""Mirroring that goes on while runs are trained, by several processes, whatever the store does."""
+"""Syncs that follow training, by several processes, whatever happens to the store."""
 
 from __future__ import annotations
 
@@ -12,29 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.tracking.support import (
-    active,
-    assert_cell_of,
-    assert_mirrors,
-    names,
-    seeds_of_the_cell,
-    shown,
-    slug_of,
-    store_uri,
-    sync,
-    tags,
-    writers,
-)
-from tracking.command import Task
-from tracking.store import open_store
+from tests.tracking.support import assert_synced, finished, store_uri, sync, writers
 
 # Several processes that follow the same runs into one store.
 FOLLOWERS = """
 import os, sys
-from acdc.tracking.command import sync_command
-from acdc.tracking.store import load_mlflow
+from tracking.command import sync_command
+from tracking.store import load_mlflow
 load_mlflow()
 for _ in range(int(sys.argv[1])):
     if not os.fork():
@@ -68,128 +55,57 @@ def await_(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         time.sleep(0.2)
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
-    import psutil
+def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
+    """Signal the followers; all must end with status 0."""
+    for child in psutil.Process(process.pid).children():
+        child.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 0
+    return out, err
 
-    return [child.pid for child in psutil.Process(process.pid).children()]
 
-
-def test_64_runs_that_log_at_once_are_mirrored_once(
+@pytest.mark.slow
+def test_64_runs_at_once(
     one: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(one)
     runs, uri = one.parent, store_uri(one.parent)
     with following(3, str(runs), "--follow", "0.5") as process:
-        folders = writers(trained["acdc"], runs, 64, pause_s=3.0)
-        await_(lambda: seeds_of_the_cell(uri) == 64, process)
-        for pid in children(process):
-            os.kill(pid, signal.SIGTERM)
-        out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    assert out.count("mirroring has ended") == 3
-    # All has arrived already.
+        folders = writers(trained["acdc"], runs, 64, pause_s=2.0)
+        await_(lambda: finished(uri) == 64, process)
+        assert end(process, signal.SIGTERM)[1] == ""
     sync(runs)
     assert "64 runs: 0 new, 0 updated, 64 unchanged" in capsys.readouterr().out
-    assert_mirrors(runs, *folders)
-    assert_cell_of(uri, folders)
+    assert_synced(*folders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_store_that_is_away_is_told_once_and_caught_up_with(
-    one: Path, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_store_is_down_for_a_while(one: Path, number: signal.Signals, tmp_path: Path) -> None:
     away = one.parent.parent / "mlflow.db"
     kept = shutil.move(away, tmp_path / "kept.db")
     away.mkdir()
     with following(1, str(one.parent), "--follow", "0.2") as process:
         assert process.stderr is not None
-        assert "nothing is lost" in process.stderr.readline()
+        assert str(away) in process.stderr.readline()
         time.sleep(1)
         away.rmdir()
         shutil.move(kept, away)
-        await_(lambda: slug_of(one) in names(store_uri(one.parent), "run"), process)
-        time.sleep(1)
-        for pid in children(process):
-            os.kill(pid, number)
-        out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    assert out.count("1 new") == 1
-    assert out.endswith("mirroring has ended\n")
-    assert_mirrors(one.parent, one)
+        await_(lambda: finished(store_uri(one.parent)) == 1, process)
+        _, err = end(process, number)
+    assert err == ""
+    sync(one)
+    assert_synced(one)
 
 
-def test_a_store_that_is_emptied_meanwhile_is_filled_again(one: Path, empty_store: Path) -> None:
+@pytest.mark.slow
+def test_store_is_emptied_meanwhile(one: Path, empty_store: Path) -> None:
     uri, store = store_uri(one.parent), one.parent.parent / "mlflow.db"
     with following(1, str(one.parent), "--follow", "0.2") as process:
-        for _ in range(2):
-            await_(lambda: slug_of(one) in names(uri, "run"), process)
-            shutil.copy(empty_store, store.with_suffix(".new"))
-            store.with_suffix(".new").replace(store)
-        await_(lambda: slug_of(one) in names(uri, "run"), process)
-        for pid in children(process):
-            os.kill(pid, signal.SIGTERM)
-        assert process.wait() == 0
-    sync(one.parent)
-    assert_mirrors(one.parent, one)
-
-
-def passes(task: Task) -> str:
-    """Mirror once more, as one that follows does; return what was sent."""
-    ((uri, runs),) = task.stores().items()
-    with open_store(uri, False) as mirror:
-        return str(task.carry_out(mirror, runs))
-
-
-def test_a_run_that_a_halted_server_creates_late_is_filled(one: Path) -> None:
-    from mlflow import MlflowClient
-
-    uri, task = store_uri(one.parent), Task([one.parent], None, None, None)
-    passes(task)
-    assert "1 unchanged" in passes(task)
-    (first,) = assert_mirrors(one.parent, one).values()
-    client = MlflowClient(uri)
-    run, late = client.get_run(first), "z"
-    known = ("kind", "scale", "source", "mirror.key", "mirror.claim", "mlflow.parentRunId")
-    own = {key: run.data.tags[key] for key in known}
-    while late > first:  # the least id is kept
-        if late != "z":
-            client.delete_run(late)
-            client.set_tag(first, "mirror.key", own["mirror.key"])
-        late = client.create_run(
-            run.info.experiment_id, tags=own, run_name=run.info.run_name
-        ).info.run_id
-    passes(task)
-    assert assert_mirrors(one.parent, one) == {slug_of(one): late}
-    assert "1 unchanged" in passes(task)
-
-
-def test_a_cell_that_someone_deletes_comes_back(one: Path) -> None:
-    from mlflow import MlflowClient
-
-    uri, task = store_uri(one.parent), Task([one.parent], None, None, None)
-    passes(task)
-    (cell,) = active(uri, "cell").values()
-    MlflowClient(uri).delete_run(cell)
-    passes(task)
-    (again,) = active(uri, "cell").values()
-    assert again != cell
-    assert shown(uri, again)["sparse_last/n"] == 1
-    (run,) = assert_mirrors(one.parent, one).values()
-    assert tags(uri, run)["mlflow.parentRunId"] == again
-
-
-def test_each_kind_of_error_is_told(runs: Path, trained: dict[str, Path]) -> None:
-    store = runs.parent / "mlflow.db"
-    (runs / trained["dense"].name / "result.json").write_text("{")
-    with following(1, str(runs), "--follow", "0.2") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert "mirroring to" in process.stdout.readline()
-        assert "2 runs: 2 new" in process.stdout.readline()
-        assert "1 runs cannot be read" in process.stderr.readline()
-        store.rename(store.with_suffix(".kept"))
-        store.mkdir()
-        assert "nothing is lost" in process.stderr.readline()
-        for pid in children(process):
-            os.kill(pid, signal.SIGTERM)
-        process.communicate()
+        await_(lambda: finished(uri) == 1, process)
+        shutil.copy(empty_store, store.with_suffix(".new"))
+        store.with_suffix(".new").replace(store)
+        await_(lambda: finished(uri) == 1, process)
+        end(process, signal.SIGTERM)
+    sync(one)
+    assert_synced(one)

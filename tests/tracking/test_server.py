@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pwd
 import re
@@ -22,7 +21,7 @@ import requests
 import yaml
 
 import tracking
-from tests.tracking.support import active, assert_mirrors, found, names, sync, syncing, writers
+from tests.tracking.support import assert_synced, finished, only, stored, sync, syncing, writers
 
 ROOM = Path(tracking.__file__).parent
 DOCS = ROOM.parent / "docs" / "tracking.md"
@@ -142,9 +141,6 @@ def study(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     study = tmp_path / "results" / request.node.name
     (study / "runs").mkdir(parents=True)
-    monkeypatch.setattr(
-        "tests.tracking.support.active", functools.partial(active, experiment=f"acdc-{study.name}")
-    )
     return study
 
 
@@ -188,6 +184,10 @@ def test_wrong_password(
     assert "not this one" not in err
 
 
+def check(server: Server, study: Path, *folders: Path) -> dict[str, str]:
+    return assert_synced(*folders, uri=server.store, experiment=f"acdc-{study.name}")
+
+
 @pytest.mark.server
 def test_artifacts(server: Server, study: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     from mlflow import MlflowClient
@@ -195,8 +195,8 @@ def test_artifacts(server: Server, study: Path, trained: dict[str, Path], tmp_pa
     run = Path(shutil.copytree(trained["acdc"], study / "runs" / trained["acdc"].name))
     (study / "report.html").write_text("<p>report</p>")
     sync(study)
-    (run_id,) = assert_mirrors(run.parent, run, uri=server.store).values()
-    (shown,) = active(server.store, "study", f"acdc-{study.name}").values()
+    (run_id,) = check(server, study, run).values()
+    shown = only(server.store, "study", f"acdc-{study.name}")
     client = MlflowClient(server.address)
     for identity, original in ((run_id, run / "result.json"), (shown, study / "report.html")):
         copy = client.download_artifacts(identity, original.name, str(tmp_path))
@@ -208,7 +208,7 @@ def test_killed_server(server: Server, study: Path, trained: dict[str, Path]) ->
     folders = writers(trained["acdc"], study / "runs", 16, pause_s=0.0)
 
     def arrived() -> int:
-        return len(found(server.store, "run", f"acdc-{study.name}"))
+        return len(stored(server.store, "run", f"acdc-{study.name}"))
 
     sending = syncing(str(study))
     await_(lambda: arrived() >= 3, sending)
@@ -218,25 +218,21 @@ def test_killed_server(server: Server, study: Path, trained: dict[str, Path]) ->
     server.start()
     assert arrived() < 16
     sync(study)
-    assert len(assert_mirrors(study / "runs", *folders, uri=server.store)) == 16
+    check(server, study, *folders)
 
 
 @pytest.mark.server
-def test_two_hosts(server: Server, study: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    """Two that follow the same runs share no lock; each value arrives once."""
-    hosts = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        own = os.environ | {"TMPDIR": str(tmp_path / name)}
-        hosts.append(syncing(str(study), "--follow", "0.5", env=own))
+def test_two_hosts(server: Server, study: Path, trained: dict[str, Path]) -> None:
+    """Two that follow the same runs through a server share no lock; each value arrives once."""
+    hosts = [syncing(str(study), "--follow", "0.5") for _ in range(2)]
     folders = writers(trained["acdc"], study / "runs", 16, pause_s=2.0)
-    await_(lambda: len(names(server.store, "run", f"acdc-{study.name}")) == 16, hosts[0])
     for host in hosts:
+        await_(lambda: finished(server.store, f"acdc-{study.name}") == 16, host)
         host.send_signal(signal.SIGTERM)
         out, err = host.communicate()
         assert (host.returncode, err) == (0, ""), out
     sync(study)
-    assert len(assert_mirrors(study / "runs", *folders, uri=server.store)) == 16
+    check(server, study, *folders)
 
 
 def test_compose() -> None:

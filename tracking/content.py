@@ -1,0 +1,240 @@
+"""What MLflow shows of a run's folder and of a study: parameters, metrics, tags and files.
+
+Nothing here imports MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from acdc.errors import SuiteError
+from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, RunRecord, read_run
+from acdc.run.result import RESULT, Result
+
+RUN_NAME = re.compile(r"(.+)-([0-9a-f]{12})")
+STUDY = "study"
+"""Name and fingerprint of the run that holds a study's tables, figures and report."""
+SHOWN = ("tables/*.csv", "tables/*.json", "tables/*.tex", "figures/*", "report.html")
+TAG_LENGTH = 1000  # MLflow accepts 8000 characters
+
+
+class DamagedRunError(SuiteError):
+    """A file of a run's folder cannot be read."""
+
+
+class Value(NamedTuple):
+    """One value of a metric, in the order of MLflow's own class."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+def digest(data: bytes) -> str:
+    """Return 16 hexadecimal digits that identify the bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one run in MLflow is to show."""
+
+    name: str
+    fingerprint: str
+    status: Literal["running", "finished", "diverged", "failed"]
+    tags: dict[str, str]
+    files: dict[str, Path]
+    """By the artifact's name."""
+    params: dict[str, str] = field(default_factory=dict)
+    journal: bytes = b""
+    """All complete lines."""
+    settled: int = 0
+    """Bytes of the journal that a resumed run will not rewrite."""
+    began_ms: int | None = None
+    ended_ms: int | None = None
+    final: tuple[Value, ...] = ()
+    """The metrics of the result."""
+    result: str = ""
+    """Digest of the result; empty if there is none, or one that a retry would replace."""
+
+    @property
+    def state(self) -> str:
+        """MLflow's word for the status."""
+        return {"running": "RUNNING", "finished": "FINISHED"}.get(self.status, "FAILED")
+
+    def claim(self, before: str) -> str:
+        """Return what identifies the journal and the result that are sent.
+
+        Args:
+            before: the claim of what was sent already, empty if nothing was. Its lines stay sent
+                though another host's clock may call them unsettled, and so does a deleted result.
+        """
+        sent, _, result = before.split(":") if before else ("0", "", "")
+        length = max(int(sent), self.settled)
+        return f"{length}:{digest(self.journal[:length])}:{self.result or result}"
+
+    def holds(self, claim: str) -> bool:
+        """Return whether the folder still holds the journal and the result of a claim."""
+        length, journal, result = claim.split(":")
+        same = digest(self.journal[: int(length)]) == journal
+        return same and (not result or self.result in ("", result))
+
+    def metrics(self, start: int, end: int) -> Iterator[Value]:
+        """Yield the metrics of the epochs between two offsets of the journal, in bytes."""
+        for record in map(json.loads, self.journal[start:end].splitlines()):
+            if "event" not in record:
+                time_ms = round(1000 * record["time"])
+                for key, value in numbers(record).items():
+                    if key not in ("epoch", "time"):
+                        yield Value(key, value, time_ms, record["epoch"])
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the runs in a folder or below it, or the folder itself if it is a run."""
+    found = {path.parent.resolve() for path in folder.rglob(CONFIG)}
+    return sorted(path for path in found if RUN_NAME.fullmatch(path.name))
+
+
+def study_content(folder: Path) -> Content | None:
+    """Return the tables, figures and report of a study; None if it has none yet."""
+    found = sorted(path for pattern in SHOWN for path in folder.glob(pattern))
+    files = {path.relative_to(folder).as_posix(): path for path in found}
+    return Content(STUDY, STUDY, "finished", {"kind": "study"}, files) if files else None
+
+
+def run_content(folder: Path) -> Content | None:
+    """Return what MLflow is to show of a run; None if it has not begun.
+
+    Raises:
+        DamagedRunError: a file cannot be read.
+    """
+    newest = newest_checkpoint(folder)  # before the journal, which grows
+    record = read_run(folder)
+    journal = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).exists() else b""
+    if not (journal or record.result or record.failure or record.problems):
+        return None
+    if record.problems or record.config is None:
+        raise DamagedRunError("; ".join(record.problems) or f"{folder / CONFIG}: missing")
+    # A last line without its end is still being written, or was cut short by a kill.
+    lines = journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
+    try:
+        return _content(record, record.config, lines, newest)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedRunError(f"{folder / JOURNAL}: damaged ({error!r})") from error
+
+
+def _content(
+    run: RunRecord, config: Mapping[str, Any], lines: list[bytes], newest: float
+) -> Content:
+    records = [json.loads(line) for line in lines]
+    times_ms = [round(1000 * record["time"]) for record in records]
+    status = run.result.status if run.result else "running"
+    if run.result is None and run.failure is not None and run.failure.final:
+        status = "failed"
+    ended = status in ("finished", "diverged")
+    kept = list(itertools.takewhile(lambda r: ended or r["time"] <= newest, records))
+    name, fingerprint = run.folder.name.rsplit("-", 1)
+    files = (CONFIG, PROVENANCE, JOURNAL, RESULT)
+    content = Content(
+        name,
+        fingerprint,
+        status,
+        tags_of(run),
+        files={file: run.folder / file for file in files if (run.folder / file).exists()},
+        params={k: v if isinstance(v, str) else json.dumps(v) for k, v in flatten(config).items()},
+        journal=b"".join(lines),
+        settled=sum(map(len, lines[: len(kept)])),
+        began_ms=times_ms[0] if times_ms else None,
+        ended_ms=times_ms[-1] if times_ms else None,
+        final=tuple(final_metrics(run.result, max(times_ms, default=0))),
+        result=digest((run.folder / RESULT).read_bytes()) if ended else "",
+    )
+    list(content.metrics(0, len(content.journal)))  # raises what a damaged record raises
+    return content
+
+
+def newest_checkpoint(folder: Path) -> float:
+    """Return when the newest checkpoint was written, in seconds since 1970; infinity without one.
+
+    A run is resumed from it; older lines of the journal stay.
+    """
+    times = []
+    for path in folder.glob("checkpoint/step-*.pt"):
+        with contextlib.suppress(FileNotFoundError):  # superseded just now
+            times.append(path.stat().st_mtime)
+    return max(times, default=math.inf)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with keys such as ``recipe.lr``."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        nested = isinstance(item, Mapping)
+        flat |= flatten(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item}
+    return flat
+
+
+def numbers(value: Mapping[str, Any]) -> dict[str, float]:
+    """Return the entries that are finite numbers."""
+    return {
+        key: number
+        for key, number in value.items()
+        if isinstance(number, int | float) and type(number) is not bool and math.isfinite(number)
+    }
+
+
+def final_metrics(result: Result | None, time_ms: int) -> Iterator[Value]:
+    """Yield the metrics of a result, such as ``sparse_last/test_accuracy``."""
+    if result is None or result.status == "failed":
+        return
+    groups: dict[str, BaseModel] = {"flops": result.flops, "timings": result.timings}
+    for product, evaluations in result.products.items():
+        groups[f"{product}_last"] = evaluations.last
+        groups[f"{product}_best"] = evaluations.best
+    for group, values in groups.items():
+        flat = numbers(flatten(values.model_dump()))
+        step = flat.get("epoch", result.config["epochs"] - 1)
+        for key, value in flat.items():
+            yield Value(f"{group}/{key}", value, time_ms, int(step))
+
+
+def tags_of(run: RunRecord) -> dict[str, str]:
+    """Return what runs are searched and grouped by; what does not apply is empty."""
+    result, failure = run.result, run.failure
+    error = failure.error if failure and result is None else ""
+    if result is not None and result.status == "failed":
+        error = result.error
+    git = run.provenance[-1].git if run.provenance else None
+    jobs = dict.fromkeys(attempt.job for attempt in run.provenance if attempt.job)
+    tags = {
+        "kind": "run",
+        "cell": run.folder.name.rpartition("_seed")[0],
+        "diverged_at": result.diverged_at if result and result.status == "diverged" else "",
+        "error": error,
+        "attempts": len(run.provenance),
+        "slurm_job_id": ", ".join(jobs),
+        "git_revision": git.revision if git else "",
+        "certificate_failures": "; ".join(dict.fromkeys(certificate_failures(result))),
+    }
+    return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+
+
+def certificate_failures(result: Result | None) -> Iterator[str]:
+    """Yield why sparsity certificates of a run do not hold."""
+    for product, evaluations in (result.products if result else {}).items():
+        for evaluation in (evaluations.last, evaluations.best):
+            certificate = evaluation.certificate
+            for failure in certificate.failures if certificate else ("no certificate",):
+                yield f"{product}: {failure}"
