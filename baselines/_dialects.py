@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from acdc.sparsity.masks import Masks, count_zeros
-from acdc.sparsity.selection import strictly_above_masks, top_k_masks
+from acdc.sparsity.released import strictly_above_masks
+from acdc.sparsity.selection import top_k_masks
 from baselines._ramps import even_updates, updates_before_end, updates_since_last
 
 DialectName = Literal["zhu_gupta", "contrib", "ist"]

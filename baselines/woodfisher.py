@@ -19,7 +19,8 @@ from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.masks import Masks, count_nonzeros, count_zeros
-from acdc.sparsity.selection import strictly_above_masks, top_k_masks
+from acdc.sparsity.released import strictly_above_masks
+from acdc.sparsity.selection import top_k_masks
 from acdc.step import Step
 from baselines._ramps import check_initial_sparsity, cubic_ramp, even_updates, updates_since_begin
 from baselines.dense import DENSE

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acdc.sparsity import selection
+from acdc.sparsity import selection, topk
 from benchmarks.common import circumstances, waiting_clock, write_record
 from tests.support import golden
 
@@ -62,7 +62,7 @@ def make_contenders(layers: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]
         "read (max)": lambda: [weight.amax() for weight in weights],
         "threshold": lambda: selection.kth_largest(weights, k, magnitudes=True),
         "masks": lambda: selection.top_k_masks(layers, k, magnitudes=True),
-        "threshold by radix": lambda: selection._cut_by_radix(weights, k, True),
+        "threshold by radix": lambda: topk._cut_by_radix(weights, k, True),
         "topk": lambda: joined().topk(k, sorted=False).values.min(),
         "kthvalue": lambda: joined().kthvalue(total - k + 1).values,
         "sort": lambda: joined().sort().values[total - k],

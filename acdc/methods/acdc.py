@@ -21,12 +21,8 @@ from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.flops import LayerCost, forward_flops
 from acdc.sparsity.masks import Masks, count_nonzeros, mask_change
 from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
-from acdc.sparsity.selection import (
-    global_magnitude_masks,
-    layer_magnitude_masks,
-    released_global_masks,
-    released_layer_masks,
-)
+from acdc.sparsity.released import released_global_masks, released_layer_masks
+from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
 from acdc.step import Step
 
 

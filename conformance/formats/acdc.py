@@ -20,12 +20,8 @@ from acdc.methods.phases import PUBLISHED_SCHEDULES
 from acdc.models import MODELS
 from acdc.sparsity.layers import Layers, dense_layers, prunable_layers, prunable_weights
 from acdc.sparsity.patterns import pattern_masks
-from acdc.sparsity.selection import (
-    kth_largest,
-    released_global_masks,
-    released_layer_masks,
-    strictly_above_masks,
-)
+from acdc.sparsity.released import released_global_masks, released_layer_masks, strictly_above_masks
+from acdc.sparsity.selection import kth_largest
 from acdc.step import Step
 from acdc.training.learning_rates import warmup_cosine
 from acdc.training.optimizers import build_optimizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import strictly_above_masks
+from acdc.sparsity.released import strictly_above_masks
 from baselines.woodfisher import InverseFisher, pruning_statistic, weight_update
 from conformance.vectors import Case, compare, hashval
 

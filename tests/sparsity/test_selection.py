@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc.sparsity import selection
+from acdc.sparsity import topk
 from acdc.sparsity.masks import count_nonzeros
+from acdc.sparsity.released import released_global_masks, released_layer_masks
 from acdc.sparsity.selection import (
     global_magnitude_masks,
     kth_largest,
     layer_magnitude_masks,
-    released_global_masks,
-    released_layer_masks,
     top_k_mask,
     top_k_masks,
     top_k_rows,
@@ -81,7 +80,7 @@ def through(path: str) -> Iterator[None]:
     changes: dict[str, Any] = {"_CHUNK": 3, "_RADIX_CHUNK": 3, "_SAMPLE": sample}
     if path == "radix":
         changes["_cut_by_sample"] = lambda *arguments: None
-    with mock.patch.multiple(selection, **changes):
+    with mock.patch.multiple(topk, **changes):
         yield
 
 
@@ -200,7 +199,7 @@ def test_the_bracket_makes_no_difference(
     k = data.draw(st.integers(1, sum(score.numel() for score in scores.values())))
     dtype = next(iter(scores.values())).dtype
     low, high = sorted(torch.tensor(ends, dtype=torch.float64).to(dtype).double().tolist())
-    with mock.patch.object(selection, "_bracket", return_value=(low, high)):
+    with mock.patch.object(topk, "_bracket", return_value=(low, high)):
         masks = top_k_masks(scores, k)
         threshold, _ = kth_largest(list(scores.values()), k)
     joined = torch.cat([score.double().reshape(-1) for score in scores.values()])
@@ -233,13 +232,13 @@ def large_layers(kind: str) -> dict[str, Tensor]:
 
 
 def _stride(total: int) -> int:
-    return total // selection._SAMPLE // 6 * 6 + 1
+    return total // topk._SAMPLE // 6 * 6 + 1
 
 
 @pytest.mark.parametrize("kind", ["normal", "mostly zero", "few values", "deceiving"])
 @pytest.mark.parametrize("density", [1e-5, 0.05, 0.1, 0.5, 0.95, 1 - 1e-5])
 def test_a_sample_changes_nothing(kind: str, density: float) -> None:
-    with mock.patch.object(selection, "_SAMPLE", 1 << 14):
+    with mock.patch.object(topk, "_SAMPLE", 1 << 14):
         scores = large_layers(kind)
         k = int(density * 400_000)
         masks = top_k_masks(scores, k, magnitudes=True)
@@ -251,12 +250,10 @@ def test_a_sample_changes_nothing(kind: str, density: float) -> None:
 
 
 def test_only_a_deceiving_sample_takes_the_slow_path() -> None:
-    with mock.patch.object(selection, "_SAMPLE", 1 << 14):
+    with mock.patch.object(topk, "_SAMPLE", 1 << 14):
         for kind in ("normal", "mostly zero", "few values", "deceiving"):
             scores = list(large_layers(kind).values())
-            with mock.patch.object(
-                selection, "_cut_by_radix", wraps=selection._cut_by_radix
-            ) as slow:
+            with mock.patch.object(topk, "_cut_by_radix", wraps=topk._cut_by_radix) as slow:
                 kth_largest(scores, 100_000, magnitudes=True)
             assert slow.called == (kind == "deceiving")
 
