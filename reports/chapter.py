@@ -15,7 +15,8 @@ from reports.statements import ID, measured, number, predicted, remarks
 from reports.theory import Found
 from study.model import Experiment
 from theory.layout import WITHOUT_FIGURE
-from theory.statistics import LEVEL, Statement, Verdict
+from theory.statements import Statement, Verdict
+from theory.statistics import LEVEL
 
 SOURCE = "theory.txt.j2"
 """The text. Paragraphs are parted by empty lines; ``# `` begins a heading, ``!figure NAME`` and

@@ -13,7 +13,8 @@ from acdc.files import finite
 from reports import latex, maths
 from reports.text import NO_ROW
 from reports.theory import Found
-from theory.statistics import LEVEL, Interval, Statement
+from theory.statements import Statement
+from theory.statistics import LEVEL, Interval
 
 ID = "theory"
 """Of the table's files."""
@@ -189,3 +190,16 @@ def _line(statement: Statement) -> dict[str, Any]:
         "diverged": statement.diverged,
         "verdict": statement.verdict,
     }
+
+
+def require_all(found: Iterable[Found]) -> None:
+    """Refuse a table of which experiments are missing.
+
+    Raises:
+        ReportError: the first reason why; or the plan has no experiment of the theory.
+    """
+    if not (found := list(found)):
+        raise ReportError("the plan has no experiment of the theory")
+    for each in found:
+        if each.problem:
+            raise ReportError(each.problem)

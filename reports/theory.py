@@ -12,7 +12,8 @@ import pandas as pd
 
 from study.model import Experiment, ReportError, Study
 from theory.layout import SERIES, Role
-from theory.statistics import Interval, Statement
+from theory.statements import Statement
+from theory.statistics import Interval
 
 _WORDS = SERIES[:3]
 _NUMBERS = SERIES[3:]

@@ -1,4 +1,4 @@
-"""What an experiment of the theory is, the list of them, and the files that each leaves."""
+"""Experiments: their settings, how to load one by name, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -9,98 +9,65 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-import numpy as np
 import torch
 from pydantic import AfterValidator, Field, ValidationError
 
 from acdc.config.recipe import Frozen
 from acdc.errors import ConfigError
 from acdc.files import write_json, write_text
-from acdc.messages import accepted, explain
+from acdc.messages import config_error, explain
 from acdc.run.provenance import git_revision, hardware
-from theory.layout import EXPERIMENTS, SERIES, TRIAL, Role
-from theory.statistics import Statement
+from theory.layout import EXPERIMENTS, SERIES, TRIAL
+from theory.outcome import Outcome
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return values in ascending order.
+
+    Raises:
+        ValueError: two of them are equal.
+    """
     if len(set(values)) < len(values):
         raise ValueError("has a value twice; each once is accepted")
-    return values
+    return tuple(sorted(values))
 
 
-def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return values in ascending order, and refuse one that stands twice."""
-    return tuple(sorted(_distinct(values)))
-
-
-Condition = Annotated[float, Field(ge=1, le=1e6)]
 Several = Field(min_length=1)
-Kappas = Annotated[tuple[Condition, ...], Several, AfterValidator(ascending)]
+Ascending = AfterValidator(ascending)
+Condition = Annotated[float, Field(ge=1, le=1e6)]
+Kappas = Annotated[tuple[Condition, ...], Several, Ascending]
 """Condition numbers beta/alpha, each at least 1, in ascending order."""
-Sigmas = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=1e6)], ...], Several, AfterValidator(ascending)
-]
+Sigmas = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], Several, Ascending]
 """Noise levels, the square root of E||g - grad f||^2, in ascending order."""
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, AfterValidator(ascending)]
-"""Whole numbers from 1 on, in ascending order."""
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, Ascending]
+"""Integers, each at least 1, in ascending order."""
+Factors = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Several, Ascending]
+"""Positive numbers in ascending order."""
 
 
 class Settings(Frozen):
-    """What an experiment is asked for; its defaults are those of the smoke scale."""
+    """Settings of an experiment; the defaults are those of the smoke scale."""
 
     seed: int = Field(default=0, ge=0)
     """Of all random numbers."""
     trials: int = Field(default=20, ge=2)
     """Independent problems, or repetitions, of each point of the sweep."""
 
-    def require(self, true: bool, key: str, expected: str) -> None:
-        """Refuse a combination of settings.
+    def require(self, true: bool, key: str, allowed: str) -> None:
+        """Check a combination of settings.
 
         Raises:
-            ConfigError: it is not true; says what is accepted.
+            ConfigError: it is not true; names the key and what is allowed.
         """
         if not true:
-            raise ConfigError(f"{key}: got {getattr(self, key)!r}; {expected} is accepted")
-
-
-@dataclass
-class Outcome:
-    """What an experiment has found."""
-
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    """One row a trial: the columns TRIAL, then its own."""
-    series: list[dict[str, Any]] = field(default_factory=list)
-    """What its figure draws: the columns SERIES."""
-    statements: list[Statement] = field(default_factory=list)
-
-    def draw(
-        self,
-        panel: str,
-        line: str,
-        role: Role,
-        x: float,
-        y: float,
-        low: float | None = None,
-        high: float | None = None,
-    ) -> None:
-        """Add a point to a line of a plot; of a phase x and y are its ends."""
-        row = (panel, line, role, x, y, low, high)
-        self.series.append(dict(zip(SERIES, row, strict=True)))
-
-    def draw_fit(self, panel: str, line: str, x: Sequence[float], y: Sequence[float]) -> None:
-        """Add the power law that fits points best, over their range, if there is one."""
-        points = np.asarray([x, y], dtype=np.float64)
-        if np.isfinite(points).all() and (points > 0.0).all() and np.ptp(points[0]) > 0.0:
-            power, level = np.polyfit(np.log(points[0]), np.log(points[1]), 1)
-            for end in (min(x), max(x)):
-                self.draw(panel, line, "fit", end, float(np.exp(level) * end**power))
+            problem = "does not fit the other settings"
+            raise config_error(key, getattr(self, key), problem, allowed)
 
 
 class Experiment(Protocol):
@@ -109,7 +76,7 @@ class Experiment(Protocol):
     Settings: type[Settings]
 
     def run(self, settings: Any) -> Outcome:
-        """Carry it out; the same settings give the same outcome."""
+        """Run it; equal settings give an equal outcome."""
         ...
 
 
@@ -117,10 +84,10 @@ def load(name: str) -> Experiment:
     """Return an experiment by its name.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no experiment of this name.
     """
     if name not in EXPERIMENTS:
-        raise ConfigError(f"theory: {name!r} is unknown; {accepted(name, EXPERIMENTS)}")
+        raise config_error("theory", name, "unknown experiment", EXPERIMENTS)
     module: Any = importlib.import_module(f"theory.experiments.{name}")
     return module  # type: ignore[no-any-return]
 
@@ -129,7 +96,7 @@ def parse(name: str, data: Mapping[str, Any]) -> Settings:
     """Return an experiment's validated settings.
 
     Raises:
-        ConfigError: no such experiment, or one sentence that names each wrong key.
+        ConfigError: there is no such experiment, or a key is wrong; names each wrong key.
     """
     schema = load(name).Settings
     try:
@@ -138,40 +105,16 @@ def parse(name: str, data: Mapping[str, Any]) -> Settings:
         raise ConfigError(explain(error, schema)) from None
 
 
-def rows(columns: Mapping[str, Any], shape: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one dictionary for each trial of a batch.
-
-    Args:
-        columns: tensors that broadcast to the shape, or the same value for all; of ``status`` a
-            tensor that says which trials diverged.
-        shape: of the batch.
-    """
-    flat = {
-        name: value.expand(*shape).reshape(-1).tolist() if isinstance(value, torch.Tensor) else None
-        for name, value in columns.items()
-    }
-    if (diverged := flat.get("status")) is not None:
-        flat["status"] = ["diverged" if each else "finished" for each in diverged]
-    return [
-        {name: columns[name] if (found := flat[name]) is None else found[i] for name in columns}
-        for i in range(math.prod(shape))
-    ]
-
-
 def write(name: str, settings: Settings, out: Path) -> Outcome:
-    """Carry an experiment out, and write trials.csv, series.csv and statements.json into a folder.
+    """Run an experiment, and write trials.csv, series.csv and statements.json into a folder.
 
-    Floats have ten digits, what does not apply is empty; provenance.json beside them says what made
-    them. Each file appears whole or not at all, statements.json last.
+    Floats have ten digits; a cell that does not apply is empty. provenance.json holds the software,
+    the hardware and the time. Each file is replaced as a whole, statements.json last.
     """
     started = time.perf_counter()
     outcome = load(name).run(settings)
-    ids = [statement.id for statement in outcome.statements]
-    if len(set(ids)) < len(ids):
-        raise AssertionError(f"{name}: two statements have the same id")
     out.mkdir(parents=True, exist_ok=True)
-    trials = [{**dict.fromkeys(TRIAL), **row} for row in outcome.trials]
-    write_text(out / "trials.csv", _csv(trials, TRIAL))
+    write_text(out / "trials.csv", _csv(outcome.trials, TRIAL))
     write_text(out / "series.csv", _csv(outcome.series, SERIES))
     about = {
         "git": git_revision(),
@@ -198,7 +141,7 @@ def _csv(found: Sequence[Mapping[str, Any]], first: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_cell(row[name]) for name in columns] for row in found)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in found)
     return buffer.getvalue()
 
 

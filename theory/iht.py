@@ -1,8 +1,8 @@
 """Iterative hard thresholding on many problems at once (paper Section 3.1, Eq. 2 and 3).
 
-Tensors are float64 of shape (..., N): each leading index is a trial, and trials that share a
-problem share its matrices by broadcasting. Whatever differs between trials (k, step size) is a
-number or a tensor that broadcasts to (...).
+Tensors are float64 of shape (..., N): each leading index is a trial, and trials of one problem
+share its matrices by broadcasting. A value that differs between trials (k, step size) is a tensor
+that broadcasts to (...).
 """
 
 from __future__ import annotations
@@ -14,20 +14,37 @@ import torch
 from torch import Tensor
 
 from acdc.sparsity.selection import top_k_rows
+from theory.problems.base import Gradient, Problem
 
-Gradient = Callable[[Tensor], Tensor]
-"""The gradient or an unbiased estimate of it, (..., N) to (..., N)."""
 Watch = Callable[[Tensor], Mapping[str, Tensor]]
-"""What is measured of iterates: (..., N) to quantities of shape (...)."""
+"""Measures iterates: (..., N) to quantities of shape (...)."""
 
-# Squares of larger entries overflow; an iterate that has any is taken to have diverged.
+# Squares of larger entries overflow; an iterate with such an entry has diverged.
 LARGEST = 1e150
 
 
-def hard_threshold(x: Tensor, k: int | Tensor) -> Tensor:
-    """T_k: keep the k entries of largest magnitude of each (N,), the lower index of equal ones.
+def no_watch(theta: Tensor) -> dict[str, Tensor]:
+    """Measure nothing of the iterates."""
+    return {}
 
-    The same selection as that of the methods that train, ``selection.top_k_rows``.
+
+def watch_gap(problem: Problem) -> Watch:
+    """Return the watch of f - f*."""
+    return lambda theta: {"gap": problem.gap(theta)}
+
+
+def watch_errors(problem: Problem) -> Watch:
+    """Return the watch of f - f* and of ||theta - theta*||^2."""
+    return lambda theta: {
+        "gap": problem.gap(theta),
+        "distance2": (theta - problem.minimiser).square().sum(-1),
+    }
+
+
+def hard_threshold(x: Tensor, k: int | Tensor) -> Tensor:
+    """Return T_k(x): the k entries of largest magnitude of each (N,), ties to the lower index.
+
+    Selects by ``selection.top_k_rows``, as the training methods do.
 
     Raises:
         ValueError: k is not between 0 and N, or x has NaN, which has no magnitude to rank.
@@ -39,7 +56,7 @@ def hard_threshold(x: Tensor, k: int | Tensor) -> Tensor:
 
 
 def check_k(k: int | Tensor, n: int) -> None:
-    """Refuse numbers of kept entries that N entries do not have.
+    """Check a number of kept entries.
 
     Raises:
         ValueError: k is not between 0 and N.
@@ -50,40 +67,40 @@ def check_k(k: int | Tensor, n: int) -> None:
 
 
 def per_trial(value: float | Tensor) -> float | Tensor:
-    """Return a number of each trial so that it multiplies the trial's vector."""
+    """Return a value (...) as (..., 1), which broadcasts against vectors (..., N)."""
     return value.unsqueeze(-1) if isinstance(value, Tensor) else value
 
 
 @dataclass
 class Trace:
-    """What was measured of an iteration of trials of shape (...)."""
+    """The path of trials of shape (...)."""
 
     last: Tensor
-    """The last iterates, (..., N); of a trial that diverged the last before that."""
+    """The last iterates, (..., N); where a trial diverged, the last one before."""
     diverged_at: Tensor
-    """The iteration in which each trial diverged, -1 where none, (...)."""
+    """The iteration in which each trial diverged, -1 where it did not, (...)."""
     watched: dict[str, Tensor] = field(default_factory=dict)
-    """Each quantity after each iteration, the start's first, (iterations + 1, ...); infinite from
-    the divergence on."""
+    """Each quantity at the start and after each iteration, (iterations + 1, ...); infinite from
+    divergence on."""
 
     @property
     def diverged(self) -> Tensor:
-        """Which trials diverged, (...)."""
+        """The mask of trials that diverged, (...)."""
         return self.diverged_at >= 0
 
 
 def iterate(
     step: Callable[[Tensor], Tensor], start: Tensor, iterations: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield after each step the iterates, and which trials have diverged so far.
+    """Yield the iterates after each step, and the mask of trials that have diverged so far.
 
-    A trial diverges when an entry is no longer below 1e150 in magnitude; it stays where it was
-    before, and the others go on.
+    A trial diverges when an entry exceeds 1e150 in magnitude or is NaN. It keeps its last iterate;
+    the other trials continue.
 
     Args:
         step: from iterates to the next ones, (..., N).
         start: the first iterates, which are not yielded.
-        iterations: how many steps.
+        iterations: number of steps.
     """
     theta = start
     diverged = torch.zeros(start.shape[:-1], dtype=torch.bool, device=start.device)
@@ -95,8 +112,10 @@ def iterate(
         yield theta, diverged
 
 
-def trace(step: Callable[[Tensor], Tensor], start: Tensor, iterations: int, watch: Watch) -> Trace:
-    """Iterate and return what is watched of every iterate; see `iterate`."""
+def trace(
+    step: Callable[[Tensor], Tensor], start: Tensor, iterations: int, watch: Watch = no_watch
+) -> Trace:
+    """Iterate and measure every iterate; see `iterate`."""
     watched = {name: [values] for name, values in watch(start).items()}
     diverged_at = torch.full(start.shape[:-1], -1)
     theta = start
@@ -112,7 +131,7 @@ def iht_step(
 ) -> Callable[[Tensor], Tensor]:
     """Return theta -> T_k(theta - step_size * g(theta)) (paper Eq. 2; Eq. 3 if g is stochastic).
 
-    What is not a number counts as infinite.
+    NaN counts as infinite.
     """
     eta = per_trial(step_size)
 
@@ -134,17 +153,17 @@ def iht(
     k: int | Tensor,
     step_size: float | Tensor,
     iterations: int,
-    watch: Watch,
+    watch: Watch = no_watch,
 ) -> Trace:
     """Iterate theta <- T_k(theta - step_size * g(theta)) from ``start`` for all trials at once.
 
     Args:
-        gradient: exact, or drawn afresh at every call.
+        gradient: exact or stochastic.
         start: theta_0, (..., N).
-        k: entries that are kept, by trial.
+        k: kept entries, by trial.
         step_size: eta, by trial.
-        iterations: how many steps.
-        watch: what is measured of each iterate.
+        iterations: number of steps.
+        watch: measures each iterate.
 
     Raises:
         ValueError: k is not between 0 and N, or the step size is not above 0.
@@ -156,12 +175,12 @@ def iht(
 
 
 def restrict(gradient: Gradient, support: Tensor) -> Gradient:
-    """Return the gradient's part on a support, a mask (..., N); the rest is zero."""
+    """Return the gradient on a support, a mask (..., N), and zero elsewhere."""
     return lambda theta: torch.where(support, gradient(theta), 0.0)
 
 
 def on_support(gradient: Gradient, theta: Tensor, step_size: float | Tensor, steps: int) -> Tensor:
-    """Return theta after gradient steps on the support that it has (the sparse phase of AC/DC)."""
+    """Return theta after gradient steps on its own support (the sparse phase of AC/DC)."""
     descend = restrict(gradient, theta != 0)
     for _ in range(steps):
         theta = theta - per_trial(step_size) * descend(theta)
@@ -170,11 +189,11 @@ def on_support(gradient: Gradient, theta: Tensor, step_size: float | Tensor, ste
 
 @dataclass(frozen=True)
 class Phases:
-    """The alternation of AC/DC as Corollary 1 has it.
+    """The alternation of AC/DC as in Corollary 1.
 
-    A dense phase makes ``passes`` passes over the parts (mini-batches) of f, one step each, of
-    eta / (passes * parts) where eta = step_size; then T_k; then ``sparse_steps`` steps of full
-    gradients on the support that was kept, of ``sparse_step_size``.
+    A dense phase makes ``passes`` passes over the parts (mini-batches) of f with one step of size
+    eta / (passes * parts) per part, where eta = step_size. T_k follows, and then a sparse phase of
+    ``sparse_steps`` full-gradient steps of size ``sparse_step_size`` on the kept support.
     """
 
     step_size: float | Tensor
@@ -205,8 +224,8 @@ class Phases:
 
         Args:
             parts: gradients of the mini-batches, in the order of a pass.
-            gradient: of the whole, for the sparse phase.
-            k: entries that are kept.
+            gradient: full gradient, for the sparse phase.
+            k: kept entries.
 
         Raises:
             ValueError: there are no parts.

@@ -1,16 +1,16 @@
-"""What is read off traces: when a level is reached, how fast, and where the noise ends it."""
+"""Measures of traces: iterations to a level, rates of contraction, noise floors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# A square below this part of the first one is rounding error, which no theorem bounds.
+# A square below this fraction of the first one is rounding error, which no theorem bounds.
 ROUNDING = 1e-20
 
 
 def first_at_most(values: Tensor, level: Tensor | float) -> Tensor:
-    """Return the first iteration at which a quantity is at most a level, NaN where it never is.
+    """Return the first iteration at which a quantity is at most a level, NaN if there is none.
 
     Args:
         values: (iterations + 1, ...).
@@ -26,7 +26,7 @@ def worst_ratio(values: Tensor, floor: Tensor | float = ROUNDING) -> Tensor:
 
     Args:
         values: (iterations + 1, ...), at least 0.
-        floor: as part of the first value; what starts below it is not compared.
+        floor: as a fraction of the first value; steps that start below it are skipped.
 
     Returns:
         (...), NaN where no step starts above the floor.
@@ -43,6 +43,6 @@ def geometric(values: Tensor) -> float:
 
 
 def tail_mean(values: Tensor, part: float = 0.5) -> Tensor:
-    """Return the mean over the last part of the iterations: (iterations + 1, ...) to (...)."""
+    """Return the mean over the last fraction of the iterations: (iterations + 1, ...) to (...)."""
     first = len(values) - max(1, int(part * len(values)))
     return values[first:].mean(0)

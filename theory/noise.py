@@ -8,7 +8,7 @@ import json
 import torch
 from torch import Tensor
 
-from theory.iht import Gradient
+from theory.problems.base import Gradient
 
 
 def stream(seed: int, *names: str) -> torch.Generator:

@@ -1,9 +1,9 @@
-"""What the theorems predict, as pure functions of the constants.
+"""Predictions of the theorems, as pure functions of the constants.
 
-Every formula is reconstructed from the prose of the paper's proofs (Section 3.1, Appendix A), whose
-printed formulas are not at hand; constants in the theorems' O(.) are those that the reconstructed
-proofs give. Arguments are numbers or tensors that broadcast, alpha <= beta the curvature from below
-and above, sigma^2 the variance of the stochastic gradient.
+Each formula is reconstructed from the prose of the paper's proofs (Section 3.1, Appendix A), as the
+printed formulas were not available; the constants in O(.) are those of the reconstructed proofs.
+Arguments are numbers or tensors that broadcast: alpha <= beta bound the curvature from below and
+above, sigma^2 is the variance of the stochastic gradient.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ import torch
 from torch import Tensor
 
 
-def lemma1(x: Tensor, k: int, k_star: int) -> tuple[Tensor, float]:
-    """Return ||T_k(x) - x||^2 and the factor (n-k)/(n-k*) that bounds it (Lemma 1).
+def lemma1_factor(n: int, k: int, k_star: int) -> float:
+    """Return (n-k)/(n-k*), which bounds ||T_k(x) - x||^2 over ||x* - x||^2 for k*-sparse x*.
 
-    The factor multiplies ||x* - x||^2 for any k*-sparse x*; (..., n) to (...).
+    Lemma 1; only for k >= k* (Appendix A).
 
     Raises:
-        ValueError: not k_star <= k <= n, or k_star = n.
+        ValueError: not 0 <= k_star <= k <= n, or k_star = n.
     """
-    n = x.shape[-1]
     if not 0 <= k_star <= k <= n or k_star == n:
         raise ValueError(f"k_star = {k_star}, k = {k}: expected 0 <= k_star <= k <= n = {n}")
-    smallest = x.square().sort(-1).values[..., : n - k]
-    return smallest.sum(-1), (n - k) / (n - k_star)
+    return (n - k) / (n - k_star)
 
 
 def expansion(k_star: Tensor, k: Tensor) -> Tensor:
-    """How much T_k may enlarge a squared distance to theta*: (1 + sqrt(k*/k))^2 (Lemma 1)."""
+    """Return (1 + sqrt(k*/k))^2, which bounds ||T_k(x) - x*||^2 over ||x - x*||^2 (Lemma 1)."""
     return (1.0 + (k_star / k).sqrt()) ** 2
 
 
@@ -40,13 +38,12 @@ class Theorem2:
         E D' <= (1 + sqrt(k*/k))^2 [(1 - alpha/beta) D + sigma^2 / beta^2]    for every k >= k*.
 
     The factor of D is below one only if k is large enough for the given beta/alpha; otherwise the
-    inequality is true and says nothing about convergence (`is_vacuous`). The theorem asks for
-    more, k >= 64 k* (beta/alpha)^2 (`meets_condition`), and then states the floors
-    2 sigma^2 / (alpha beta) for E D and sigma^2 / alpha for E f - f*. In between, the recursion's
-    own fixed point still bounds the floor, at a higher level.
+    inequality is true but vacuous (`is_vacuous`). The theorem requires more,
+    k >= 64 k* (beta/alpha)^2 (`meets_condition`), and then states the floors
+    2 sigma^2 / (alpha beta) for E D and sigma^2 / alpha for E f - f*.
 
-    The step is a theorem for noise in all coordinates when f is beta-smooth in all directions,
-    not only in sparse ones: the kept support depends on the noise.
+    With noise in all coordinates the step is proven only for f that is beta-smooth in all
+    directions, not only in sparse ones: the kept support depends on the noise.
 
     Raises:
         ValueError: not 0 < alpha <= beta, not 1 <= k_star <= k, or sigma is negative.
@@ -71,70 +68,50 @@ class Theorem2:
 
     @property
     def step_size(self) -> Tensor:
-        """The step for which the theorem is stated, 1/beta."""
+        """Return the step size of the theorem, 1/beta."""
         return 1.0 / self.beta
 
     @property
     def expansion(self) -> Tensor:
-        """How much T_k may enlarge a squared distance to theta*."""
+        """Return the factor by which T_k may enlarge a squared distance to theta*."""
         return expansion(self.k_star, self.k)
 
     @property
     def factor(self) -> Tensor:
-        """Factor of D in the one-step bound."""
+        """Return the factor of D in the one-step bound."""
         return self.expansion * (1.0 - self.alpha / self.beta)
 
     @property
     def is_vacuous(self) -> Tensor:
-        """Whether the bound allows D to grow, and so promises nothing."""
+        """Return whether the bound allows D to grow."""
         return self.factor >= 1.0
 
     @property
     def enough(self) -> Tensor:
-        """The k from which on the theorem's floors hold: 64 k* (beta/alpha)^2."""
+        """Return the least k for which the theorem states its floors, 64 k* (beta/alpha)^2."""
         return 64.0 * self.k_star * (self.beta / self.alpha) ** 2
 
     @property
     def meets_condition(self) -> Tensor:
-        """Whether k >= 64 k* (beta/alpha)^2, as the theorem asks."""
+        """Return whether k >= 64 k* (beta/alpha)^2."""
         return self.k >= self.enough
 
     @property
-    def distance2_floor(self) -> Tensor:
-        """Fixed point of the one-step bound on E D; infinite where the bound is vacuous."""
-        fixed = self.expansion * (self.sigma / self.beta) ** 2 / (1.0 - self.factor)
-        return torch.where(self.is_vacuous, torch.inf, fixed)
-
-    @property
     def stated_distance2_floor(self) -> Tensor:
-        """The theorem's floor of E D, 2 sigma^2 / (alpha beta); needs `meets_condition`."""
+        """Return the stated floor of E D, 2 sigma^2 / (alpha beta), given `meets_condition`."""
         return 2.0 * self.sigma**2 / (self.alpha * self.beta)
 
     @property
     def stated_gap_floor(self) -> Tensor:
-        """The theorem's floor of E f - f*, sigma^2 / alpha; needs `meets_condition`."""
+        """Return the stated floor of E f - f*, sigma^2 / alpha, given `meets_condition`."""
         return self.sigma**2 / self.alpha
 
-    @property
-    def rigorous_distance2_floor(self) -> Tensor:
-        """A bound on the floor of E D, of order sigma^2 / alpha^2, that is true for any noise.
-
-        Lemma 5 is about a fixed set, and the reconstructed proof uses it for one that the noise
-        has a part in choosing. Bounding sqrt(E D) step by step needs no such lemma, and gives
-        (c sigma / beta)^2 / (1 - c sqrt(1 - alpha/beta))^2 with c^2 = `expansion`: 4 sigma^2 /
-        alpha^2 for large k and beta/alpha.
-        """
-        c = self.expansion.sqrt()
-        rate = c * (1.0 - self.alpha / self.beta).sqrt()
-        fixed = (c * self.sigma / self.beta / (1.0 - rate)) ** 2
-        return torch.where(rate >= 1.0, torch.inf, fixed)
-
     def step_bound(self, distance2: Tensor) -> Tensor:
-        """Bound on E D' after one step from each given D."""
+        """Return the bound on E D' after one step from D."""
         return self.factor * distance2 + self.expansion * (self.sigma / self.beta) ** 2
 
     def distance2_bound(self, start: Tensor, iterations: int) -> Tensor:
-        """Bound on E D at iterations 0 .. iterations from D = start, (iterations + 1, ...)."""
+        """Return the bounds on E D after 0 to ``iterations`` steps, (iterations + 1, ...)."""
         bounds = [start + torch.zeros_like(self.factor)]
         for _ in range(iterations):
             bounds.append(self.step_bound(bounds[-1]))
@@ -151,9 +128,9 @@ class Theorem1:
         E f' - f* <= (1 - alpha/16beta) (f - f*) + 0.51 sigma^2/beta    with noise,
 
     with step 1/beta for k >= 160 k* (beta/alpha)^2, and with step 1/(2beta) for
-    k >= 576 k* (beta/alpha)^2. The floor of the second is below 16 sigma^2 / alpha. The proof takes
-    the minimiser that is nearest to theta for the sparse one, which a unique minimiser or
-    theta_0 = 0 may justify and an arbitrary theta_0 does not.
+    k >= 576 k* (beta/alpha)^2. The floor of the second is below 16 sigma^2 / alpha. The proof
+    identifies the minimiser nearest to theta with the sparse one; a unique minimiser or
+    theta_0 = 0 may justify this, an arbitrary theta_0 does not.
 
     Raises:
         ValueError: not 0 < alpha, 0 < beta, or 1 <= k_star.
@@ -168,26 +145,26 @@ class Theorem1:
 
     @property
     def enough(self) -> Tensor:
-        """The k from which on the deterministic step is a theorem: 160 k* (beta/alpha)^2."""
+        """Return the least k for the step without noise, 160 k* (beta/alpha)^2."""
         return 160.0 * self.k_star * (self.beta / self.alpha) ** 2
 
     @property
     def enough_with_noise(self) -> Tensor:
-        """The k from which on the stochastic step is a theorem: 576 k* (beta/alpha)^2."""
+        """Return the least k for the step with noise, 576 k* (beta/alpha)^2."""
         return 576.0 * self.k_star * (self.beta / self.alpha) ** 2
 
     @property
     def factor(self) -> Tensor:
-        """Factor of the gap in a step without noise, 1 - alpha/(8 beta)."""
+        """Return the factor of the gap in a step without noise, 1 - alpha/(8 beta)."""
         return 1.0 - self.alpha / (8.0 * self.beta)
 
     def floor(self, sigma: Tensor | float) -> Tensor:
-        """The stated floor of E f - f*, 16 sigma^2/alpha."""
+        """Return the stated floor of E f - f*, 16 sigma^2/alpha."""
         return 16.0 * torch.as_tensor(sigma, dtype=torch.float64) ** 2 / self.alpha
 
 
 def largest_trap(kappa: float) -> float:
-    """Return ((kappa - 1) / 2)^2, below which k keeps IHT stuck on some trap F3 with k* = 1.
+    """Return ((kappa - 1) / 2)^2: for any smaller k, IHT is stuck on some trap F3 with k* = 1.
 
     The bad point is a fixed point where rho q^2 / beta < p, and kappa = (beta / rho)^2 / q^2. The
     least kappa for k has rho^2 = q^2 + w, for which rho q^2 / beta is largest, and the w at which
@@ -207,7 +184,7 @@ def theorem3(
     largest: Tensor | float,
     epsilon: Tensor | float,
     drop: Tensor | float,
-    iterations: int,
+    iterations: Tensor | int,
     sigma: float = 0.0,
 ) -> Tensor:
     """Return the bound on the mean of ||grad f(theta_t)||_inf^2 over T iterations (Theorem 3, A.4).
@@ -219,8 +196,8 @@ def theorem3(
     Args:
         beta: smoothness along 2k-sparse directions.
         k: kept entries.
-        largest: B, to which ||theta_t||_inf is at most equal.
-        epsilon: ||grad f_S|| up to which the support is optimised.
+        largest: B, the bound on ||theta_t||_inf.
+        epsilon: bound on ||grad f_S|| after optimisation on the support.
         drop: f_0 - f_T.
         iterations: T.
         sigma: square root of the variance of the stochastic gradient.
@@ -251,32 +228,32 @@ class Corollary1:
 
     @property
     def step_size(self) -> Tensor:
-        """The step eta of a whole dense phase, 1/(2 beta)."""
+        """Return the step size eta of a whole dense phase, 1/(2 beta)."""
         return 1.0 / (2.0 * self.beta)
 
     @property
     def movement(self) -> Tensor:
-        """Bound on how far a dense phase moves theta, eta L."""
+        """Return the bound on the movement in a dense phase, eta L."""
         return self.step_size * self.lipschitz
 
     @property
     def mapping_error(self) -> Tensor:
-        """Bound on ||(theta - theta')/eta - grad f(theta)||, beta eta L."""
+        """Return the bound on ||(theta - theta')/eta - grad f(theta)||, beta eta L."""
         return self.beta * self.movement
 
     @property
     def floor(self) -> Tensor:
-        """The floor of f - f* that follows, 16 (beta eta L)^2 / alpha = 4 L^2/alpha."""
+        """Return the floor of f - f*, 16 (beta eta L)^2 / alpha = 4 L^2/alpha."""
         return 16.0 * self.mapping_error**2 / self.alpha
 
     @property
     def trivial_gap(self) -> Tensor:
-        """What f - f* is at most at every theta, 2 L^2/alpha."""
+        """Return the bound on f - f* at every theta, 2 L^2/alpha."""
         return 2.0 * self.lipschitz**2 / self.alpha
 
 
 def check_curvature(alpha: Tensor, beta: Tensor) -> None:
-    """Refuse constants that no theorem speaks of.
+    """Check the constants of curvature.
 
     Raises:
         ValueError: not 0 < alpha <= beta < inf.

@@ -1,4 +1,4 @@
-"""Confidence intervals of what the theory's experiments measure, and verdicts on statements.
+"""Confidence intervals of measured values.
 
 The level is 99 %: a study prints some sixty intervals, of which at 95 % three would miss the truth.
 scipy.stats takes a second to import; it is imported where needed, so that plans are made fast.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 LEVEL = 0.99
 RESAMPLES = 4000
 
 Array = npt.NDArray[np.float64]
-Relation = Literal["equals", "at most", "at least", "never"]
-Verdict = Literal["holds", "does not hold", "undecided"]
+Values = Sequence[float] | Array | Tensor
+"""A sample, one value for each trial."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def exact(value: float) -> Interval:
     return Interval(value, value, value)
 
 
-def _finite(values: Sequence[float] | Array) -> Array | None:
+def _finite(values: Values) -> Array | None:
     """Return a sample as an array, None where a value is not finite.
 
     Raises:
@@ -53,7 +53,7 @@ def _finite(values: Sequence[float] | Array) -> Array | None:
     return sample if np.isfinite(sample).all() else None
 
 
-def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
+def mean(values: Values, seed: int = 0) -> Interval:
     """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
 
     Equal values have an interval of one point. Of twenty strongly skewed values it covers the mean
@@ -87,7 +87,7 @@ def mean(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     return Interval(float(sample.mean()), low, high)
 
 
-def student_mean(values: Sequence[float] | Array) -> Interval:
+def student_mean(values: Values) -> Interval:
     """Return the mean with Student's interval, for fewer values than a bootstrap needs.
 
     Exact for normal values. A value that is not finite has the effect that it has on `mean`.
@@ -104,7 +104,7 @@ def student_mean(values: Sequence[float] | Array) -> Interval:
     return Interval(middle, middle - wide, middle + wide)
 
 
-def geometric_mean(values: Sequence[float] | Array) -> Interval:
+def geometric_mean(values: Values) -> Interval:
     """Return the geometric mean with Student's interval of the logarithms, for few ratios.
 
     A value that is not finite or not above 0 makes it unknown: infinite, as in `mean`.
@@ -118,7 +118,7 @@ def geometric_mean(values: Sequence[float] | Array) -> Interval:
     return Interval(*(float(np.exp(each)) for each in (logs.value, logs.low, logs.high)))
 
 
-def slope(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Interval:
+def slope(x: Values, y: Values) -> Interval:
     """Return the slope of log y against log x by least squares, with Student's interval.
 
     Trials at the same x are points of their own. Lack of fit to a power law widens the interval.
@@ -148,109 +148,3 @@ def proportion(count: int, trials: int) -> Interval:
 
     found = stats.binomtest(count, trials).proportion_ci(LEVEL, "exact")
     return Interval(count / trials, float(found.low), float(found.high))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """One row of the theory's table: what is claimed, what was measured, and whether it holds."""
-
-    id: str
-    """Unique within its experiment."""
-    source: str
-    """Of the claim: a theorem, lemma or corollary of the paper, or this suite's own derivation."""
-    claim: str
-    """With LaTeX mathematics between dollar signs."""
-    measure: str
-    """What was measured, on which problems; likewise."""
-    relation: Relation
-    """Of what was measured to what is predicted. *never*: a relative frequency of violations."""
-    predicted: float
-    """An exponent, a bound, a frequency."""
-    tolerance: float = math.inf
-    """The half width up to which an interval is taken to decide for *equals* and *never*."""
-    measured: Interval
-    trials: int
-    """How many the measurement rests on."""
-    violations: int | None = None
-    """Of *never*."""
-    diverged: int = 0
-    """Trials that diverged."""
-    note: str = ""
-    """What a reader has to know beside it."""
-
-    def __post_init__(self) -> None:
-        if self.relation == "equals" and not math.isfinite(self.tolerance):
-            raise ValueError(f"{self.id}: expected a tolerance, without which any interval decides")
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the statement holds, as `criterion` says.
-
-        Never *holds* where the interval excludes the prediction, or where a trial diverged.
-        """
-        low, high, bound = self.measured.low, self.measured.high, self.predicted
-        if any(map(math.isnan, (self.measured.value, low, high, bound))):
-            return "undecided"
-        if self.relation == "at most":
-            contradicted, supported = low > bound, high <= bound
-        elif self.relation == "at least":
-            contradicted, supported = high < bound, low >= bound
-        else:
-            contradicted = not low <= bound <= high
-            supported = not contradicted and self.measured.half_width <= self.tolerance
-        if contradicted or self.diverged:
-            return "does not hold"
-        return "holds" if supported else "undecided"
-
-    @property
-    def criterion(self) -> str:
-        """When it counts as holding, in words; never where a trial diverged."""
-        if self.relation == "equals":
-            return (
-                f"the {LEVEL:.0%} interval contains {self.predicted:g} and reaches at most "
-                f"{self.tolerance:g} to either side"
-            )
-        if self.relation == "never":
-            return (
-                "no violation, and the interval of their frequency ends at most at "
-                f"{self.tolerance:g}"
-            )
-        return f"the whole {LEVEL:.0%} interval is {self.relation} the prediction"
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data, with its verdict and criterion.
-
-        Numbers that JSON cannot hold are the words that `float` reads: inf, -inf, nan.
-        """
-        kept = ("id", "source", "claim", "measure", "relation")
-        numbers = {
-            **{key: getattr(self, key) for key in ("predicted", "tolerance")},
-            **{key: getattr(self.measured, key) for key in ("value", "low", "high")},
-        }
-        return {
-            **{key: getattr(self, key) for key in kept},
-            **{
-                key: number if math.isfinite(number) else str(number)
-                for key, number in numbers.items()
-            },
-            **{key: getattr(self, key) for key in ("trials", "violations", "diverged", "note")},
-            "level": LEVEL,
-            "verdict": self.verdict,
-            "criterion": self.criterion,
-        }
-
-
-def never(*, violations: int, trials: int, tolerance: float = 0.1, **rest: Any) -> Statement:
-    """Return the statement that something does not happen, of so many independent trials.
-
-    With the default tolerance 51 of them suffice; what is tried of one problem is one trial.
-    """
-    return Statement(
-        relation="never",
-        predicted=0.0,
-        tolerance=tolerance,
-        measured=proportion(violations, trials),
-        trials=trials,
-        violations=violations,
-        **rest,
-    )

@@ -34,7 +34,8 @@ from study.model import Experiment, ReportError
 from tests.reports import tiny
 from tests.reports.tiny import invoke
 from theory.layout import SERIES
-from theory.statistics import Interval, Statement, never
+from theory.statements import Statement
+from theory.statistics import Interval, proportion
 
 
 def experiment(name: str) -> Experiment:
@@ -57,6 +58,14 @@ def statement(name: str, interval: tuple[float, float, float], **more: Any) -> S
         "trials": 30,
     }
     return Statement(id=name, measured=Interval(*interval), **(values | more))
+
+
+def never(violations: int, trials: int, **texts: str) -> Statement:
+    measured = proportion(violations, trials)
+    counts = {"trials": trials, "violations": violations}
+    return Statement(
+        relation="never", predicted=0.0, tolerance=0.1, measured=measured, **counts, **texts
+    )
 
 
 HOLDS = statement("holds", (0.5, 0.4, 0.6))

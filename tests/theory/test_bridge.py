@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from scipy import stats
 
 from acdc.errors import ConfigError
 from tests.support import train
-from theory import curvature, experiment, statistics
+from theory import curvature, experiment, network
 from theory.experiments import bridge
 from theory.noise import stream
+from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
     "model": "resnet6_s8",
@@ -36,17 +36,17 @@ def settings(**changes: Any) -> bridge.Settings:
 
 
 @pytest.fixture(scope="module")
-def outcome() -> experiment.Outcome:
+def outcome() -> Outcome:
     return bridge.run(settings())
 
 
 def test_training_does_not_notice_that_it_is_measured(tmp_path: Path) -> None:
     config = settings().config(1)
     chosen = torch.arange(16)
-    for epoch, trainer in bridge.train(config):
+    for epoch, trainer in network.train(config):
         buffers = {name: buffer.clone() for name, buffer in trainer.model.named_buffers()}
         state = torch.get_rng_state()
-        point = bridge.Point(trainer, chosen, epoch)
+        point = network.Point(trainer, chosen, epoch)
         point.hessian @ point.gradient
         assert torch.equal(torch.get_rng_state(), state)
         for name, buffer in trainer.model.named_buffers():
@@ -60,9 +60,9 @@ def test_training_does_not_notice_that_it_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
-    epoch, trainer = next(bridge.train(settings().config(1)))
+    epoch, trainer = next(network.train(settings().config(1)))
     chosen = torch.tensor([5, 3, 8, 1, 0, 2, 9])
-    point = bridge.Point(trainer, chosen, epoch)
+    point = network.Point(trainer, chosen, epoch)
     inputs, labels = trainer.loader.samples(chosen)
     trainer.model.train()
     outputs = trainer.model(inputs)
@@ -82,21 +82,21 @@ def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
 
 
 def test_the_share_of_the_kept_weights_is_that_of_a_sort() -> None:
-    epoch, trainer = next(bridge.train(settings().config(1)))
-    point = bridge.Point(trainer, torch.arange(16), epoch)
+    epoch, trainer = next(network.train(settings().config(1)))
+    point = network.Point(trainer, torch.arange(16), epoch)
     gradient, weights = point.gradient.numpy(), np.abs(point.weights.numpy())
     for k in (50, 900):
         share = np.sum(gradient[np.argsort(-weights)[:k]] ** 2) / np.sum(gradient**2)
-        found = bridge.first_order(point, {"kept": k}, stream(0))
+        found = network.first_order(point, {"kept": k}, stream(0))
         assert found["on_kept"] == pytest.approx(share, rel=1e-6)
         assert found["alpha"] == pytest.approx(
             2 * np.sort(gradient**2)[::-1][:k].sum() / point.loss, rel=1e-6
         )
 
 
-def flattened(parts: list[torch.Tensor], loss: torch.Tensor) -> bridge.Point:
+def flattened(parts: list[torch.Tensor], loss: torch.Tensor) -> network.Point:
     """Return a point of a loss of one's own."""
-    point = object.__new__(bridge.Point)
+    point = object.__new__(network.Point)
     point.loss = float(loss.detach())
     point.hessian = curvature.Hessian(loss, parts)
     point.gradient = point.hessian.gradient
@@ -110,8 +110,8 @@ def test_a_loss_that_is_flat_in_the_kept_weights_is_measured(scale: float) -> No
     # The four largest weights do not enter; with scale 0 neither gradient nor loss is left.
     weights = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 0.5], requires_grad=True)
     point = flattened([weights], scale * weights[4:].pow(3).sum())
-    found = bridge.first_order(point, {"kept": 4}, stream(0))
-    found |= bridge.second_order(point, {"kept": 4}, 1, stream(0))
+    found = network.first_order(point, {"kept": 4}, stream(0))
+    found |= network.second_order(point, {"kept": 4}, 1, stream(0))
     assert found["curvature_kept"] == 0.0
     if scale:
         assert found["on_kept"] == 0.0
@@ -122,7 +122,7 @@ def test_a_loss_that_is_flat_in_the_kept_weights_is_measured(scale: float) -> No
         assert found["beta"] == 0.0
 
 
-def test_epochs_without_a_denominator_are_left_out_and_told(outcome: experiment.Outcome) -> None:
+def test_epochs_without_a_denominator_are_left_out_and_told(outcome: Outcome) -> None:
     config = settings().config(1)
     total = sum(layer.size for layer in config.layers.values())
     counts = {"0.01": round(0.01 * total), "kept": bridge.kept(config)}
@@ -131,7 +131,10 @@ def test_epochs_without_a_denominator_are_left_out_and_told(outcome: experiment.
     first |= {"cpl_kept": math.nan, "layerwise_kept": 0.0}
     at_end = next(row for row in rows if not math.isnan(row["curvature_all"]))
     at_end |= {"sparse_to_all": math.nan, "asked_0.01": math.nan, "asked_kept": math.nan}
-    found = {each.id: each for each in bridge._statements(rows, settings(), counts, total)}
+    again = Outcome("bridge", settings())
+    again.trials = rows
+    bridge.judge(again, counts, total)
+    found = {each.id: each for each in again.statements}
     for name in ("concentration_dense", "concentration_beyond_layers", "phases_alike"):
         assert "Left out: 1 epochs" in found[name].note
         assert math.isfinite(found[name].measured.value)
@@ -142,15 +145,15 @@ def test_epochs_without_a_denominator_are_left_out_and_told(outcome: experiment.
 
 
 def test_ratios_to_nothing_are_unknown() -> None:
-    assert bridge.ratio(3.0, 2.0) == 1.5
+    assert network.ratio(3.0, 2.0) == 1.5
     for bottom in (0.0, -1.0, math.nan):
-        assert math.isnan(bridge.ratio(1.0, bottom))
-    assert math.isnan(bridge.concentration(torch.zeros(4), 2))
+        assert math.isnan(network.ratio(1.0, bottom))
+    assert math.isnan(network.concentration(torch.zeros(4), 2))
 
 
 def test_concentration_by_hand() -> None:
     vector = torch.tensor([1.0, -3.0, 0.0, 2.0])
-    assert [bridge.concentration(vector, k) for k in (1, 2, 4)] == pytest.approx(
+    assert [network.concentration(vector, k) for k in (1, 2, 4)] == pytest.approx(
         [9 / 14, 13 / 14, 1.0]
     )
 
@@ -159,12 +162,12 @@ def test_concentration_by_hand() -> None:
 def test_gaussian_concentration_is_that_of_a_long_gaussian_vector(share: float) -> None:
     n = 200_000
     drawn = torch.randn(n, dtype=torch.float64, generator=stream(0))
-    sampled = bridge.concentration(drawn, round(share * n))
-    assert bridge.gaussian_concentration(share) == pytest.approx(sampled, rel=0.02)
+    sampled = network.concentration(drawn, round(share * n))
+    assert network.gaussian_concentration(share) == pytest.approx(sampled, rel=0.02)
 
 
 def test_rows_cover_the_epochs_and_curvatures_the_ends_of_phases(
-    outcome: experiment.Outcome,
+    outcome: Outcome,
 ) -> None:
     rows = outcome.trials
     assert [(row["seed"], row["iterations"]) for row in rows] == [
@@ -189,7 +192,7 @@ def test_rows_cover_the_epochs_and_curvatures_the_ends_of_phases(
             assert row["asked_0.05"] == pytest.approx(asked, rel=0.01)
 
 
-def test_the_figure_has_every_line_and_the_sparse_phases(outcome: experiment.Outcome) -> None:
+def test_the_figure_has_every_line_and_the_sparse_phases(outcome: Outcome) -> None:
     panels = list(dict.fromkeys(row["panel"] for row in outcome.series))
     assert panels == ["cpl", "alpha", "smoothness", "condition"]
     shaded = [
@@ -206,7 +209,7 @@ def test_the_figure_has_every_line_and_the_sparse_phases(outcome: experiment.Out
             assert row["y"] <= row["high"] * (1 + 1e-9)
 
 
-def test_statements_summarise_the_rows(outcome: experiment.Outcome) -> None:
+def test_statements_summarise_the_rows(outcome: Outcome) -> None:
     found = {statement.id: statement for statement in outcome.statements}
     ratios = []
     for seed in (1, 2):
@@ -241,10 +244,10 @@ def test_a_run_that_diverges_is_counted() -> None:
     [
         ({"model": "resnet9"}, "model"),
         ({"epochs": 19}, "at least 20 epochs"),
-        ({"images": 1001}, "images: got 1001; at most 1000 is accepted"),
-        ({"sparsity": 0.99999}, "sparsity: got 0.99999"),
+        ({"images": 1001}, "images=1001: .* at most 1000"),
+        ({"sparsity": 0.99999}, "sparsity=0.99999: "),
         ({"shares": [0.1, 1.5]}, "shares"),
-        ({"shares": [0.1]}, "shares: got \\(0.1,\\); parts that differ"),
+        ({"shares": [0.1]}, "shares="),
         ({"trials": 1}, "trials"),
         ({"recipe": {"lr": -1}}, "recipe.lr"),
     ],
@@ -253,32 +256,3 @@ def test_what_cannot_be_carried_out_is_one_sentence(change: dict[str, Any], mess
     with pytest.raises(ConfigError, match=message) as caught:
         settings(**change)
     assert "\n" not in str(caught.value)
-
-
-def test_student_means_are_those_of_scipy() -> None:
-    values = [1.0, 2.0, 4.0]
-    found = statistics.student_mean(values)
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(statistics.LEVEL)
-    assert found.value == pytest.approx(7 / 3)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    ratios = statistics.geometric_mean(values)
-    logs = stats.ttest_1samp(np.log(values), 0.0).confidence_interval(statistics.LEVEL)
-    assert ratios.value == pytest.approx(2.0)
-    assert (ratios.low, ratios.high) == pytest.approx((np.exp(logs.low), np.exp(logs.high)))
-
-
-@pytest.mark.parametrize("average", [statistics.student_mean, statistics.geometric_mean])
-def test_an_unknown_value_makes_the_mean_unknown(average: Any) -> None:
-    for unknown in (math.nan, math.inf):
-        assert average([1.0, unknown]) == statistics.Interval(
-            math.inf, 0.0 if average is statistics.geometric_mean else -math.inf, math.inf
-        )
-    with pytest.raises(ValueError, match="1 values"):
-        average([1.0])
-
-
-def test_student_intervals_of_three_values_cover_the_truth_as_often_as_they_say() -> None:
-    drawn = np.random.default_rng(0).normal(5.0, 2.0, (1000, 3))
-    covered = sum((i := statistics.student_mean(row)).low <= 5.0 <= i.high for row in drawn)
-    # Four standard errors of 1,000 trials at 99 %.
-    assert covered / 1000 == pytest.approx(0.99, abs=4 * (0.99 * 0.01 / 1000) ** 0.5)

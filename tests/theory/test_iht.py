@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from theory.iht import Gradient, Phases, Trace, hard_threshold, iht, on_support, restrict
-from theory.problems import rotated_quadratics, sparse_vectors
+from theory.iht import Phases, Trace, hard_threshold, iht, on_support, restrict
+from theory.problems import Gradient, rotated_quadratics, sparse_vectors
 
 Array = npt.NDArray[np.float64]
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from theory import experiment
-from theory.experiment import Outcome
+from theory import experiment, inequalities
 from theory.experiments import lemmas
 from theory.iht import hard_threshold
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import sine_squares
 
 SMALL = lemmas.Settings(trials=110, lengths=(2, 9, 40), n=20, k=5, k_star=2, squares=(1, 5))
@@ -82,7 +82,7 @@ def test_inequalities_that_can_be_equalities_are() -> None:
 
 
 def test_corollary_2_would_be_violated_with_a_factor_a_hundredth_smaller() -> None:
-    point, star = lemmas.equal_magnitudes(50, 20, 5, 2, stream(0, "even"))
+    point, star = inequalities.equal_magnitudes(50, 20, 5, 2, stream(0, "even"))
     moved = hard_threshold(point.y, 5)
     extra = (star != 0.0) | (hard_threshold(point.gradient, 2) != 0.0)
     factor = 2 * 2 / (5 + 2)
@@ -99,7 +99,7 @@ def test_both_sides_are_those_of_sets_and_all_r(start: str) -> None:
     generator = stream(7, start)
     theta = hard_threshold(torch.randn((40, 9), dtype=torch.float64, generator=generator), 4)
     gradient = torch.randn((40, 9), dtype=torch.float64, generator=generator)
-    point = lemmas.Point(theta, gradient if start == "wild" else 0.3 * gradient)
+    point = inequalities.Point(theta, gradient if start == "wild" else 0.3 * gradient)
     moved = hard_threshold(point.y, 4)
     other = torch.randn((40, 9), dtype=torch.float64, generator=generator)
     extra = torch.rand((40, 9), generator=generator) < 0.3
@@ -132,7 +132,7 @@ def test_both_sides_are_those_of_sets_and_all_r(start: str) -> None:
 def test_a_larger_left_side_is_a_violation() -> None:
     right = torch.tensor([-3.0, -3.0, 2.0], dtype=torch.float64)
     left = right + torch.tensor([1e-6, -1e-6, 1e-6], dtype=torch.float64)
-    sides = lemmas.Sides(left, right, torch.full_like(right, 4.0), torch.ones(3))
+    sides = inequalities.Sides(left, right, torch.full_like(right, 4.0), torch.ones(3))
     assert sides.violated.tolist() == [True, False, True]
 
 
@@ -144,9 +144,9 @@ def test_lemma_1_draws_every_admissible_k(outcome: Outcome) -> None:
     assert all(0 <= row["k"] < row["k_star"] for row in below)
 
 
-@pytest.mark.parametrize("ensemble", lemmas.ENSEMBLES)
+@pytest.mark.parametrize("ensemble", inequalities.ENSEMBLES)
 def test_the_best_sparse_vector_of_lemma_1_is_the_best_of_all_supports(ensemble: str) -> None:
-    for x in lemmas.vectors(ensemble, (20, 6), stream(3, ensemble)):
+    for x in inequalities.vectors(ensemble, (20, 6), stream(3, ensemble)):
         best = float((hard_threshold(x, 2) - x).square().sum())
         every = [
             sum(float(x[i]) ** 2 for i in range(6) if i not in kept)
@@ -158,14 +158,14 @@ def test_the_best_sparse_vector_of_lemma_1_is_the_best_of_all_supports(ensemble:
 def test_an_excess_beyond_rounding_is_a_violation() -> None:
     right = torch.tensor([1.0, 1.0, 0.0, 1e-200], dtype=torch.float64)
     left = right + torch.tensor([1e-9, 1e-14, 0.0, 1e-208], dtype=torch.float64)
-    assert lemmas.exceeds(left, right).tolist() == [True, False, False, True]
-    assert lemmas.exceeds(-right[:1] + 1e-9, -right[:1], right[:1]).tolist() == [True]
+    assert inequalities.exceeds(left, right).tolist() == [True, False, False, True]
+    assert inequalities.exceeds(-right[:1] + 1e-9, -right[:1], right[:1]).tolist() == [True]
 
 
 def test_distance_to_the_nearest_minimiser_is_the_pseudo_inverse_s() -> None:
     problem = sine_squares(4, 1.2, 0.7, 11, 3, stream(0, "distance"))
     theta = torch.randn((4, 2, 11), dtype=torch.float64, generator=stream(0, "theta"))
-    found = lemmas.nearest_minimiser(problem, theta)
+    found = inequalities.nearest_minimiser(problem, theta)
     for i, j in itertools.product(range(4), range(2)):
         design = np.concatenate([np.eye(3), problem.tail[i].numpy()], axis=1)
         offset = (theta[i, j] - problem.minimiser[i, 0]).numpy()

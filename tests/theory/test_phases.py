@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from theory import experiment, rates, statistics
-from theory.experiment import Outcome
+from theory import experiment, rates
 from theory.experiments.phase_diagram import rho_of
 from theory.iht import hard_threshold
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import Trap, rotated_quadratics, sine_squares
+from theory.statements import Statement
 
 
 def outcome_of(name: str, **settings: Any) -> Outcome:
     return experiment.load(name).run(experiment.parse(name, settings))
 
 
-def statement(outcome: Outcome, name: str) -> statistics.Statement:
+def statement(outcome: Outcome, name: str) -> Statement:
     (found,) = (each for each in outcome.statements if each.id == name)
     return found
 

@@ -12,6 +12,7 @@ import torch
 from acdc.errors import ConfigError
 from theory import experiment
 from theory.experiments import recovery
+from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
     "trials": 4,
@@ -31,7 +32,7 @@ def settings(**changes: Any) -> recovery.Settings:
 
 
 @pytest.fixture(scope="module")
-def outcome() -> experiment.Outcome:
+def outcome() -> Outcome:
     return recovery.run(settings())
 
 
@@ -82,7 +83,7 @@ def test_ks_that_are_run_together_give_what_each_gives_alone() -> None:
         assert torch.allclose(together.theta, alone.last, atol=1e-12)
 
 
-def test_rows_and_rates_agree(outcome: experiment.Outcome) -> None:
+def test_rows_and_rates_agree(outcome: Outcome) -> None:
     algorithms = 3 + 2 + 2
     assert len(outcome.trials) == 3 * algorithms * 4 * 2
     for panel, noisy in (("success", False), ("success_noise", True)):
@@ -104,7 +105,7 @@ def test_rows_and_rates_agree(outcome: experiment.Outcome) -> None:
             assert row["low"] <= row["y"] <= row["high"]
 
 
-def test_a_single_entry_is_found_by_all_without_noise(outcome: experiment.Outcome) -> None:
+def test_a_single_entry_is_found_by_all_without_noise(outcome: Outcome) -> None:
     for row in outcome.trials:
         if row["k_star"] == 1 and row["target_noise"] == 0.0:
             assert row["success"] == 1
@@ -114,7 +115,7 @@ def test_a_single_entry_is_found_by_all_without_noise(outcome: experiment.Outcom
 
 
 def test_condition_numbers_are_reported_where_columns_are_fewer_than_rows(
-    outcome: experiment.Outcome,
+    outcome: Outcome,
 ) -> None:
     found = [row for row in outcome.series if row["panel"] == "condition"]
     assert [(row["line"], row["x"]) for row in found] == [
@@ -126,7 +127,7 @@ def test_condition_numbers_are_reported_where_columns_are_fewer_than_rows(
     assert all(1.0 <= row["low"] <= row["y"] <= row["high"] for row in found)
 
 
-def test_iht_descends(outcome: experiment.Outcome) -> None:
+def test_iht_descends(outcome: Outcome) -> None:
     (statement,) = outcome.statements
     assert statement.violations == 0
     # Of one design all k and both levels of noise are one trial.
@@ -143,11 +144,11 @@ def test_iht_descends(outcome: experiment.Outcome) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k_stars": [8]}, "n: got 30; at least 4 k\\* = 32 is accepted"),
-        ({"m": 30}, "m: got 30; less than n = 30 is accepted"),
-        ({"parts": 3}, "parts: got 3; a divisor of m = 20 is accepted"),
-        ({"iterations": 5}, "iterations: got 5; at least sparse_steps"),
-        ({"designs": 5}, "designs: got 5; at most trials = 4 is accepted"),
+        ({"k_stars": [8]}, "n=30: "),
+        ({"m": 30}, "m=30: "),
+        ({"parts": 3}, "parts=3: "),
+        ({"iterations": 5}, "iterations=5: "),
+        ({"designs": 5}, "designs=5: "),
         ({"noise": -0.1}, "noise"),
         ({"k_stars": []}, "k_stars"),
     ],

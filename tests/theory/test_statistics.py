@@ -13,15 +13,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from theory.statements import Claim, Relation, Statement
 from theory.statistics import (
     LEVEL,
     Interval,
-    Relation,
-    Statement,
     exact,
     geometric_mean,
     mean,
-    never,
     proportion,
     slope,
     student_mean,
@@ -217,6 +215,12 @@ def test_a_proportion_needs_trials() -> None:
 # Verdicts
 
 
+def never(violations: int, trials: int, diverged: int = 0) -> Statement:
+    claim = Claim(source="Lemma 1", claim="$x$", measure="$y$", relation="never")
+    counts = {"trials": trials, "violations": violations, "diverged": diverged}
+    return claim.judge("a", proportion(violations, trials), {}, **counts)
+
+
 def statement(relation: Relation, measured: Interval, **rest: Any) -> Statement:
     texts = {"id": "a", "source": "Theorem 2", "claim": "$x$", "measure": "$y$"}
     given_ = {"predicted": 1.0, "trials": 20, **rest}
@@ -268,13 +272,12 @@ def test_the_verdict_is_that_of_the_truth_table(
 def test_never_means_no_violation_in_enough_trials(
     violations: int, trials: int, verdict: str
 ) -> None:
-    texts = {"id": "a", "source": "Lemma 1", "claim": "$x$", "measure": "$y$"}
-    found = never(violations=violations, trials=trials, **texts)
+    found = never(violations, trials)
     assert found.verdict == verdict
     assert (found.relation, found.predicted, found.tolerance) == ("never", 0.0, 0.1)
     assert (found.violations, found.trials) == (violations, trials)
     assert found.measured == proportion(violations, trials)
-    assert never(violations=violations, trials=trials, diverged=1, **texts).verdict == FAILS
+    assert never(violations, trials, diverged=1).verdict == FAILS
 
 
 ANY = st.one_of(st.floats(-3, 3), st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 1.0]))
@@ -357,8 +360,7 @@ def test_criteria_say_what_the_verdict_asks_for() -> None:
     assert statement("equals", exact(1.0), predicted=2.0, tolerance=0.25).criterion == (
         "the 99% interval contains 2 and reaches at most 0.25 to either side"
     )
-    texts = {"id": "a", "source": "Lemma 1", "claim": "$x$", "measure": "$y$"}
-    assert never(violations=0, trials=3, tolerance=0.1, **texts).criterion == (
+    assert never(0, 3).criterion == (
         "no violation, and the interval of their frequency ends at most at 0.1"
     )
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from theory import experiment, statistics
-from theory.experiment import Outcome
 from theory.measures import first_at_most, tail_mean, worst_ratio
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import rotated_quadratics
+from theory.statements import Statement
 
 
 def outcome_of(name: str, **settings: Any) -> Outcome:
     return experiment.load(name).run(experiment.parse(name, settings))
 
 
-def statement(outcome: Outcome, name: str) -> statistics.Statement:
+def statement(outcome: Outcome, name: str) -> Statement:
     (found,) = (each for each in outcome.statements if each.id == name)
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -11,13 +13,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas, Outcome
-from theory.iht import iht
-from theory.measures import geometric
+from theory.experiment import Counts, Kappas
+from theory.iht import iht, watch_gap
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import Trap
 from theory.rates import Theorem2, largest_trap
-from theory.statistics import Interval, Statement, exact, never
+from theory.statistics import Interval, exact
 
 # The search over (w, rho): points along each, how often it narrows, and by how much.
 _GRID = 31
@@ -62,7 +64,7 @@ class Settings(experiment.Settings):
 
 def run(settings: Settings) -> Outcome:
     """Search for the largest traps, and start IHT in random ones."""
-    outcome = Outcome()
+    outcome = Outcome("fail", settings)
     _search(outcome, settings)
     _iterate(outcome, settings)
     return outcome
@@ -105,7 +107,7 @@ def largest_stuck(kappa: float) -> int:
     return low
 
 
-def exponent(x: list[float], counts: list[int]) -> Interval:
+def exponent(x: Sequence[float], counts: Sequence[int]) -> Interval:
     """Return the slope of log y against log x, y known to lie between a count and the next one.
 
     The interval holds the slopes of all such y.
@@ -120,101 +122,46 @@ def exponent(x: list[float], counts: list[int]) -> Interval:
 def _search(outcome: Outcome, settings: Settings) -> None:
     """Find the largest trap at each condition number."""
     found = [largest_stuck(kappa) for kappa in settings.kappas]
-    predicted = [largest_trap(kappa) for kappa in settings.kappas]
-    for kappa, k, most in zip(settings.kappas, found, predicted, strict=True):
+    for kappa, k in zip(settings.kappas, found, strict=True):
         least, w, rho = least_kappa(k)
         trap = Trap(rho, w, k)
-        outcome.trials.append(
-            {
-                "family": trap.family,
-                "n": trap.n,
-                "k_star": 1,
-                "k": k,
-                "alpha": float(trap.alpha),
-                "beta": float(trap.beta),
-                "sigma": 0.0,
-                "seed": None,
-                "iterations": None,
-                "gap": float(trap.bad_gap),
-                "worst_ratio": None,
-                "bound": most,
-                "status": "finished",
-                "subject": "largest",
-                "copies": 1,
-                "kappa": least,
-                "w": w,
-                "rho": rho,
-                "start_gap": None,
-            }
+        outcome.record(
+            (1,),
+            trap,
+            # The vectors of a large trap do not fit into memory.
+            n=trap.n,
+            k_star=1,
+            k=k,
+            seed=None,
+            gap=trap.bad_gap,
+            bound=largest_trap(kappa),
+            subject="largest",
+            copies=1,
+            kappa=least,
+            w=w,
+            rho=rho,
+            start_gap=None,
         )
-        outcome.draw("kmax", "largest stuck $k$", "measured", kappa, k)
-        outcome.draw("kmax", r"$((\kappa-1)/2)^2$", "fit", kappa, most)
         enough = float(Theorem2(1.0, kappa, 1, 1).enough)
+        outcome.draw("kmax", "largest stuck $k$", "measured", kappa, k)
+        outcome.draw("kmax", r"$((\kappa-1)/2)^2$", "fit", kappa, largest_trap(kappa))
         outcome.draw("kmax", r"Theorem 2 asks for $64\,\kappa^2$", "bound", kappa, enough)
-    outcome.statements += growth(settings.kappas, found)
+    judge_growth(outcome, settings.kappas, found)
 
 
-def growth(kappas: tuple[float, ...], found: list[int]) -> list[Statement]:
-    """State how the largest stuck k, found by search, grows with the condition number."""
-    # A trap has fewer wrong coordinates than the closed form says, which is an infimum.
+def judge_growth(outcome: Outcome, kappas: Sequence[float], found: Sequence[int]) -> None:
+    """Judge how the largest stuck k, found by search, grows with the condition number."""
+    # The closed form is an infimum: a trap has fewer wrong coordinates.
     predicted = [math.ceil(largest_trap(kappa)) - 1 for kappa in kappas]
     wrong = sum(k != most for k, most in zip(found, predicted, strict=True))
-    upper = len(found) // 2
+    outcome.state("closed_form", exact(wrong), len(found))
+    first = len(found) // 2 - 1
+    upper = exponent([kappa - 1.0 for kappa in kappas[first:]], found[first:])
+    outcome.state("exponent", upper, len(found) - first, words={"least": kappas[first]})
+    outcome.state("exponent_all", exponent(kappas, found), len(found))
     ratios = [k / kappa**2 for k, kappa in zip(found, kappas, strict=True)]
-    return [
-        Statement(
-            id="closed_form",
-            source="this suite's derivation for F3",
-            claim=r"the largest stuck $k$ at condition number $\kappa$ is the largest whole number "
-            r"below $((\kappa-1)/2)^2$",
-            measure=r"condition numbers at which a search over $w$, $\rho$ and $k$ finds another",
-            relation="equals",
-            predicted=0.0,
-            tolerance=0.0,
-            measured=exact(wrong),
-            trials=len(found),
-            note="A search on closed forms of the eigenvalues, without a random sample.",
-        ),
-        Statement(
-            id="exponent",
-            source=r"need of $k \gtrsim \kappa^2 k^\ast$",
-            claim=r"the largest stuck $k$ grows like $\kappa^2$",
-            measure=r"slope of the largest stuck $k$ against $\kappa - 1$, log-log, for "
-            rf"$\kappa \ge {kappas[upper - 1]:g}$",
-            relation="equals",
-            predicted=2.0,
-            tolerance=0.05,
-            measured=exponent([kappa - 1.0 for kappa in kappas[upper - 1 :]], found[upper - 1 :]),
-            trials=len(found) - upper + 1,
-            note="The interval holds all slopes that rounding k to whole numbers leaves possible; "
-            r"against $\kappa$ itself the slope tends to 2 from above.",
-        ),
-        Statement(
-            id="exponent_all",
-            source=r"need of $k \gtrsim \kappa^2 k^\ast$",
-            claim=r"the largest stuck $k$ grows at least like $\kappa^2$",
-            measure=r"slope of the largest stuck $k$ against $\kappa$, log-log, for all $\kappa$",
-            relation="at least",
-            predicted=2.0,
-            measured=exponent(list(kappas), found),
-            trials=len(found),
-            note="The interval holds all slopes that rounding k to whole numbers leaves possible.",
-        ),
-        Statement(
-            id="constant",
-            source="this suite's derivation for F3",
-            claim=r"the largest stuck $k$ is at most $\kappa^2/4$",
-            measure=r"largest $k/\kappa^2$ that is stuck",
-            relation="at most",
-            predicted=0.25,
-            measured=exact(max(ratios)),
-            trials=len(found),
-            note="So traps of this kind show that some constant times kappa^2 k* is needed; the "
-            r"constant 64 of Theorem 2 is, as $\kappa$ grows, 256 times that of "
-            r"$((\kappa-1)/2)^2$. "
-            rf"$k/\kappa^2$ lies between {min(ratios):.3g} and {max(ratios):.3g}.",
-        ),
-    ]
+    ends = {"lowest": min(ratios), "highest": max(ratios)}
+    outcome.state("constant", exact(max(ratios)), len(found), words=ends)
 
 
 def random_traps(settings: Settings, k: int, copies: int) -> Trap:
@@ -239,99 +186,50 @@ def random_traps(settings: Settings, k: int, copies: int) -> Trap:
 
 
 def _iterate(outcome: Outcome, settings: Settings) -> None:
-    """Run IHT from the bad points with k = copies |J|, and with one kept entry more."""
-    parts, unknown = [], 0
-    for size in settings.sizes:
-        for copies in settings.copies:
-            trap = random_traps(settings, size, copies)
-            kept = torch.tensor([[copies * size], [copies * size + 1]])
-
-            def watch(theta: Tensor, trap: Trap = trap) -> dict[str, Tensor]:
-                return {"gap": trap.gap(theta)}
-
-            trace = iht(
-                trap.gradient,
-                trap.bad_point.expand(2, -1, -1),
-                kept,
-                1.0 / trap.beta,
-                settings.iterations,
-                watch,
-            )
-            gap = trace.watched["gap"]
-            part = gap[-1] / gap[0]
-            parts.append(part)
-            unknown += int(trace.diverged.sum())
-            if (size, copies) == (settings.sizes[-1], settings.copies[-1]):
-                _draw(outcome, gap / gap[0])
-            outcome.trials += experiment.rows(
-                {
-                    "family": trap.family,
-                    "n": trap.n,
-                    "k_star": copies,
-                    "k": kept,
-                    "alpha": trap.alpha,
-                    "beta": trap.beta,
-                    "sigma": 0.0,
-                    "seed": torch.arange(part.shape[1]),
-                    "iterations": settings.iterations,
-                    "gap": gap[-1],
-                    "worst_ratio": None,
-                    "bound": None,
-                    "status": trace.diverged,
-                    "subject": "iht",
-                    "copies": copies,
-                    "kappa": trap.kappa,
-                    "w": trap.w,
-                    "rho": trap.rho,
-                    "start_gap": gap[0],
-                },
-                part.shape,
-            )
-    outcome.statements += confinement(settings, torch.cat(parts, dim=1), unknown)
+    """Run IHT from the bad points with k = copies |J|, and with one more: trials (2, traps)."""
+    parts, diverged = [], []
+    for size, copies in itertools.product(settings.sizes, settings.copies):
+        trap = random_traps(settings, size, copies)
+        k = torch.tensor([[copies * size], [copies * size + 1]])
+        start = trap.bad_point.expand(2, -1, -1)
+        step_size = 1.0 / trap.beta
+        trace = iht(trap.gradient, start, k, step_size, settings.iterations, watch_gap(trap))
+        gap = trace.watched["gap"]
+        parts.append(gap[-1] / gap[0])
+        diverged.append(trace.diverged)
+        outcome.record(
+            parts[-1].shape,
+            trap,
+            k_star=copies,
+            k=k,
+            seed=torch.arange(settings.trials),
+            iterations=settings.iterations,
+            gap=gap[-1],
+            diverged=trace.diverged,
+            subject="iht",
+            copies=copies,
+            kappa=trap.kappa,
+            w=trap.w,
+            rho=trap.rho,
+            start_gap=gap[0],
+        )
+    times = np.unique(np.geomspace(1, settings.iterations, _DRAWN).astype(int)).tolist()
+    for place, line in enumerate((r"$k=k^\ast|J|$", r"$k=k^\ast|J|+1$")):
+        # Of the largest traps, which are the last.
+        outcome.draw_trace("trap", line, (gap / gap[0])[:, place], times)
+    judge_confinement(outcome, settings, torch.cat(parts, dim=1), torch.cat(diverged, dim=1))
 
 
-def confinement(settings: Settings, part: Tensor, diverged: int) -> list[Statement]:
-    """State whether IHT stays at the bad points, and leaves with one kept entry more.
+def judge_confinement(outcome: Outcome, settings: Settings, part: Tensor, diverged: Tensor) -> None:
+    """Judge whether IHT stays at the bad points, and leaves with one kept entry more.
 
     Args:
+        outcome: the statements are added to it.
         settings: of the experiment.
-        part: the last gap as part of the first, (2, traps): with k = |J|, and with one more.
-        diverged: trials that diverged.
+        part: the last gap over the first, (2, traps): with k = |J|, and with one more.
+        diverged: the mask of trials that diverged.
     """
-    traps = rf"F3, $|J|$ from {settings.sizes[0]} to {settings.sizes[-1]}, $k^\ast$ up to "
-    traps += rf"{settings.copies[-1]}, $\beta/\alpha \le {settings.kappa_most:g}$"
-    return [
-        never(
-            id="stuck",
-            source=r"need of $k \gtrsim \kappa^2 k^\ast$",
-            claim=r"IHT from $\theta_J$ with $k = |J|$ stays there",
-            measure=f"traps that it leaves in {settings.iterations} iterations ({traps})",
-            violations=int((part[0] < 1.0 - 1e-9).sum()),
-            trials=part.shape[1],
-            diverged=diverged,
-        ),
-        never(
-            id="released",
-            source=r"need of $k \gtrsim \kappa^2 k^\ast$",
-            claim=r"with $k = |J| + 1$ it leaves, and converges to $f^\ast$",
-            measure=rf"traps whose gap is above {settings.tolerance:g} of the first after "
-            f"{settings.iterations} iterations ({traps})",
-            violations=int((part[1] > settings.tolerance).sum()),
-            trials=part.shape[1],
-            diverged=diverged,
-            note="From this start; another may be stuck elsewhere. With one copy k + 1 is N, and "
-            "nothing is thresholded.",
-        ),
-    ]
-
-
-def _draw(outcome: Outcome, part: Tensor) -> None:
-    """Draw the gap as part of the first, (iterations + 1, 2, traps), at iterations log-spaced."""
-    times = np.unique(np.geomspace(1, len(part) - 1, _DRAWN).astype(int)).tolist()
-    for place, label in enumerate((r"$k=k^\ast|J|$", r"$k=k^\ast|J|+1$")):
-        for t in times:
-            each = part[t, place]
-            outcome.draw(
-                *("trap", label, "measured", t, geometric(each)),
-                *(float(each.min()), float(each.max())),
-            )
+    words = {"smallest": settings.sizes[0], "biggest": settings.sizes[-1]}
+    words["most_copies"] = settings.copies[-1]
+    outcome.state_never("stuck", part[0] < 1.0 - 1e-9, diverged, words)
+    outcome.state_never("released", part[1] > settings.tolerance, diverged, words)

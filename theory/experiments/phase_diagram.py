@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas, Outcome
+from theory.experiment import Counts, Kappas
 from theory.iht import iht
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import Trap, rotated_quadratics
 from theory.rates import Theorem2, largest_trap
-from theory.statistics import Statement, never
 
 
 class Settings(experiment.Settings):
@@ -51,73 +50,62 @@ class Settings(experiment.Settings):
 
 def run(settings: Settings) -> Outcome:
     """Count successes in every cell."""
-    outcome = Outcome()
+    outcome = Outcome("phase_diagram", settings)
     _typical(outcome, settings)
     for k in settings.trap_ks:
         _traps(outcome, settings, k)
     for panel in ("typical", "trap_bad", "trap_zero"):
         for kappa in settings.kappas:
-            asked_for = float(Theorem2(1.0, kappa, 1, kappa).enough)
-            outcome.draw(panel, r"$k=64k^\ast(\beta/\alpha)^2$", "bound", asked_for, kappa)
+            enough = float(Theorem2(1.0, kappa, 1, kappa).enough)
+            outcome.draw(panel, r"$k=64k^\ast(\beta/\alpha)^2$", "bound", enough, kappa)
             if panel == "trap_bad" and (held := largest_trap(kappa)) >= 1:
                 outcome.draw(panel, r"the largest trap, $((\kappa-1)/2)^2$", "bound", held, kappa)
-    outcome.statements = list(_enough(outcome.trials))
+    _judge(outcome)
     return outcome
 
 
-def _enough(rows: list[dict[str, Any]]) -> Iterator[Statement]:
-    """Yield what is found where k is as large as Theorem 2 asks, if that is anywhere."""
-    # Of one problem all starts are one trial.
+def _judge(outcome: Outcome) -> None:
+    """Judge the trials whose k is as large as Theorem 2 requires, if there are any."""
+    # All starts on one problem count as one trial.
     failed: dict[tuple[object, ...], bool] = {}
-    for row in rows:
+    for row in outcome.trials:
         if row["meets_condition"]:
             problem = row["family"], row["kappa"], row["k"], row["seed"]
             failed[problem] = failed.get(problem, False) or not row["success"]
     if failed:
         families = " and ".join(sorted({str(problem[0]) for problem in failed}))
-        yield never(
-            id="enough",
-            source="Theorem 2, condition on k",
-            claim=r"with $k \ge 64 k^\ast (\beta/\alpha)^2$ the minimiser's support is found, from "
-            "any start",
-            measure=f"problems in which it is not ({families}; a grid of overlaps, from 0 and from "
-            "the bad point)",
-            violations=sum(failed.values()),
-            trials=len(failed),
+        outcome.state_never(
+            "enough", torch.tensor(list(failed.values())), words={"families": families}
         )
 
 
 def _typical(outcome: Outcome, settings: Settings) -> None:
+    """Solve random quadratics with every k: trials (problems, ratios)."""
     kappas = [kappa for kappa in settings.kappas for _ in range(settings.trials)]
     problem = rotated_quadratics(
         kappas, settings.n, settings.k_star, stream(settings.seed, "phase_diagram")
     )
-    ratios = torch.tensor(settings.k_ratios)
-    start = torch.zeros((len(kappas), len(ratios), settings.n), dtype=torch.float64)
-    trace = iht(
-        *(problem.gradient, start, ratios * settings.k_star, 1.0 / problem.beta),
-        *(settings.iterations, lambda theta: {}),
-    )
+    k = torch.tensor(settings.k_ratios) * settings.k_star
+    start = torch.zeros((len(kappas), len(k), settings.n), dtype=torch.float64)
+    trace = iht(problem.gradient, start, k, 1.0 / problem.beta, settings.iterations)
     gap = problem.gap(trace.last)
     success = (gap <= settings.tolerance * problem.gap(start)) & ~trace.diverged
-    _record(
-        outcome,
-        settings,
-        "F1",
-        {
-            "n": settings.n,
-            "k_star": settings.k_star,
-            "k": ratios * settings.k_star,
-            "alpha": problem.alpha,
-            "beta": problem.beta,
-            "iterations": settings.iterations,
-            "gap": gap,
-            "status": trace.diverged,
-            "kappa": torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1),
-        },
-        success,
+    theorem = Theorem2(problem.alpha, problem.beta, settings.k_star, k)
+    outcome.record(
+        gap.shape,
+        problem,
+        k_star=settings.k_star,
+        k=k,
+        seed=torch.arange(settings.trials).repeat(len(settings.kappas))[:, None],
+        iterations=settings.iterations,
+        gap=gap,
+        diverged=trace.diverged,
+        kappa=torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1),
+        start="zero",
+        success=success,
+        meets_condition=theorem.meets_condition,
     )
-    share = 100.0 * success.reshape(-1, settings.trials, len(ratios)).double().mean(1)
+    share = 100.0 * success.reshape(-1, settings.trials, len(k)).double().mean(1)
     for row, kappa in enumerate(settings.kappas):
         for column, ratio in enumerate(settings.k_ratios):
             outcome.draw("typical", f"{kappa:g}", "cell", ratio, float(share[row, column]))
@@ -131,66 +119,34 @@ def _traps(outcome: Outcome, settings: Settings, k: int) -> None:
     w = 10.0 ** torch.linspace(*ends, settings.trials, dtype=torch.float64)
     rho = rho_of(kappas, w, k)
     there = rho.isfinite()
-    trap = Trap(torch.where(there, rho, 1.0), w + torch.zeros_like(rho), k)
+    if not bool(there.any()):
+        return
+    places = there.nonzero()
+    trap = Trap(rho[there], w.expand_as(rho)[there], k)
+    theorem = Theorem2(trap.alpha, trap.beta, 1, k)
     for name, start in (("bad", trap.bad_point), ("zero", torch.zeros_like(trap.bad_point))):
-        trace = iht(
-            *(trap.gradient, start, k, 1.0 / trap.beta, settings.trap_iterations, lambda theta: {})
-        )
-        # Once column 0 is kept, what is left is least squares; it is not waited for.
+        trace = iht(trap.gradient, start, k, 1.0 / trap.beta, settings.trap_iterations)
+        # Once column 0 is kept the rest is least squares, whose convergence is not waited for.
         success = (trace.last[..., 0] != 0) & ~trace.diverged
-        _record(
-            outcome,
-            settings,
-            "F3",
-            {
-                "n": trap.n,
-                "k_star": 1,
-                "k": k,
-                "alpha": trap.alpha,
-                "beta": trap.beta,
-                "iterations": settings.trap_iterations,
-                "gap": trap.gap(trace.last),
-                "status": trace.diverged,
-                "kappa": kappas,
-            },
-            success,
-            name,
-            there,
+        outcome.record(
+            success.shape,
+            trap,
+            k_star=1,
+            k=k,
+            seed=places[:, 1],
+            iterations=settings.trap_iterations,
+            gap=trap.gap(trace.last),
+            diverged=trace.diverged,
+            kappa=kappas.expand_as(rho)[there],
+            start=name,
+            success=success,
+            meets_condition=theorem.meets_condition,
         )
         for row, kappa in enumerate(settings.kappas):
-            found = success[row][there[row]]
+            found = success[places[:, 0] == row]
             if len(found):
                 share = 100.0 * float(found.double().mean())
                 outcome.draw(f"trap_{name}", f"{kappa:g}", "cell", k, share)
-
-
-def _record(
-    outcome: Outcome,
-    settings: Settings,
-    family: str,
-    columns: dict[str, object],
-    success: Tensor,
-    start: str = "zero",
-    there: Tensor | None = None,
-) -> None:
-    rows = experiment.rows(
-        {
-            "family": family,
-            "sigma": 0.0,
-            "seed": torch.arange(settings.trials).repeat(len(success) // settings.trials)[:, None]
-            if family == "F1"
-            else torch.arange(settings.trials),
-            **columns,
-            "start": start,
-            "success": success,
-        },
-        success.shape,
-    )
-    kept = [True] * len(rows) if there is None else there.flatten().tolist()
-    for row, is_there in zip(rows, kept, strict=True):
-        if is_there:
-            theorem = Theorem2(row["alpha"], row["beta"], row["k_star"], row["k"])
-            outcome.trials.append({**row, "meets_condition": bool(theorem.meets_condition)})
 
 
 def rho_of(kappa: Tensor, w: Tensor, k: int) -> Tensor:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Outcome, ascending
+from theory.experiment import Ascending, Counts
 from theory.iht import Phases, hard_threshold, on_support
-from theory.measures import ROUNDING, first_at_most, geometric
+from theory.measures import ROUNDING, first_at_most
 from theory.noise import stream
+from theory.outcome import Outcome
 from theory.problems import Problem, Trap, gaussian_least_squares, rotated_quadratics
-from theory.statistics import Statement, geometric_mean, mean, never, proportion
+from theory.statistics import Interval, geometric_mean, mean, proportion
 
 
 class Settings(experiment.Settings):
@@ -37,7 +38,7 @@ class Settings(experiment.Settings):
     dense_steps: Counts = (1, 4, 16, 64)
     """Gradient steps of a dense phase, all of the same size 1/beta."""
     sparse_steps: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), AfterValidator(ascending)
+        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), Ascending
     ] = (0, 4, 16, 64)
     """Gradient steps of a sparse phase; the first is what the others are compared with."""
     steps: int = Field(default=384, ge=1)
@@ -66,14 +67,15 @@ class _Family:
 
 def run(settings: Settings) -> Outcome:
     """Compare lengths of phases at equal numbers of phases, and of gradient steps."""
-    outcome = Outcome()
-    # Of one problem all lengths of phases are one trial.
-    risen = torch.empty(0, dtype=torch.bool)
-    harmed = torch.empty(0, dtype=torch.bool)
+    outcome = Outcome("phases", settings)
+    # All lengths of phases on one problem count as one trial.
+    risen: list[Tensor] = []
+    harmed: list[Tensor] = []
     steps: dict[tuple[str, int, int], Tensor] = {}
     for family in _families(settings):
         rises: list[Tensor] = []
         hurt: list[Tensor] = []
+        rounding = ROUNDING * family.problem.gap(family.start).squeeze(-1)
         for dense in settings.dense_steps:
             after = []
             for sparse in settings.sparse_steps:
@@ -83,77 +85,34 @@ def run(settings: Settings) -> Outcome:
                 steps[key] = _record(outcome, settings, family, dense, sparse, gaps)
                 if sparse:
                     rises.append(rose)
-            rounding = ROUNDING * family.problem.gap(family.start).squeeze(-1)
             hurt += [each > after[0] * (1.0 + 1e-9) + rounding for each in after[1:]]
-        risen = torch.cat([risen, torch.stack(rises).any(0)])
-        harmed = torch.cat([harmed, torch.stack(hurt).any(0)])
-    outcome.statements = [
-        never(
-            id="end_of_phase",
-            source="Corollary 1, sparse phase",
-            claim=r"optimisation on the support never ends at a larger $f$ than it began",
-            measure=r"problems in which one does (steps $1/\beta$; F1, F1', F3)",
-            violations=int(risen.sum()),
-            trials=len(risen),
-        ),
-        never(
-            id="end_of_run",
-            source="Appendix A.1.4, sparse phases",
-            claim="after equally many dense phases, $f$ is no larger than without sparse phases",
-            measure=f"problems in which it is at some length of the phases, after "
-            f"{settings.phases} phases (F1, F1', F3)",
-            violations=int(harmed.sum()),
-            trials=len(harmed),
-            note="Each sparse phase lowers f; but it leads to another point, from which later "
-            "phases may go on more slowly, or not at all.",
-        ),
-        *_trade_off(settings, steps),
-    ]
+        risen.append(torch.stack(rises).any(0))
+        harmed.append(torch.stack(hurt).any(0))
+    outcome.state_never("end_of_phase", torch.cat(risen))
+    outcome.state_never("end_of_run", torch.cat(harmed))
+    _judge_trade_off(outcome, settings, steps)
     return outcome
 
 
-def _trade_off(
-    settings: Settings, steps: Mapping[tuple[str, int, int], Tensor]
-) -> tuple[Statement, Statement]:
-    """Return what a long dense phase costs, and what a sparse phase after it is worth.
+def _judge_trade_off(
+    outcome: Outcome, settings: Settings, steps: Mapping[tuple[str, int, int], Tensor]
+) -> None:
+    """Judge the cost of a long dense phase, and the use of a sparse phase after it.
 
     Args:
+        outcome: the statements are added to it.
         settings: of the experiment.
-        steps: gradient steps to the minimiser by family, dense and sparse steps; NaN where all that
-            there are did not suffice.
+        steps: gradient steps to the minimiser by family, dense and sparse steps; NaN where it was
+            not reached.
     """
     dense, sparse = settings.dense_steps, settings.sparse_steps
-    longer = steps["F1", dense[-1], sparse[0]] / steps["F1", dense[0], sparse[0]]
+    longer = steps["F1", dense[-1], 0] / steps["F1", dense[0], 0]
+    ends = {"longest": dense[-1], "shortest": dense[0]}
+    outcome.state("length", geometric_mean(longer), settings.trials, words=ends)
     long = dense[max(0, len(dense) - 2)]
-    found = [steps["F1'", long, each].isfinite().double() for each in (sparse[0], sparse[-1])]
-    return (
-        Statement(
-            id="length",
-            source="AC/DC (ours)",
-            claim="longer dense phases cost no more gradient steps",
-            measure=f"steps to the minimiser with {dense[-1]} in a dense phase over those with "
-            f"{dense[0]}, without sparse phases (F1)",
-            relation="at most",
-            predicted=1.0,
-            measured=geometric_mean(longer.numpy()),
-            trials=settings.trials,
-            note="No theorem says so: Corollary 1 counts a dense phase as one step, whatever its "
-            "length.",
-        ),
-        Statement(
-            id="rescue",
-            source="AC/DC (ours)",
-            claim="after long dense phases, sparse phases do not lower the share of problems that "
-            "are solved",
-            measure=f"share with {sparse[-1]} sparse steps less that with {sparse[0]}, after "
-            f"{long} dense steps, both of {settings.steps} steps (F1' with {settings.m} rows)",
-            relation="at least",
-            predicted=0.0,
-            measured=mean((found[1] - found[0]).numpy()),
-            trials=settings.trials,
-            note="With fewer rows than columns, a long dense phase fits them without being sparse.",
-        ),
-    )
+    without, found = (steps["F1'", long, each].isfinite().double() for each in (0, sparse[-1]))
+    words = {"sparse": sparse[-1], "dense": long}
+    outcome.state("rescue", mean(found - without), settings.trials, words=words)
 
 
 def _families(settings: Settings) -> list[_Family]:
@@ -200,39 +159,33 @@ def _record(
     sparse: int,
     gaps: Tensor,
 ) -> Tensor:
-    """Add the trials' rows, and draw successes at the common number of gradient steps.
+    """Record the trials, and draw successes at the common number of gradient steps.
 
     Returns:
         The gradient steps to success, (trials,), NaN where there is none.
     """
     problem = family.problem
-    rounds = settings.steps // (dense + sparse)
-    last = gaps[rounds]
-    steps = first_at_most(gaps[: rounds + 1], settings.success * gaps[0]) * (dense + sparse)
-    outcome.trials += experiment.rows(
-        {
-            "family": problem.family,
-            "n": problem.minimiser.shape[-1],
-            "k_star": int((problem.minimiser[0] != 0).sum()),
-            "k": family.k,
-            "alpha": problem.alpha.squeeze(-1),
-            "beta": problem.beta.squeeze(-1),
-            "sigma": 0.0,
-            "seed": torch.arange(settings.trials),
-            "iterations": steps,
-            "gap": last,
-            "status": ~last.isfinite(),
-            "dense_steps": dense,
-            "sparse_steps": sparse,
-            "gap_after_phases": gaps[settings.phases],
-        },
+    last = gaps[settings.steps // (dense + sparse)]
+    within = gaps[: settings.steps // (dense + sparse) + 1]
+    steps = first_at_most(within, settings.success * gaps[0]) * (dense + sparse)
+    outcome.record(
         last.shape,
+        problem,
+        k_star=int((problem.minimiser[0] != 0).sum()),
+        k=family.k,
+        alpha=problem.alpha.squeeze(-1),
+        beta=problem.beta.squeeze(-1),
+        iterations=steps,
+        gap=last,
+        diverged=~last.isfinite(),
+        dense_steps=dense,
+        sparse_steps=sparse,
+        gap_after_phases=gaps[settings.phases],
     )
-    label = f"{sparse} sparse steps" if sparse else "no sparse phase"
+    line = f"{sparse} sparse steps" if sparse else "no sparse phase"
     if bool(steps.isfinite().all()):
-        ends = float(steps.min()), float(steps.max())
-        outcome.draw(*(f"cost_{problem.family}", label, "measured", dense, geometric(steps)), *ends)
+        outcome.draw_range(f"cost_{problem.family}", line, dense, steps)
     solved = proportion(int(steps.isfinite().sum()), settings.trials)
-    shares = (100 * each for each in (solved.value, solved.low, solved.high))
-    outcome.draw(f"success_{problem.family}", label, "measured", dense, *shares)
+    shares = Interval(*(100 * each for each in (solved.value, solved.low, solved.high)))
+    outcome.draw_interval(f"success_{problem.family}", line, dense, shares)
     return steps

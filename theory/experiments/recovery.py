@@ -13,12 +13,13 @@ from torch import Tensor
 
 from acdc.sparsity.selection import top_k_rows
 from theory import experiment
-from theory.experiment import Counts, Outcome
-from theory.iht import Gradient, Phases, iht, trace
+from theory.experiment import Counts
+from theory.iht import Phases, iht, trace
 from theory.measures import ROUNDING
 from theory.noise import stream
-from theory.problems import LeastSquares, gaussian_least_squares, restricted_constants
-from theory.statistics import never, proportion
+from theory.outcome import Outcome
+from theory.problems import Gradient, LeastSquares, gaussian_least_squares, restricted_constants
+from theory.statistics import Interval, proportion
 
 # k in multiples of k*, and how readers see each.
 _IHT = {1: r"IHT, $k=k^\ast$", 2: r"IHT, $k=2k^\ast$", 4: r"IHT, $k=4k^\ast$"}
@@ -28,8 +29,7 @@ _LASSO = "Lasso"
 # Random supports from which each restricted constant is sought.
 _SUPPORTS = 20
 
-Drawn = dict[tuple[str, str], list[tuple[float, float, float, float]]]
-"""By panel and line: x, y and the ends of the interval."""
+_PANELS = ("success", "error", "success_noise", "error_noise")
 
 
 class Settings(experiment.Settings):
@@ -178,8 +178,7 @@ def classical(settings: Settings, observed: Observed, k_star: int) -> dict[str, 
 
 def run(settings: Settings) -> Outcome:
     """Solve every problem with every algorithm, without and with noise."""
-    outcome = Outcome()
-    drawn: Drawn = {}
+    outcome = Outcome("recovery", settings)
     descents: list[Solved] = []
     for k_star in settings.k_stars:
         observed = observe(settings, k_star)
@@ -187,27 +186,15 @@ def run(settings: Settings) -> Outcome:
         descents += descending.values()
         solved = descending | iterative(settings, observed, k_star, _ACDC)
         for label, each in (solved | classical(settings, observed, k_star)).items():
-            _record(outcome, settings, observed, k_star, label, each, drawn)
-    _draw(outcome, settings, drawn)
-    # Of one design both levels of noise and all k are one trial.
-    designs = len(settings.k_stars) * settings.trials
+            _record(outcome, settings, observed, k_star, label, each)
+    # By panel and line, as a plot reads them.
+    lines = list(dict.fromkeys(row["line"] for row in outcome.series))
+    outcome.series.sort(key=lambda row: (_PANELS.index(row["panel"]), lines.index(row["line"])))
+    _draw_condition(outcome, settings)
+    # Both levels of noise and all k on one design count as one trial.
     risen = torch.stack([each.rises.any(-1) for each in descents])
     risen = risen.reshape(len(settings.k_stars), len(_IHT), settings.trials).any(1)
-    outcome.statements = [
-        never(
-            id="descent",
-            source="Lemma 2, as reconstructed",
-            claim=r"with step $1/\beta$ iterative hard thresholding never raises $f$, for any $k$",
-            measure="designs on which a step does (F1', fewer rows than columns, with and without "
-            "noise)",
-            violations=int(risen.sum()),
-            trials=designs,
-            diverged=sum(int(each.diverged.sum()) for each in descents),
-            note=r"$\beta$ is the largest eigenvalue of $A^\top A/m$. Rates of success are for "
-            "orientation: with fewer rows than columns no constant is known by which the paper's "
-            "theorems could promise one.",
-        )
-    ]
+    outcome.state_never("descent", risen, sum(int(each.diverged.sum()) for each in descents))
     return outcome
 
 
@@ -218,11 +205,10 @@ def _record(
     k_star: int,
     label: str,
     solved: Solved,
-    drawn: Drawn,
 ) -> None:
-    """Add an algorithm's rows at one k*, and what is drawn of them.
+    """Record and draw an algorithm's trials (problems, levels) at one k*.
 
-    Success: the k* entries of largest magnitude are at the places of theta*'s.
+    Success: the k* entries of largest magnitude are on the support of theta*.
     """
     problem, theta = observed.problem, solved.theta
     target = problem.minimiser
@@ -230,43 +216,32 @@ def _record(
     places = top_k_rows(theta, k_star, magnitudes=True)
     # Where there are fewer, T_k fills up with zeros.
     success = ((places & (theta != 0)) == (target != 0)).all(-1) & ~solved.diverged
-    outcome.trials += experiment.rows(
-        {
-            "family": problem.family,
-            "n": settings.n,
-            "k_star": k_star,
-            "k": solved.k,
-            "beta": problem.beta,
-            "seed": torch.arange(settings.trials).unsqueeze(-1),
-            "gap": observed.loss(theta) - observed.loss(target),
-            "status": solved.diverged,
-            "algorithm": label.partition(",")[0],
-            "m": settings.m,
-            "target_noise": torch.tensor([0.0, settings.noise], dtype=torch.float64),
-            "error": error,
-            "success": success.int(),
-            "nonzeros": theta.count_nonzero(-1),
-        },
+    outcome.record(
         success.shape,
+        problem,
+        k_star=k_star,
+        k=solved.k,
+        alpha=None,
+        sigma=None,
+        gap=observed.loss(theta) - observed.loss(target),
+        diverged=solved.diverged,
+        algorithm=label.partition(",")[0],
+        m=settings.m,
+        target_noise=torch.tensor([0.0, settings.noise], dtype=torch.float64),
+        error=error,
+        success=success.int(),
+        nonzeros=theta.count_nonzero(-1),
     )
-    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    quartiles = torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64)
     for level, suffix in enumerate(("", "_noise")):
         rate = proportion(int(success[:, level].sum()), settings.trials)
-        low, middle, high = error[:, level].quantile(quartiles).tolist()
-        for panel, y, least, most in (
-            (f"success{suffix}", rate.value, rate.low, rate.high),
-            (f"error{suffix}", middle, low, high),
-        ):
-            drawn.setdefault((panel, label), []).append((k_star, y, least, most))
+        outcome.draw_interval(f"success{suffix}", label, k_star, rate)
+        middle = Interval(*error[:, level].quantile(quartiles).tolist())
+        outcome.draw_interval(f"error{suffix}", label, k_star, middle)
 
 
-def _draw(outcome: Outcome, settings: Settings, drawn: Drawn) -> None:
-    """Draw success and error by k*, and restricted condition numbers, which are from below."""
-    for panel in ("success", "error", "success_noise", "error_noise"):
-        for (name, label), points in drawn.items():
-            if name == panel:
-                for point in points:
-                    outcome.draw(panel, label, "measured", *point)
+def _draw_condition(outcome: Outcome, settings: Settings) -> None:
+    """Draw restricted condition numbers by k*, which are estimates from below."""
     for times in (2 * ratio + 1 for ratio in _ACDC):
         for k_star in settings.k_stars:
             if times * k_star > settings.m:
@@ -274,9 +249,4 @@ def _draw(outcome: Outcome, settings: Settings, drawn: Drawn) -> None:
             design = observe(settings, k_star).problem.design[: settings.designs]
             generator = stream(settings.seed, "recovery", "supports", str(k_star))
             kappa = restricted_constants(design, times * k_star, _SUPPORTS, generator).kappa
-            middle = float(kappa.log().mean().exp())
-            label = rf"${times}k^\ast$ columns"
-            outcome.draw(
-                *("condition", label, "measured", k_star, middle),
-                *(float(kappa.min()), float(kappa.max())),
-            )
+            outcome.draw_range("condition", rf"${times}k^\ast$ columns", k_star, kappa)

@@ -9,17 +9,18 @@ import torch
 from pydantic import Field, model_validator
 
 from theory import experiment
-from theory.experiment import Outcome, Sigmas
-from theory.iht import iht
+from theory.experiment import Sigmas
+from theory.iht import iht, watch_gap
 from theory.measures import tail_mean
 from theory.noise import gaussian, stream
+from theory.outcome import Outcome
 from theory.problems import SineSquares, Weight, sine_squares, typical_constants
 from theory.rates import Theorem1
-from theory.statistics import Statement, mean, slope
+from theory.statistics import mean, slope
 
-# N, at most; what is asked for grows without limit as alpha falls.
+# The largest N; the required k grows without limit as alpha falls.
 LARGEST = 1_000_000
-# Of the noise, by the name in the statements' ids.
+# Supports of the noise, by the names in the statements' ids.
 SUPPORTS = {"support": r"noise on $S^\ast$", "everywhere": "noise in all coordinates"}
 
 
@@ -44,9 +45,9 @@ class Settings(experiment.Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         fits = len(self.sigmas) >= 3 and self.sigmas[0] > 0.0
-        self.require(fits, "sigmas", "at least three, each above 0,")
-        accepted = f"what asks for N of at most {LARGEST:,}, not {self.dimension:,},"
-        self.require(self.dimension <= LARGEST, "weight", accepted)
+        self.require(fits, "sigmas", "at least three, each above 0")
+        allowed = f"a weight that requires N of at most {LARGEST:,}, not {self.dimension:,}"
+        self.require(self.dimension <= LARGEST, "weight", allowed)
         return self
 
     @property
@@ -58,7 +59,7 @@ class Settings(experiment.Settings):
 
 def run(settings: Settings) -> Outcome:
     """Measure the floor for noise on the minimiser's support and in all coordinates."""
-    outcome = Outcome()
+    outcome = Outcome("t1_floor", settings)
     problem = sine_squares(
         settings.trials,
         settings.weight,
@@ -79,84 +80,39 @@ def run(settings: Settings) -> Outcome:
 def _measure(
     outcome: Outcome, settings: Settings, problem: SineSquares, theorem: Theorem1, where: str
 ) -> None:
-    """Run trials (problems, sigmas), and add what they come to."""
+    """Run trials (problems, sigmas), and judge their floors."""
     sigmas = torch.tensor(settings.sigmas, dtype=torch.float64)
     support = problem.minimiser != 0.0 if where == "support" else None
     generator = stream(settings.seed, "t1_floor", where)
     gradient = gaussian(problem.gradient, sigmas, generator, support)
-    n = problem.minimiser.shape[-1]
-    start = torch.zeros((settings.trials, len(sigmas), n), dtype=torch.float64)
+    start = torch.zeros((settings.trials, len(sigmas), settings.dimension), dtype=torch.float64)
     k = math.ceil(float(theorem.enough_with_noise.max()))
-    trace = iht(
-        gradient,
-        start,
-        k,
-        1.0 / (2.0 * problem.beta),
-        settings.iterations,
-        lambda theta: {"gap": problem.gap(theta)},
-    )
+    step_size = 1.0 / (2.0 * problem.beta)
+    trace = iht(gradient, start, k, step_size, settings.iterations, watch_gap(problem))
     floor = tail_mean(trace.watched["gap"])
     bound = theorem.floor(sigmas)
-    outcome.trials += experiment.rows(
-        {
-            "family": problem.family,
-            "n": n,
-            "k_star": settings.k_star,
-            "k": k,
-            "alpha": theorem.alpha,
-            "beta": problem.beta,
-            "sigma": sigmas,
-            "seed": torch.arange(settings.trials).unsqueeze(-1),
-            "iterations": settings.iterations,
-            "gap": floor,
-            "worst_ratio": None,
-            "bound": bound,
-            "status": trace.diverged,
-            "noise": where,
-            "enough": theorem.enough_with_noise,
-        },
+    outcome.record(
         floor.shape,
+        problem,
+        k_star=settings.k_star,
+        k=k,
+        alpha=theorem.alpha,
+        sigma=sigmas,
+        iterations=settings.iterations,
+        gap=floor,
+        bound=bound,
+        diverged=trace.diverged,
+        noise=where,
+        enough=theorem.enough_with_noise,
     )
-    for place, sigma in enumerate(settings.sigmas):
-        found = mean(floor[:, place].numpy(), settings.seed)
-        outcome.draw(
-            *("floor", SUPPORTS[where], "measured", sigma**2),
-            *(found.value, found.low, found.high),
-        )
-    squares = sigmas.square().expand_as(floor).flatten().tolist()
-    outcome.draw_fit("floor", SUPPORTS[where], squares, floor.flatten().tolist())
-    ratios = [mean(each.numpy(), settings.seed) for each in (floor / bound).mT]
+    line = SUPPORTS[where]
+    for sigma, each in zip(settings.sigmas, floor.mT, strict=True):
+        outcome.draw_interval("floor", line, sigma**2, mean(each, settings.seed))
+    squares = sigmas.square().expand_as(floor).flatten()
+    outcome.draw_fit("floor", line, squares, floor.flatten())
+    growth = slope(squares, floor.flatten())
+    outcome.state(f"slope_{where}", growth, floor.numel(), trace.diverged, {"noise": line})
+    ratios = [mean(each, settings.seed) for each in (floor / bound).mT]
     largest = max(ratios, key=lambda ratio: ratio.high)
-    setting = rf"F2, $c={settings.weight:g}$, {SUPPORTS[where]}, "
-    setting += r"$k \ge 576 k^\ast(\beta/\alpha)^2$, $\theta_0=0$"
-    diverged = int(trace.diverged.sum())
-    outcome.statements += [
-        Statement(
-            id=f"slope_{where}",
-            source="Theorem 1, floor",
-            claim=r"$\mathbf{E} f(\theta)-f^\ast$ settles at a floor proportional to $\sigma^2$",
-            measure=rf"slope of the floor against $\sigma^2$, log-log ({setting})",
-            relation="equals",
-            predicted=1.0,
-            tolerance=0.05,
-            measured=slope(squares, floor.flatten().numpy()),
-            trials=floor.numel(),
-            diverged=diverged,
-            note=""
-            if where == "support"
-            else "Noise off the support moves the other coordinates without end, along the "
-            "minimisers; only the gap is measured.",
-        ),
-        Statement(
-            id=f"floor_{where}",
-            source="Theorem 1, floor",
-            claim=r"$\mathbf{E} f(\theta)-f^\ast \le 16\,\sigma^2/\alpha$",
-            measure=rf"floor over $16\,\sigma^2/\alpha$, at the $\sigma$ where it is largest "
-            rf"({setting})",
-            relation="at most",
-            predicted=1.0,
-            measured=largest,
-            trials=settings.trials,
-            diverged=diverged,
-        ),
-    ]
+    words = {"where": where, "noise": line}
+    outcome.state("floor_%(where)s", largest, settings.trials, trace.diverged, words)

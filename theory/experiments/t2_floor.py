@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -10,11 +11,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas, Outcome, Sigmas
-from theory.iht import Gradient, Trace, iht
+from theory.experiment import Counts, Kappas, Sigmas
+from theory.iht import Trace, Watch, iht, watch_errors
 from theory.measures import geometric, tail_mean
 from theory.noise import gaussian, stream
+from theory.outcome import Outcome
 from theory.problems import (
+    Gradient,
     LeastSquares,
     Problem,
     Quadratic,
@@ -23,7 +26,7 @@ from theory.problems import (
     restricted_constants,
 )
 from theory.rates import Theorem2
-from theory.statistics import Statement, mean, slope
+from theory.statistics import Interval, mean, slope
 
 Where = Literal["on", "off", "everywhere", "flat"]
 LABELS: dict[Where, str] = {
@@ -55,9 +58,14 @@ class Settings(experiment.Settings):
     iterations: int = Field(default=600, ge=2)
     """Of each trial; the second half is averaged."""
     wide_n: int = Field(default=1100, ge=2)
-    """Dimension where k is as large as the theorem asks, 256 k* at beta/alpha = 2."""
+    """Dimension where k is as large as the theorem requires, 256 k* at beta/alpha = 2."""
     batches: Counts = (64, 128, 256, 512, 1024)
     """Rows in a mini-batch of F1'."""
+
+    @property
+    def middle_sigma(self) -> float:
+        """The noise level at which the condition number varies."""
+        return self.sigmas[len(self.sigmas) // 2]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -72,32 +80,15 @@ class Settings(experiment.Settings):
 
 
 def run(settings: Settings) -> Outcome:
-    """Measure stationary errors, and compare their growth with what is stated."""
-    outcome = Outcome()
+    """Measure stationary errors, and compare their growth with the stated one."""
+    outcome = Outcome("t2_floor", settings)
     for where in LABELS:
         _by_curvature_and_noise(outcome, settings, where)
-    _smooth_along_sparse_directions_only(outcome, settings)
-    _bounds(outcome, settings)
+    _by_restricted_curvature(outcome, settings)
+    _draw_bounds(outcome, settings)
     _where_k_is_enough(outcome, settings)
     _by_batch(outcome, settings)
     return outcome
-
-
-def _from_minimiser(problem: Problem, gradient: Gradient, k: int, iterations: int) -> Trace:
-    def watch(theta: Tensor) -> dict[str, Tensor]:
-        distance2 = (theta - problem.minimiser).square().sum(-1)
-        found = {"gap": problem.gap(theta), "distance2": distance2}
-        if isinstance(problem, LeastSquares):
-            found["row_variance"] = problem.row_variance(theta)
-        return found
-
-    return iht(gradient, problem.minimiser, k, 1.0 / problem.beta, iterations, watch)
-
-
-def _noisy(problem: Quadratic, sigma: Tensor, where: Where, generator: torch.Generator) -> Gradient:
-    inside = problem.minimiser != 0
-    support = {"on": inside, "off": ~inside, "flat": ~inside, "everywhere": None}[where]
-    return gaussian(problem.gradient, sigma, generator, support)
 
 
 def _floors(
@@ -107,103 +98,84 @@ def _floors(
     k_star: int,
     k: int,
     sigma: Tensor,
-    **more: object,
+    **columns: object,
 ) -> tuple[Tensor, Tensor]:
-    """Add the trials' rows, and return the stationary means of D and of the gap."""
+    """Record the trials (problems, 1), and return the stationary means of D and of the gap."""
     distance2, gap = (tail_mean(trace.watched[name]) for name in ("distance2", "gap"))
     theorem = Theorem2(problem.alpha, problem.beta, k_star, k, sigma)
-    outcome.trials += experiment.rows(
-        {
-            "family": problem.family,
-            "n": problem.minimiser.shape[-1],
-            "k_star": k_star,
-            "k": k,
-            "alpha": problem.alpha,
-            "beta": problem.beta,
-            "sigma": sigma,
-            "seed": torch.arange(len(distance2)).unsqueeze(-1),
-            "iterations": len(trace.watched["gap"]) - 1,
-            "gap": gap,
-            "bound": theorem.stated_distance2_floor,
-            "status": trace.diverged,
-            "distance2": distance2,
-            "meets_condition": theorem.meets_condition,
-            "noise": None,
-            "batch_size": None,
-            **more,
-        },
+    outcome.record(
         distance2.shape,
+        problem,
+        k_star=k_star,
+        k=k,
+        sigma=sigma,
+        iterations=len(trace.watched["gap"]) - 1,
+        gap=gap,
+        bound=theorem.stated_distance2_floor,
+        diverged=trace.diverged,
+        distance2=distance2,
+        meets_condition=theorem.meets_condition,
+        **({"noise": None, "batch_size": None} | columns),
     )
     return distance2.squeeze(-1), gap.squeeze(-1)
 
 
+def _from_minimiser(
+    problem: Problem, gradient: Gradient, k: int, iterations: int, watch: Watch | None = None
+) -> Trace:
+    watch = watch or watch_errors(problem)
+    return iht(gradient, problem.minimiser, k, 1.0 / problem.beta, iterations, watch)
+
+
+def _noisy(problem: Quadratic, sigma: Tensor, where: Where, generator: torch.Generator) -> Gradient:
+    inside = problem.minimiser != 0
+    support = {"on": inside, "off": ~inside, "flat": ~inside, "everywhere": None}[where]
+    return gaussian(problem.gradient, sigma, generator, support)
+
+
 def _by_curvature_and_noise(outcome: Outcome, settings: Settings, where: Where) -> None:
-    middle = settings.sigmas[len(settings.sigmas) // 2]
-    points = [(kappa, middle) for kappa in settings.kappas]
+    """Measure floors against 1/alpha at one noise level, and against it at one alpha."""
+    points = [(kappa, settings.middle_sigma) for kappa in settings.kappas]
     points += [(settings.kappas[0], sigma) for sigma in settings.sigmas]
-    each = [point for point in points for _ in range(settings.trials)]
+    pairs = torch.tensor(points, dtype=torch.float64).repeat_interleave(settings.trials, 0)
+    kappas, sigmas = pairs.mT
     generator = stream(settings.seed, "t2_floor", where)
     problem = diagonal_quadratics(
-        [kappa for kappa, _ in each], settings.n, settings.k_star, generator, flat=True
+        kappas.tolist(), settings.n, settings.k_star, generator, flat=True
     )
     if where == "flat":
-        # One coordinate keeps the curvature beta, and all others have alpha.
+        # One coordinate keeps the curvature beta; all others have alpha.
         steepest = problem.hessian == problem.beta.unsqueeze(-1)
-        problem = Quadratic(
-            torch.where(steepest, problem.hessian, problem.alpha.unsqueeze(-1)),
-            *(problem.minimiser, problem.alpha, problem.beta),
-            is_diagonal=True,
-        )
-    sigma = torch.tensor([sigma for _, sigma in each], dtype=torch.float64).unsqueeze(-1)
+        hessian = torch.where(steepest, problem.hessian, problem.alpha.unsqueeze(-1))
+        problem = dataclasses.replace(problem, hessian=hessian)
     k = settings.k_ratio * settings.k_star
+    sigma = sigmas.unsqueeze(-1)
     gradient = _noisy(problem, sigma, where, generator)
     trace = _from_minimiser(problem, gradient, k, settings.iterations)
-    found, _ = _floors(outcome, problem, trace, settings.k_star, k, sigma, noise=where)
+    floor, _ = _floors(outcome, problem, trace, settings.k_star, k, sigma, noise=where)
 
     count = len(settings.kappas) * settings.trials
-    inverse = [kappa for kappa, _ in each]
-    variance = [sigma**2 for _, sigma in each]
-    values = found.tolist()
-    _draw(outcome, "alpha", LABELS[where], inverse[:count], values[:count])
-    _draw(outcome, "sigma", LABELS[where], variance[count:], values[count:])
-    diverged = trace.diverged.squeeze(-1)
-    outcome.statements += [
-        Statement(
-            id=f"variance_{where}",
-            source="Theorem 2, floor",
-            claim=r"$\mathbb{E}\|\theta-\theta^\ast\|^2$ grows as $\sigma^2$",
-            measure=rf"slope against $\sigma^2$, log-log; {LABELS[where]}",
-            relation="equals",
-            predicted=1.0,
-            tolerance=0.05,
-            measured=slope(variance[count:], values[count:]),
-            trials=len(each) - count,
-            diverged=int(diverged[count:].sum()),
-        ),
-        Statement(
-            id=f"curvature_{where}",
-            source="Theorem 2, floor",
-            claim=r"$\mathbb{E}\|\theta-\theta^\ast\|^2$ grows at most as $1/\alpha$",
-            measure=rf"slope against $1/\alpha$, log-log; {LABELS[where]}",
-            relation="at most",
-            predicted=1.0,
-            measured=slope(inverse[:count], values[:count]),
-            trials=count,
-            diverged=int(diverged[:count].sum()),
-            note=f"At k = {settings.k_ratio} k*, below what the theorem asks for: only growth is "
-            "compared.",
-        ),
-    ]
+    by_curvature, by_noise = slice(0, count), slice(count, None)
+    variance = torch.tensor([x**2 for x in sigmas.tolist()], dtype=torch.float64)
+    for panel, x, part in (("alpha", kappas, by_curvature), ("sigma", variance, by_noise)):
+        _draw(outcome, panel, LABELS[where], x[part], floor[part], settings.trials)
+    for id, x, part in (
+        ("variance_%(where)s", variance, by_noise),
+        ("curvature_%(where)s", kappas, by_curvature),
+    ):
+        found, diverged = slope(x[part], floor[part]), trace.diverged[part]
+        words = {"where": where, "noise": LABELS[where]}
+        outcome.state(id, found, len(diverged), diverged, words)
 
 
-def _smooth_along_sparse_directions_only(outcome: Outcome, settings: Settings) -> None:
-    """Measure floors on F1' with fewer rows than columns, where the noise moves the support.
+def _by_restricted_curvature(outcome: Outcome, settings: Settings) -> None:
+    """Measure floors on F1' with fewer rows than columns, where noise moves the support.
 
-    There the proof's step from all coordinates to the support cannot be avoided: in all directions
-    together f is less smooth than 1 / step size.
+    There f is less smooth in all directions than 1 / step size, and the proof's step from all
+    coordinates to the support cannot be avoided.
     """
     n, m, k_star, k = 128, 48, 3, 6
-    # Each with matrices of its own, which take time.
+    # Each problem has matrices of its own, which take time.
     trials = max(2, settings.trials // 3)
     kappas = [kappa for kappa in settings.kappas for _ in range(trials)]
     generator = stream(settings.seed, "t2_floor", "restricted")
@@ -217,44 +189,32 @@ def _smooth_along_sparse_directions_only(outcome: Outcome, settings: Settings) -
         alpha=constants.alpha.unsqueeze(-1),
         beta=constants.beta.unsqueeze(-1),
     )
-    middle = settings.sigmas[len(settings.sigmas) // 2]
-    sigma = torch.full_like(problem.alpha, middle)
+    sigma = torch.full_like(problem.alpha, settings.middle_sigma)
     gradient = gaussian(problem.gradient, sigma, generator)
     trace = _from_minimiser(problem, gradient, k, 3 * settings.iterations)
-    found, _ = _floors(outcome, problem, trace, k_star, k, sigma, noise="restricted")
-    inverse, scaled = 1.0 / constants.alpha, found * constants.beta
-    for group in (slice(i, i + trials) for i in range(0, len(kappas), trials)):
-        height = mean(scaled[group].numpy())
-        outcome.draw(
-            *("alpha", _RESTRICTED, "measured", geometric(inverse[group]), height.value),
-            *(height.low, height.high),
-        )
-    outcome.statements.append(
-        Statement(
-            id="curvature_restricted",
-            source="Theorem 2, floor",
-            claim=r"$\mathbb{E}\|\theta-\theta^\ast\|^2$ grows at most as $1/\alpha$",
-            measure=rf"slope of it times $\beta$ against $1/\alpha$, log-log; F1' with {m} rows "
-            f"of {n} columns, noise everywhere",
-            relation="at most",
-            predicted=1.0,
-            measured=slope(inverse.numpy(), scaled.numpy()),
-            trials=len(kappas),
-            diverged=int(trace.diverged.sum()),
-            note="F1 is smooth in all directions, where large k would allow to prove this growth "
-            "for any noise; here it would not. Both constants are estimates from some supports.",
-        )
-    )
+    floor, _ = _floors(outcome, problem, trace, k_star, k, sigma, noise="restricted")
+    inverse, scaled = 1.0 / constants.alpha, floor * constants.beta
+    for x, y in zip(inverse.reshape(-1, trials), scaled.reshape(-1, trials), strict=True):
+        outcome.draw_interval("alpha", _RESTRICTED, geometric(x), mean(y))
+    found = slope(inverse, scaled)
+    outcome.state("curvature_restricted", found, len(kappas), trace.diverged, {"m": m, "n": n})
 
 
-def _draw(outcome: Outcome, panel: str, line: str, x: list[float], y: list[float]) -> None:
-    for place in dict.fromkeys(x):
-        interval = mean([value for at, value in zip(x, y, strict=True) if at == place])
-        outcome.draw(panel, line, "measured", place, interval.value, interval.low, interval.high)
+def _draw(outcome: Outcome, panel: str, line: str, x: Tensor, y: Tensor, trials: int) -> None:
+    """Draw the mean of the trials at each x."""
+    for place, each in zip(x[::trials].tolist(), y.reshape(-1, trials), strict=True):
+        outcome.draw_interval(panel, line, place, mean(each))
 
 
-def _bounds(outcome: Outcome, settings: Settings) -> None:
-    middle = settings.sigmas[len(settings.sigmas) // 2]
+def _draw_bounds(outcome: Outcome, settings: Settings) -> None:
+    """Draw the stated floor, and one that is proven for any noise.
+
+    Lemma 5 is about a fixed set; the reconstructed proof uses it for one that depends on the noise.
+    Bounding sqrt(E D) step by step needs no such lemma and gives
+    (c sigma / beta)^2 / (1 - c sqrt(1 - alpha/beta))^2 with c = 1 + sqrt(k*/k), which tends to
+    4 sigma^2 / alpha^2 for large k and beta/alpha.
+    """
+    middle = settings.middle_sigma
     for kappa in settings.kappas:
         outcome.draw("alpha", _STATED, "bound", kappa, 2.0 * middle**2 * kappa)
         outcome.draw("alpha", _RIGOROUS, "bound", kappa, 4.0 * middle**2 * kappa**2)
@@ -265,8 +225,7 @@ def _bounds(outcome: Outcome, settings: Settings) -> None:
 def _where_k_is_enough(outcome: Outcome, settings: Settings) -> None:
     """Compare the floors with the stated bounds where the theorem's condition on k is met."""
     kappa, k = 2.0, 256 * settings.k_star
-    ratios: dict[str, list[float]] = {"distance2": [], "gap": []}
-    highest: dict[str, Statement] = {}
+    ratios: dict[str, list[tuple[Interval, str, Tensor]]] = {"distance2": [], "gap": []}
     for where in ("on", "off", "everywhere"):
         generator = stream(settings.seed, "t2_floor", "wide", where)
         problem = diagonal_quadratics(
@@ -275,83 +234,38 @@ def _where_k_is_enough(outcome: Outcome, settings: Settings) -> None:
         sigma = torch.full_like(problem.alpha, settings.sigmas[-1])
         gradient = _noisy(problem, sigma, where, generator)
         trace = _from_minimiser(problem, gradient, k, 100)
-        found = _floors(outcome, problem, trace, settings.k_star, k, sigma, noise=where)
+        floors = _floors(outcome, problem, trace, settings.k_star, k, sigma, noise=where)
         theorem = Theorem2(problem.alpha, problem.beta, settings.k_star, k, sigma)
         bounds = theorem.stated_distance2_floor, theorem.stated_gap_floor
-        claims = (
-            r"$\mathbb{E}\|\theta-\theta^\ast\|^2 \le 2\sigma^2/(\alpha\beta)$",
-            r"$\mathbb{E} f(\theta)-f^\ast \le \sigma^2/\alpha$",
-        )
-        for name, claim, values, bound in zip(ratios, claims, found, bounds, strict=True):
-            statement = Statement(
-                id=f"floor_{name}",
-                source="Theorem 2, floor",
-                claim=claim,
-                measure=r"measured/bound, $k \ge 64k^\ast(\beta/\alpha)^2$; the largest, "
-                + LABELS[where],
-                relation="at most",
-                predicted=1.0,
-                measured=mean((values / bound.squeeze(-1)).numpy()),
-                trials=settings.trials,
-                diverged=int(trace.diverged.sum()),
-            )
-            known = highest.get(name)
-            if known is None or known.measured.value < statement.measured.value:
-                highest[name] = statement
-    outcome.statements += highest.values()
+        for found, floor, bound in zip(ratios.values(), floors, bounds, strict=True):
+            found.append((mean(floor / bound.squeeze(-1)), LABELS[where], trace.diverged))
+    for name, each in ratios.items():
+        largest, noise, diverged = max(each, key=lambda one: one[0].value)
+        outcome.state(f"floor_{name}", largest, settings.trials, diverged, {"noise": noise})
 
 
 def _by_batch(outcome: Outcome, settings: Settings) -> None:
-    """Measure floors of mini-batches, whose variance is that of single rows over their number."""
+    """Measure floors of mini-batches, whose variance is that of one row over their size."""
     n, m, k_star, k = 32, 512, 2, 8
-    x: list[float] = []
-    y: list[float] = []
-    variances: list[float] = []
-    diverged = 0
+    floors, variances, diverged = [], [], 0
     for size in settings.batches:
         generator = stream(settings.seed, "t2_floor", "batch", str(size))
-        problem: LeastSquares = gaussian_least_squares(
-            settings.trials, n, m, k_star, generator, error=0.3
-        )
+        problem = gaussian_least_squares(settings.trials, n, m, k_star, generator, error=0.3)
         gradient = problem.minibatch(size, generator)
-        trace = _from_minimiser(problem, gradient, k, 150)
+
+        def watch(theta: Tensor, problem: LeastSquares = problem) -> Mapping[str, Tensor]:
+            return {**watch_errors(problem)(theta), "row_variance": problem.row_variance(theta)}
+
+        trace = _from_minimiser(problem, gradient, k, 150, watch)
         sigma = (problem.row_variance(problem.minimiser) / size).sqrt()
-        found, _ = _floors(outcome, problem, trace, k_star, k, sigma, batch_size=size)
-        x += [float(size)] * settings.trials
-        y += found.tolist()
-        variances += (tail_mean(trace.watched["row_variance"]) / size).flatten().tolist()
+        floors.append(_floors(outcome, problem, trace, k_star, k, sigma, batch_size=size)[0])
+        variances.append(tail_mean(trace.watched["row_variance"]).flatten() / size)
         diverged += int(trace.diverged.sum())
-        theorem = Theorem2(problem.alpha, problem.beta, k_star, k, sigma)
-        bound = float(theorem.stated_distance2_floor.mean())
-        outcome.draw("batch", _STATED, "bound", size, bound)
-    _draw(outcome, "batch", "mini-batches", x, y)
-    outcome.draw_fit("batch", "mini-batches", x, y)
-    outcome.statements += [
-        Statement(
-            id="batch_variance",
-            source="Theorem 2, floor",
-            claim=r"$\mathbb{E}\|\theta-\theta^\ast\|^2$ grows as the variance of mini-batches",
-            measure="slope against their variance at the iterates, log-log (F1')",
-            relation="equals",
-            predicted=1.0,
-            tolerance=0.05,
-            measured=slope(variances, y),
-            trials=len(x),
-            diverged=diverged,
-        ),
-        Statement(
-            id="batch_size",
-            source="A1 for mini-batches",
-            claim=r"$\mathbb{E}\|\theta-\theta^\ast\|^2$ falls as 1/batch size",
-            measure="slope against the batch size, log-log (F1')",
-            relation="equals",
-            predicted=-1.0,
-            tolerance=0.05,
-            measured=slope(x, y),
-            trials=len(x),
-            diverged=diverged,
-            note="As if the variance were the same at every theta; it grows with the distance from "
-            "the minimiser, so that no finite sigma fulfils A1 and small batches have more than "
-            "their share.",
-        ),
-    ]
+        bound = Theorem2(problem.alpha, problem.beta, k_star, k, sigma).stated_distance2_floor
+        outcome.draw("batch", _STATED, "bound", size, float(bound.mean()))
+    sizes = torch.tensor(settings.batches, dtype=torch.float64).repeat_interleave(settings.trials)
+    floor, variance = torch.cat(floors), torch.cat(variances)
+    _draw(outcome, "batch", "mini-batches", sizes, floor, settings.trials)
+    outcome.draw_fit("batch", "mini-batches", sizes, floor)
+    for id, x in (("batch_variance", variance), ("batch_size", sizes)):
+        outcome.state(id, slope(x, floor), len(floor), diverged)

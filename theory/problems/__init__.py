@@ -4,7 +4,7 @@ A problem holds many instances at once: its tensors are float64 of shape (..., N
 dimensions broadcast against those of the trials that it is asked about.
 """
 
-from theory.problems.base import Problem, check_sizes, sparse_vectors
+from theory.problems.base import Gradient, Problem, check_sizes, sparse_vectors
 from theory.problems.quadratic import Quadratic, diagonal_quadratics, rotated_quadratics
 from theory.problems.regression import (
     LeastSquares,
@@ -16,6 +16,7 @@ from theory.problems.sine import SineSquares, Weight, cpl_constant, sine_squares
 from theory.problems.traps import OneCoordinate, Trap
 
 __all__ = [
+    "Gradient",
     "LeastSquares",
     "OneCoordinate",
     "Problem",

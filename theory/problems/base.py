@@ -1,13 +1,16 @@
-"""What a theorem speaks of, and how sparse minimisers are drawn."""
+"""The interface of problems, and random sparse minimisers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+Gradient = Callable[[Tensor], Tensor]
+"""The gradient or an unbiased estimate of it, (..., N) to (..., N)."""
 
 
 class Problem(Protocol):
@@ -47,7 +50,7 @@ class Problem(Protocol):
 
 
 def check_sizes(n: int, k_star: int) -> None:
-    """Refuse a minimiser that does not fit into N coordinates.
+    """Check the sparsity of a minimiser.
 
     Raises:
         ValueError: not 1 <= k_star <= n.
@@ -57,7 +60,7 @@ def check_sizes(n: int, k_star: int) -> None:
 
 
 def check_kappas(kappas: Sequence[float]) -> None:
-    """Refuse what is no condition number.
+    """Check condition numbers.
 
     Raises:
         ValueError: one is below 1 or not finite.

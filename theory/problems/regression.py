@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from theory.problems.base import check_sizes, sparse_vectors
+from theory.problems.base import Gradient, check_sizes, sparse_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class LeastSquares:
         fit = (theta - self.minimiser) @ self.design.mT
         return 0.5 * fit.square().mean(-1)
 
-    def minibatch(self, size: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    def minibatch(self, size: int, generator: torch.Generator) -> Gradient:
         """Return the gradient over ``size`` rows, drawn afresh at each call with replacement.
 
         Its variance is `row_variance` / size.

@@ -11,8 +11,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
-from theory.iht import Gradient
-from theory.problems.base import check_sizes, sparse_vectors
+from theory.problems.base import Gradient, check_sizes, sparse_vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ rule theory:
     input:
         THEORY_SOURCES,
         lambda wildcards: sources(
-            f"experiments/{wildcards.theory}.py", package="theory"
+            f"experiments/{wildcards.theory}.*", package="theory"
         ),
     output:
         trials=f"{FOLDER}/theory/{{theory}}/trials.csv",
