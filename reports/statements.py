@@ -190,16 +190,3 @@ def _line(statement: Statement) -> dict[str, Any]:
         "diverged": statement.diverged,
         "verdict": statement.verdict,
     }
-
-
-def require_all(found: Iterable[Found]) -> None:
-    """Refuse a table of which experiments are missing.
-
-    Raises:
-        ReportError: the first reason why; or the plan has no experiment of the theory.
-    """
-    if not (found := list(found)):
-        raise ReportError("the plan has no experiment of the theory")
-    for each in found:
-        if each.problem:
-            raise ReportError(each.problem)
