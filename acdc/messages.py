@@ -1,12 +1,13 @@
-"""Error messages about keys and values: what is wrong, and what is allowed."""
+"""Messages about wrong keys of a configuration: ``key=value: problem. Allowed: ...``."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from acdc.errors import ConfigError
 
@@ -27,7 +28,7 @@ def config_error(
 
 
 def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
-    """Return ``Allowed: ...``; of names the one that was probably meant is suggested first."""
+    """Return ``Allowed: ...``; the name that was probably meant is suggested first."""
     if isinstance(allowed, str):
         return f"Allowed: {allowed}"
     names = sorted(str(name) for name in allowed)
@@ -38,82 +39,71 @@ def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
 
 def accepted(value: str, names: Iterable[str]) -> str:
     """Return the end of a sentence: the names there are, first the one that was perhaps meant."""
-    names = sorted(names)
-    close = difflib.get_close_matches(value, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}{', '.join(names) or 'no keys'} are accepted"
-
-
-_MESSAGES = {
-    "finite_number": "a finite number is accepted",
-    "greater_than": "more than {gt} is accepted",
-    "greater_than_equal": "{ge} or more is accepted",
-    "less_than": "less than {lt} is accepted",
-    "less_than_equal": "{le} or less is accepted",
-    "literal_error": "{expected} are accepted",
-}
+    return allowed_values(value, names)
 
 
 def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
-    """Return a validation error as plain sentences, one a wrong key, joined by semicolons."""
-    return "; ".join(_explain_one(dict(item), schema, prefix) for item in error.errors())
+    """Return a validation error as messages about its keys, joined by semicolons.
+
+    Args:
+        error: raised by ``schema``.
+        schema: the model whose fields give the allowed keys and bounds.
+        prefix: of the keys, such as ``settings.``.
+    """
+    return "; ".join(str(_translate(dict(item), schema, prefix)) for item in error.errors())
 
 
-def _explain_one(item: dict[str, Any], schema: type[BaseModel], prefix: str) -> str:
+def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) -> ConfigError:
     location = [str(part) for part in item["loc"]]
     key = (prefix + ".".join(location)).removesuffix(".") or "the description"
-    kind = item["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key; {accepted(location[-1], _keys_at(schema, location[:-1]))}"
-    if kind == "missing":
-        return f"{key}: missing; a value is needed"
-    value = repr(item["input"])
-    bounds = _bounds_at(schema, location)
-    if kind in _MESSAGES and bounds:
-        return f"{key}: {value} is out of range; {bounds} is accepted"
-    context = item.get("ctx", {})
-    if kind in _MESSAGES:
-        return f"{key}: got {value}; {_MESSAGES[kind].format(**context)}"
-    if kind == "value_error":
-        return f"{key}: {value} {context['error']}" if location else str(context["error"])
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: got {value}; a mapping of keys to values is accepted"
-    return f"{key}: got {value}; {item['msg'][:1].lower()}{item['msg'][1:]}"
+    value, context = item["input"], item.get("ctx", {})
+    shown = repr(value) if isinstance(value, str) else value
+    fields = _fields(schema, location[:-1])
+    match item["type"]:
+        case "extra_forbidden":
+            names = allowed_values(location[-1], fields)
+            return ConfigError(f"{key}: unknown key. {names}")
+        case "missing":
+            return ConfigError(f"{key}: missing. Allowed: a value")
+        case "value_error":
+            return ConfigError(
+                f"{key}={shown}: {context['error']}" if location else str(context["error"])
+            )
+        case "literal_error":
+            return config_error(key, shown, "unknown value", context["expected"])
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return config_error(key, shown, "wrong type", "a mapping of keys to values")
+    field = fields.get(location[-1]) if location else None
+    bounds = _bounds(field, context)
+    if bounds and item["type"].startswith(("greater", "less", "finite")):
+        return config_error(key, shown, "out of range", bounds)
+    return ConfigError(f"{key}={shown}: {item['msg'][:1].lower()}{item['msg'][1:]}")
 
 
-def _schema_at(schema: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
-    current: type[BaseModel] | None = schema
+def _fields(schema: type[BaseModel], location: list[str]) -> dict[str, FieldInfo]:
+    """Return the fields of the model at a location, none if there is no model."""
+    fields = dict(schema.model_fields)
     for part in location:
-        field = current.model_fields.get(part) if current else None
-        annotation = field.annotation if field else None
-        current = next(
-            (
-                option
-                for option in (annotation, *get_args(annotation))
-                if isinstance(option, type) and issubclass(option, BaseModel)
-            ),
-            None,
+        annotation = fields[part].annotation if part in fields else None
+        models = (
+            option
+            for option in (annotation, *get_args(annotation))
+            if isinstance(option, type) and issubclass(option, BaseModel)
         )
-    return current
+        model = next(models, None)
+        fields = dict(model.model_fields) if model else {}
+    return fields
 
 
-def _keys_at(schema: type[BaseModel], location: list[str]) -> list[str]:
-    owner = _schema_at(schema, location)
-    return list(owner.model_fields) if owner else []
+_SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _bounds_at(schema: type[BaseModel], location: list[str]) -> str:
-    """Return the accepted interval of a number, such as ``[0, 1)``, or nothing."""
-    owner = _schema_at(schema, location[:-1])
-    field = owner.model_fields.get(location[-1]) if owner and location else None
-    if field is None:
-        return ""
-    low, high = "(-inf", "inf)"
-    for constraint in field.metadata:
-        for name, text in (("ge", "[{}"), ("gt", "({}")):
-            if getattr(constraint, name, None) is not None:
-                low = text.format(getattr(constraint, name))
-        for name, text in (("le", "{}]"), ("lt", "{})")):
-            if getattr(constraint, name, None) is not None:
-                high = text.format(getattr(constraint, name))
-    return "" if (low, high) == ("(-inf", "inf)") else f"{low}, {high}"
+def _bounds(field: FieldInfo | None, violated: Mapping[str, Any]) -> str:
+    """Return the bounds of a number, such as ``>= 0 and < 1``: the field's or those violated."""
+    found = {
+        name: getattr(constraint, name)
+        for constraint in (field.metadata if field else [])
+        for name in _SYMBOLS
+        if hasattr(constraint, name)
+    } or violated
+    return " and ".join(f"{sign} {found[name]}" for name, sign in _SYMBOLS.items() if name in found)

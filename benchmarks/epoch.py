@@ -40,9 +40,9 @@ from acdc.data import DATASETS, DatasetSpec
 from acdc.data.memory import Images, ImageSet, as_images, split
 from acdc.distributed import Ranks
 from acdc.models import MODELS
-from acdc.models.vision import torchvision_models
 from acdc.sparsity import flops
 from acdc.training.loop import Engine, Totals, Trainer
+from acdc.vision import torchvision_models
 from benchmarks.common import (
     circumstances,
     json_option,

@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from acdc.data import DATASETS, DatasetSpec, folder
 from acdc.data.decode import Draw, View, draw_crop, read
 from acdc.data.loader import LoaderPlan, standardise
-from acdc.models.vision import torchvision_models
 from acdc.run.provenance import hardware
+from acdc.vision import torchvision_models
 
 CPU = torch.device("cpu")
 IMAGENET = DATASETS["imagenet"]

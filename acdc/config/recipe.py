@@ -1,28 +1,34 @@
-"""Recipe: how the dense network would be trained, the same for every method of a comparison."""
+"""Recipe: how the dense network is trained, the same for every method of a comparison.
+
+A learning-rate schedule is one entry of ``SCHEDULES`` and its name in ``Schedule``.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from acdc.data.augmentation import Augmentation
-from acdc.errors import ConfigError
+from acdc.messages import config_error
+from acdc.step import Step
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Schedule = Literal["cosine", "cosine_by_step", "step", "constant"]
 
 
 class Frozen(BaseModel):
-    """A validated value: unknown keys are refused, and nothing changes after construction."""
+    """A validated, immutable value; unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-
-
 class Recipe(Frozen):
-    """How the dense network would be trained; the same for every method of a comparison."""
+    """How the dense network is trained; the same for every method of a comparison."""
 
     batch_size: int = Field(default=128, ge=2)
     """Images per step; the last, smaller batch of an epoch is left out."""
@@ -34,10 +40,10 @@ class Recipe(Frozen):
     """Nesterov's momentum."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """L2 penalty on all parameters, biases and normalisation included, as in the released code."""
-    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """How the learning rate changes from epoch to epoch."""
+    lr_schedule: Schedule = "cosine"
+    """Learning-rate schedule; all but cosine_by_step are constant within an epoch."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Fraction of the epochs over which the learning rate rises linearly (cosine schedule)."""
+    """Fraction of the training over which the learning rate rises linearly (cosine schedules)."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Fractions of the epochs at which the learning rate is multiplied by gamma (step schedule)."""
     gamma: float = Field(default=0.1, gt=0, le=1)
@@ -49,23 +55,66 @@ class Recipe(Frozen):
     in files, random crops of 8 to 100 % of the area with horizontal flips."""
 
     @model_validator(mode="after")
-    def _nothing_without_effect(self) -> Self:
+    def _every_key_has_an_effect(self) -> Self:
         if self.lr_schedule == "step" and not self.milestones:
-            raise ConfigError(
-                "recipe.milestones: none are given for the step schedule; fractions of the epochs "
-                "are accepted"
+            raise config_error(
+                "recipe.milestones",
+                [],
+                "lr_schedule=step needs milestones",
+                "fractions of the epochs, such as [0.5, 0.75]",
             )
         if self.lr_schedule != "step" and self.milestones:
-            raise ConfigError(
-                f"recipe.milestones: they mean nothing to the {self.lr_schedule} schedule; they "
-                "are accepted with recipe.lr_schedule step"
+            raise config_error(
+                "recipe.milestones",
+                list(self.milestones),
+                f"no effect with lr_schedule={self.lr_schedule}",
+                "[] or lr_schedule=step",
+            )
+        if self.nesterov and self.momentum == 0:
+            raise config_error(
+                "recipe.nesterov", True, "needs momentum", "false, or recipe.momentum > 0"
             )
         return self
 
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ConfigError(
-                "recipe.nesterov: true goes only with a recipe.momentum above 0; false is accepted"
-            )
-        return self
+    def learning_rate(self, step: Step, epochs: int) -> float:
+        """Return the learning rate of a step in a training of ``epochs`` epochs."""
+        return self.lr * SCHEDULES[self.lr_schedule](self, step, epochs)
+
+
+def warmup_cosine(position: int, length: int, warmup: int) -> float:
+    """Return the factor on the base learning rate at ``position`` of ``length`` epochs or steps.
+
+    Linear warm-up reaches 1 at ``warmup - 1`` (with 5 epochs: 0.2, 0.4, ... 1); a cosine then falls
+    towards 0 at ``length``. With epochs, this is the schedule of the released AC/DC ImageNet
+    configurations (optimization/lr_schedulers.py).
+    """
+    if position < warmup:
+        return (position + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (position - warmup) / (length - warmup)))
+
+
+def _cosine(recipe: Recipe, step: Step, epochs: int) -> float:
+    return warmup_cosine(step.epoch, epochs, round(recipe.warmup * epochs))
+
+
+def _cosine_by_step(recipe: Recipe, step: Step, epochs: int) -> float:
+    steps = epochs * step.batches_per_epoch
+    return warmup_cosine(step.iteration, steps, round(recipe.warmup * steps))
+
+
+def _step_decay(recipe: Recipe, step: Step, epochs: int) -> float:
+    passed = sum(step.epoch >= round(milestone * epochs) for milestone in recipe.milestones)
+    return recipe.gamma**passed
+
+
+def _constant(recipe: Recipe, step: Step, epochs: int) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[Schedule, Callable[[Recipe, Step, int], float]] = {
+    "cosine": _cosine,
+    "cosine_by_step": _cosine_by_step,
+    "step": _step_decay,
+    "constant": _constant,
+}
+"""The factor on the base learning rate, a function of the recipe, the step and the epochs."""

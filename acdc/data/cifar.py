@@ -11,7 +11,7 @@ from acdc.data.memory import ImageSet, as_images, split
 from acdc.data.paths import Location, not_found, roots
 from acdc.data.spec import DatasetSpec
 from acdc.errors import DataError
-from acdc.models.vision import torchvision_module
+from acdc.vision import torchvision_module
 
 # Copied from torchvision's classes, so that locating the files does not import it.
 _FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -41,7 +41,7 @@ def locate(spec: DatasetSpec) -> Location:
 def _download(name: str, root: Path) -> str:
     # Not the plain import, which fails beside a CPU torch.
     code = (
-        "from acdc.models.vision import torchvision_module as module; "
+        "from acdc.vision import torchvision_module as module; "
         f"module('torchvision.datasets').{name.upper()}({str(root)!r}, download=True)"
     )
     return f'fetch it with: python -c "{code}"'

@@ -41,7 +41,7 @@ def _resnet(depth: int, *, bottlenecks: bool = False, **shape: Any) -> Architect
 def _resnet50(channels: int, classes: int) -> nn.Module:
     from torch import nn
 
-    from acdc.models.vision import torchvision_models
+    from acdc.vision import torchvision_models
 
     model: nn.Module = torchvision_models().resnet50(num_classes=classes)
     if channels != 3:
@@ -79,7 +79,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     # A stem of 5 x 5 and stride 4, cheap enough for a laptop's minutes.
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
-    "resnet50": Architecture(_resnet50, "acdc.models.vision"),
+    "resnet50": Architecture(_resnet50, "acdc.vision"),
     "mobilenet_v1": _mobilenet_v1(),
     "wrn28_10": _wide_resnet(28, 10),
     # Their relatives for grey images of 28 x 28 and a laptop's minutes: the stem makes 4 x 4 of

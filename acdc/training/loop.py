@@ -27,7 +27,6 @@ from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.masks import count_nonzeros
 from acdc.step import Step
 from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
-from acdc.training.learning_rates import learning_rate
 from acdc.training.optimizers import build_optimizer
 from acdc.training.precision import Arithmetic
 
@@ -171,13 +170,17 @@ class Trainer:
             yield
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the learning rate of an epoch, and let the method act before its first batch."""
+        """Let the method act before the first batch of an epoch."""
         step = Step(epoch, 0, self.batches)
-        rate = learning_rate(self.config.recipe, epoch, self.config.epochs)
+        self.set_learning_rate(step)
+        self.method.epoch_start(step)
+
+    def set_learning_rate(self, step: Step) -> None:
+        """Set the learning rate of a step: the recipe's, adjusted by the method."""
+        rate = self.config.recipe.learning_rate(step, self.config.epochs)
         rate = self.method.learning_rate(step, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.method.epoch_start(step)
 
     def train(self, epoch: int, first: int, totals: Totals, after: Callable[[Step], None]) -> None:
         """Train an epoch from batch ``first`` on, adding to its totals.
@@ -201,6 +204,7 @@ class Trainer:
             batches = self.loader.training(epoch, first)
             for batch, (inputs, labels) in enumerate(batches, first):
                 step = Step(epoch, batch, self.batches)
+                self.set_learning_rate(step)
                 try:
                     outputs, loss = self._step(step, inputs, labels, draws[batch])
                 except FloatingPointError as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from acdc.errors import ConfigError
-
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+from acdc.config.recipe import Precision
+from acdc.messages import config_error
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FIRST_SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-24
@@ -29,9 +28,8 @@ class Arithmetic:
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         if precision == "tf32" and device.type != "cuda":
-            raise ConfigError(
-                f"precision: tf32 is arithmetic of GPUs, and this run is on {device.type}; fp32, "
-                "bf16 and fp16 are accepted"
+            raise config_error(
+                "precision", "tf32", f"not on device {device.type}", ("fp32", "bf16", "fp16")
             )
         self.device = device
         self.dtype = _DTYPES.get(precision)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from acdc.config.recipe import warmup_cosine
 from acdc.config.run import RunConfig, parse_run
 from acdc.methods.contract import Context, SparseMethod
 from acdc.methods.optimizer import reset_momentum
@@ -23,7 +24,6 @@ from acdc.sparsity.patterns import pattern_masks
 from acdc.sparsity.released import released_global_masks, released_layer_masks, strictly_above_masks
 from acdc.sparsity.selection import kth_largest
 from acdc.step import Step
-from acdc.training.learning_rates import warmup_cosine
 from acdc.training.optimizers import build_optimizer
 from baselines._ramps import updates_before_end
 from conformance.vectors import Case, compare, hashval

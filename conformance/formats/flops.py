@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from acdc.methods.phases import PUBLISHED_SCHEDULES
 from acdc.models import MODELS
-from acdc.models.vision import torchvision_models
 from acdc.models.wide_resnet import WideResNet
 from acdc.sparsity.flops import LayerCost, dense_flops, layer_costs
+from acdc.vision import torchvision_models
 from conformance.vectors import Case, compare
 
 _NETWORKS = {

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.training.learning_rates import warmup_cosine
+from acdc.config.recipe import warmup_cosine
 from baselines.str import soft_threshold, soft_threshold_gradients
 from conformance.vectors import Case, compare, hashval
 

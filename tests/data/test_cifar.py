@@ -22,9 +22,9 @@ from acdc.data.command import examine
 from acdc.data.loader import LoaderPlan
 from acdc.data.shifts import draw_shifts
 from acdc.errors import DataError
-from acdc.models.vision import torchvision_module
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.vision import torchvision_module
 from tests.support import Silent
 
 Name = str

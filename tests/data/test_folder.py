@@ -31,10 +31,10 @@ from acdc.data.folder import FolderSet
 from acdc.data.loader import Batch, LoaderPlan
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError, DataError
-from acdc.models.vision import torchvision_models
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
 from acdc.training.loop import Engine
+from acdc.vision import torchvision_models
 from tests.support import Silent, assert_same_run
 
 CLASSES, TRAINING, VALIDATION, TEST = ("bee", "cat", "yak"), 20, 2, 5  # images of each class

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from acdc.methods.phases import cosine_drop_fraction
-from acdc.models.vision import torchvision_models
 from acdc.sparsity.distributions import layer_sparsities
 from acdc.sparsity.flops import LayerCost, layer_costs, step_flops
 from acdc.sparsity.layers import prunable_layers
 from acdc.step import Step
+from acdc.vision import torchvision_models
 from baselines.rigl import training_flops
 from tests.support import Drive, nonzeros, tiny_config
 

@@ -19,7 +19,6 @@ from acdc.methods.phases import (
     rescale,
 )
 from acdc.step import Step
-from acdc.training.learning_rates import step_decay, warmup_cosine
 
 
 def starts(phases: tuple[Phase, ...], kind: PhaseKind) -> list[int]:
@@ -78,13 +77,6 @@ def test_a_schedule_without_a_whole_number_of_cycles_is_refused() -> None:
         AlternatingSchedule(101, 10, 5, 5, 10, 15).phases()
     with pytest.raises(ValueError, match="cycles"):
         AlternatingSchedule(30, 10, 5, 5, 10, 15).phases()
-
-
-def test_cosine_without_warmup_starts_at_one_and_step_decay_falls_at_its_milestones() -> None:
-    assert warmup_cosine(0, 10, 0) == 1.0
-    assert warmup_cosine(5, 10, 0) == pytest.approx(0.5)
-    factors = [step_decay(epoch, [3, 5], 0.1) for epoch in range(7)]
-    assert factors == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_drop_fraction_of_a_schedule_that_ends_at_once_is_zero() -> None:

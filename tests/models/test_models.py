@@ -13,10 +13,10 @@ from acdc.data import DATASETS
 from acdc.models import MODELS, module_of
 from acdc.models.mobilenet import MobileNetV1
 from acdc.models.resnet import Block, Bottleneck, ResNet
-from acdc.models.vision import torchvision_models
 from acdc.models.wide_resnet import WideResNet
 from acdc.sparsity.flops import dense_flops, layer_costs
 from acdc.sparsity.layers import dense_layers, prunable_layers
+from acdc.vision import torchvision_models
 
 RELATIVES = ("resnet8_bottleneck_s8", "mobilenet_v1_x0_5_b4_s4", "wrn10_2_w4_s8", "resnet6_s8")
 
@@ -213,7 +213,7 @@ def test_impossible_depths_are_refused(build: Callable[[], nn.Module], message: 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_module_of_a_network_defines_or_fetches_its_class(name: str) -> None:
     model = MODELS[name](1, 10)
-    fetched = {"resnet50": "acdc.models.vision"}
+    fetched = {"resnet50": "acdc.vision"}
     assert module_of(name) == fetched.get(name, type(model).__module__)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from acdc.models.vision import torchvision_models
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops, layer_costs, step_flops
 from acdc.sparsity.layers import prunable_weights
+from acdc.vision import torchvision_models
 from tests.support import TinyNet
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
-from acdc.training.learning_rates import learning_rate
+from acdc.step import Step
 from study.model import ReportError, Row, Study, read_study, write_study
 from study.paper import paper_values
 from study.resolve import FOLDER, load
@@ -191,7 +191,7 @@ def test_the_recipe_of_imagenet_is_the_papers() -> None:
     for run in found:
         # Five epochs of warm-up, also where AC/DC trains for 150 or 200.
         if run.method.startswith("acdc"):
-            rates = [learning_rate(run.recipe, epoch, run.epochs) for epoch in range(6)]
+            rates = [run.recipe.learning_rate(Step(epoch, 0, 1), run.epochs) for epoch in range(6)]
             assert [rate / 0.256 for rate in rates[:5]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
             assert rates[5] == rates[4]  # where the cosine begins
         recipe = run.recipe
