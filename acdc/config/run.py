@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -17,7 +18,7 @@ from pydantic import (
 from acdc.config.recipe import Frozen, Precision, Recipe
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.messages import accepted, explain
+from acdc.messages import config_error, explain
 from acdc.methods.contract import SparseMethod, Start
 from acdc.methods.plan import Plan
 from acdc.methods.registry import get_method
@@ -50,18 +51,13 @@ class RunConfig(Frozen):
     precision: Precision = "fp32"
     """Arithmetic of the forward and backward pass; weights and masks are in single precision."""
 
-    @field_validator("model")
+    @field_validator("model", "dataset")
     @classmethod
-    def _known_model(cls, value: str) -> str:
-        if value not in MODELS:
-            raise ValueError(f"is unknown; {accepted(value, MODELS)}")
-        return value
-
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, value: str) -> str:
-        if value not in DATASETS:
-            raise ValueError(f"is unknown; {accepted(value, DATASETS)}")
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        key = str(info.field_name)
+        names = list(MODELS if key == "model" else DATASETS)
+        if value not in names:
+            raise config_error(key, value, f"unknown {key}", names)
         return value
 
     @model_validator(mode="before")
@@ -81,38 +77,22 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
-        images = DATASETS[self.dataset].training_images
-        if self.recipe.batch_size > images:
-            raise ConfigError(
-                f"recipe.batch_size: {self.recipe.batch_size} is more than the {images} training "
-                f"images of {self.dataset}; 1 to {images} is accepted"
-            )
-        self._check_augmentation()
+        dataset = DATASETS[self.dataset]
+        batch_size, images = self.recipe.batch_size, dataset.training_images
+        if batch_size > images:
+            problem = f"more than the training images of {self.dataset}"
+            raise config_error("recipe.batch_size", batch_size, problem, f"1 to {images}")
+        augmentation = self.recipe.augmentation
+        if augmentation not in dataset.augmentations:
+            problem = f"does not suit the images of {self.dataset}"
+            raise config_error("recipe.augmentation", augmentation, problem, dataset.augmentations)
         if not self.layers:
-            raise ConfigError(
-                f"model: {self.model} has no convolution and no linear layer to prune; a model "
-                "with one is accepted"
+            problem = "has no layer to prune"
+            raise config_error(
+                "model", self.model, problem, "a model with convolutions or linear layers"
             )
         self.method_class.check(self.plan)
         return self
-
-    def _check_augmentation(self) -> None:
-        augmentation = self.recipe.augmentation
-        possible = DATASETS[self.dataset].augmentations
-        if augmentation in possible:
-            return
-        if augmentation == "crop_flip":
-            why = f"is for images in files, those of {self.dataset} are held in memory"
-        elif "crop_flip" in possible:
-            why = f"is for images held in memory, those of {self.dataset} are in files"
-        else:
-            why = (
-                f"would make other images of {self.dataset}, a mirrored one is no longer of its "
-                "class"
-            )
-        raise ConfigError(
-            f"recipe.augmentation: {augmentation} {why}; {' and '.join(possible)} are accepted"
-        )
 
     @property
     def layers(self) -> Layers:
@@ -185,7 +165,7 @@ def parse_run(data: Any) -> RunConfig:
     """Return a validated run from plain data.
 
     Raises:
-        ConfigError: one sentence that names each wrong key, its value and what is accepted.
+        ConfigError: names each wrong key, its value and the allowed values.
     """
     try:
         return RunConfig.model_validate(data)

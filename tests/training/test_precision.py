@@ -153,7 +153,7 @@ def test_a_run_in_sixteen_bits_resumes_exactly(precision: str, tmp_path: Path) -
 
 
 def test_arithmetic_that_a_device_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="^precision=tf32:"):
+    with pytest.raises(ConfigError, match=r"^precision=tf32:"):
         Arithmetic("tf32", CPU)
 
 
