@@ -12,7 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from acdc.run.sources import Standing, standing
+from acdc.run.reader import read_run
+from acdc.run.sources import staleness
 from reports import chapter, maths, statements, text
 from reports.aggregate import RunRow, Tables
 from reports.findings import findings
@@ -23,7 +24,7 @@ from reports.statistics import Summary
 from reports.tables import Table, requested
 from reports.theory import Found, find
 from study.columns import COLUMNS
-from study.model import Experiment, ReportError, Study
+from study.model import Experiment, ReportError
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def report(source: Source) -> str:
         for section in sections
         if section.table is not None and "top1" in section.table.columns
     ]
-    standings = _standings(source.folder, study, source.tables)
+    stale = _stale(source.folder, source.tables)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -95,7 +96,7 @@ def report(source: Source) -> str:
             scale=study.scale,
             progress=source.tables.progress(study.runs),
             tasks=dict.fromkeys(text.task(t) for e in study.experiments for t in e.tasks),
-            facts=facts(source.tables, standings),
+            facts=facts(source.tables, stale),
             sections=sections,
             missing=_missing([*sections, *figures.values()], found),
             findings=[(section, results) for section, results in compared if results],
@@ -104,7 +105,7 @@ def report(source: Source) -> str:
             statements=[each for each in found if each.statements],
             prose=lambda text: chapter.to_html(text, shown),
             methods=methods(study),
-            runs=run_list(source.tables, standings),
+            runs=run_list(source.tables, stale),
             refusals=[row for row in rows if row.certificate_holds is False],
             failures=[row for row in rows if row.status == "failed"],
             refused={(row.run, row.product) for row in rows if row.certificate_holds is False},
@@ -177,33 +178,23 @@ def _legend(experiment: Experiment) -> str:
     return " ".join(parts + [_LEGENDS[plot] for plot in plots if plot in _LEGENDS])
 
 
-def _standings(folder: Path, study: Study, tables: Tables) -> dict[str, Standing]:
-    """Return which modules have changed since, for each run that has trained to its end."""
-
-    def of(name: str) -> Standing:
-        try:
-            return standing(folder / "runs" / name, study.runs[name].config)
-        except ValueError:
-            return Standing(unknown="a provenance.json, its own or of its parents, is damaged")
-
-    ended = (row.run for row in tables.rows if row.status in ("finished", "diverged"))
-    return {name: of(name) for name in dict.fromkeys(ended)}
+def _stale(folder: Path, tables: Tables) -> dict[str, str]:
+    """Return why the present code might not reproduce a run that has ended; empty: it made it."""
+    ended = dict.fromkeys(row.run for row in tables.rows if row.status in ("finished", "diverged"))
+    return {name: staleness(read_run(folder / "runs" / name)) for name in ended}
 
 
-def _state_of_source(standings: Mapping[str, Standing]) -> str:
+def _state_of_source(stale: Mapping[str, str]) -> str:
     """Return in words how many results were made by the current code."""
-    unknown = sum(standing.unknown is not None for standing in standings.values())
-    other = sum(not standing.current for standing in standings.values()) - unknown
-    if not standings:
+    count = sum(map(bool, stale.values()))
+    if not stale:
         return "no result so far"
-    if not (other or unknown):
+    if not count:
         return "all results were made by the current code"
-    counts = {"other code than the current": other, "unknown code": unknown}
-    parts = ", ".join(f"{count} by {what}" for what, count in counts.items() if count)
-    return f"of {len(standings)} results, {parts}; acdc stale lists the modules that differ"
+    return f"of {len(stale)} results, {count} by other or unknown code; acdc stale lists them"
 
 
-def facts(tables: Tables, standings: Mapping[str, Standing]) -> dict[str, str]:
+def facts(tables: Tables, stale: Mapping[str, str]) -> dict[str, str]:
     """Return what was run, where and from which source, in words."""
     each = [rows[0] for rows in tables.by_run.values()]
     refused = {row.run for row in tables.rows if row.certificate_holds is False}
@@ -227,7 +218,7 @@ def facts(tables: Tables, standings: Mapping[str, Standing]) -> dict[str, str]:
         "Hardware": listed(_hardware),
         "PyTorch": listed(lambda row: row.torch, ", "),
         "Source": listed(_revision),
-        "State of the source": _state_of_source(standings),
+        "State of the source": _state_of_source(stale),
     }
 
 
@@ -244,11 +235,11 @@ def _revision(row: RunRow) -> str | None:
     return row.git_revision[:12] + ("" if row.git_clean else " with uncommitted changes")
 
 
-def run_list(tables: Tables, standings: Mapping[str, Standing]) -> list[RunEntry]:
+def run_list(tables: Tables, stale: Mapping[str, str]) -> list[RunEntry]:
     """Return every run once with the last record of each of its products."""
     listed = []
     for name, rows in tables.by_run.items():
-        first, state = rows[0], standings.get(name)
+        first = rows[0]
         changes = (first.mask_change_of_kept_before, first.mask_change_of_kept)
         models = [row for row in rows if row.which == "last"]
         listed.append(
@@ -256,7 +247,7 @@ def run_list(tables: Tables, standings: Mapping[str, Standing]) -> list[RunEntry
                 first,
                 sorted(models, key=lambda row: str(row.product), reverse=True),
                 _remark(first),
-                "" if state is None or state.current else str(state),
+                stale.get(name, ""),
                 [change for change in changes if change is not None],
             )
         )

@@ -1,57 +1,32 @@
-"""Which results were made by other code than there is now, and what making them again costs."""
+"""``acdc stale``: list the results that other code than the present made."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 from tabulate import tabulate
 
 from acdc.config.run import parse_run
-from acdc.errors import ConfigError, RunDirectoryError
-from acdc.messages import accepted
-from acdc.run.results import RESULT, read_result
-from acdc.run.sources import LOADED, Sources, Standing, standing
-
-UNREADABLE = Standing(unknown="damaged, or of another version of the suite")
+from acdc.errors import ConfigError
+from acdc.run.reader import RunRecord, read_run
+from acdc.run.result import RESULT, DivergedResult, FinishedResult
+from acdc.run.sources import staleness
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What training took; hours with start-up, evaluation and checkpoints."""
-
-    core_hours: float = 0.0
-    gpu_hours: float = 0.0
-    flops: float = 0.0
-    """Training FLOPs by the paper's accounting, without those of the run that it starts from."""
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.core_hours + other.core_hours,
-            self.gpu_hours + other.gpu_hours,
-            self.flops + other.flops,
-        )
-
-    def __str__(self) -> str:
-        hours = [(self.gpu_hours, "GPU-hours"), (self.core_hours, "core-hours")]
-        said = [f"{value:.3g} {unit}" for value, unit in hours if value]
-        return ", ".join([*said, f"{self.flops:.2e} FLOPs"])
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result that is there, its standing, and what it took."""
+class Stale:
+    """A result that the present code might not reproduce."""
 
     folder: Path
-    standing: Standing
-    cost: Cost
+    reason: str
+    gpu_hours: float
+    """What training took, with start-up, evaluation and checkpoints."""
+    core_hours: float
 
 
 @click.command()
@@ -63,126 +38,76 @@ class Result:
     show_default=True,
     help="Folder of the results.",
 )
-@click.option("--module", help="Only results for which this module differs.")
-@click.option("--runs", "each", is_flag=True, help="List every run.")
 @click.option("--folders", is_flag=True, help="Print the folders of these runs and nothing else.")
-def stale(scale: str | None, results: Path, module: str | None, each: bool, folders: bool) -> None:
-    """List results that were made by other code than there is now.
+def stale(scale: str | None, results: Path, folders: bool) -> None:
+    """List results that other code than the present made.
 
-    Compares, module by module, the code that a run used with the code that is there; comments,
-    docstrings and layout do not count. Nothing is removed and nothing is trained.
+    Compares the digest of the code that a run recorded with that of the present code; comments,
+    docstrings and layout do not count. Removes nothing and trains nothing.
     """
-    found = {
-        place: list(examine(place))
-        for place in ([results / scale / "runs"] if scale else places(results))
-    }
-    used = {name for those in found.values() for result in those for name in differing(result)}
-    if module is not None and module not in used.union(LOADED.names):
-        raise ConfigError(f"--module: {module!r} is unknown; {accepted(module, LOADED.names)}")
-    chosen = {
-        place: [
-            result
-            for result in examined
-            if not result.standing.current and (not module or module in differing(result))
-        ]
-        for place, examined in found.items()
-    }
-    if folders:
-        for result in (result for those in chosen.values() for result in those):
-            click.echo(result.folder)
-        return
-    if not any(found.values()):
-        click.echo(f"no results in {results / scale / 'runs' if scale else results}")
-    for place, those in chosen.items():
-        for line in describe(place, found[place], those, each):
-            click.echo(line)
-    if any(chosen.values()):
-        options = [*(("--scale", scale) if scale else ()), "--results", str(results)]
-        options += ["--module", module] if module else []
-        for line in remedy(results, [place for place in chosen if chosen[place]], options):
-            click.echo(line)
+    places = [results / scale / "runs"] if scale else [results / "runs", *results.glob("*/runs")]
+    for place in sorted(places):
+        records = [read_run(path.parent) for path in sorted(place.glob(f"*/{RESULT}"))]
+        found = examine(records)
+        if folders:
+            for each in found:
+                click.echo(each.folder)
+        elif records:
+            click.echo(f"{place}: {len(records)} results, {len(found)} of them stale")
+            for line in describe(found, place, results) if found else ():
+                click.echo(line)
 
 
-def places(results: Path) -> list[Path]:
-    """Return the folders of runs below a folder of results."""
-    return [path for path in (results / "runs", *sorted(results.glob("*/runs"))) if path.is_dir()]
+def examine(records: Sequence[RunRecord]) -> list[Stale]:
+    """Return the stale ones of the results in a folder."""
+    reasons = {record.folder.name: staleness(record) for record in records}
+    for record in records:
+        if not reasons[record.folder.name] and reasons.get(_parent(record)):
+            reasons[record.folder.name] = "starts from a stale run"
+    stale = (record for record in records if reasons[record.folder.name])
+    return [Stale(r.folder, reasons[r.folder.name], *hours(r)) for r in stale]
 
 
-def examine(place: Path, sources: Sources = LOADED) -> Iterator[Result]:
-    """Yield every result in a folder of runs, in alphabetical order."""
-    for path in sorted(place.glob(f"*/{RESULT}")):
-        folder = path.parent
-        try:
-            result = read_result(folder)
-        except RunDirectoryError:
-            yield Result(folder, UNREADABLE, Cost())
-            continue
-        assert result is not None
-        yield Result(folder, standing(folder, result["config"], sources), cost(folder, result))
-
-
-def cost(folder: Path, result: dict[str, Any]) -> Cost:
-    """Return what a result took, by its own measurements."""
-    path = folder / "provenance.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    hours = result["timings"]["wall_s"] / 3600 * about.get("ranks", 1)
-    flops = result["flops"]["training"] - _inherited(folder.parent, result["config"])
-    if about.get("hardware", {}).get("device", "cpu") == "cpu":
-        return Cost(core_hours=hours * about.get("threads", 1), flops=flops)
-    return Cost(gpu_hours=hours, flops=flops)
-
-
-def _inherited(place: Path, description: dict[str, Any]) -> float:
-    """Return the FLOPs that a run has taken over from the run that it starts from."""
+def _parent(record: RunRecord) -> str:
+    """Return the name of the run that a run starts from, if any."""
     try:
-        started = parse_run(description).parent
-        parent = read_result(place / started.run_name) if started else None
-    except (ConfigError, RunDirectoryError):
-        return 0.0
-    return float(parent["flops"]["training"]) if parent else 0.0
+        parent = parse_run(record.config or {}).parent
+    except ConfigError:
+        return ""
+    return parent.run_name if parent else ""
 
 
-def differing(result: Result) -> list[str]:
-    """Return the names of the modules that differ."""
-    return [name for name, _ in result.standing.changes]
+def hours(record: RunRecord) -> tuple[float, float]:
+    """Return the GPU-hours and core-hours that training took, by the run's own clock."""
+    if not isinstance(record.result, FinishedResult | DivergedResult) or not record.provenance:
+        return 0.0, 0.0
+    attempt = record.provenance[0]
+    total = record.result.timings.wall_s / 3600 * attempt.ranks
+    if attempt.hardware.device in (None, "cpu"):
+        return 0.0, total * attempt.threads
+    return total, 0.0
 
 
-def describe(
-    place: Path, examined: Sequence[Result], chosen: Sequence[Result], each: bool
-) -> Iterator[str]:
-    """Yield lines about the results in a folder: how many are current, and the others by reason."""
-    if not examined:
-        return
-    current = sum(result.standing.current for result in examined)
-    yield f"{place}: {len(examined)} results, {current} made by the code that is there now"
-    if not chosen:
-        return
-    ordered = sorted(chosen, key=lambda result: (str(result.standing), result.folder))
-    rows: list[list[Any]] = []
-    for why, group in groupby(ordered, key=lambda result: str(result.standing)):
-        members = list(group)
-        total = sum((result.cost for result in members), Cost())
-        rows.append([textwrap.fill(why, 60), len(members), str(total)])
-        if each:
-            rows += [[f"- {result.folder.name}", "", str(result.cost)] for result in members]
-    total = sum((result.cost for result in chosen), Cost())
-    rows.append(["together", len(chosen), str(total)])
-    headings = ["modules that differ", "runs", "what training them took"]
-    yield tabulate(rows, headings)
-
-
-def remedy(results: Path, stale: Sequence[Path], options: Sequence[str]) -> Iterator[str]:
-    """Yield the commands that train what is stale again.
+def describe(found: Sequence[Stale], place: Path, results: Path) -> Iterator[str]:
+    """Yield a line per reason, the total, and the commands that retrain.
 
     Args:
-        results: folder of the results.
-        stale: folders of runs, some of which are stale.
-        options: of the command that lists these.
+        found: results in one folder, at least one.
+        place: that folder.
+        results: the folder of all results.
     """
-    yield "To train them again:"
-    yield f"  {shlex.join(['acdc', 'stale', *options])} --folders | tr '\\n' '\\0' | xargs -0 rm -r"
-    for place in stale:
-        if place.parent == results:
-            yield f"  and what trained those in {place}"
-        else:
-            yield f"  make reproduce SCALE={place.parent.name} RESULTS={shlex.quote(str(results))}"
+    ordered = sorted(found, key=lambda each: each.reason)
+    groups = groupby(ordered, key=lambda each: each.reason)
+    rows = [_row(reason, list(members)) for reason, members in groups]
+    headings = ["reason", "runs", "GPU-hours", "core-hours"]
+    yield tabulate([*rows, _row("total", found)], headings, floatfmt=".3g")
+    scale = [] if place.parent == results else ["--scale", place.parent.name]
+    command = shlex.join(["acdc", "stale", *scale, "--results", str(results), "--folders"])
+    yield f"To retrain: {command} | tr '\\n' '\\0' | xargs -0 rm -r"
+    if scale:
+        yield f"then make reproduce SCALE={scale[1]} RESULTS={shlex.quote(str(results))}"
+
+
+def _row(name: str, members: Sequence[Stale]) -> list[object]:
+    gpu_hours = sum(each.gpu_hours for each in members)
+    return [name, len(members), gpu_hours, sum(each.core_hours for each in members)]

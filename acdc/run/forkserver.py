@@ -191,11 +191,9 @@ def _import_all() -> None:
     import acdc.cli
     import acdc.run.lifecycle  # noqa: F401
     from acdc.methods.registry import get_method, method_names
-    from acdc.run.sources import LOADED
 
     for name in method_names():
         get_method(name)
-    LOADED.parse()
     gc.freeze()  # children share these objects' memory as long as nobody writes to it
 
 

@@ -15,7 +15,7 @@ import torch
 from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.files import write_json
-from acdc.run.sources import LOADED
+from acdc.run.sources import science_digest
 
 # What results are made by, as paths from the root of the repository; new files count too.
 SCIENCE = (":/acdc", ":/baselines", ":/study", ":/theory", ":/workflow")
@@ -63,7 +63,7 @@ def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[st
     """Return all that is recorded of the circumstances of a run."""
     return {
         "git": git_revision(),
-        "modules": LOADED.fingerprint(config),
+        "science": science_digest(config),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "hardware": hardware(device),

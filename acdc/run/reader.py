@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from acdc.errors import SuiteError
 from acdc.run.failures import FAILED, Failure
 from acdc.run.result import RESULT, Result, read_result
-from acdc.run.sources import source_digest
 
 JOURNAL = "journal.jsonl"
 PROVENANCE = "provenance.json"
@@ -55,7 +54,7 @@ class Attempt(_Tolerant):
 
     git: Git = Git()
     science: str | None = None
-    """Twelve hexadecimal digits of the code that determines results."""
+    """Digest of the code that determines results, see ``acdc.run.sources``."""
     python: str | None = None
     packages: dict[str, str] = {}
     hardware: Hardware = Hardware()
@@ -65,11 +64,6 @@ class Attempt(_Tolerant):
     host: str | None = None
     job: str | None = None
     """SLURM's job id."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _digest_modules(cls, data: Any) -> Any:
-        return data | {"science": source_digest({"modules": data.get("modules")})}
 
 
 @dataclass(frozen=True)

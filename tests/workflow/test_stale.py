@@ -1,175 +1,105 @@
-"""``acdc stale``, on real results made to differ from the code that is there."""
+"""``acdc stale``, on results of this code and on results that are made to differ from it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from acdc.run.results import read_result
-from acdc.run.sources import PACKAGES, ROOT, Sources
+from acdc.run.reader import PROVENANCE, read_run
+from acdc.run.result import RESULT, FailedResult, FinishedResult
+from acdc.run.sources import science_digest
 from tests.support import tiny_config, train
+from tests.workflow.ended import end
 from workflow.cli import cli
-from workflow.stale import cost, examine
+from workflow.stale import hours
 
-METHODS = ("dense", "rigl", "snip", "dsd")
+OTHER = "0" * 12
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with a run of each of some methods, at the scale ``tiny``."""
-    results = tmp_path_factory.mktemp("stale") / "results"
-    for method in METHODS:
-        train(tiny_config(method), results / "tiny" / "runs")
-    return results
+def stale(results: Path, *arguments: str) -> str:
+    done = CliRunner().invoke(cli, ["stale", "--results", str(results), *arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def made(runs: Path, method: str, seed: int, digest: str | None = "", **more: Any) -> Path:
+    """Write a finished result, and the digest of the code that made it: by default this code's."""
+    config = tiny_config(method, seed=seed)
+    folder = runs / config.run_name
+    end(folder, FinishedResult, config.plain())
+    digest = science_digest(config) if digest == "" else digest
+    (folder / PROVENANCE).write_text(json.dumps({"science": digest, **more}))
+    return folder
 
 
 @pytest.fixture
-def results(trained: Path, tmp_path: Path) -> Path:
-    """A copy of its own for each test."""
-    shutil.copytree(trained, tmp_path / "results")
-    return tmp_path / "results"
+def results(tmp_path: Path) -> Path:
+    """Results of two scales; those of ``old`` are stale, each for another reason."""
+    results = tmp_path / "results"
+    tiny, old = results / "tiny" / "runs", results / "old" / "runs"
+    for method in ("dense", "rigl", "woodfisher"):
+        made(tiny, method, 1)
+    made(old, "acdc", 1, OTHER)
+    made(old, "rigl", 1, OTHER)
+    # A run that was resumed by other code.
+    made(old, "set", 1, resumed=[{"science": OTHER}])
+    made(old, "acdc", 2, None)
+    (made(old, "acdc", 3) / PROVENANCE).unlink()
+    (made(old, "acdc", 4) / PROVENANCE).write_text("{")
+    (made(old, "acdc", 5) / RESULT).write_text("{")
+    config = tiny_config("acdc", seed=6)
+    end(old / config.run_name, FailedResult, config.plain(), error="It broke.", exit_status=1)
+    made(old, "acdc", 7).rename(old / "resolved_differently")
+    # Its own code is the present one, but that of the run that it starts from is not.
+    made(old, "woodfisher", 1)
+    made(old, "dense", 1, OTHER)
+    return results
 
 
-def stale(results: Path, *arguments: str) -> Result:
-    done = CliRunner().invoke(cli, ["stale", "--results", str(results), *arguments])
-    assert done.exit_code == 0, done.output
-    return done
+def test_a_result_of_this_code(tmp_path: Path) -> None:
+    train(tiny_config("rigl"), tmp_path / "tiny" / "runs")
+    assert stale(tmp_path, "--folders") == ""
+    assert "1 results, 0 of them stale" in stale(tmp_path)
 
 
-def folder(results: Path, method: str) -> Path:
-    return results / "tiny" / "runs" / tiny_config(method).run_name
+def test_results_of_other_code(results: Path) -> None:
+    found = stale(results, "--folders").splitlines()
+    assert found == sorted(str(path) for path in (results / "old" / "runs").iterdir())
+    assert stale(results, "--folders", "--scale", "tiny") == ""
+    assert stale(results, "--scale", "nowhere") == ""
+    output = stale(results)
+    assert f"{results}/tiny/runs: 3 results, 0 of them stale" in output
+    assert f"{results}/old/runs: {len(found)} results, {len(found)} of them stale" in output
+    for word in ("(acdc)", "(rigl)", "(set)", "(dense)", "starts from", "no digest", "damaged"):
+        assert word in output
 
 
-def forge(results: Path, method: str, change: Callable[[dict[str, str]], object]) -> None:
-    """Change what a result says of the modules that it was made by."""
-    path = folder(results, method) / "provenance.json"
-    about = json.loads(path.read_text())
-    change(about["modules"])
-    path.write_text(json.dumps(about))
-
-
-def line(output: str, start: str) -> str:
-    (found,) = [text for text in output.splitlines() if text.startswith(start)]
-    return found
-
-
-def test_results_of_the_code_that_is_there(results: Path) -> None:
-    output = stale(results).output
-    assert output == f"{results}/tiny/runs: 4 results, 4 made by the code that is there now\n"
-    assert stale(results, "--folders").output == ""
-
-
-def test_groups_by_what_differs(results: Path) -> None:
-    for method in ("rigl", "snip"):
-        forge(
-            results, method, lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12})
-        )
-    forge(
-        results,
-        "dsd",
-        lambda modules: (modules.pop("acdc.sparsity.masks"), modules.update(old="1")),
-    )
-    output = stale(results).output
-    assert "4 results, 1 made by the code that is there now" in output
-    assert re.match(r"acdc\.selection +2 ", line(output, "acdc.sparsity.selection"))
-    assert re.match(r"acdc\.masks \(new\), old \(gone\) +1 ", line(output, "acdc.sparsity.masks"))
-    assert re.match(r"together +3 ", line(output, "together"))
-    assert "seed1-" not in output
-    listed = stale(results, "--runs").output
-    for method in ("rigl", "snip", "dsd"):
-        assert line(listed, f"- {tiny_config(method).run_name}")
-
-
-def test_one_module(results: Path) -> None:
-    forge(results, "rigl", lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12}))
-    forge(results, "snip", lambda modules: modules.update({"acdc.sparsity.masks": "0" * 12}))
-    found = stale(results, "--module", "acdc.sparsity.masks", "--folders").output
-    assert found.splitlines() == [str(folder(results, "snip"))]
-
-
-def test_older_results_are_listed_as_such(results: Path) -> None:
-    path = folder(results, "dense") / "provenance.json"
-    about = json.loads(path.read_text())
-    del about["modules"]
-    path.write_text(json.dumps(about))
-    path = folder(results, "rigl") / "result.json"
-    path.write_text(path.read_text().replace('"schema": ', '"schema": 9'))
-    output = stale(results).output
-    assert line(output, "made before modules were recorded")
-    assert line(output, "damaged, or of another version of the suite")
-
-
-def test_what_training_took(results: Path) -> None:
-    """Hours by the run's own clock, times the threads of a CPU or the GPUs."""
-    for method in METHODS:
-        path = folder(results, method)
-        result = read_result(path)
-        assert result is not None
-        hours = result["timings"]["wall_s"] / 3600
-        about = json.loads((path / "provenance.json").read_text())
-        for device, ranks, threads, core_hours, gpu_hours in (
-            ("cpu", 1, 3, 3 * hours, 0),
-            ("cpu", 2, 3, 6 * hours, 0),
-            ("NVIDIA A100", 4, 3, 0, 4 * hours),
-        ):
-            about["hardware"]["device"] = device
-            about |= {"ranks": ranks, "threads": threads}
-            (path / "provenance.json").write_text(json.dumps(about))
-            found = cost(path, result)
-            assert found.core_hours == pytest.approx(core_hours)
-            assert found.gpu_hours == pytest.approx(gpu_hours)
-            assert found.flops == result["flops"]["training"]
-
-
-def test_inherited_flops_are_counted_once(tmp_path: Path) -> None:
-    config = tiny_config("acdc_dense")
-    assert config.parent is not None
-    train(config, tmp_path)
-    parent = read_result(tmp_path / config.parent.run_name)
-    child = read_result(tmp_path / config.run_name)
-    assert parent is not None
-    assert child is not None
-    costs = {found.folder.name: found.cost for found in examine(tmp_path)}
-    assert costs[parent["run"]].flops == parent["flops"]["training"]
-    assert costs[child["run"]].flops > 0
-    total = sum(cost.flops for cost in costs.values())
-    assert total == pytest.approx(child["flops"]["training"])
-
-
-def test_the_printed_command_names_what_is_stale_and_removes_nothing_by_itself(
-    results: Path,
-) -> None:
-    forge(results, "rigl", lambda modules: modules.update({"acdc.sparsity.selection": "0" * 12}))
-    output = stale(results, "--scale", "tiny").output
-    command = line(output, "  acdc stale").strip()
-    assert f"  make reproduce SCALE=tiny RESULTS={results}" in output
-    assert all(folder(results, method).exists() for method in METHODS)
+def test_the_commands_that_retrain(results: Path) -> None:
+    output = stale(results)
+    assert f"make reproduce SCALE=old RESULTS={results}" in output
+    (line,) = [line for line in output.splitlines() if "xargs" in line]
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = line.partition(": ")[2]
     subprocess.run(["bash", "-c", command], check=True, env={**os.environ, "PATH": beside})
-    assert not folder(results, "rigl").exists()
-    assert all(folder(results, method).exists() for method in METHODS if method != "rigl")
-    assert "3 results, 3 made by" in stale(results).output
+    assert list((results / "old" / "runs").iterdir()) == []
+    assert len(list((results / "tiny" / "runs").iterdir())) == 3
 
 
-def test_an_edit_of_the_source_makes_its_results_stale(results: Path, tmp_path: Path) -> None:
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package)
-    path = tmp_path / "baselines" / "rigl.py"
-    path.write_text(path.read_text() + "\nEDITED = 1\n")
-    found = {r.folder: r.standing for r in examine(results / "tiny" / "runs", Sources(tmp_path))}
-    assert str(found.pop(folder(results, "rigl"))) == "baselines.rigl"
-    assert all(standing.current for standing in found.values())
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    assert "no results in" in stale(tmp_path).output
-    assert "nowhere/runs" in stale(tmp_path, "--scale", "nowhere").output
+@pytest.mark.parametrize(
+    ("device", "ranks", "expected"), [("cpu", 1, (0, 6)), ("cpu", 2, (0, 12)), ("H100", 4, (8, 0))]
+)
+def test_what_training_took(
+    tmp_path: Path, device: str, ranks: int, expected: tuple[float, float]
+) -> None:
+    """GPU-hours or core-hours by the run's own clock."""
+    end(tmp_path / "run", FinishedResult, wall_s=2 * 3600)
+    about = {"hardware": {"device": device}, "ranks": ranks, "threads": 3}
+    (tmp_path / "run" / PROVENANCE).write_text(json.dumps(about))
+    assert hours(read_run(tmp_path / "run")) == expected

@@ -24,20 +24,12 @@ from acdc.errors import ConfigError, SuiteError
 from acdc.run.failures import FAILED
 from acdc.run.lease import LEASE, host_at_work
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, read_lines
-from acdc.run.result import (
-    RESULT,
-    DivergedResult,
-    FailedResult,
-    FinishedResult,
-    Result,
-    Timings,
-    TrainingFlops,
-    write_result,
-)
+from acdc.run.result import RESULT, DivergedResult, FailedResult, FinishedResult
 from study.model import STUDY, Experiment, Row, Run, Scale, Study, Task, write_study
 from study.resolve import load
 from tests.run.test_stops import PATIENCE_S, spawn, wait_for_epochs
 from tests.workflow.conftest import ROOT, TINY
+from tests.workflow.ended import end
 from workflow.state import RunState, States, clock, pace_of, read_state
 from workflow.status import Overview, cell, entries, show, status, summary
 
@@ -124,22 +116,6 @@ def write_journal(
             lines.append({"epoch": epoch, "train_s": train_s, "time": stamp})
             epoch += 1
     (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def end(folder: Path, kind: type, **more: Any) -> None:
-    """Write a result."""
-    ended: dict[str, Any] = {"run": folder.name, "fingerprint": "0", "config": {}, "label": ""}
-    ended |= {"variant": "", "primary": "sparse", "products": {}}
-    if kind is not FailedResult:
-        flops = {"dense_inference": 1, "dense_training": 1, "training": 1, "training_published": 1}
-        ended["flops"] = TrainingFlops(**flops, published_formula="")
-        ended["timings"] = Timings(wall_s=1, train_s=1, checkpoint_s=0, attempts=1)
-        ended |= {"mask_changes": (), "prunable_weights": 1}
-    if kind is FinishedResult:
-        ended["files"] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    result: Result = kind(**ended, **more)
-    write_result(folder, result)
 
 
 @pytest.fixture
