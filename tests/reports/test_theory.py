@@ -520,7 +520,7 @@ def test_the_text_names_only_experiments_that_there_are() -> None:
     from theory.experiment import EXPERIMENTS
 
     text = (latex.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
-    named = re.findall(r'(?:tell|told|listed|needs|alike)\("(\w+)', text)
+    named = re.findall(r'(?:statements?|require|verdicts)\("(\w+)', text)
     named += re.findall(r"!figure (\w+)|\[\[(\w+)\]\]", text)[0]
     assert {name for name in named if name} <= set(EXPERIMENTS)
     assert set(PANELS) <= set(EXPERIMENTS)
