@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.legend import Legend
 
 from reports.aggregate import Tables
 from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
@@ -17,7 +16,7 @@ from reports.figures.by_flops import accuracy_by_flops
 from reports.figures.by_phase import mask_change, phase_flops
 from reports.figures.curves import SPARSE_PHASE
 from reports.figures.series import NothingToDrawError, Panel, notes, series_of
-from reports.figures.style import Look, close, curve_looks, letter, point_looks, style
+from reports.figures.style import Look, close, curve_looks, fit_legend, letter, point_looks, style
 from study import model
 from study.model import Experiment, ReportError, Row, Scale
 
@@ -169,30 +168,16 @@ def _below(figure: Figure, sentences: list[str]) -> None:
         figure.set_figheight(figure.get_figheight() + 0.16 * len(lines))
 
 
-def _legend(figure: Figure, heading: str) -> Legend:
-    """Name each series once, above the panels, in as many columns as there is room for."""
+def _legend(figure: Figure, heading: str) -> None:
+    """Name each series once, above the panels."""
     handles = {
         label: handle[0] if isinstance(handle, ErrorbarContainer) else handle
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    phase = handles.pop(SPARSE_PHASE, None)
-    if phase is not None:
-        handles[SPARSE_PHASE] = phase
-    room = figure.get_figwidth() * figure.dpi
-    for lines in range(-(-len(handles) // _MOST_COLUMNS), len(handles) + 1):
-        legend = figure.legend(
-            handles.values(),
-            handles.keys(),
-            title=heading,
-            loc="outside upper center",
-            ncols=-(-len(handles) // lines),
-            columnspacing=1.4,
-            handlelength=2.2,
-        )
-        box = legend.get_window_extent()
-        if box.width <= room or lines == len(handles):
-            break
-        legend.remove()
-    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
-    return legend
+    if SPARSE_PHASE in handles:
+        handles[SPARSE_PHASE] = handles.pop(SPARSE_PHASE)
+    count = len(handles)
+    columns = (-(-count // lines) for lines in range(-(-count // _MOST_COLUMNS), count + 1))
+    place = "outside upper center"
+    fit_legend(figure, handles, columns, title=heading, loc=place, columnspacing=1.4)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from study.model import Row
 
@@ -28,21 +31,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 # A method that the suite brings has the same place, so the same look, in every figure.
 _KNOWN = (
-    "acdc",
-    "gmp",
-    "rigl",
-    "top_kast",
-    "one_shot",
-    "str",
-    "woodfisher",
-    "set",
-    "snfs",
-    "dpf",
-    "static",
-    "snip",
-    "sr_ste",
-    "dsd",
-    "acdc_dense",
+    *("acdc", "gmp", "rigl", "top_kast", "one_shot", "str", "woodfisher", "set", "snfs", "dpf"),
+    *("static", "snip", "sr_ste", "dsd", "acdc_dense"),
 )
 _LIGHTEST, _DARKEST = -0.45, 0.5
 _LONGEST_RAMP = 8
@@ -60,52 +50,43 @@ class Look:
 
 
 def point_looks(rows: Iterable[Row]) -> dict[Row, Look]:
-    """Return the looks of single points: colour and marker say the method, whatever its sparsity.
+    """Return the looks of single points: colour and marker per method, whatever its sparsity.
 
-    Runs that train longer have larger markers; the filling tells variants of a method apart.
+    Runs that train longer have larger markers; variants of a method differ in the filling.
     """
     rows = tuple(rows)
     places = _places(rows)
-    variants: dict[str, list[str]] = {}
-    result = {}
+    variants: dict[str | None, list[str]] = {}
+    looks = dict.fromkeys(rows, Look(INK, "*"))
     for row in rows:
         if row.method in places:
             known = variants.setdefault(row.method, [])
             if variant(row) not in known:
                 known.append(variant(row))
+            fill = _FILLS[known.index(variant(row)) % len(_FILLS)]
+            size = _SIZE + 2 * math.log2(max(1.0, extent(row)))
             place = places[row.method]
-            result[row] = Look(
-                _COLOURS[place % len(_COLOURS)],
-                _MARKERS[place % len(_MARKERS)],
-                _FILLS[known.index(variant(row)) % len(_FILLS)],
-                _SIZE + 2 * math.log2(max(1.0, extent(row))),
-            )
-        else:
-            result[row] = Look(INK, "*")
-    return result
+            looks[row] = Look(_at(_COLOURS, place), _at(_MARKERS, place), fill, size)
+    return looks
 
 
 def curve_looks(rows: Iterable[Row]) -> dict[Row, Look]:
     """Return the looks of curves: the method's colour, the darker the sparser, and markers too."""
     rows = tuple(rows)
     places = _places(rows)
-    series = {
-        method: sorted({(row.sparsity, row.label) for row in rows if row.method == method})
-        for method in places
-    }
-    result = {}
+    looks = dict.fromkeys(rows, Look(INK, "*"))
     for row in rows:
         if row.method in places:
-            mine = series[row.method]
+            mine = sorted({(r.sparsity, r.label) for r in rows if r.method == row.method})
             rank = mine.index((row.sparsity, row.label))
             place = places[row.method]
-            result[row] = Look(
-                _shade(_COLOURS[place % len(_COLOURS)], _ramp(len(mine))[rank]),
-                _MARKERS[(place + rank) % len(_MARKERS)],
-            )
-        else:
-            result[row] = Look(INK, "*")
-    return result
+            colour = _shade(_at(_COLOURS, place), _ramp(len(mine))[rank])
+            looks[row] = Look(colour, _at(_MARKERS, place + rank))
+    return looks
+
+
+def _at(values: Sequence[str], place: int) -> str:
+    return values[place % len(values)]
 
 
 def extent(row: Row) -> float:
@@ -161,13 +142,8 @@ def sequence(count: int) -> list[Look]:
 
     After the last colour they begin again, darker.
     """
-    return [
-        Look(
-            _shade(_COLOURS[i % len(_COLOURS)], 0.0 if i < len(_COLOURS) else _DARKEST),
-            _MARKERS[i % len(_MARKERS)],
-        )
-        for i in range(count)
-    ]
+    shades = [_shade(colour, step) for step in (0.0, _DARKEST) for colour in _COLOURS]
+    return [Look(_at(shades, i), _at(_MARKERS, i)) for i in range(count)]
 
 
 def style() -> None:
@@ -210,6 +186,29 @@ def letter(axes: Axes, index: int, title: str) -> None:
     axes.set_title(f"({chr(ord('a') + index)}) {title}", loc="left")
 
 
+def fit_legend(
+    figure: Figure, entries: Mapping[str, Artist], columns: Iterable[int], **how: Any
+) -> Legend:
+    """Name each line once outside the axes, with the first number of columns that fits.
+
+    The figure grows by the height of the legend. The last of ``columns`` is taken if none fits.
+    """
+    room = figure.get_figwidth() * figure.dpi
+    legend: Legend | None = None
+    for count in columns:
+        if legend is not None:
+            legend.remove()
+        legend = figure.legend(
+            entries.values(), entries.keys(), ncols=count, handlelength=2.2, **how
+        )
+        if legend.get_window_extent().width <= room:
+            break
+    assert legend is not None
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height)
+    return legend
+
+
 def to_bytes(figure: Figure, form: str, salt: str) -> bytes:
     """Return a figure as pdf, png or svg, the same bytes for the same figure."""
     without_dates: dict[str, dict[str, str | None]] = {
@@ -248,8 +247,8 @@ def inline_svg(svg: bytes, name: str, description: str) -> str:
     escaped = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     width = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt"', text)
     limit = f"{float(width.group(1)) * 1.5:.0f}px" if width else "100%"
-    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text, count=1)
+    for side in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?)\s{side}="[\d.]+pt"', r"\1", text, count=1)
     return text.replace(
         "<svg", f'<svg role="img" aria-label="{escaped}" style="max-width:{limit}"', 1
     )

@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reports.figures.curves import SPARSE_PHASE, shade_between
 from reports.figures.panels import PANELS, Plot
-from reports.figures.style import INK, Look, letter, sequence, style
+from reports.figures.style import INK, Look, fit_legend, letter, sequence, style
 
 Dash = tuple[int, tuple[float, ...]]
 BOUND: Dash = (0, (4, 2))
@@ -41,6 +41,14 @@ heat map for the values of its cells."""
 # Light to dark, so that grey keeps the order; both ends differ from white and from ink.
 _MOST_COLUMNS = 6
 """Of the legend."""
+_TRIALS: dict[str, Any] = {
+    **{"linestyle": "none", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.4, "zorder": 2}
+}
+_ON_CELLS: dict[str, Any] = {
+    "color": "#000000",
+    "linewidth": 1.6,
+    "path_effects": [patheffects.withStroke(linewidth=3.4, foreground="#ffffff")],
+}
 _CELLS = LinearSegmentedColormap.from_list("cells", ["#f4f1e6", "#8cc3de", "#0b3c5d"])
 
 Array = npt.NDArray[np.float64]
@@ -110,7 +118,10 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
         last |= common
         if len(panels) > 1:
             letter(axes, index, plot.title)
-    _legend(figure, {**{label: entries[label] for label in entries if label}, **last})
+    handles = {label: entries[label] for label in entries if label} | last
+    options = range(min(_MOST_COLUMNS, len(handles)), 0, -1)
+    if handles:
+        fit_legend(figure, handles, options, loc="outside lower center", columnspacing=1.2)
     return figure
 
 
@@ -146,36 +157,28 @@ def _panel(
     if len(cells):
         _cells(axes, plot, cells)
     for (line, role), part in rows.groupby(["line", "role"], sort=False):
-        label, kind = str(line), str(role)
+        label = str(line)
         look = drawn.of(label)
-        if kind == "measured":
-            handle = _measured(axes, plot, part, drawn.looks[label])
-            entries[label] = handle
-        elif kind == "trial":
-            handle = _trials(axes, plot, part, drawn.looks[label])
-            entries.setdefault(label, handle)
-        elif kind == "fit":
-            handle = _curve(axes, plot, part, look.colour if look else INK, linewidth=0.9)
+        if role == "measured":
+            entries[label] = _measured(axes, plot, part, drawn.looks[label])
+        elif role == "trial":
+            marker = {"marker": drawn.looks[label].marker, "color": drawn.looks[label].colour}
+            entries.setdefault(label, _curve(axes, plot, part, **marker, **_TRIALS))
+        elif role == "fit":
+            handle = _curve(axes, plot, part, color=look.colour if look else INK, linewidth=0.9)
             if label not in drawn.looks:
                 entries[label] = handle
-        elif kind == "bound" and len(cells):
-            last[label] = _curve(
-                axes,
-                plot,
-                part,
-                "#000000",
-                linewidth=1.6,
-                linestyle=drawn.dashes.get(label, BOUND),
-                path_effects=[patheffects.withStroke(linewidth=3.4, foreground="#ffffff")],
-            )
-        elif kind == "bound" and look:
-            # One entry says for all of them that dashes are bounds.
-            _curve(axes, plot, part, look.colour, linewidth=1.1, linestyle=BOUND)
+        elif role == "bound" and len(cells):
+            dash = drawn.dashes.get(label, BOUND)
+            last[label] = _curve(axes, plot, part, linestyle=dash, **_ON_CELLS)
+        elif role == "bound" and look:
+            # One entry states for all of them that dashes are bounds.
+            _curve(axes, plot, part, color=look.colour, linewidth=1.1, linestyle=BOUND)
             last["bound"] = Line2D([], [], color=INK, linewidth=1.1, linestyle=BOUND)
-        elif kind == "bound":
+        elif role == "bound":
             dash = drawn.dashes[label]
-            last[label] = _curve(axes, plot, part, INK, linewidth=1.1, linestyle=dash)
-        elif kind == "phase":
+            last[label] = _curve(axes, plot, part, color=INK, linewidth=1.1, linestyle=dash)
+        elif role == "phase":
             for first, end in zip(part["x"], part["y"], strict=True):
                 last[label or SPARSE_PHASE] = shade_between(axes, first, end)
     if not len(cells):
@@ -198,9 +201,9 @@ def _visible(plot: Plot, part: pd.DataFrame) -> pd.DataFrame:
     return seen
 
 
-def _curve(axes: Axes, plot: Plot, part: pd.DataFrame, colour: str, **how: Any) -> Line2D:
+def _curve(axes: Axes, plot: Plot, part: pd.DataFrame, **how: Any) -> Line2D:
     seen = _visible(plot, part)
-    (line,) = axes.plot(seen["x"], seen["y"], color=colour, zorder=2.5, **how)
+    (line,) = axes.plot(seen["x"], seen["y"], **{"zorder": 2.5, **how})
     return line
 
 
@@ -217,33 +220,8 @@ def _measured(axes: Axes, plot: Plot, part: pd.DataFrame, look: Look) -> Line2D:
         axes.fill_between(spread["x"], low, high, color=look.colour, alpha=0.15, lw=0)
     elif len(spread):
         axes.vlines(spread["x"], low, high, color=look.colour, linewidth=1.0, zorder=2.8)
-    (line,) = axes.plot(
-        seen["x"],
-        seen["y"],
-        color=look.colour,
-        marker=look.marker,
-        markersize=4,
-        markevery=max(1, len(seen) // _MARKS),
-        linewidth=1.4,
-        zorder=3,
-    )
-    return line
-
-
-def _trials(axes: Axes, plot: Plot, part: pd.DataFrame, look: Look) -> Line2D:
-    seen = _visible(plot, part)
-    (points,) = axes.plot(
-        seen["x"],
-        seen["y"],
-        color=look.colour,
-        marker=look.marker,
-        linestyle="none",
-        markersize=3.4,
-        markeredgewidth=0,
-        alpha=0.4,
-        zorder=2,
-    )
-    return points
+    how = {"markevery": max(1, len(seen) // _MARKS), "markersize": 4, "linewidth": 1.4}
+    return _curve(axes, plot, part, color=look.colour, marker=look.marker, zorder=3, **how)
 
 
 def _cells(axes: Axes, plot: Plot, part: pd.DataFrame) -> None:
@@ -322,21 +300,3 @@ def _ticks(axes: Axes, plot: Plot, rows: pd.DataFrame) -> None:
             axis.set_major_locator(LogLocator(numticks=7))
             axis.set_minor_locator(NullLocator())
     axes.margins(x=0.03)
-
-
-def _legend(figure: Figure, entries: Mapping[str, Artist]) -> None:
-    """Name each line once, below the panels, in as many columns as there is room for."""
-    for columns in range(min(_MOST_COLUMNS, len(entries)), 0, -1):
-        legend = figure.legend(
-            entries.values(),
-            entries.keys(),
-            loc="outside lower center",
-            ncols=columns,
-            columnspacing=1.2,
-            handlelength=2.2,
-        )
-        box = legend.get_window_extent()
-        if box.width <= figure.get_figwidth() * figure.dpi or columns == 1:
-            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
-            return
-        legend.remove()
