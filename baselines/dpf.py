@@ -42,10 +42,10 @@ class Settings(ScopedSettings):
 
 
 class DPF(SparseMethod[Settings]):
-    """Trains a dense network by the gradients of its pruned self, whose mask follows it.
+    """Trains dense weights by the gradients of the pruned network, whose mask follows them.
 
-    The stored weights, all of them, receive the gradient at mask * w, so that pruned weights go on
-    learning and may return; the model is mask * w.
+    All stored weights receive the gradient at mask * w, so pruned weights keep learning and may
+    return; the model is mask * w.
     """
 
     name = "dpf"
@@ -82,7 +82,7 @@ class DPF(SparseMethod[Settings]):
         self.stored.park(self.weights, self.masks)
 
     def before_step(self, step: Step) -> bool:
-        # The gradient, taken at the pruned weights, goes to all stored weights as it is.
+        # All stored weights receive the gradient that was taken at the pruned ones.
         self.stored.restore(self.weights)
         return True
 

@@ -1,7 +1,6 @@
 """One-shot magnitude pruning of the trained dense network, without any retraining.
 
-The floor that every sparse-training method has to clear: what remains of a dense network when its
-smallest weights are dropped at the end.
+The baseline that every sparse-training method has to beat.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from acdc.step import Step
 
 
 class RigL(Rewiring[RewiringSettings]):
-    """Trains sparse from the start; every so often moves some connections to larger gradients.
+    """Trains sparse from the start; regularly moves connections to the largest gradients.
 
-    An update takes the place of the optimizer's step for its batch, and does not count as one.
+    An update replaces the optimizer's step of its batch and does not count as one.
     """
 
     name = "rigl"

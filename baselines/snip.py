@@ -1,4 +1,4 @@
-"""SNIP: prunes once before training, by how much the loss would change without each weight.
+"""SNIP: prunes once before training, by the change of the loss without each weight.
 
 Lee, Ajanthan, Torr, ICLR 2019; namhoonlee/snip-public, snip/model.py and snip/prune.py.
 """

@@ -69,8 +69,8 @@ def sparse_refined_gradient(
 class SRSTE(SparseMethod[Settings]):
     """Uses the N largest of every M stored weights forward, and trains all of them.
 
-    The gradient at the pruned weights passes straight through to the stored ones; those that are
-    pruned decay, so that the mask settles.
+    The gradient at the sparse point passes straight through to the stored weights; pruned weights
+    decay, so that the mask settles.
     """
 
     name = "sr_ste"
@@ -124,7 +124,7 @@ class SRSTE(SparseMethod[Settings]):
         self._hide()
 
     def _hide(self) -> None:
-        """Select among the stored weights, and take the others out of the forward pass."""
+        """Select among the stored weights and park the others."""
         self.masks = pattern_masks(self.ranked, *parse_pattern(self.settings.pattern))
         self.stored.park(self.weights, self.masks)
 

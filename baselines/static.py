@@ -1,4 +1,4 @@
-"""Static: a random sparse network, trained as it is.
+"""Static: a random sparse network whose masks never change.
 
 The baseline of that name in Evci, Gale, Menick, Castro, Elsen, ICML 2020; training_method scratch
 of google-research/rigl, rigl/imagenet_resnet/imagenet_train_eval.py (its static is another: that

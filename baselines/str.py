@@ -1,4 +1,4 @@
-"""STR: soft thresholds, one a layer, that are learned by the optimizer like any parameter.
+"""STR: one soft threshold per layer, learned by the optimizer like any parameter.
 
 Kusupati, Ramanujan, Somani, Wortsman, Jain, Kakade, Farhadi, ICML 2020; RAIVNLab/STR,
 utils/conv_type.py and main.py.
@@ -62,10 +62,10 @@ def soft_threshold_gradients(weight: Tensor, s: Tensor, gradient: Tensor) -> tup
 class STR(SparseMethod[Settings]):
     """Trains weights and thresholds; a weight is zero while its magnitude is below the threshold.
 
-    The sparsity is not a target of the method: while sigmoid'(s) underflows, s follows from initial
-    value, weight decay, learning rates and number of steps alone, and these have to be chosen for
-    it. A run's ``sparsity`` is what its choice is claimed to give, and the certificate refuses a
-    run that misses it by more than 1.25 %.
+    The sparsity is an outcome, not a target: while sigmoid'(s) underflows, s depends only on its
+    initial value, weight decay, the learning rates and the number of steps, which have to be chosen
+    for it. A run's ``sparsity`` is the expected outcome; the certificate fails if it is missed by
+    more than 1.25 %.
     """
 
     name = "str"

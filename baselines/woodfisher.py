@@ -1,4 +1,4 @@
-"""WoodFisher: prunes what the loss misses least, by blocks of the inverse Fisher matrix.
+"""WoodFisher: prunes the weights that raise the loss least, by blocks of the inverse Fisher matrix.
 
 Singh and Alistarh, NeurIPS 2020; IST-DASLab/WoodFisher, pruners/woodfisherblock.py and
 policies/pruners.py. Gradual pruning of a trained dense network, with fine-tuning in between.
@@ -60,7 +60,7 @@ class Settings(ScopedSettings):
         return self
 
     def prunings(self, epochs: int) -> tuple[int, int, tuple[int, ...]]:
-        """Return the epochs between which the ramp rises, and those that prune."""
+        """Return the epochs where the ramp begins and ends, and those that prune."""
         end = min(max(round(self.end * epochs), 1), epochs - 1)
         begin = min(round(self.begin * epochs), end - 1)
         if self.grid == "even":
@@ -69,7 +69,7 @@ class Settings(ScopedSettings):
         return begin, end, updates_since_begin(begin, end, frequency)
 
     def levels(self, epochs: int, sparsity: float) -> dict[int, float]:
-        """Return the sparsity that each epoch that prunes prunes to, given the last."""
+        """Return the sparsity by pruning epoch, up to the final one."""
         begin, end, prunings = self.prunings(epochs)
         levels = {
             epoch: cubic_ramp(epoch, begin, end, self.initial_sparsity, sparsity)
@@ -105,7 +105,7 @@ class InverseFisher:
         self.fisher_diagonal = like.new_zeros(blocks, block)
 
     def add(self, gradient: Tensor) -> None:
-        """Take in one more gradient, of the layer's shape or flat."""
+        """Add one gradient, of the layer's shape or flat."""
         count, n = self.factors.shape[1], self.added
         g = self._blocks(gradient)
         x = self._times(g)
@@ -140,7 +140,7 @@ class InverseFisher:
 
 
 def pruning_statistic(weight: Tensor, inverse_diagonal: Tensor, mask: Tensor | None) -> Tensor:
-    """Return by how much the loss is expected to rise without each weight; 0 for pruned ones.
+    """Return the expected increase of the loss without each weight; 0 for pruned ones.
 
     (w^2 / ([F^-1]_ii + 1e-10) + 1e-10) mask (woodfisherblock.py, _get_param_stat).
 
@@ -154,10 +154,10 @@ def pruning_statistic(weight: Tensor, inverse_diagonal: Tensor, mask: Tensor | N
 
 
 def weight_update(weight: Tensor, inverse: InverseFisher, pruned: Tensor) -> Tensor:
-    """Return what is added to a layer's weights when some of them are pruned.
+    """Return the update of a layer's weights when some of them are pruned.
 
-    The sum of the updates of each pruned weight alone, -w_q F^-1 e_q / [F^-1]_qq, so that the
-    pruned ones do not come to lie on zero exactly and have to be masked.
+    The sum of the updates of each pruned weight alone, -w_q F^-1 e_q / [F^-1]_qq; therefore pruned
+    weights are not exactly zero afterwards and have to be masked.
 
     Args:
         weight: of the layer.
@@ -169,10 +169,10 @@ def weight_update(weight: Tensor, inverse: InverseFisher, pruned: Tensor) -> Ten
 
 
 class WoodFisher(SparseMethod[Settings]):
-    """Fine-tunes the dense network of the same configuration, and prunes it step by step.
+    """Fine-tunes the dense network of the same configuration and prunes it step by step.
 
-    Weights are ranked over all layers together; the others make up for those that are pruned. The
-    gradients that the Fisher matrices are made of are not counted as training FLOPs.
+    Weights are ranked over all layers together; the remaining ones compensate for the pruned. The
+    gradients for the Fisher matrices do not count as training FLOPs.
     """
 
     name = "woodfisher"

@@ -34,8 +34,8 @@ class Phase:
 class AlternatingSchedule:
     """A published AC/DC schedule: a dense warm-up, sparse and dense phases in turn, a sparse end.
 
-    Lengths are in epochs. The paper's last dense phase and last sparse phase are longer than those
-    before them, and ``epochs`` must leave a whole number of cycles in between (Section 4).
+    Lengths are in epochs. The last dense and sparse phases are longer than those before, and
+    ``epochs`` must leave a whole number of cycles in between (paper, Section 4).
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class AlternatingSchedule:
     last_dense: int
     last_sparse: int
     source: str = ""
-    """Where its phases stand, and whether they are derived."""
+    """Where its phases are published, and whether they are derived."""
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases in order, covering every epoch exactly once."""
@@ -99,7 +99,7 @@ PUBLISHED_SCHEDULES: dict[str, AlternatingSchedule] = {
 def rescale(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     """Stretch or shrink phases to ``epochs`` epochs in total, keeping their proportions.
 
-    Boundaries are rounded to whole epochs, halves up: so no phase vanishes that is to last one.
+    Boundaries are rounded to whole epochs, halves up, which keeps every phase of an epoch or more.
 
     Raises:
         ConfigError: a phase would vanish.

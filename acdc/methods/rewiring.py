@@ -1,8 +1,8 @@
-"""Networks that are sparse from the start: random masks, and moving their connections.
+"""Sparse from the start: random masks, and updates that move their connections.
 
-RigL, SET and SNFS differ in when a layer is rewired and in what ranks the candidates for growth;
-the rest is here. Evci, Gale, Menick, Castro, Elsen, ICML 2020; google-research/rigl,
-rigl/sparse_optimizers_base.py and rigl/sparse_utils.py.
+RigL, SET and SNFS differ in when they update and in how they score candidates for growth. Evci,
+Gale, Menick, Castro, Elsen, ICML 2020; google-research/rigl, rigl/sparse_optimizers_base.py and
+rigl/sparse_utils.py.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ RewiringT = TypeVar("RewiringT", bound=RewiringSettings)
 
 
 class SparseStart(SparseMethod[SparseStartT]):
-    """Starts from random masks whose layers have the sparsities of a distribution."""
+    """Starts from random masks with the layer sparsities of a distribution."""
 
     flops_formula = "3 f_S (Evci et al. 2020, Appendix H)"
 
@@ -133,7 +133,7 @@ def _sparsities(plan: Plan[SparseStartT]) -> dict[str, float]:
 
 
 class Rewiring(SparseStart[RewiringT], abc.ABC):
-    """Moves connections between stored weights, of which the masks let some into the forward pass.
+    """Moves connections: drops active weights and grows inactive ones.
 
     The stored weights are dense, as in the original: those outside the masks get no gradient of the
     loss, but weight decay and momentum act on them.
@@ -163,12 +163,12 @@ class Rewiring(SparseStart[RewiringT], abc.ABC):
         self.stored.park(self.weights, self.masks)
 
     def due(self) -> bool:
-        """Return whether masks are to be updated after this many optimizer steps."""
+        """Return whether the masks are due for an update."""
         next_update: int = self.last_update + self.settings.update_interval
         return self.begin <= self.steps_taken <= self.end and next_update <= self.steps_taken
 
     def drop_fraction(self) -> float:
-        """Return the fraction of active weights to drop now."""
+        """Return the fraction of active weights that an update drops now."""
         if self.settings.anneal == "constant":
             return float(self.settings.drop_fraction)
         return cosine_drop_fraction(
@@ -177,7 +177,7 @@ class Rewiring(SparseStart[RewiringT], abc.ABC):
 
     @abc.abstractmethod
     def growth(self, name: str, generator: torch.Generator) -> Tensor:
-        """Return the scores, none negative, of a layer's weights as candidates for growth."""
+        """Return the non-negative scores of a layer's weights as candidates for growth."""
 
     def update(self, step: Step) -> None:
         """Rewire every layer; the parameters hold the stored weights."""
@@ -244,12 +244,7 @@ def rewire(
     kept = top_k_mask(score, active - dropped)
     grown = top_k_mask(growth.masked_fill(kept, -1), dropped)
     new = grown & ~mask
-    start_from_zero(new, weight, slots)
-    # In place, which keeps the weight's memory layout.
-    return kept.logical_or_(grown), new
-
-
-def start_from_zero(new: Tensor, weight: Tensor, slots: Sequence[Tensor]) -> None:
-    """Set new weights and their slots to zero, in place."""
     for tensor in (weight, *slots):
         tensor.masked_fill_(new, 0)
+    # In place, which keeps the weight's memory layout.
+    return kept.logical_or_(grown), new

@@ -17,7 +17,7 @@ from acdc.sparsity.selection import top_k_rows
 Grouping = Literal["input", "flat"]
 """``input``: groups lie within one output and one kernel position, along the input channels, as
 sparse tensor cores need them. ``flat``: the same order, but groups may run on into the next
-position and the next filter where the input channels are no multiple of M, as in AC/DC's code."""
+position and the next filter where the inputs are not a multiple of M, as in AC/DC's code."""
 
 
 def parse_pattern(text: str) -> tuple[int, int]:

@@ -49,8 +49,8 @@ def find_cut(scores: Sequence[Tensor], masks: Iterable[Tensor], k: int, magnitud
 
     Args:
         scores: tensors of one floating dtype and device, without NaN; -0.0 equals 0.
-        masks: one for each tensor, boolean and of its memory layout; what they hold afterwards,
-            ``Cut.inside`` says.
+        masks: one for each tensor, boolean and of its memory layout; filled in part, see
+            ``Cut.inside``.
         k: 1 to the total number of scores.
         magnitudes: whether absolute values are ranked.
     """

@@ -101,7 +101,7 @@ _NETWORKS = {
 }
 
 
-# What the name of a configuration says of its schedule.
+# Parts of a configuration's name, and the schedule that they mean.
 _BY_NAME = {
     "ep100": "imagenet-100",
     "ep150": "imagenet-150",
