@@ -111,7 +111,7 @@ def study_content(folder: Path) -> Content | None:
     """Return the tables, figures and report of a study; None if it has none yet."""
     found = sorted(path for pattern in SHOWN for path in folder.glob(pattern))
     files = {path.relative_to(folder).as_posix(): path for path in found}
-    return Content(STUDY, STUDY, "finished", {"kind": "study"}, files) if files else None
+    return Content(STUDY, STUDY, "finished", {}, files) if files else None
 
 
 def run_content(folder: Path) -> Content | None:
@@ -212,20 +212,16 @@ def final_metrics(result: Result | None, time_ms: int) -> Iterator[Value]:
 
 def tags_of(run: RunRecord) -> dict[str, str]:
     """Return what runs are searched and grouped by; what does not apply is empty."""
-    result, failure = run.result, run.failure
-    error = failure.error if failure and result is None else ""
-    if result is not None and result.status == "failed":
-        error = result.error
-    git = run.provenance[-1].git if run.provenance else None
-    jobs = dict.fromkeys(attempt.job for attempt in run.provenance if attempt.job)
+    result = run.result
+    error = run.failure.error if run.failure and result is None else ""
+    if result is not None and result.status != "finished":
+        error = result.error if result.status == "failed" else result.diverged
     tags = {
-        "kind": "run",
         "cell": run.folder.name.rpartition("_seed")[0],
-        "diverged_at": result.diverged_at if result and result.status == "diverged" else "",
         "error": error,
         "attempts": len(run.provenance),
-        "slurm_job_id": ", ".join(jobs),
-        "git_revision": git.revision if git else "",
+        "slurm_job_id": ", ".join(dict.fromkeys(a.job for a in run.provenance if a.job)),
+        "git_revision": (run.provenance[-1].git.revision if run.provenance else None) or "",
         "certificate_failures": "; ".join(dict.fromkeys(certificate_failures(result))),
     }
     return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}

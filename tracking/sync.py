@@ -18,10 +18,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -38,7 +38,7 @@ from tracking.content import (
 from tracking.store import TrackingError, is_down
 
 Outcome = Literal["new", "updated", "unchanged"]
-METRICS_PER_CALL, OTHERS_PER_CALL = 1000, 100  # MLflow's limits
+METRICS_PER_CALL, TAGS_PER_CALL = 900, 100  # MLflow accepts 100 parameters or tags, 1000 in all
 TRIES = 4
 CLAIM, BYTES, DIGEST = "sync.claim", "sync.bytes", "sha256/"
 NOTE = "mlflow.note.content"
@@ -144,8 +144,9 @@ class Experiment:
             if old.get(DIGEST + name) != tags[DIGEST + name]:
                 self.client.log_artifact(run.info.run_id, str(path), name.rpartition("/")[0])
         # Last, since they say what has arrived.
-        for some in chunks([RunTag(*tag) for tag in tags.items()], OTHERS_PER_CALL):
-            self.client.log_batch(run.info.run_id, tags=some)
+        sent = [RunTag(*tag) for tag in tags.items() if tag not in old.items()]
+        for start in range(0, len(sent), TAGS_PER_CALL):
+            self.client.log_batch(run.info.run_id, tags=sent[start : start + TAGS_PER_CALL])
         if content.state == "RUNNING":
             self.client.update_run(run.info.run_id, content.state)
         else:
@@ -169,21 +170,14 @@ class Experiment:
 
     def _send_values(self, run_id: str, content: Content, old: Mapping[str, str], end: int) -> None:
         """Send parameters, and metrics up to an offset of the journal."""
-        if BYTES not in old:
-            params = [Param(*param) for param in content.params.items()]
-            for some in chunks(params, OTHERS_PER_CALL):
-                self.client.log_batch(run_id, params=some)
+        params = [] if BYTES in old else [Param(*param) for param in content.params.items()]
         values = list(content.metrics(int(old.get(BYTES, 0)), end))
         if old.get("status") != content.status:
             values += content.final
-        for some in chunks([Metric(*value) for value in values], METRICS_PER_CALL):
-            self.client.log_batch(run_id, metrics=some)
-
-
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield slices of at most a size."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+        for start in range(0, len(values) or len(params), METRICS_PER_CALL):
+            some = [Metric(*value) for value in values[start : start + METRICS_PER_CALL]]
+            self.client.log_batch(run_id, some, params)
+            params = []
 
 
 @dataclass

@@ -85,7 +85,7 @@ def test_final_metrics(runs: Path, trained: dict[str, Path]) -> None:
     diverged = ids[slug_of(trained["diverged"])]
     assert status(uri, diverged) == "FAILED"
     assert tags(uri, diverged)["status"] == "diverged"
-    assert tags(uri, diverged)["diverged_at"]
+    assert tags(uri, diverged)["error"]
 
 
 def test_certificate_that_does_not_hold(one: Path) -> None:
