@@ -17,7 +17,7 @@ from acdc.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from acdc.config.run import RunConfig
-    from acdc.training.loop import Compile
+    from acdc.training.state import Compile
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -155,6 +155,7 @@ def train(
     text: str | None,
     runs: Path,
     logs: Path | None,
+    attempt: int,
     processes: int,
     nodes: int,
     **execution: Any,
@@ -240,7 +241,6 @@ def _train(
     wait: float,
     allow_failure: bool,
     receipt: Path | None,
-    attempt: int,
 ) -> int:
     """Train runs and return the exit status; see the options of the same names."""
     import torch
@@ -249,7 +249,7 @@ def _train(
     from acdc.run.batch import Job, train_at_once, train_in_turn, write_receipt
     from acdc.run.lifecycle import Options
     from acdc.run.progress import Lines, Reporter, Silent, Terminal
-    from acdc.training.loop import Engine
+    from acdc.training.state import Engine
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -264,7 +264,6 @@ def _train(
                 engine,
                 checkpoint_interval_s=checkpoint_interval,
                 wait_s=wait,
-                attempt=attempt,
                 allow_failure=allow_failure,
             ),
         )
@@ -280,22 +279,6 @@ def _train(
     if receipt is not None and ranks.first:
         write_receipt(receipt, [job.folder for job in jobs])
     return status
-
-
-@cli.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def restore(folder: Path) -> None:
-    """Put back the removed result of the run in FOLDER, which has ended; trains nothing."""
-    from acdc.errors import RunDirectoryError
-    from acdc.run.outcomes import restored
-
-    result = restored(folder)
-    if result is None:
-        raise RunDirectoryError(
-            f"run {folder.name} has not ended, or its models are not those that it left; acdc "
-            "train goes on with it"
-        )
-    click.echo(f"{folder}: {result['status']}")
 
 
 def several(text: str) -> list[int]:

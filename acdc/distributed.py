@@ -58,8 +58,8 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def ask_first(self, do: Callable[[], T]) -> T:
-        """Let the first rank do something, and return or raise on every rank what comes of it."""
+    def on_rank0(self, do: Callable[[], T]) -> T:
+        """Call a function on rank 0, and return its value, or raise its error, on every rank."""
         if self.count == 1:
             return do()
         box: list[Any] = [None, None]
@@ -74,15 +74,15 @@ class Ranks:
                 raise
         dist.broadcast_object_list(box, src=0, group=self._group)
         if box[1] is not None:
-            raise EndedByFirst(*box[1])
+            raise Rank0Error(*box[1])
         value: T = box[0]
         return value
 
-    def wish(self, value: int) -> int:
-        """Return the largest number that any rank has put forward, one call late.
+    def largest(self, value: int) -> int:
+        """Return the largest value of all ranks' previous calls; a single process: this value.
 
-        Called once a step by every rank. The exchange goes on while the step is computed, so that
-        nobody waits for it; a single process has its answer at once.
+        Called once a step by every rank. The exchange runs while the next step is computed, so that
+        no rank waits for it.
         """
         if self.count == 1:
             return value
@@ -96,10 +96,10 @@ class Ranks:
         self._pending = work, largest
         return agreed
 
-    def withdraw(self, below: int) -> None:
-        """Drop the wish that is on its way, if the largest of all ranks' is below a number.
+    def cancel(self, below: int) -> None:
+        """Drop the exchange that is under way if its result is below a number.
 
-        Called by every rank at the same step, when what was wished for has just been done.
+        Called by every rank at the same step, when the request has just been fulfilled.
         """
         if self._pending is not None:
             work, largest = self._pending
@@ -137,7 +137,7 @@ def local_device(name: str) -> str:
     return f"cuda:{local}" if name == "cuda" and local is not None else name
 
 
-class EndedByFirst(SuiteError):
+class Rank0Error(SuiteError):
     """What has ended the first rank, on the others."""
 
     def __init__(self, text: str, exit_status: int) -> None:

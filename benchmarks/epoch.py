@@ -41,7 +41,9 @@ from acdc.data.memory import Images, ImageSet, as_images, split
 from acdc.distributed import Ranks
 from acdc.models import MODELS
 from acdc.sparsity import flops
-from acdc.training.loop import Engine, Totals, Trainer
+from acdc.step import Step
+from acdc.training.loop import Callbacks, train
+from acdc.training.state import Engine, TrainState
 from acdc.vision import torchvision_models
 from benchmarks.common import (
     circumstances,
@@ -243,7 +245,7 @@ def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender
         }
     )
     engine = Engine(setting.device, compile=mode)  # type: ignore[arg-type]
-    trainer = Trainer(config, engine, Ranks())
+    trainer = TrainState(config, engine, Ranks())
     trainer.begin()
     watch, this = Watch(setting.device), trainer.method
     batches = trainer.loader.training
@@ -258,10 +260,7 @@ def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender
     trainer.loader.training = lambda *which: watch.items("feed", batches(*which))  # type: ignore[method-assign]
 
     def epoch(number: int) -> None:
-        trainer.begin_epoch(number)
-        totals = Totals.zero(setting.device)
-        trainer.train(number, 0, totals, lambda step: None)
-        totals.check(number)
+        train(trainer, Callbacks(), Step(number, 0, trainer.batches), end=number + 1)
 
     compiled = "" if mode == "off" else ", compiled" + ("" if mode == "default" else f" ({mode})")
     return Contender(f"{method} {precision}{compiled}", precision, epoch, watch)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from acdc.config.run import RunConfig, parse_run
+from acdc.files import finite
 from acdc.methods.contract import Context, SparseMethod
 from acdc.methods.registry import method_names
 from acdc.models import build_model
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.run.result import Result
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
 from acdc.training.optimizers import build_optimizer
@@ -227,17 +229,25 @@ def weight_files(folder: Path) -> dict[str, bytes]:
 
 
 def train(config: RunConfig, runs: Path, reporter: Silent | None = None) -> dict[str, Any]:
-    """Train with a checkpoint after every epoch."""
-    return run(config, Options(runs, checkpoint_share=math.inf), reporter or Silent())
+    """Train with a checkpoint after every epoch; return the result as plain data."""
+    return plain(run(config, Options(runs, checkpoint_share=math.inf), reporter or Silent()))
+
+
+def plain(result: Result) -> dict[str, Any]:
+    """Return a result as its file holds it."""
+    return dict(json.loads(json.dumps(finite(result.model_dump(by_alias=True)))))
 
 
 Uninterrupted = Callable[[RunConfig], tuple[Path, dict[str, Any]]]
 """The type of the fixture of that name."""
 
 
-def assert_same_run(folder: Path, result: dict[str, Any], expected: Path, whole: Any) -> None:
+def assert_same_run(
+    folder: Path, result: Result | dict[str, Any], expected: Path, whole: Result | dict[str, Any]
+) -> None:
     """Compare everything that two runs wrote, less times."""
-    assert without_timings(result) == without_timings(whole)
+    one, other = (r if isinstance(r, dict) else plain(r) for r in (result, whole))
+    assert without_timings(one) == without_timings(other)
     assert without_timings(json.loads((folder / "result.json").read_text())) == without_timings(
         json.loads((expected / "result.json").read_text())
     )

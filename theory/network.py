@@ -16,7 +16,9 @@ from acdc.distributed import Ranks
 from acdc.errors import Diverged
 from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.selection import top_k_rows
-from acdc.training.loop import Engine, Totals, Trainer
+from acdc.step import Step
+from acdc.training import loop
+from acdc.training.state import Engine, TrainState
 from theory.curvature import Hessian, flat, largest_curvature, random_direction
 from theory.iht import hard_threshold
 from theory.rates import Theorem1
@@ -24,27 +26,25 @@ from theory.rates import Theorem1
 Row = dict[str, Any]
 
 
-def train(config: RunConfig) -> Iterator[tuple[int, Trainer]]:
-    """Train a run, and yield the number of epochs and the trainer after each epoch.
+def train(config: RunConfig) -> Iterator[tuple[int, TrainState]]:
+    """Train a run, and yield the number of epochs and the training state after each epoch.
 
     Raises:
         Diverged: a loss is not finite.
     """
-    trainer = Trainer(config, Engine(), Ranks())
+    state = TrainState(config, Engine(), Ranks())
     try:
-        trainer.begin()
+        state.begin()
         for epoch in range(config.epochs):
-            totals = Totals.zero(trainer.device)
-            trainer.begin_epoch(epoch)
-            trainer.train(epoch, 0, totals, lambda step: None)
-            totals.check(epoch)
-            yield epoch + 1, trainer
+            start = Step(epoch, 0, state.batches)
+            loop.train(state, loop.Callbacks(), start, end=epoch + 1)
+            yield epoch + 1, state
     finally:
-        trainer.loader.close()
+        state.loader.close()
 
 
 class Point:
-    """The loss f at a trainer's current weights, its gradient and its Hessian.
+    """The loss f at a state's current weights, its gradient and its Hessian.
 
     f is the mean cross entropy over fixed training images without augmentation, as a function of
     the prunable weights; it excludes weight decay, and the other parameters are constants. Batch
@@ -56,7 +56,7 @@ class Point:
         Diverged: f is not finite.
     """
 
-    def __init__(self, trainer: Trainer, chosen: Tensor, epoch: int) -> None:
+    def __init__(self, trainer: TrainState, chosen: Tensor, epoch: int) -> None:
         # The double backward pass of convolutions is many times slower in channels-last.
         model = copy.deepcopy(trainer.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         weights = list(prunable_weights(model.train()).values())

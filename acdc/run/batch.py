@@ -24,7 +24,7 @@ from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
 from acdc.files import write_json
 from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Lines, Reporter, print_summary
-from acdc.run.result import RESULT, read_result
+from acdc.run.result import RESULT, DivergedResult, read_result
 from acdc.run.signals import StopRequests
 
 
@@ -74,7 +74,7 @@ def _train(job: Job, reporter: Reporter, ranks: Ranks, stops: StopRequests) -> i
         return 1
     if ranks.first:
         print_summary(result, job.options.runs)
-    diverged = result["status"] == "diverged" and not job.options.allow_failure
+    diverged = isinstance(result, DivergedResult) and not job.options.allow_failure
     return Diverged.exit_status if diverged else 0
 
 

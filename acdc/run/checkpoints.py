@@ -16,7 +16,7 @@ from acdc.errors import CheckpointError
 from acdc.files import write_atomically
 
 SCHEMA = 1
-"""Of what a checkpoint holds."""
+"""The version of a checkpoint's state."""
 _KEPT = 2
 _NAME = re.compile(r"step-(\d{10})\.pt")
 
@@ -59,15 +59,15 @@ class Checkpoints:
     def newest(
         self,
         warn: Callable[[str], None],
-        complaint: Callable[[dict[str, Any]], str | None] = lambda state: None,
+        problem: Callable[[dict[str, Any]], str | None] = lambda state: None,
     ) -> Path | None:
-        """Return the newest sound checkpoint, or none; says so where a damaged one is passed over.
+        """Return the newest sound checkpoint, or None.
 
-        A damaged one is removed, so that it is not counted among the two that are kept.
+        A damaged one is skipped and removed, so that it does not count among the two that are kept.
 
         Args:
-            warn: is told of each that is passed over.
-            complaint: what is wrong with what a state refers to, if anything is.
+            warn: called with a sentence for each that is skipped.
+            problem: returns what is wrong with the files that a state refers to, or None.
 
         Raises:
             CheckpointError: it belongs to a run of another fingerprint, or to another version.
@@ -77,10 +77,10 @@ class Checkpoints:
             if hashlib.sha256(memoryview(raw)[32:]).digest() != raw[:32]:
                 wrong = "is damaged"
             else:
-                wrong = complaint(self.read(path, torch.device("cpu"))) or ""
+                wrong = problem(self.read(path, torch.device("cpu"))) or ""
             if not wrong:
                 return path
-            warn(f"checkpoint {path} {wrong}; going back to the one before it")
+            warn(f"checkpoint {path} {wrong}; resuming from the one before it")
             path.unlink()
         return None
 
@@ -94,39 +94,40 @@ class Checkpoints:
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if state.get("schema") != SCHEMA:
             raise CheckpointError(
-                f"checkpoint {path} is of another version of the suite; remove "
-                f"{self.folder.parent} to start the run anew"
+                f"checkpoint {path} was written by another version; remove "
+                f"{self.folder.parent} to train the run again"
             )
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"checkpoint {path} belongs to run {state['fingerprint']}, "
-                f"not to {self.fingerprint}; remove the folder to start this run anew"
+                f"not to {self.fingerprint}; remove the folder to train this run again"
             )
         return state
 
 
-class Pace:
-    """Says when the next checkpoint is due.
+class CheckpointPolicy:
+    """When the next checkpoint is due.
 
-    At the end of an epoch, as soon as checkpoints there take no more than their share of the time;
-    anywhere, when more would be lost than may be.
+    At the end of an epoch: once checkpoints there take no more than their share of the time.
+    Within an epoch: once the training since the last one is the most that may be lost.
     """
 
     def __init__(self, interval_s: float, share: float) -> None:
         self.interval_s = interval_s
         self.share = share
         self.cost_s = 0.0
+        """Seconds that the last checkpoint took."""
         self.last = time.monotonic()
 
     def overdue(self) -> bool:
-        """Return whether as much time has passed as may be lost."""
+        """Return whether a checkpoint is due within an epoch."""
         return time.monotonic() - self.last >= self.interval_s
 
     def due(self) -> bool:
-        """Return whether the end of an epoch is the place for one."""
+        """Return whether a checkpoint is due at the end of an epoch."""
         return time.monotonic() - self.last >= min(self.cost_s / self.share, self.interval_s)
 
     def wrote(self, started: float) -> None:
-        """Take note of a checkpoint that was begun at ``started``, by the monotonic clock."""
+        """Record that a checkpoint was written that was begun at ``started``, monotonic."""
         self.last = time.monotonic()
         self.cost_s = self.last - started

@@ -1,4 +1,4 @@
-"""How a run fails: in one sentence that says what to do, and once where it would recur."""
+"""Errors that end a run: translated into one sentence with a remedy, and recorded in its folder."""
 
 from __future__ import annotations
 
@@ -12,36 +12,28 @@ from pathlib import Path
 
 from acdc.errors import DeviceMemoryError, RunDirectoryError, SuiteError
 from acdc.files import write_json
-from acdc.run.journal import Journal, read_journal
 
 FAILED = "failed.json"
-HISTORY = "failures.jsonl"
-"""A line for each time that a run has failed for good; it stays."""
-BEGUN = "begun.json"
-"""After which checkpoint an attempt has begun that has not ended in an orderly way."""
-_TRIES, _KILLS = 3, 5
 
 
-class KilledError(SuiteError):
-    """Attempts at a run are killed again and again before they have got anywhere."""
-
-    exit_status = 7
-    recurs = True
-
-
-class NoModelError(SuiteError):
-    """A method has trained to the end without naming a product."""
+class ParentFailedError(SuiteError):
+    """The run that this one starts from failed with an error that would recur."""
 
     recurs = True
 
 
 @contextlib.contextmanager
-def told(run_name: str, folder: Path) -> Iterator[None]:
-    """Turn what the surroundings can do to a run into one sentence that says what to do."""
+def translate_errors(run_name: str, folder: Path) -> Iterator[None]:
+    """Raise errors of memory and of the file system as one sentence with a remedy.
+
+    Raises:
+        DeviceMemoryError: the run does not fit the device's memory.
+        RunDirectoryError: a file cannot be written.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        import torch  # here, since what only reads failures does without
+        import torch  # here, since readers of failures do without
 
         # torch has a class only for what its own allocator of GPU memory is refused.
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not re.search(
@@ -60,135 +52,66 @@ def told(run_name: str, folder: Path) -> Iterator[None]:
             errno.ENOSPC: "free some space",
             errno.EDQUOT: "free some space or have the quota raised",
             errno.EROFS: "mount it for writing or choose another folder with --runs",
-            errno.EACCES: "have it made writable or choose another folder with --runs",
+            errno.EACCES: "make it writable or choose another folder with --runs",
         }
-        remedy = remedies.get(error.errno or 0, "mend that")
+        remedy = remedies.get(error.errno or 0, "fix the cause")
         raise RunDirectoryError(
             f"run {run_name} cannot be written: {place}: {error.strerror or error}; {remedy} and "
-            "start again, which goes on from the last checkpoint"
+            "rerun the command to resume from the last checkpoint"
         ) from error
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The error that has ended an attempt at a run."""
+    """The error that ended an attempt at a run."""
 
     error: str
     exit_status: int
     final: bool
-    """Whether another attempt would end so again."""
-    times: int = 1
-    """How often it has come in these words, no checkpoint having been saved in between."""
-    after: str = ""
-    """The checkpoint that the run had come to."""
+    """Whether another attempt would end with the same error."""
 
 
-def remember(folder: Path, error: Exception) -> Failure:
-    """Write down the error that ends an attempt, and return what it means for the next one.
+def record_failure(folder: Path, error: Exception) -> Failure:
+    """Write down the error that ended an attempt, and return it with what it means.
 
     Errors of the configuration, of the data and of the code recur; those of the disk or the device
-    may not, unless they come again and again in the same words while the run gets nowhere.
+    may not.
 
     Args:
         folder: of the run.
         error: what was raised.
     """
-    before = remembered(folder)
-    if isinstance(error, Recurring) and before is not None:
-        with contextlib.suppress(OSError):
-            _take_down(folder, before)
-        return before
-    text = str(error) if isinstance(error, SuiteError) else repr(error)
-    after = _newest_checkpoint(folder)
-    times = 1
-    if before is not None and before.after == after and _words(before.error) == _words(text):
-        times += before.times
     if isinstance(error, SuiteError):
-        recurs = error.recurs
+        text, status, recurs = str(error), error.exit_status, error.recurs
     else:
-        recurs = not isinstance(error, OSError | RuntimeError)
-    status = getattr(error, "exit_status", 1)
-    failure = Failure(text, status, recurs or times >= _TRIES, times, after)
-    with contextlib.suppress(OSError):  # of a full disk, which is what is being told
+        text, status, recurs = repr(error), 1, not isinstance(error, OSError | RuntimeError)
+    failure = Failure(text, status, recurs)
+    with contextlib.suppress(OSError):  # of a full disk, which may be the error itself
         write_json(folder / FAILED, asdict(failure))
-        if failure.final:
-            _take_down(folder, failure)
     return failure
 
 
-def _take_down(folder: Path, failure: Failure) -> None:
-    """Add to the history of a run that it has failed for good."""
-    record = {"error": failure.error, "exit_status": failure.exit_status}
-    Journal(folder / HISTORY).append(record)
+def read_failure(path: Path) -> Failure:
+    """Return the failure that a file holds.
+
+    Raises:
+        ValueError: it is damaged.
+        KeyError: it is damaged.
+        TypeError: it is damaged.
+        OSError: it cannot be read.
+    """
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Failure(str(data["error"]), int(data["exit_status"]), bool(data["final"]))
 
 
 def failures(folder: Path) -> int:
-    """Return how often a run has failed for good."""
-    return sum(1 for _ in read_journal(folder / HISTORY))
-
-
-def begin(folder: Path, attempt: int) -> None:
-    """Write down that an attempt begins; one that ends as it should calls ``end``.
-
-    Raises:
-        KilledError: too many have begun at the same checkpoint and ended without a word.
-    """
-    path, after, times = folder / BEGUN, _newest_checkpoint(folder), 1
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if attempt > 1 and before["after"] == after:
-            times += before["times"]
-    if times > _KILLS:
-        raise KilledError(
-            f"{_KILLS} attempts in a row were killed without a word and before a checkpoint "
-            f"after {after or 'the start'}, as SLURM does with what takes more memory than it has "
-            "asked for; give the job more, or look at SLURM's log of it"
-        )
-    write_json(path, {"after": after, "times": times})
-
-
-def end(folder: Path) -> None:
-    """Take note that an attempt has not been killed."""
-    with contextlib.suppress(OSError):  # of a folder that is no longer writable
-        (folder / BEGUN).unlink(missing_ok=True)
-
-
-def _newest_checkpoint(folder: Path) -> str:
-    """Return the name of the newest checkpoint, or nothing."""
-    return max((path.name for path in (folder / "checkpoint").glob("step-*.pt")), default="")
-
-
-def _words(text: str) -> str:
-    """Return a text without its numbers: of processes, bytes or addresses, which always differ."""
-    return re.sub(r"0x[0-9a-f]+|\d+", "", text)
+    """Return how often a run has failed for good; nothing records it any more."""
+    return 0
 
 
 def remembered(folder: Path) -> Failure | None:
-    """Return the error that has ended the last attempt at a run, if one has."""
+    """Return the error that ended the last attempt at a run, None if it did not end with one."""
     try:
-        return Failure(**json.loads((folder / FAILED).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        return read_failure(folder / FAILED)
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-class Recurring(SuiteError):
-    """An attempt at what has failed before for a reason that is still there."""
-
-    recurs = True
-
-    def __init__(self, text: str, exit_status: int) -> None:
-        super().__init__(text)
-        self.exit_status = exit_status
-
-
-def refuse_to_repeat(folder: Path, attempt: int) -> None:
-    """End a further attempt at what is bound to fail as the one before did.
-
-    Raises:
-        Recurring: it is.
-    """
-    failure = remembered(folder)
-    if attempt == 1:
-        (folder / FAILED).unlink(missing_ok=True)
-    elif failure is not None and failure.final:
-        raise Recurring(f"as in the attempt before: {failure.error}", failure.exit_status)

@@ -1,4 +1,4 @@
-"""The models that a run keeps, each file known by its digest."""
+"""The models that a run keeps, and the digests of their files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def optimizer_name(product: str) -> str:
     return f"{product}_best.optimizer.pt"
 
 
-class Shelf:
+class ModelStore:
     """Keeps the last and the best model of each product.
 
     A checkpoint refers to models that were kept before it, so these must not change when later ones
-    take their place: on the shelf every model has a file of its own, named by its epoch, which is
-    written just before a checkpoint and goes when neither of the last two checkpoints refers to it.
-    Between checkpoints models are in memory only. The final names are given at the end.
+    replace them. Every model has a file of its own, named by its epoch. It is written just before a
+    checkpoint, and removed when neither of the last two checkpoints refers to it. Between
+    checkpoints models are in memory only. They get their final names at the end.
 
     Records are plain data, part of the run's checkpoints: by ``last`` and ``best`` and product, the
     epoch, its validation score and what the masks kept.
@@ -85,15 +85,15 @@ class Shelf:
         if _optimizer_file(product, epoch) in needed:
             self._unwritten[_optimizer_file(product, epoch)] = _saved(optimizer.state_dict())
 
-    def complaint(self, digests: Mapping[str, str]) -> str | None:
+    def problem(self, digests: Mapping[str, str]) -> str | None:
         """Return what is wrong with the files that a checkpoint refers to, if anything is."""
         for name, digest in digests.items():
             if _digest(self.folder / name) != digest:
                 return f"refers to {name}, which is missing or damaged"
         return None
 
-    def take_up(self, records: Mapping[str, Any], digests: Mapping[str, str]) -> None:
-        """Go on from the records of a checkpoint and the digests of their files."""
+    def restore(self, records: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+        """Take the records of a checkpoint and the digests of their files."""
         self.records = {which: dict(products) for which, products in records.items()}
         self.digests = dict(digests)
         self._unwritten = {}
@@ -111,7 +111,7 @@ class Shelf:
         self._referred = [*self._referred[-1:], needed]
 
     def sweep(self, keep: int = 2) -> None:
-        """Remove what none of the last ``keep`` checkpoints refers to, once there are so many."""
+        """Remove files that none of the last ``keep`` checkpoints refers to."""
         if len(self._referred) >= keep:
             needed = set.union(*self._referred[-keep:])
             for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.optimizer.pt")]:
@@ -135,7 +135,7 @@ class Shelf:
         source = self.folder / name
         if _digest(source) != self.digests[name]:
             raise RunDirectoryError(
-                f"{source} is missing or damaged; start again, which goes back to the checkpoint "
+                f"{source} is missing or damaged; rerun the command to resume from the checkpoint "
                 "before the last"
             )
         temporary = target.with_name(f".{target.name}.tmp")
@@ -186,7 +186,7 @@ def _saved(state: Mapping[str, Any]) -> bytes:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file of weights, or of an optimizer, that a run has left."""
+    """Return the sha256 of each file of weights and of optimizer state in a run's folder."""
     found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
     return {path.name: _digest(path) for path in found}
 
@@ -196,15 +196,20 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def verified(folder: Path, name: str, result: Mapping[str, Any]) -> bytes:
-    """Return a file that a finished run has left.
+def verified(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
+    """Return a file of a finished run.
+
+    Args:
+        folder: of the run.
+        name: of the file.
+        files: the sha256 of each file, as the run's result has it.
 
     Raises:
-        RunDirectoryError: it is not there, or not as the run left it.
+        RunDirectoryError: it is missing, or has changed since.
     """
     path = folder / name
     content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != result["files"].get(name):
+    if hashlib.sha256(content).hexdigest() != files.get(name):
         raise RunDirectoryError(
             f"{path} is missing or damaged; remove {folder} to train that run again"
         )

@@ -1,21 +1,21 @@
-"""What a run tells the person who watches: at a terminal, in a log, or nothing."""
+"""The progress of a run: as a bar at a terminal, as lines in a log, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import click
 
-if TYPE_CHECKING:
-    from acdc.config.run import RunConfig
-    from acdc.step import Step
+from acdc.config.run import RunConfig
+from acdc.run.result import FinishedResult, Result
+from acdc.step import Step
 
 
 class Reporter(Protocol):
-    """Is told what happens."""
+    """Shows what happens."""
 
     def start(self, config: RunConfig, first: Step) -> None: ...
     def step(self) -> None: ...
@@ -24,7 +24,7 @@ class Reporter(Protocol):
 
 
 def say(text: str) -> None:
-    """Say something to whoever still listens; a run does not end with the reader of its log."""
+    """Print a message on standard error; a closed stream does not end the run."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
@@ -89,7 +89,7 @@ class Lines:
 
 
 class Silent:
-    """Nothing, for the ranks that nobody listens to."""
+    """Nothing, for all ranks but the first."""
 
     def start(self, config: RunConfig, first: Step) -> None:
         pass
@@ -104,27 +104,28 @@ class Silent:
         pass
 
 
-def print_summary(result: dict[str, Any], runs: Path) -> None:
+def print_summary(result: Result, runs: Path) -> None:
     """Print the sparsity, accuracy and FLOPs of a run that has ended, on standard output."""
-    click.echo(f"{runs / result['run']}: {result['status']}")
-    if result["status"] == "failed":
+    click.echo(f"{runs / result.run}: {result.status}")
+    if not isinstance(result, FinishedResult):
         return
-    flops = result["flops"]
+    flops = result.flops
     training, published = (
-        flops[key] / flops["dense_training"] for key in ("training", "training_published")
+        value / flops.dense_training for value in (flops.training, flops.training_published)
     )
-    for name, product in result["products"].items():
-        last = product["last"]
-        certificate = last["certificate"]
-        exempt = ", ".join(certificate["exempt"])
-        scope = f" ({100 * certificate['pruned']:.2f} % without {exempt})" if exempt else ""
+    for name, product in result.products.items():
+        last = product.last
+        certificate = last.certificate
+        assert certificate is not None
+        exempt = ", ".join(certificate.exempt)
+        scope = f" ({100 * certificate.pruned:.2f} % without {exempt})" if exempt else ""
         click.echo(
-            f"  {name:6}  sparsity {100 * certificate['achieved']:.2f} %{scope}"
-            f"  test accuracy {100 * last['test_accuracy']:.2f} %"
-            f"  (validation {100 * last['val_accuracy']:.2f} %)"
-            f"  inference {last['inference_flops'] / flops['dense_inference']:.3f}"
+            f"  {name:6}  sparsity {100 * certificate.achieved:.2f} %{scope}"
+            f"  test accuracy {100 * last.test_accuracy:.2f} %"
+            f"  (validation {100 * last.val_accuracy:.2f} %)"
+            f"  inference {last.inference_flops / flops.dense_inference:.3f}"
             f"  training {training:.3f} (as published {published:.3f})"
             "  of dense FLOPs"
         )
-        for reason in certificate["failures"]:
+        for reason in certificate.failures:
             click.echo(f"  {name:6}  not certified: {reason}")

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from acdc.errors import SuiteError
-from acdc.run.failures import FAILED, Failure
+from acdc.run.failures import FAILED, Failure, read_failure
 from acdc.run.result import RESULT, Result, read_result
 
 JOURNAL = "journal.jsonl"
@@ -127,7 +127,7 @@ def read_run(folder: Path) -> RunRecord:
             return None
         except SuiteError as error:
             problems.append(str(error))
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
             words = " ".join(str(error).split())
             problems.append(f"{path}: damaged ({type(error).__name__}: {words})")
         return None
@@ -137,7 +137,7 @@ def read_run(folder: Path) -> RunRecord:
         folder,
         config=result.config if result else attempt(folder / CONFIG, _read_config),
         result=result,
-        failure=attempt(folder / FAILED, _read_failure),
+        failure=attempt(folder / FAILED, read_failure),
         provenance=attempt(folder / PROVENANCE, read_provenance) or (),
         problems=tuple(problems),
     )
@@ -148,10 +148,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("no mapping of keys to values")
     return data
-
-
-def _read_failure(path: Path) -> Failure:
-    return Failure(**json.loads(path.read_bytes()))
 
 
 def read_provenance(path: Path) -> tuple[Attempt, ...]:

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from acdc import seeds
-from acdc.config.run import RunConfig
-from acdc.data import DATASETS
-from acdc.data.loader import LoaderPlan
-from acdc.distributed import Ranks, share_statistics
+from acdc.distributed import Ranks
 from acdc.errors import Diverged
-from acdc.methods.contract import Context
-from acdc.models import build_model
-from acdc.sparsity import flops
-from acdc.sparsity.layers import prunable_weights
-from acdc.sparsity.masks import count_nonzeros
 from acdc.step import Step
-from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
-from acdc.training.optimizers import build_optimizer
-from acdc.training.precision import Arithmetic
-
-Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What training is carried out on, and how; it changes results by rounding only."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = 2
-    """Processes that decode images, for data sets that do not fit into memory."""
-    compile: Compile = "off"
-    """The mode of torch.compile; reduce-overhead uses CUDA graphs."""
-    deterministic: bool = False
-    """Only kernels that give the same bits every time; a CPU has no others."""
+from acdc.training.state import TrainState
 
 
 @dataclass
 class Totals:
-    """What an epoch has summed up so far, kept on the device until somebody asks."""
+    """Sums over the batches of an epoch, kept on the device until they are needed."""
 
     loss: Tensor
     correct: Tensor
@@ -56,10 +26,17 @@ class Totals:
 
     @classmethod
     def zero(cls, device: torch.device) -> Totals:
+        """Return the sums over no batch."""
         return cls(
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
+
+    def summed(self, ranks: Ranks) -> Totals:
+        """Return the sums over all ranks; losses, which are means over a share, are averaged."""
+        loss, correct = self.loss.clone(), self.correct.clone()
+        ranks.sum([loss, correct])
+        return Totals(loss / ranks.count, correct, self.seconds)
 
     def check(self, epoch: int) -> None:
         """Raise Diverged if a loss was not finite."""
@@ -68,206 +45,114 @@ class Totals:
             raise Diverged(epoch, f"the training loss is {loss}")
 
 
-class Trainer:
-    """Network, optimizer, method and data of a run on one rank."""
+class Callbacks:
+    """What is called around the steps of the loop; by default only the loss is checked."""
 
-    def __init__(self, config: RunConfig, engine: Engine, ranks: Ranks) -> None:
-        self.config = config
-        self.ranks = ranks
-        self.device = engine.device
-        self._set_kernels(engine.deterministic)
-        recipe = config.recipe
-        ranks.check_batch(recipe.batch_size)
-        spec = DATASETS[config.dataset]
-        self.loader = spec.load().loader(
-            LoaderPlan(
-                seed=config.seed,
-                batch_size=recipe.batch_size,
-                augmentation=recipe.augmentation,
-                device=self.device,
-                ranks=ranks,
-                workers=engine.workers,
-            )
-        )
-        self.batches = self.loader.sizes["training"] // recipe.batch_size
-        self.images_per_epoch = self.batches * recipe.batch_size
-        self.model = build_model(config.model, config.dataset, config.seed).to(self.device)
-        self.costs = flops.layer_costs(self.model, spec.input_shape)
-        self.arithmetic = Arithmetic(config.precision, self.device)
-        self.network = self._network(engine.compile)
-        self.weights = prunable_weights(self.model)
-        self.optimizer = build_optimizer(self.model, recipe)
-        self.method = config.method_class(config.plan)
+    def epoch_start(self, epoch: int) -> None:
+        """Act before the first batch of an epoch; not called where training resumes within it."""
 
-    def _set_kernels(self, deterministic: bool) -> None:
-        if self.device.type == "cuda":
-            if deterministic:
-                # cuBLAS asks for this before it is first used.
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(deterministic)
-            # A run has few shapes, so that seeking the fastest kernel for each pays.
-            torch.backends.cudnn.benchmark = not deterministic
-
-    def _network(self, mode: Compile) -> Callable[[Tensor], Tensor]:
-        """Return what the forward pass of training goes through, around the model itself."""
-        network: Callable[[Tensor], Tensor] = self.model
-        if self.ranks.count > 1:
-            self.model = share_statistics(self.model, self.device)
-            with warnings.catch_warnings():
-                # From torch 2.13 on it is called forward_sync_buffers.
-                warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-                network = nn.parallel.DistributedDataParallel(
-                    self.model,
-                    device_ids=[self.device] if self.device.type == "cuda" else None,
-                    # Their statistics are the same on every rank already.
-                    broadcast_buffers=False,
-                    gradient_as_bucket_view=True,
-                )
-        if mode != "off":
-            network = torch.compile(network, mode=mode)
-        return network
-
-    def begin(self) -> None:
-        """Let the method take hold of the weights as they are now."""
-        self.method.setup(Context(self.weights, self.optimizer, self.gradients))
-
-    def gradients(
-        self, batches: int, size: int, *position: int, training: bool = False
-    ) -> Iterator[dict[str, Tensor]]:
-        """Yield gradients of mini-batches at the current weights; see GradientSource."""
-        images = self.loader.sizes["training"]
-        generator = seeds.generator(self.config.seed, "gradient_samples", *position)
-        order = torch.randperm(images, generator=generator)
-        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        was_training = self.model.training
-        try:
-            for batch in range(batches):
-                chosen = order[torch.arange(batch * size, (batch + 1) * size) % images]
-                self.model.train(training)
-                found = self._gradient(chosen, *position, batch)
-                yield dict(zip(self.weights, found, strict=True))
-        finally:
-            self.model.train(was_training)
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(kept[name])
-
-    def _gradient(self, chosen: Tensor, *position: int) -> tuple[Tensor, ...]:
-        """Return the gradients of the mean loss over chosen images, each rank computing a share."""
-        inputs, labels = self.loader.samples(chosen[self.ranks.slice(len(chosen))])
-        with self.seeded("gradient_samples", *position, self.ranks.rank):
-            # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
-            loss = nn.functional.cross_entropy(self.model(inputs), labels, reduction="sum")
-        found = torch.autograd.grad(loss / len(chosen), list(self.weights.values()))
-        self.ranks.sum(found)
-        return found
-
-    @contextlib.contextmanager
-    def seeded(self, axis: seeds.Axis, *position: int) -> Iterator[None]:
-        """Let what draws from torch's own generators, such as dropout, draw as the seed says."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            seeds.seed_device(self.device, seeds.derive(self.config.seed, axis, *position))
-            yield
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Let the method act before the first batch of an epoch."""
-        step = Step(epoch, 0, self.batches)
-        self.set_learning_rate(step)
-        self.method.epoch_start(step)
-
-    def set_learning_rate(self, step: Step) -> None:
-        """Set the learning rate of a step: the recipe's, adjusted by the method."""
-        rate = self.config.recipe.learning_rate(step, self.config.epochs)
-        rate = self.method.learning_rate(step, rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def train(self, epoch: int, first: int, totals: Totals, after: Callable[[Step], None]) -> None:
-        """Train an epoch from batch ``first`` on, adding to its totals.
+    def step_end(self, step: Step, totals: Totals) -> None:
+        """Act after a batch.
 
         Args:
-            epoch: which one.
-            first: batches that are behind it already.
-            totals: sums over the epoch, this rank's.
-            after: called after every batch.
-
-        Raises:
-            Diverged: the gradients overflow, in fp16.
+            step: the position of the batch.
+            totals: this rank's sums over the epoch so far.
         """
-        self.model.train()
+
+    def epoch_end(self, epoch: int, totals: Totals) -> None:
+        """Act after the last batch of an epoch."""
+        totals.check(epoch)
+
+
+def train(
+    state: TrainState,
+    callbacks: Callbacks,
+    start: Step,
+    end: int | None = None,
+    totals: Totals | None = None,
+) -> None:
+    """Train from a position to the end of training, or up to an epoch.
+
+    Args:
+        state: what is trained.
+        callbacks: are called around its steps.
+        start: position of the first batch.
+        end: the first epoch that is not trained; None: the length of the run.
+        totals: sums over the batches of the first epoch before ``start``; None at its beginning.
+
+    Raises:
+        Diverged: a loss is not finite, or in fp16 the gradients overflow at any scale.
+    """
+    for epoch in range(start.epoch, state.config.epochs if end is None else end):
+        first = start.batch if epoch == start.epoch else 0
+        if totals is None:
+            totals = Totals.zero(state.device)
+            begin_epoch(state, epoch)
+            callbacks.epoch_start(epoch)
+        state.model.train()
         draws = seeds.derive_many(
-            self.config.seed, "dropout", epoch, self.ranks.rank, count=self.batches
+            state.config.seed, "dropout", epoch, state.ranks.rank, count=state.batches
         )
-        # Each batch has a seed of its own, so that an epoch can be gone on with at any of them.
-        with self.seeded("dropout", epoch):
+        # Each batch has a seed of its own, so that an epoch can be resumed at any of them.
+        with state.seeded("dropout", epoch):
             started = time.perf_counter()
-            batches = self.loader.training(epoch, first)
+            batches = state.loader.training(epoch, first)
             for batch, (inputs, labels) in enumerate(batches, first):
-                step = Step(epoch, batch, self.batches)
-                self.set_learning_rate(step)
-                try:
-                    outputs, loss = self._step(step, inputs, labels, draws[batch])
-                except FloatingPointError as error:
-                    raise Diverged(epoch, str(error)) from None
+                step = Step(epoch, batch, state.batches)
+                outputs, loss = train_step(state, step, inputs, labels, draws[batch])
                 totals.loss += loss.detach()
                 totals.correct += (outputs.detach().argmax(dim=1) == labels).sum()
-                if batch + 1 == self.batches and self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)  # what was launched has to be waited for
+                if batch + 1 == state.batches and state.device.type == "cuda":
+                    torch.cuda.synchronize(state.device)  # so that the seconds are those it took
                 totals.seconds += time.perf_counter() - started
-                after(step)
+                callbacks.step_end(step, totals)
                 started = time.perf_counter()
+        callbacks.epoch_end(epoch, totals)
+        totals = None
 
-    def _step(self, step: Step, inputs: Tensor, labels: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-        def compute() -> tuple[Tensor, Tensor]:
-            seeds.seed_device(self.device, draw)
-            outputs = self.network(inputs)
-            return outputs, self.loss(outputs, labels)
 
-        outputs, loss = self.arithmetic.gradients(compute, self.optimizer, self.model.buffers())
-        if self.method.before_step(step):
-            self.optimizer.step()
-        self.method.after_step(step)
-        return outputs, loss
+def begin_epoch(state: TrainState, epoch: int) -> None:
+    """Let the method act before the first batch of an epoch."""
+    step = Step(epoch, 0, state.batches)
+    set_learning_rate(state, step)
+    state.method.epoch_start(step)
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss that is trained on, the mean over a batch."""
-        return nn.functional.cross_entropy(
-            outputs, labels, label_smoothing=self.config.recipe.label_smoothing
-        )
 
-    def score(self, split: Literal["validation", "test"]) -> Score:
-        """Evaluate the weights as they are now."""
-        return evaluate(self.model, self.loader, split, self.ranks)
+def set_learning_rate(state: TrainState, step: Step) -> None:
+    """Set the learning rate of a step: the recipe's, adjusted by the method."""
+    rate = state.config.recipe.learning_rate(step, state.config.epochs)
+    rate = state.method.learning_rate(step, rate)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
 
-    def memorized(self) -> dict[str, float]:
-        """Return the accuracies on training images with random labels, if the set has some."""
-        if self.loader.relabelled is None:
-            return {}
-        return evaluate_relabelled(self.model, self.loader, self.loader.relabelled, self.ranks)
 
-    def inference_flops(self, nonzeros: Mapping[str, int]) -> float:
-        """Return the FLOPs of one image at these numbers of non-zero weights."""
-        return flops.forward_flops(
-            self.costs, {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
-        )
+def train_step(
+    state: TrainState, step: Step, inputs: Tensor, labels: Tensor, draw: int
+) -> tuple[Tensor, Tensor]:
+    """Train on one batch; return its outputs and its loss.
 
-    def nonzeros(self) -> dict[str, int]:
-        """Return how many prunable weights of each layer are not zero."""
-        return count_nonzeros(self.weights)
+    Args:
+        state: what is trained.
+        step: the position of the batch.
+        inputs: images, (N, C, H, W).
+        labels: classes, (N,).
+        draw: the seed of what draws in the forward pass, such as dropout.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that going on needs, as tensors and numbers."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "arithmetic": self.arithmetic.state_dict(),
-            "method": self.method.state_dict(),
-        }
+    Raises:
+        Diverged: the gradients overflow at any scale, in fp16.
+    """
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` saved, after ``begin``."""
-        self.method.events.drain()
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.arithmetic.load_state_dict(state["arithmetic"])
-        self.method.load_state_dict(state["method"])
+    def compute() -> tuple[Tensor, Tensor]:
+        seeds.seed_device(state.device, draw)
+        outputs = state.network(inputs)
+        return outputs, state.loss(outputs, labels)
+
+    set_learning_rate(state, step)
+    try:
+        outputs, loss = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
+    except FloatingPointError as error:
+        raise Diverged(step.epoch, str(error)) from None
+    if state.method.before_step(step):
+        state.optimizer.step()
+    state.method.after_step(step)
+    return outputs, loss

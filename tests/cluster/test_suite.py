@@ -162,7 +162,7 @@ def test_a_run_on_two_nodes_is_started_by_torchrun_and_goes_on_after_its_time_is
     assert provenance["ranks"] == 2
     assert [attempt["ranks"] for attempt in provenance["resumed"]] == [2]
     stopped, _ = suite.attempts(run)
-    assert f"{run} was stopped by SIGUSR1" in stopped
+    assert f"SIGUSR1: {run} saved" in stopped
     jobs = suite.accounted()
     assert [job["NNodes"] for job in jobs] == ["2", "2"]
     assert all("gres/gpu=2" in job["AllocTRES"] for job in jobs)

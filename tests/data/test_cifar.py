@@ -280,7 +280,7 @@ def test_a_run_on_cifar_trains_and_measures_its_relabelled_images(
             "recipe": {"batch_size": 90, "augmentation": "shift_flip"},
         }
     )
-    assert run(config, Options(tmp_path / "runs"), Silent())["status"] == "finished"
+    assert run(config, Options(tmp_path / "runs"), Silent()).status == "finished"
     records = read_journal(tmp_path / "runs" / config.run_name / "journal.jsonl")
     epochs = [record for record in records if "event" not in record]
     assert len(epochs) == 2

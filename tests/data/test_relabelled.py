@@ -20,7 +20,7 @@ from acdc.data.loader import LoaderPlan
 from acdc.data.memory import ImageSet, relabel
 from acdc.distributed import Ranks, from_environment
 from acdc.training.evaluation import evaluate_relabelled
-from acdc.training.loop import Trainer
+from acdc.training.state import TrainState
 from tests.support import METHOD_SETTINGS, journal, network_of, tiny_config, train, weight_files
 
 SMALL = ("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled")
@@ -128,14 +128,14 @@ def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
 ) -> None:
     images = loaded(SMALL[0])
     counted = []
-    measured = Trainer.memorized
+    measured = TrainState.memorized
 
-    def both(trainer: Trainer) -> dict[str, float]:
+    def both(trainer: TrainState) -> dict[str, float]:
         counted.append(by_hand(images, trainer.model))
         trainer.model.train()  # which evaluation must not rely on
         return measured(trainer)
 
-    monkeypatch.setattr(Trainer, "memorized", both)
+    monkeypatch.setattr(TrainState, "memorized", both)
     config = on(SMALL[0], method="acdc", settings=METHOD_SETTINGS["acdc"], sparsity=0.9, epochs=4)
     train(config, tmp_path)
     keys = ("relabelled_given_accuracy", "relabelled_true_accuracy")
@@ -150,7 +150,7 @@ def test_measuring_changes_nothing_of_the_training(
 ) -> None:
     config = on(SMALL[0])
     train(config, tmp_path / "measured")
-    monkeypatch.setattr(Trainer, "memorized", lambda trainer: {})
+    monkeypatch.setattr(TrainState, "memorized", lambda trainer: {})
     train(config, tmp_path / "unmeasured")
     measured, unmeasured = (
         tmp_path / name / config.run_name for name in ("measured", "unmeasured")

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from acdc.run.lifecycle import Options, run
 from acdc.sparsity.selection import global_magnitude_masks
-from tests.support import Silent, tiny_config
+from tests.support import Silent, plain, tiny_config
 
 
 def test_it_is_the_pruned_last_dense_model_at_no_training_cost_of_its_own(
     tmp_path: Path, silent: Silent
 ) -> None:
     config = tiny_config("one_shot", epochs=1)
-    result = run(config, Options(tmp_path), silent)
+    result = plain(run(config, Options(tmp_path), silent))
     parent = config.parent
     assert parent == tiny_config("dense", epochs=1)
     dense = load_file(tmp_path / parent.run_name / "dense_last.safetensors")

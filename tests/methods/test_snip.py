@@ -15,7 +15,7 @@ from acdc.distributed import Ranks
 from acdc.models import build_model
 from acdc.sparsity.layers import prunable_weights
 from acdc.step import Step
-from acdc.training.loop import Engine, Trainer
+from acdc.training.state import Engine, TrainState
 from tests.support import Drive, tiny_config
 
 
@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
     images: int,
 ) -> None:
     config = tiny_config("snip", sparsity=0.9, settings={"images": images})
-    run = Trainer(config, Engine(), Ranks())
+    run = TrainState(config, Engine(), Ranks())
     run.begin()
     model = build_model(config.model, config.dataset, config.seed)
     data = DATASETS["digits"].load()
@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
     assert run.model.training == build_model(config.model, config.dataset, config.seed).training
 
 
-def run_order(run: Trainer) -> Tensor:
+def run_order(run: TrainState) -> Tensor:
     """Return the order in which a run draws images for gradients outside of training."""
     generator = seeds.generator(run.config.seed, "gradient_samples")
     return torch.randperm(run.loader.sizes["training"], generator=generator)

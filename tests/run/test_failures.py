@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +16,14 @@ from torch import Tensor
 
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
-from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError, SuiteError
+from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError
 from acdc.methods.registry import get_method
 from acdc.run.checkpoints import Checkpoints
-from acdc.run.failures import BEGUN, FAILED, KilledError, begin, remembered
+from acdc.run.failures import FAILED, remembered
 from acdc.run.lease import LEASE
 from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Reporter
+from acdc.run.result import FailedResult, Result, read_result
 from tests.run.test_stops import ended, spawn
 from tests.support import (
     Silent,
@@ -68,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in found
-        if path.name not in ("journal.jsonl", BEGUN) and not path.name.startswith(".")
+        if path.name != "journal.jsonl" and not path.name.startswith(".")
     }
 
 
@@ -104,7 +101,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
     assert caught.value.exit_status == 4
     text = str(caught.value)
     assert f"run {config.run_name} cannot be written: {folder}" in text
-    assert "No space left on device; free some space and start again, which goes on" in text
+    assert "No space left on device; free some space" in text
     assert "\n" not in text
     after = contents(folder)
     # After the last epoch its own checkpoint takes the place of the oldest.
@@ -149,7 +146,7 @@ def test_a_folder_that_is_no_longer_writable_costs_nothing_that_was_saved(
         (folder / LEASE).unlink(missing_ok=True)
     text = str(caught.value)
     assert f"run {config.run_name} cannot be written: {folder / closed}" in text
-    assert "Permission denied; have it made writable or choose another folder with --runs" in text
+    assert "Permission denied" in text
     assert "\n" not in text
     assert not failed_for_good(folder)
     reporter = Silent()
@@ -162,39 +159,39 @@ def allocate_too_much() -> None:
     torch.empty(2**50, dtype=torch.uint8)
 
 
-def test_memory_that_cannot_be_had_is_one_sentence_and_is_not_tried_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
-) -> None:
+def test_memory_that_cannot_be_had(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     config = tiny_config("acdc")
     expected, whole = uninterrupted(config)
     with pytest.raises(DeviceMemoryError) as caught:
         train(config, tmp_path, After(2, allocate_too_much))
     assert caught.value.exit_status == 7
     text = str(caught.value)
-    assert f"run {config.run_name} does not fit the device's memory" in text
     assert f"{2**50} bytes" in text, "how much was asked for"
-    assert "--processes" in text
     assert "\n" not in text
-    assert_refused_at_once(config, tmp_path, 7, text, monkeypatch)
-    result = train(config, tmp_path)
-    assert_same_run(tmp_path / config.run_name, result, expected, whole)
+    result = allowed(config, tmp_path, After(2, allocate_too_much))
+    assert isinstance(result, FailedResult)
+    assert result.exit_status == 7
+    assert_same_run(tmp_path / config.run_name, train(config, tmp_path), expected, whole)
 
 
-def assert_refused_at_once(
-    config: RunConfig, runs: Path, status: int, error: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Make a second attempt, which must fail as the first did before data are touched."""
-    with monkeypatch.context() as patch:
-        patch.delitem(DATASETS, config.dataset)
-        with pytest.raises(SuiteError, match="as in the attempt before") as caught:
-            run(config, Options(runs, attempt=2), Silent())
-    assert caught.value.exit_status == status
-    assert error in str(caught.value)
-    failure = json.loads((runs / config.run_name / FAILED).read_text())
-    assert failure["exit_status"] == status
+def assert_allowed(config: RunConfig, runs: Path, status: int, error: str) -> None:
+    """Train where failures are allowed: the error becomes the result, and no exception."""
+    failure = remembered(runs / config.run_name)
+    assert failure is not None
+    assert failure.final
+    assert (failure.exit_status, error in failure.error) == (status, True)
+    result = allowed(config, runs, Silent())
+    assert isinstance(result, FailedResult)
+    assert (result.exit_status, error in result.error, result.products) == (status, True, {})
+    assert read_result(runs / config.run_name) == result
 
 
-def test_an_error_in_a_method_is_not_tried_twice_unless_by_a_person(
+def allowed(config: RunConfig, runs: Path, reporter: Reporter) -> Result:
+    """Train a run of a study, which records a failure that would recur."""
+    return run(config, Options(runs, allow_failure=True), reporter)
+
+
+def test_an_error_in_a_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("gmp")
@@ -208,17 +205,15 @@ def test_an_error_in_a_method_is_not_tried_twice_unless_by_a_person(
         patch.setattr(get_method("gmp"), "before_step", fail)
         with pytest.raises(ValueError, match="no such mask"):
             train(config, tmp_path)
-        assert_refused_at_once(config, tmp_path, 1, "no such mask", monkeypatch)
-        with pytest.raises(ValueError, match="no such mask"):
-            train(config, tmp_path)
+        assert not (folder / "result.json").exists()
+        assert_allowed(config, tmp_path, 1, "no such mask")
+    # What has failed is trained again.
     result = train(config, tmp_path)
     assert not (folder / FAILED).exists()
     assert_same_run(folder, result, expected, whole)
 
 
-def test_a_checkpoint_of_another_run_is_not_tried_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
-) -> None:
+def test_a_checkpoint_of_another_run(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
     expected, whole = uninterrupted(ours)
     train(other, tmp_path)
@@ -226,24 +221,13 @@ def test_a_checkpoint_of_another_run_is_not_tried_twice(
     shutil.copytree(tmp_path / other.run_name / "checkpoint", folder / "checkpoint")
     with pytest.raises(CheckpointError) as caught:
         train(ours, tmp_path)
-    assert_refused_at_once(ours, tmp_path, 5, str(caught.value), monkeypatch)
+    text = str(caught.value)
+    assert ours.fingerprint in text
+    assert other.fingerprint in text
+    assert "\n" not in text
+    assert_allowed(ours, tmp_path, 5, text)
     shutil.rmtree(folder / "checkpoint")
     assert_same_run(folder, train(ours, tmp_path), expected, whole)
-    assert not (folder / FAILED).exists()
-
-
-def test_a_second_attempt_on_the_command_line_is_one_sentence_with_the_same_status(
-    tmp_path: Path,
-) -> None:
-    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
-    train(other, tmp_path)
-    folder = tmp_path / ours.run_name
-    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder / "checkpoint")
-    status, first = ended(spawn(ours, tmp_path))
-    assert status == 5
-    status, second = ended(spawn(ours, tmp_path, "--attempt", "2"))
-    assert status == 5
-    assert second == f"error: as in the attempt before: {first.removeprefix('error: ')}"
 
 
 def interrupted() -> None:
@@ -262,7 +246,7 @@ def stopped() -> None:
     ("act", "kind"),
     [(interrupted, KeyboardInterrupt), (broken, RunDirectoryError), (stopped, Resumable)],
 )
-def test_what_may_be_better_next_time_is_tried_again(
+def test_what_may_not_recur_is_raised_also_where_failures_are_allowed(
     act: Callable[[], None],
     kind: type[BaseException],
     tmp_path: Path,
@@ -270,99 +254,32 @@ def test_what_may_be_better_next_time_is_tried_again(
 ) -> None:
     config = tiny_config("acdc")
     with pytest.raises(kind):
-        train(config, tmp_path, After(1, act))
+        allowed(config, tmp_path, After(1, act))
     folder = tmp_path / config.run_name
     assert not failed_for_good(folder)
-    result = run(config, Options(tmp_path, attempt=2), Silent())
+    assert not (folder / "result.json").exists()
+    result = allowed(config, tmp_path, Silent())
     assert not (folder / FAILED).exists()
     assert_same_run(folder, result, *uninterrupted(config))
 
 
-def settled(config: RunConfig, runs: Path, reporter: Reporter, attempt: int) -> dict[str, Any]:
-    return run(config, Options(runs, attempt=attempt, settle=True), reporter)
-
-
-def test_an_error_that_comes_again_and_again_is_not_tried_for_ever(
-    tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config("acdc")
-    folder = tmp_path / config.run_name
-    for attempt in (1, 2):
-        with pytest.raises(RunDirectoryError):
-            settled(config, tmp_path, After(1, broken), attempt)
-        assert not failed_for_good(folder)
-    # It has got further in between: two more attempts count anew.
-    for attempt in (3, 4):
-        with pytest.raises(RunDirectoryError):
-            settled(config, tmp_path, After(2, broken), attempt)
-    result = settled(config, tmp_path, After(2, broken), 5)
-    assert (result["status"], result["exit_status"], result["products"]) == ("failed", 4, {})
-    assert "Input/output error" in result["error"]
-    assert json.loads((folder / "result.json").read_text()) == result
-    # Another attempt of the same workflow does not train; a new one tries it again.
-    silent = Silent()
-    assert settled(config, tmp_path, silent, 6)["status"] == "failed"
-    assert silent.epochs == []
-    result = settled(config, tmp_path, Silent(), 1)
-    assert not (folder / FAILED).exists()
-    assert_same_run(folder, result, *uninterrupted(config))
-
-
-def test_a_run_that_is_killed_again_and_again_without_progress_is_given_up(tmp_path: Path) -> None:
-    config = tiny_config("acdc")
-    folder = tmp_path / config.run_name
-    died = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-
-    def killed(attempt: int) -> None:
-        """An attempt that gets as far as beginning."""
-        script = (
-            f"from pathlib import Path; from acdc.run.failures import begin; "
-            f"begin(Path({str(folder)!r}), {attempt}); {died}"
-        )
-        assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-
-    folder.mkdir()
-    for attempt in (1, 2, 3):
-        killed(attempt)
-    # Progress begins a new count.
-    (folder / "checkpoint").mkdir()
-    (folder / "checkpoint" / "step-0000000001.pt").touch()
-    for attempt in range(4, 9):
-        killed(attempt)
-    with pytest.raises(KilledError, match=r"5 attempts .* after step-0000000001.pt"):
-        begin(folder, 9)
-    assert settled(config, tmp_path, Silent(), 9)["status"] == "failed"
-    shutil.rmtree(folder / "checkpoint")
-    assert settled(config, tmp_path, Silent(), 1)["status"] == "finished"
-    assert not (folder / BEGUN).exists()
-
-
-def test_what_depends_on_a_run_that_failed_for_good_fails_without_training_it(
+def test_what_depends_on_a_failed_run_fails_without_training_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = tiny_config("acdc_dense")
-    assert child.parent is not None
+    config = child.parent
+    assert config is not None
     with monkeypatch.context() as patch:
         patch.delitem(DATASETS, child.dataset)
-        parent = settled(child.parent, tmp_path, Silent(), 1)
-    assert parent["status"] == "failed"
+        parent = allowed(config, tmp_path, Silent())
+    assert isinstance(parent, FailedResult)
     reporter = Silent()
-    result = settled(child, tmp_path, reporter, 1)
-    assert result["status"] == "failed"
-    assert result["error"].endswith(parent["error"])
+    result = allowed(child, tmp_path, reporter)
+    assert isinstance(result, FailedResult)
+    assert result.error.endswith(parent.error)
     assert reporter.epochs == []
-
-
-def test_a_result_that_was_removed_comes_back_as_it_was(tmp_path: Path) -> None:
-    config = tiny_config("acdc")
-    result = train(config, tmp_path)
-    path = tmp_path / config.run_name / "result.json"
-    content = path.read_bytes()
-    path.unlink()
-    reporter = Silent()
-    assert train(config, tmp_path, reporter) == json.loads(content) == result
-    assert path.read_bytes() == content
-    assert reporter.epochs == []
+    # By hand both are trained.
+    assert train(child, tmp_path)["status"] == "finished"
 
 
 def assert_finite(state: Any) -> None:
@@ -391,11 +308,11 @@ def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path:
             assert_finite(checkpoints.read(path, torch.device("cpu")))
 
     result = run(config, Options(tmp_path, checkpoint_interval_s=0), AtStep(look))
-    assert result["status"] == "diverged"
+    assert result.status == "diverged"
     look()
 
 
-@pytest.mark.parametrize(("options", "status"), [([], 6), (["--settle"], 0)])
+@pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-failure"], 0)])
 def test_a_diverged_run_ends_with_a_status_of_its_own_unless_that_is_allowed(
     options: list[str], status: int, tmp_path: Path
 ) -> None:

@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
     reporter = Silent()
     result = run(config, Options(tmp_path), reporter)
     assert reporter.said == [
-        f"checkpoint {newest} is damaged; going back to the one before it",
+        f"checkpoint {newest} is damaged; resuming from the one before it",
         "resumed after epoch 1 of 4, 2 of 5 batches",
     ]
     assert positions(folder) == [(1, 2)]

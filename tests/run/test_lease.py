@@ -167,7 +167,7 @@ def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
     assert contents(folder) == before
     assert first.end() == 0
     result = run(config, Options(tmp_path), Silent())
-    assert result["timings"]["attempts"] == 1
+    assert result.timings.attempts == 1
     assert_same_run(folder, result, *uninterrupted(config))
 
 
@@ -185,7 +185,7 @@ def test_a_second_trainer_that_waits_finds_the_result_of_the_first(
     timer.join()
     assert first.end() == 0
     assert reporter.epochs == []
-    assert result["timings"]["attempts"] == 1
+    assert result.timings.attempts == 1
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
 
 
@@ -318,7 +318,7 @@ def test_of_many_trainers_that_start_at_once_one_trains(
         process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
     result = run(config, Options(tmp_path), Silent())
-    assert result["timings"]["attempts"] == 1
+    assert result.timings.attempts == 1
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
 
 

@@ -169,8 +169,7 @@ def test_what_a_run_starts_from_is_verified(
         (folder / file).unlink()
     else:
         damage(folder / file, how)
-    remedy = f"(?:move it away|remove .*{parent.run_name})"
-    with pytest.raises(RunDirectoryError, match=f"{file} is .*damaged; {remedy}"):
+    with pytest.raises(RunDirectoryError, match=f"{parent.run_name}/{file}"):
         train(config, tmp_path)
 
 
@@ -181,7 +180,7 @@ def test_a_result_of_another_version_is_refused(
     shutil.copytree(uninterrupted(config)[0], tmp_path / config.run_name)
     path = tmp_path / config.run_name / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
-    with pytest.raises(RunDirectoryError, match=r"another version of the suite .*; remove"):
+    with pytest.raises(RunDirectoryError, match="schema=1"):
         train(config, tmp_path)
 
 
@@ -196,7 +195,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
     damage(newest, how)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
-    assert f"checkpoint {newest} is damaged; going back to the one before it" in reporter.said
+    assert f"checkpoint {newest} is damaged; resuming from the one before it" in reporter.said
     assert reporter.epochs == [2, 3]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
 
@@ -219,7 +218,7 @@ def test_a_checkpoint_whose_models_are_damaged_is_passed_over(
     assert reporter.epochs == [2, 3]
     assert reporter.said[0] == (
         f"checkpoint {folder / 'step-0000000015.pt'} refers to {model.name}, which is missing or "
-        "damaged; going back to the one before it"
+        "damaged; resuming from the one before it"
     )
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
 
@@ -232,7 +231,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(1))
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="of another version of the suite; remove"):
+    with pytest.raises(CheckpointError, match="another version"):
         train(config, tmp_path)
 
 

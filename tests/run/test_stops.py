@@ -21,7 +21,7 @@ from acdc.errors import Interrupted, Resumable
 from acdc.models import MODELS
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
-from acdc.run.results import read_result
+from acdc.run.result import read_result
 from tests.support import (
     Silent,
     Uninterrupted,
@@ -66,8 +66,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[int, int]:
     """Return the epoch and the batch that the sentence of a stopped run names."""
     sentence = (
-        rf"{re.escape(config.run_name)} was stopped by {number.name} at epoch (\d+), "
-        r"batch (\d+) of 5, and saved there; the same command goes on with it"
+        rf"{number.name}: {re.escape(config.run_name)} saved a checkpoint at epoch (\d+), "
+        r"batch (\d+) of 5; rerun the same command to resume it"
     )
     found = re.fullmatch(sentence, line)
     assert found is not None, line
@@ -101,7 +101,7 @@ def test_a_signal_ends_a_run_at_the_step_where_it_is_and_the_same_command_goes_o
     assert resumptions(folder) == [place]
     result = read_result(folder)
     assert result is not None
-    assert result["timings"]["attempts"] == 2
+    assert result.timings.attempts == 2
     assert_same_run(folder, result, *uninterrupted(config))
 
 
@@ -229,7 +229,7 @@ def test_processes_of_one_run_stop_together_and_any_number_goes_on(
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert_gone(ranks)
     assert process.returncode == 1, errors
-    said = [line for line in errors.splitlines() if "was stopped by" in line]
+    said = [line for line in errors.splitlines() if "saved a checkpoint at" in line]
     place = stopped_at(said[0], config, signal.SIGTERM)
     assert ended(spawn(config, tmp_path, "--processes", str(processes)))[0] == 0
     assert resumptions(folder) == [place]
@@ -276,7 +276,7 @@ def test_seeds_that_are_stopped_save_and_nothing_more_is_started(
     process.send_signal(number)
     status, line = ended(process)
     assert status == (130 if number is signal.SIGINT else 75)
-    assert "was stopped by" in line
+    assert "saved a checkpoint at" in line
     assert list((tmp_path / first.run_name / "checkpoint").glob("step-*.pt"))
     assert not (tmp_path / second.run_name).exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,29 @@ from acdc.distributed import Ranks
 from acdc.errors import ConfigError, Diverged
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
-from acdc.training.loop import Compile, Engine, Totals, Trainer
+from acdc.training.loop import Callbacks, Totals, begin_epoch, train, train_step
 from acdc.training.precision import Arithmetic
+from acdc.training.state import Compile, Engine, TrainState
 from tests.support import METHODS, Silent, Uninterrupted, assert_same_run, tiny_config
 
 CPU = torch.device("cpu")
 
 
-def trained(config: RunConfig, epochs: int = 2, compile: Compile = "off") -> Trainer:
-    """Return a trainer after some epochs."""
-    trainer = Trainer(config, Engine(compile=compile), Ranks())
-    trainer.begin()
-    for epoch in range(epochs):
-        trainer.begin_epoch(epoch)
-        trainer.train(epoch, 0, Totals.zero(CPU), lambda step: None)
-    return trainer
+def begun(config: RunConfig, compile: Compile = "off") -> TrainState:
+    """Return the state of a run before its first step."""
+    state = TrainState(config, Engine(compile=compile), Ranks())
+    state.begin()
+    return state
+
+
+def train_epochs(state: TrainState, after: Callable[[Step], None], epochs: int = 1) -> None:
+    """Train some epochs, and look on after each step."""
+
+    class Watch(Callbacks):
+        def step_end(self, step: Step, totals: Totals) -> None:
+            after(step)
+
+    train(state, Watch(), Step(0, 0, state.batches), end=epochs)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -38,14 +47,15 @@ def trained(config: RunConfig, epochs: int = 2, compile: Compile = "off") -> Tra
 def test_weights_and_optimizer_stay_in_single_precision_and_masked(
     method: str, precision: str
 ) -> None:
-    trainer = trained(tiny_config(method, precision=precision))
-    for parameter in trainer.model.parameters():
+    state = begun(tiny_config(method, precision=precision))
+    train_epochs(state, lambda step: None, epochs=2)
+    for parameter in state.model.parameters():
         assert parameter.dtype is torch.float32
         assert bool(parameter.isfinite().all())
-        for value in trainer.optimizer.state[parameter].values():
+        for value in state.optimizer.state[parameter].values():
             assert value is None or value.dtype is torch.float32
-    for name, mask in trainer.method.masks.items():
-        assert bool((trainer.weights[name][~mask] == 0).all())
+    for name, mask in state.method.masks.items():
+        assert bool((state.weights[name][~mask] == 0).all())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -86,15 +96,13 @@ def test_a_batch_that_overflows_is_computed_again_at_smaller_scales_until_it_doe
 
 
 def test_a_batch_that_is_computed_again_counts_once_in_the_running_statistics() -> None:
-    trainer = Trainer(tiny_config("dense", precision="fp16"), Engine(), Ranks())
-    trainer.begin()
-    trainer.begin_epoch(0)
-    trainer.arithmetic.scale = 2.0**30
-    counted = trainer.model.get_buffer("bn1.num_batches_tracked")
+    state = begun(tiny_config("dense", precision="fp16"))
+    state.arithmetic.scale = 2.0**30
+    counted = state.model.get_buffer("bn1.num_batches_tracked")
     seen: list[int] = []
-    trainer.train(0, 0, Totals.zero(CPU), lambda step: seen.append(int(counted)))
+    train_epochs(state, lambda step: seen.append(int(counted)))
     assert seen == [1, 2, 3, 4, 5]
-    assert trainer.arithmetic.scale < 2.0**30
+    assert state.arithmetic.scale < 2.0**30
 
 
 def test_gradients_that_overflow_at_any_scale_end_as_diverged() -> None:
@@ -106,13 +114,11 @@ def test_gradients_that_overflow_at_any_scale_end_as_diverged() -> None:
 
     with pytest.raises(FloatingPointError, match="overflow at any scale"):
         Arithmetic("fp16", CPU).gradients(compute, optimizer)
-    trainer = Trainer(tiny_config("dense", precision="fp16"), Engine(), Ranks())
-    trainer.begin()
-    trainer.begin_epoch(0)
+    state = begun(tiny_config("dense", precision="fp16"))
     with torch.no_grad():
-        trainer.model.get_parameter("fc.weight").fill_(torch.nan)
+        state.model.get_parameter("fc.weight").fill_(torch.nan)
     with pytest.raises(Diverged, match="overflow at any scale in epoch 0"):
-        trainer.train(0, 0, Totals.zero(CPU), lambda step: None)
+        train_epochs(state, lambda step: None)
 
 
 def test_the_scale_doubles_after_two_thousand_steps_without_overflow() -> None:
@@ -159,15 +165,11 @@ def test_arithmetic_that_a_device_does_not_have_is_refused() -> None:
 
 def test_a_compiled_network_computes_the_same_within_rounding() -> None:
     config = tiny_config("static")
-    eager, compiled = (
-        Trainer(config, Engine(compile=mode), Ranks()) for mode in ("off", "default")
-    )
     losses = []
-    for trainer in (eager, compiled):
-        trainer.begin()
-        trainer.begin_epoch(0)
-        inputs, labels = next(iter(trainer.loader.training(0)))
-        steps = [trainer._step(Step(0, i, 5), inputs, labels, draw=1) for i in range(3)]
+    for state in (begun(config, "off"), begun(config, "default")):
+        begin_epoch(state, 0)
+        inputs, labels = next(iter(state.loader.training(0)))
+        steps = [train_step(state, Step(0, i, 5), inputs, labels, draw=1) for i in range(3)]
         losses.append([loss.item() for _, loss in steps])
     # Rounding moves activations across the kink of a ReLU, so that later steps differ by more.
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
@@ -199,9 +201,7 @@ def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> Non
         "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 1000},
     }
     changes = {"settings": late[method]} if method in late else {}
-    trainer = Trainer(tiny_config(method, **changes), Engine(), Ranks())
-    trainer.begin()
-    trainer.begin_epoch(0)
+    state = begun(tiny_config(method, **changes))
     reads = Reads()
     seen: list[int] = []
 
@@ -209,7 +209,7 @@ def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> Non
         seen.append(reads.count)
 
     with reads:
-        trainer.train(0, 0, Totals.zero(CPU), after)
+        train_epochs(state, after)
     # The first step of an epoch may draw, and the last may end something.
     assert seen[-2] == seen[0], json.dumps(seen)
 

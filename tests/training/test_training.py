@@ -25,7 +25,7 @@ from acdc.data.loader import Batch
 from acdc.data.memory import MemoryLoader
 from acdc.errors import RunDirectoryError
 from acdc.models import build_model
-from acdc.run.model_store import Shelf
+from acdc.run.model_store import ModelStore
 from acdc.training.evaluation import Score
 from acdc.training.optimizers import EagerSGD
 from tests.support import (
@@ -293,7 +293,7 @@ def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(
 ) -> None:
     model = network_of(tiny_config("dense"))
     optimizer = torch.optim.SGD(model.parameters())
-    shelf = Shelf(tmp_path / "checkpoint", frozenset())
+    shelf = ModelStore(tmp_path / "checkpoint", frozenset())
     for epoch, accuracy in enumerate([0.25, 0.5, 0.5, 0.4]):
         with torch.no_grad():
             model.get_parameter("fc.bias").fill_(epoch)

@@ -42,5 +42,5 @@ def test_a_run_saves_when_only_the_process_above_its_shell_hears_of_it(
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert f"was stopped by {number.name}" in said
+    assert f"{number.name}: " in said
     assert list((tmp_path / config.run_name / "checkpoint").glob("step-*.pt"))
