@@ -12,7 +12,7 @@ DENSE = {"method": "dense", "settings": {}, "sparsity": 0.0}
 """How the configuration of a run's dense counterpart differs from its own."""
 
 
-class Dense(SparseMethod[MethodSettings]):
+class Dense(SparseMethod):
     """Trains every weight; yields a dense model."""
 
     name = "dense"

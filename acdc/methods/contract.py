@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from acdc.methods.plan import Plan
 from acdc.methods.settings import MethodSettings
@@ -23,7 +24,7 @@ from acdc.sparsity.masks import Masks, count_nonzeros
 from acdc.step import Step
 
 Product = Literal["sparse", "dense"]
-SettingsT = TypeVar("SettingsT", bound=MethodSettings)
+SettingsT = TypeVar("SettingsT", bound=MethodSettings, default=MethodSettings)
 
 
 class GradientSource(Protocol):
