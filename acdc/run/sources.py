@@ -54,7 +54,8 @@ def _with_imports(root: Path, modules: Iterable[str]) -> set[Path]:
     waiting = list(modules)
     while waiting:
         path = root / (waiting.pop().replace(".", "/") + ".py")
-        if path not in found:
+        # A method may be installed elsewhere, where git does not follow it either.
+        if path not in found and path.is_file():
             found.add(path)
             waiting += _IMPORTED.findall(path.read_text(encoding="utf-8"))
     return found
