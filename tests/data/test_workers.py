@@ -1,0 +1,120 @@
+"""Worker processes: unreadable files are named, and no process outlives what it works for."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from acdc.data.folder import FolderSet, load
+from acdc.data.loader import LoaderPlan
+from acdc.errors import DataError
+from tests.data.pictures import make, spec_of
+
+PLAN = LoaderPlan(seed=7, batch_size=8, augmentation="crop_flip", device=torch.device("cpu"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> FolderSet:
+    return load(spec_of(make(tmp_path / "images")))
+
+
+def test_unreadable_files_are_named(images: FolderSet) -> None:
+    path = Path(images.training.path(11))
+    whole = path.read_bytes()
+    loader = images.loader(PLAN)
+    try:
+        for content in (whole[: len(whole) // 2], b"no image", b"", None):
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(DataError) as refusal:
+                list(loader.training(0))
+            assert str(refusal.value).startswith(f"data file {path} cannot be read as an image (")
+            assert "\n" not in str(refusal.value)
+        # The other files can still be read.
+        assert sum(len(labels) for _, labels in loader.evaluation("test")) == len(images.test)
+    finally:
+        loader.close()
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_killed_workers(victims: int, images: FolderSet) -> None:
+    loader = images.loader(replace(PLAN, workers=2))
+    others = {child.pid for child in multiprocessing.active_children()}
+    try:
+        epoch = loader.training(0)
+        next(epoch)
+        pids = {child.pid for child in multiprocessing.active_children()} - others
+        assert len(pids) == 2
+        for pid in sorted(pids)[:victims]:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DataError, match="one was killed"):
+            list(itertools.chain(epoch, *(loader.training(number) for number in range(100))))
+        with pytest.raises(DataError, match="one was killed"):
+            next(loader.evaluation("test"))
+    finally:
+        loader.close()
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_closing_within_an_epoch_ends_the_workers(images: FolderSet) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+    loader = images.loader(PLAN)
+    next(loader.training(0))
+    mine = {child.pid for child in multiprocessing.active_children()} - before
+    assert mine
+    loader.close()
+    assert not any(map(psutil.pid_exists, mine))
+
+
+ENDLESS = """
+import signal, sys, torch
+from acdc.data.folder import load
+from tests.data.test_workers import PLAN, Path, spec_of
+signal.signal(signal.SIGTERM, lambda *_: None)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+if __name__ == "__main__":
+    loader = load(spec_of(Path(sys.argv[1]))).loader(PLAN)
+    for epoch in range(10**6):
+        for _ in loader.training(epoch):
+            print("batch", flush=True)
+"""
+
+
+def test_workers_ignore_signals_and_end_with_their_parent(
+    images: FolderSet, tmp_path: Path
+) -> None:
+    """Schedulers and terminals signal whole groups; a run that stops in order still reads."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "endless.py"), str(images.training.folder.parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "batch\n"
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.killpg(process.pid, number)
+        for _ in range(50):
+            assert process.stdout.readline() == "batch\n"
+        below = psutil.Process(process.pid).children(recursive=True)
+        # Leaders of sessions, below the fork server.
+        assert len([child for child in below if os.getsid(child.pid) == child.pid]) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive
