@@ -1,4 +1,4 @@
-"""The command ``acdc data``: which data sets are there, and whether they are whole."""
+"""The command ``acdc data``: which data sets are present, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import click
 
 from acdc.console import table
 from acdc.data import DATASETS, DatasetSpec
-from acdc.errors import ConfigError, DataError
+from acdc.errors import DataError
 from acdc.files import write_json
+from acdc.messages import config_error
 
 if TYPE_CHECKING:
     from acdc.data.loader import Split
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """What has been found of a data set."""
+    """The state of a data set on this machine."""
 
     state: Literal["there", "incomplete", "missing"]
     folder: Path | None
     sizes: Mapping[Split, int]
-    """Images of each split, empty unless the set is there."""
-    complaint: str = ""
-    """What is wrong and how to mend it."""
+    """Images of each split; empty unless the set is there."""
+    problem: str = ""
+    """What is wrong and how to fix it."""
 
 
 def examine(spec: DatasetSpec) -> Finding:
-    """Look for a data set, and read it where all its files are."""
+    """Locate a data set, and load it if no file is missing."""
     place = spec.locate()
     if place.missing is not None:
         return Finding("incomplete" if place.folder else "missing", place.folder, {}, place.missing)
@@ -42,31 +43,27 @@ def examine(spec: DatasetSpec) -> Finding:
     return Finding("there", place.folder, sizes)
 
 
-def known(names: Sequence[str]) -> None:
-    """Refuse names of no data set.
-
-    Raises:
-        ConfigError: one is unknown.
-    """
-    unknown = [name for name in names if name not in DATASETS]
-    if unknown:
-        raise ConfigError(f"dataset: {unknown[0]!r} is unknown; {', '.join(DATASETS)} are accepted")
+def require_known(names: Sequence[str]) -> None:
+    """Raise ConfigError unless all names are those of data sets."""
+    for name in names:
+        if name not in DATASETS:
+            raise config_error("dataset", name, "unknown dataset", DATASETS)
 
 
 @click.group("data")
 def data_command() -> None:
-    """Look for the data sets and verify them."""
+    """Locate and verify the data sets."""
 
 
 @data_command.command()
 @click.argument("names", nargs=-1)
 def check(names: tuple[str, ...]) -> None:
-    """Say which data sets are there and whole, by default of all, and how to get the others.
+    """Show which data sets (default: all) are present and intact, and how to get the others.
 
-    Reads every file of the sets in memory and compares its checksum; counts the files of sets in
-    folders. Ends with status 3 if a set that is named is not there, or any set is there in part.
+    Verifies the checksums of sets held in memory and counts the files of image folders. Exit status
+    3: a named set is missing, or any set is incomplete.
     """
-    known(names)
+    require_known(names)
     findings = {name: examine(DATASETS[name]) for name in names or DATASETS}
     rows = [
         [
@@ -81,17 +78,17 @@ def check(names: tuple[str, ...]) -> None:
     images = "images: training + validation + test"
     headings = ["data set", "", images, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
-    # Sets that share files share complaints.
-    for complaint in dict.fromkeys(finding.complaint for finding in findings.values()):
-        if complaint:
-            click.echo(f"\n{complaint}")
-    wanting = [
+    # Sets that share files share problems.
+    for problem in dict.fromkeys(finding.problem for finding in findings.values()):
+        if problem:
+            click.echo(f"\n{problem}")
+    unusable = [
         f"{name} is {finding.state}"
         for name, finding in findings.items()
         if finding.state == "incomplete" or (names and finding.state == "missing")
     ]
-    if wanting:
-        raise DataError(f"data sets: {', '.join(wanting)}; see above for what to do")
+    if unusable:
+        raise DataError(f"data sets: {', '.join(unusable)}; see above how to get them")
 
 
 @data_command.command()
@@ -99,11 +96,11 @@ def check(names: tuple[str, ...]) -> None:
 @click.option(
     "--manifest",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what was found as JSON.",
+    help="Write the number of images as JSON.",
 )
 def verify(name: str, manifest: Path | None) -> None:
-    """Verify one data set, which has to be there."""
-    known([name])
+    """Verify one data set."""
+    require_known([name])
     spec = DATASETS[name]
     sizes = spec.load().sizes
     counts = ", ".join(f"{count} {split}" for split, count in sizes.items())

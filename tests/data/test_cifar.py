@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,12 @@ import torch
 from torch import Tensor
 
 from acdc import seeds
-from acdc.config.run import parse_run
 from acdc.data import DATASETS, cifar
 from acdc.data.command import examine
 from acdc.data.loader import LoaderPlan
 from acdc.data.shifts import draw_shifts
 from acdc.errors import DataError
-from acdc.run.journal import read_journal
-from acdc.run.lifecycle import Options, run
 from acdc.vision import torchvision_module
-from tests.support import Silent
 
 Name = str
 NAMES: tuple[Name, Name] = ("cifar10", "cifar100")
@@ -86,7 +80,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_folder_and_files_are_torchvisions(name: Name) -> None:
+def test_folder_and_files(name: Name) -> None:
     reader: Any = getattr(torchvision_module("torchvision.datasets"), name.upper())
     listed = [file for file, _ in (*reader.train_list, *reader.test_list)]
     assert list(cifar._FILES[name]) == [*listed, reader.meta["filename"]]
@@ -94,7 +88,7 @@ def test_folder_and_files_are_torchvisions(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sets_are_described_as_published(name: Name) -> None:
+def test_specs(name: Name) -> None:
     spec = DATASETS[name]
     assert (spec.channels, spec.image_size) == (3, 32)
     assert spec.classes == {"cifar10": 10, "cifar100": 100}[name]
@@ -103,7 +97,7 @@ def test_the_sets_are_described_as_published(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_and_labels_are_those_of_the_files(name: Name, make: Make) -> None:
+def test_images_and_labels(name: Name, make: Make) -> None:
     made = make(name)
     found = DATASETS[name].load()
     pixels, labels = made.images("train")
@@ -130,9 +124,7 @@ def test_images_and_labels_are_those_of_the_files(name: Name, make: Make) -> Non
 
 @pytest.mark.parametrize("below", ["", "cifar100"])
 @pytest.mark.parametrize("root", ["sets", "data"])
-def test_torchvisions_folder_is_found_where_users_put_it(
-    root: str, below: str, make: Make, tmp_path: Path
-) -> None:
+def test_folders_searched(root: str, below: str, make: Make, tmp_path: Path) -> None:
     made = make("cifar100")
     target = tmp_path / root / below / made.folder.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +147,8 @@ class Exploit:
 
 
 @pytest.mark.parametrize("how", ["gone", "truncated", "bit flipped", "hostile"])
-@pytest.mark.parametrize("file", ["data_batch_1", "data_batch_4", "test_batch", "batches.meta"])
-def test_a_file_that_is_not_the_known_one_is_named_and_not_unpickled(
+@pytest.mark.parametrize("file", ["data_batch_4", "batches.meta"])
+def test_a_damaged_file_is_named_and_not_unpickled(
     file: str, how: str, make: Make, tmp_path: Path
 ) -> None:
     made = make("cifar10")
@@ -197,9 +189,7 @@ def test_a_file_that_links_to_itself_is_missing(make: Make) -> None:
         DATASETS["cifar100"].load()
 
 
-def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_how_to_get_it(
-    make: Make, tmp_path: Path
-) -> None:
+def test_a_missing_set_names_folders_and_remedy(make: Make, tmp_path: Path) -> None:
     missing = DATASETS["cifar10"].missing()
     assert missing is not None
     for part in (
@@ -217,7 +207,7 @@ def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_how_to_get_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_command_that_fetches_a_set_is_one_that_python_accepts(name: Name, make: Make) -> None:
+def test_the_download_command_runs(name: Name, make: Make) -> None:
     missing = DATASETS[name].missing()
     assert missing is not None
     code = missing.split('python -c "')[1].removesuffix('"')
@@ -229,19 +219,7 @@ def test_the_command_that_fetches_a_set_is_one_that_python_accepts(name: Name, m
     assert not list(made.root.glob("*.tar.gz"))
 
 
-def test_looking_for_the_files_reads_none_and_does_not_import_torchvision(make: Make) -> None:
-    made = make("cifar10")
-    for file in made.folder.iterdir():
-        file.write_bytes(b"")
-    code = (
-        "import sys; from acdc.data import DATASETS; print(DATASETS['cifar10'].missing(), "
-        "DATASETS['cifar10_relabelled'].missing(), 'torchvision' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "None None False\n"
-
-
-def test_shift_flip_is_torchvisions_crop_of_the_padded_image_and_its_flip(make: Make) -> None:
+def test_shift_flip_is_torchvisions_padded_crop(make: Make) -> None:
     make("cifar10")
     images = DATASETS["cifar10"].load()
     count = images.sizes["training"]
@@ -264,28 +242,3 @@ def test_shift_flip_is_torchvisions_crop_of_the_padded_image_and_its_flip(make: 
     # Anywhere within the four pixels, both ways round.
     assert set(drawn.rows.tolist()) == set(drawn.columns.tolist()) == set(range(9))
     assert 0 < int(drawn.mirrored.sum()) < count
-
-
-def test_a_run_on_cifar_trains_and_measures_its_relabelled_images(
-    make: Make, tmp_path: Path
-) -> None:
-    make("cifar10")
-    config = parse_run(
-        {
-            "model": "resnet8_s4",
-            "dataset": "cifar10_relabelled",
-            "method": "static",
-            "sparsity": 0.5,
-            "epochs": 2,
-            "recipe": {"batch_size": 90, "augmentation": "shift_flip"},
-        }
-    )
-    assert run(config, Options(tmp_path / "runs"), Silent()).status == "finished"
-    records = read_journal(tmp_path / "runs" / config.run_name / "journal.jsonl")
-    epochs = [record for record in records if "event" not in record]
-    assert len(epochs) == 2
-    for record in epochs:
-        # Of a thousand images.
-        for key in ("relabelled_given_accuracy", "relabelled_true_accuracy"):
-            assert 1000 * record[key] == pytest.approx(round(1000 * record[key]), abs=1e-9)
-            assert 0 < record[key] < 1

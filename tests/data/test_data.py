@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acdc import seeds
-from acdc.data import DATASETS, command, fashion_mnist
+from acdc.data import DATASETS, cifar, command, fashion_mnist
 from acdc.data.augmentation import Augmentation
 from acdc.data.loader import LoaderPlan, standardise
 from acdc.data.memory import MemoryLoader, as_images, moments, split
@@ -50,12 +51,12 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_embedded_files_are_those_of_the_checksums(name: str) -> None:
+def test_embedded_files_match_their_checksums(name: str) -> None:
     content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
     assert hashlib.sha256(content).hexdigest() == EMBEDDED[name]
 
 
-def test_embedded_images_are_the_beginning_of_fashion_mnist() -> None:
+def test_embedded_labels() -> None:
     def labels(name: str) -> list[int]:
         content = gzip.decompress((fashion_mnist.embedded_folder() / name).read_bytes())
         return list(content[8:])
@@ -68,7 +69,7 @@ def test_embedded_images_are_the_beginning_of_fashion_mnist() -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_data_sets_are_as_they_are_described(name: str) -> None:
+def test_specs_describe_the_sets(name: str) -> None:
     spec = DATASETS[name]
     data = spec.load()
     assert len(data.training) == spec.training_images
@@ -89,7 +90,7 @@ def test_sizes_of_the_splits() -> None:
     assert sizes("fashion_mnist_4k") == [4_000, 1_000, 10_000]
 
 
-def test_the_digits_are_those_of_scikit_learn() -> None:
+def test_digits_are_scikit_learns() -> None:
     data = DATASETS["digits"].load()
     parts = (data.training, data.validation, data.test)
     pixels = torch.cat([part.pixels for part in parts]).reshape(-1, 64).double() * 16 / 255
@@ -100,7 +101,7 @@ def test_the_digits_are_those_of_scikit_learn() -> None:
 
 
 @given(st.integers(10, 400))
-def test_the_split_parts_the_images_by_a_fixed_draw(count: int) -> None:
+def test_split_is_a_fixed_draw(count: int) -> None:
     # Each image spells its own index.
     index = np.arange(count)
     pixels = np.stack([index // 256, index % 256], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2)
@@ -123,7 +124,7 @@ def test_the_split_parts_the_images_by_a_fixed_draw(count: int) -> None:
     assert parts() == first
 
 
-def test_a_smaller_training_set_keeps_validation_test_and_normalisation() -> None:
+def test_subsets_share_all_but_training_images() -> None:
     small, large = (DATASETS[f"fashion_mnist_{size}"].load() for size in ("4k", "10k"))
     assert torch.equal(small.training.pixels, large.training.pixels[:4_000])
     assert torch.equal(small.validation.pixels, large.validation.pixels)
@@ -131,7 +132,7 @@ def test_a_smaller_training_set_keeps_validation_test_and_normalisation() -> Non
     assert torch.equal(small.std, large.std)
 
 
-def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
+def test_normalisation() -> None:
     data = DATASETS["fashion_mnist_10k"].load()
     normal = data.normalise(data.training.pixels).double()
     assert float(normal.mean()) == pytest.approx(0, abs=1e-5)
@@ -160,8 +161,8 @@ HOWS = ["missing", "truncated", "bit flipped", "other content", "not gzip"]
 
 
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("name", NAMES[1:3])
-def test_a_damaged_file_is_named_with_its_checksum(how: str, name: str, copied: Path) -> None:
+@pytest.mark.parametrize("name", NAMES[1:2])
+def test_damaged_files_are_named(how: str, name: str, copied: Path) -> None:
     DATASETS["fashion_mnist_10k"].load()  # the copy is sound
     damage(copied / name, how)
     with pytest.raises(DataError) as caught:
@@ -192,7 +193,7 @@ def copied_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_a_damaged_file_of_the_digits_is_named(how: str, copied_digits: Path) -> None:
+def test_damaged_digits_are_named(how: str, copied_digits: Path) -> None:
     DATASETS["digits"].load()  # the copy is sound
     damage(copied_digits, how)
     with pytest.raises(DataError) as caught:
@@ -203,7 +204,7 @@ def test_a_damaged_file_of_the_digits_is_named(how: str, copied_digits: Path) ->
     assert "\n" not in text
 
 
-def test_a_bit_flipped_anywhere_in_the_digits_is_a_data_error(copied_digits: Path) -> None:
+def test_any_flipped_bit_of_the_digits_is_noticed(copied_digits: Path) -> None:
     sound = copied_digits.read_bytes()
     for at in range(30, len(sound), len(sound) // 40):  # after the header, which holds a name
         raw = bytearray(sound)
@@ -213,14 +214,14 @@ def test_a_bit_flipped_anywhere_in_the_digits_is_a_data_error(copied_digits: Pat
             DATASETS["digits"].load()
 
 
-def test_without_scikit_learn_the_digits_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="comes with scikit-learn, which is not installed"):
         DATASETS["digits"].load()
 
 
 @pytest.mark.parametrize("layout", ["folder", "torchvision", "uncompressed"])
-def test_the_full_set_is_found_in_every_layout(
+def test_layouts_of_the_full_set(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The embedded files stand in for the full ones, which cannot come with the suite.
@@ -239,7 +240,7 @@ def test_the_full_set_is_found_in_every_layout(
     assert torch.equal(full.test.labels, embedded.test.labels)
 
 
-def test_a_full_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(
+def test_a_missing_full_set_names_folders_and_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
@@ -280,7 +281,7 @@ def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tenso
     st.sampled_from([4, 8, 16]),
     st.integers(0, 2**32),
 )
-def test_every_augmented_image_is_its_original_moved_within_reach(
+def test_augmented_images_are_shifted_originals(
     how: Augmentation, channels: int, size: int, seed: int
 ) -> None:
     images = numbered_images(6, channels, size)
@@ -298,7 +299,7 @@ def test_every_augmented_image_is_its_original_moved_within_reach(
         assert any(torch.equal(moved, candidate) for candidate in candidates)
 
 
-def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
+def test_shifts_and_flips_are_uniform() -> None:
     images = numbered_images(1800, 1, 8)
     out = augmented(images, "shift_flip", 0)
     counts: dict[bytes, int] = {}
@@ -310,7 +311,7 @@ def test_all_shifts_and_both_orientations_occur_about_equally_often() -> None:
     assert max(counts.values()) < 160
 
 
-def test_augmentation_follows_its_generator_and_leaves_its_input_alone() -> None:
+def test_augmentation_is_a_function_of_its_generator() -> None:
     images = numbered_images(8, 1, 8)
     before = images.clone()
     first, again, other = (augmented(images, "shift", seed) for seed in (1, 1, 2))
@@ -327,7 +328,7 @@ def feed(augmentation: Augmentation, ranks: Ranks | None = None, **plan: Any) ->
     )
 
 
-def test_without_augmentation_a_batch_is_the_normalised_images_in_the_epochs_order() -> None:
+def test_batches_without_augmentation() -> None:
     images = DATASETS["digits"].load()
     order = torch.randperm(1294, generator=seeds.generator(1, "data_order", 3))
     batches = list(feed("none").training(3))
@@ -342,7 +343,7 @@ def test_without_augmentation_a_batch_is_the_normalised_images_in_the_epochs_ord
     assert torch.equal(labels, images.training.labels[order[:7]])
 
 
-def test_an_epoch_can_be_entered_at_any_batch() -> None:
+def test_epochs_can_begin_at_any_batch() -> None:
     whole = list(feed("shift").training(2))
     for first in range(6):
         rest = list(feed("shift").training(2, first))
@@ -353,7 +354,7 @@ def test_an_epoch_can_be_entered_at_any_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_ranks_share_each_batch_and_each_held_out_image(count: int) -> None:
+def test_ranks_share_batches_and_splits(count: int) -> None:
     shares = [feed("shift", Ranks(rank, count)) for rank in range(count)]
     whole = feed("shift")
     for parts in zip(whole.training(1), *(share.training(1) for share in shares), strict=True):
@@ -366,7 +367,7 @@ def test_ranks_share_each_batch_and_each_held_out_image(count: int) -> None:
         assert torch.equal(torch.cat(together), torch.cat([y for _, y in whole.evaluation(name)]))
 
 
-def test_inputs_are_channels_last_in_memory() -> None:
+def test_inputs_are_channels_last() -> None:
     pixels = numbered_images(4, 3, 8)
     padded = PaddedImages(pixels, 1)
     shifts = draw_shifts("shift", 1, 4, torch.Generator().manual_seed(0))
@@ -378,7 +379,7 @@ def test_inputs_are_channels_last_in_memory() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40))
-def test_mean_and_deviation_are_those_of_the_pixels(seed: int, channels: int, size: int) -> None:
+def test_moments(seed: int, channels: int, size: int) -> None:
     pixels = torch.randint(
         0, 256, (3, channels, size, 2), generator=torch.Generator().manual_seed(seed)
     ).to(torch.uint8)
@@ -406,7 +407,7 @@ def acdc_data(
     return partial(acdc, "data")
 
 
-def test_the_sets_of_the_suite_are_there() -> None:
+def test_embedded_sets_are_located() -> None:
     for name in HERE:
         place = DATASETS[name].locate()
         assert place.missing is None
@@ -415,24 +416,38 @@ def test_the_sets_of_the_suite_are_there() -> None:
     assert {name: DATASETS[name].missing() for name in HERE} == dict.fromkeys(HERE)
 
 
-def test_describing_and_locating_sets_imports_little() -> None:
-    heavy = ("torch", "numpy", "PIL", "pydantic")
-    for code, unwanted in (
-        ("from acdc.data import DATASETS", heavy),
-        (
-            "from acdc.data import DATASETS; [spec.missing() for spec in DATASETS.values()]",
-            ("torchvision", "sklearn", "scipy", "pandas"),
-        ),
-    ):
-        script = f"{code}; import sys; print(sorted(set({unwanted!r}) & set(sys.modules)))"
-        ran = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        )
-        assert ran.stdout == "[]\n"
+IMPORTS = """
+import sys
+def check(*unwanted): print(sorted(set(unwanted) & set(sys.modules)))
+from acdc.data import DATASETS
+check("torch", "numpy", "PIL", "pydantic")
+import torch
+from acdc.data.loader import LoaderPlan
+DATASETS["digits"].load().loader(LoaderPlan(1, 8, "shift", torch.device("cpu")))
+check("torchvision", "sklearn", "PIL")
+assert DATASETS["cifar10"].missing() is None  # its files are there, and empty
+[spec.missing() for spec in DATASETS.values()]
+check("torchvision", "sklearn", "scipy", "pandas")
+"""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file_is_noticed_without_reading_any(name: str, copied: Path) -> None:
+def test_sets_import_what_they_need(tmp_path: Path) -> None:
+    folder = tmp_path / cifar._FOLDERS["cifar10"]
+    folder.mkdir()
+    for name in cifar._FILES["cifar10"]:
+        (folder / name).write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"ACDC_DATA": str(tmp_path)},
+    )
+    assert done.stdout == "[]\n[]\n[]\n"
+
+
+@pytest.mark.parametrize("name", NAMES[2:])
+def test_missing_files_are_noticed_by_name(name: str, copied: Path) -> None:
     spec = DATASETS["fashion_mnist_2k"]
     for file in NAMES:
         (copied / file).write_bytes(b"")
@@ -444,9 +459,7 @@ def test_a_missing_file_is_noticed_without_reading_any(name: str, copied: Path) 
     assert "git checkout -- acdc/data" in missing
 
 
-def test_a_full_set_in_part_is_told_from_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_incomplete_differs_from_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
     spec = DATASETS["fashion_mnist"]
     assert command.examine(spec).state == "missing"
@@ -454,13 +467,13 @@ def test_a_full_set_in_part_is_told_from_none(
     (tmp_path / "b" / NAMES[3].removesuffix(".gz")).write_bytes(b"")
     found = command.examine(spec)
     assert (found.state, found.folder, found.sizes) == ("incomplete", tmp_path / "b", {})
-    assert f"{tmp_path / 'b' / NAMES[0]} is missing" in found.complaint
+    assert f"{tmp_path / 'b' / NAMES[0]} is missing" in found.problem
 
 
 AcdcData = Callable[..., tuple[int, str, str]]
 
 
-def test_the_table_says_what_is_there_and_what_is_not(acdc_data: AcdcData) -> None:
+def test_check_shows_the_state_of_sets(acdc_data: AcdcData) -> None:
     status, text, error = acdc_data("check", "digits", "fashion_mnist_2k", "cifar10", "imagenet")
     states = {"digits": "there", "fashion_mnist_2k": "there", "cifar10": "missing"}
     assert {name: cell(text, name, 1) for name in states} == states
@@ -473,7 +486,7 @@ def test_the_table_says_what_is_there_and_what_is_not(acdc_data: AcdcData) -> No
     assert acdc_data("check", "digits")[0] == 0
 
 
-def test_without_names_only_what_is_there_in_part_is_wrong(
+def test_check_without_names_fails_on_incomplete_sets_only(
     acdc_data: AcdcData, tmp_path: Path
 ) -> None:
     status, text, _ = acdc_data("check")
@@ -492,9 +505,7 @@ def test_without_names_only_what_is_there_in_part_is_wrong(
     assert error.startswith("error: data sets: imagenet is incomplete; ")
 
 
-def test_imagenet_without_its_test_images_is_noticed_at_a_glance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_without_test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACDC_DATA", str(tmp_path))
     (tmp_path / "imagenet" / "train").mkdir(parents=True)
     missing = DATASETS["imagenet"].missing()
@@ -504,7 +515,7 @@ def test_imagenet_without_its_test_images_is_noticed_at_a_glance(
     )
 
 
-def test_verifying_a_set_writes_its_manifest(acdc_data: AcdcData, tmp_path: Path) -> None:
+def test_verify(acdc_data: AcdcData, tmp_path: Path) -> None:
     assert acdc_data("verify", "digits", "--manifest", "digits.json")[0] == 0
     found = json.loads((tmp_path / "digits.json").read_text())
     images = {"training": 1294, "validation": 143, "test": 360}
@@ -514,4 +525,4 @@ def test_verifying_a_set_writes_its_manifest(acdc_data: AcdcData, tmp_path: Path
     assert not (tmp_path / "cifar.json").exists()
     status, _, error = acdc_data("verify", "cifar11")
     assert status == ConfigError.exit_status
-    assert error.startswith("error: dataset: 'cifar11' is unknown; digits, fashion_mnist")
+    assert error.startswith("error: dataset=cifar11: ")
