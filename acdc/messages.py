@@ -37,11 +37,6 @@ def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
     return f"{hint}Allowed: {', '.join(names) or 'nothing'}"
 
 
-def accepted(value: str, names: Iterable[str]) -> str:
-    """Return the end of a sentence: the names there are, first the one that was perhaps meant."""
-    return allowed_values(value, names)
-
-
 def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
     """Return a validation error as messages about its keys, joined by semicolons.
 

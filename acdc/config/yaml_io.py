@@ -1,4 +1,4 @@
-"""YAML with the numbers of its version 1.2, where 2:4 is a text and 1e-5 a number."""
+"""YAML with the numbers of version 1.2, where 2:4 is a string and 1e-5 a number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from acdc.errors import ConfigError
+from acdc.messages import config_error
 
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
@@ -19,7 +20,7 @@ _NUMBERS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which is of version 1.1, without numbers to the base of sixty."""
+    """PyYAML's safe loader, which follows version 1.1, without sexagesimal numbers."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
@@ -27,13 +28,13 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; a key that stands twice is an error, not the last of its values."""
+        """Return a mapping; a duplicate key is an error."""
         seen = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                        problem=f"key {key.value!r} is a duplicate", problem_mark=key.start_mark
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -44,10 +45,10 @@ for _tag, _pattern in _NUMBERS.items():
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Return the value of a YAML text, made of plain types only.
+    """Return the value of a YAML text, of plain types only.
 
     Raises:
-        yaml.YAMLError: it is not YAML.
+        yaml.YAMLError: the text is not YAML.
     """
     return yaml.load(text, _Loader)  # a SafeLoader
 
@@ -56,7 +57,7 @@ def parsed(text: str | bytes, what: str) -> Any:
     """Return the value of a YAML text.
 
     Raises:
-        ConfigError: it is not YAML; says so of ``what``.
+        ConfigError: ``what`` is not YAML.
     """
     try:
         return parse_yaml(text)
@@ -65,24 +66,26 @@ def parsed(text: str | bytes, what: str) -> Any:
 
 
 def assign(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Return data with the values of a command's ``--set KEY=VALUE``, put into it.
+    """Return ``data`` updated by a command's ``--set KEY=VALUE`` options.
 
     Args:
-        data: changed in place; a key of several parts, with dots, leads into it.
-        assignments: values are YAML; later ones win.
+        data: updated in place; dots in a key lead into nested mappings.
+        assignments: ``KEY=VALUE``, values in YAML; later ones win.
 
     Raises:
-        ConfigError: an assignment has no '=', its value is not YAML, or a part is no group.
+        ConfigError: an assignment has no '=', its value is not YAML, or a parent is no mapping.
     """
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set: {assignment!r} has no '='; KEY=VALUE is accepted")
+            raise config_error("--set", assignment, "has no '='", "KEY=VALUE")
         target = data
         *parents, last = key.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set: {key}: {parent} is not a group of keys")
+                raise config_error(
+                    "--set", assignment, f"{parent} is not a group of keys", "a group"
+                )
         target[last] = parsed(value, f"--set: {key}: {value!r}")
     return data
