@@ -41,7 +41,7 @@ def at_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return path.group(1)
 
 
-def test_the_example_is_found_trains_and_reaches_its_sparsity(at_init: str, tmp_path: Path) -> None:
+def test_example_trains(at_init: str, tmp_path: Path) -> None:
     assert at_init in method_names()
     assert get_method(at_init).label == "At init"
     like = tiny_config("one_shot", sparsity=0.8).model_dump()
@@ -53,12 +53,12 @@ def test_the_example_is_found_trains_and_reaches_its_sparsity(at_init: str, tmp_
     assert result["flops"]["training"] < 0.5 * result["flops"]["dense_training"]
 
 
-def test_the_line_of_yaml_is_a_row(at_init: str) -> None:
+def test_yaml_line_is_a_row(at_init: str) -> None:
     (row,) = yaml.safe_load(block("yaml"))
     assert RowSpec.model_validate(row).method == at_init
 
 
-def test_every_make_target_and_file_that_it_names_exists() -> None:
+def test_targets_and_links_exist() -> None:
     targets = set(re.findall(r"\bmake (?:SCALE=\w+ )?([a-z]+)\b", README)) - {"it"}
     listed = subprocess.run(
         ["make", "-pRrq", "-C", str(ROOT), "help"], capture_output=True, text=True
@@ -73,7 +73,7 @@ def test_every_make_target_and_file_that_it_names_exists() -> None:
 SPARSITIES = (80, 90, 95, 98)
 
 
-def test_its_table_is_that_of_the_committed_run() -> None:
+def test_table_is_that_of_the_committed_run() -> None:
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for table in ("table01", "table02"):
         with (REFERENCE / "tables" / f"{table}.csv").open(newline="") as file:
@@ -101,7 +101,7 @@ def test_its_table_is_that_of_the_committed_run() -> None:
             assert (row["n"] == "3") == ("(n = " not in cell), f"{method}: {cell}"
 
 
-def test_the_committed_run_names_its_revision_and_hardware() -> None:
+def test_provenance_of_the_committed_run() -> None:
     about = json.loads((REFERENCE / "provenance.json").read_text())
     assert re.fullmatch(r"[0-9a-f]{40}", about["git"]["revision"])
     assert about["git"]["clean"] is True

@@ -1,4 +1,4 @@
-# From results to tidy tables, from these to tables, figures and the report; and the mirror in MLflow.
+# From results to tidy tables, from these to tables, figures and the report; and the copy in MLflow.
 
 
 FIGURE_SOURCES = sources(
@@ -178,7 +178,7 @@ rule report:
 
 
 rule track:
-    """Mirror every run's journal, and the tables and figures, into MLflow."""
+    """Send every run, and the tables and figures, to MLflow."""
     input:
         RESULTS,
         rules.report.output,
