@@ -41,9 +41,9 @@ def escape(text: str) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Return what renders templates with blocks ``<% %>``, values ``<< >>``, comments ``<# #>``.
+    """Return the environment of templates for LaTeX.
 
-    A value that is missing is an error.
+    Blocks are ``<% %>``, values ``<< >>``, comments ``<# #>``. A missing value is an error.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -62,5 +62,5 @@ def environment() -> jinja2.Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template with its values."""
+    """Return a rendered template."""
     return environment().get_template(template).render(**values).rstrip() + "\n"

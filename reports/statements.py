@@ -1,4 +1,4 @@
-"""The table of the theory's statements: what is claimed, what was measured, the verdict."""
+"""The table of the theory's statements: claim, measured value, verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from theory.statements import Statement
 from theory.statistics import LEVEL, Interval
 
 ID = "theory"
-"""Of the table's files."""
+"""Name of the table's files."""
 CAPTION = (
     f"Statements of the theory, as reconstructed. Brackets: {LEVEL:.0%} interval of what was "
     "measured; none where it was computed without a sample. For $=$, a statement holds where the "
@@ -37,13 +37,13 @@ _COLUMNS = (
 )
 _ROUNDING = 1e-9
 _WIDE = 100.0
-"""Ends whose ratio is above it are rounded each by itself."""
+"""Ends whose ratio exceeds it are rounded separately."""
 _FEWEST, _MOST = 2, 6
 """Digits after the decimal point of a measured value with a spread."""
 
 
 def number(value: float, digits: int = 3) -> str:
-    r"""Return a number as mathematics, ``$1.2 \times 10^{-5}$``, with so many leading digits."""
+    r"""Return a number as mathematics, ``$1.2 \times 10^{-5}$``, with some leading digits."""
     if not math.isfinite(value):
         return _not_finite(value)
     power = _power(value)
@@ -54,7 +54,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def predicted(statement: Statement) -> str:
-    """Return what is predicted, with its relation: prose with mathematics."""
+    """Return the prediction with its relation, as prose with mathematics."""
     tolerance = f" ({number(statement.tolerance)})" if math.isfinite(statement.tolerance) else ""
     if statement.relation == "never":
         return f"never{tolerance}"
@@ -65,10 +65,10 @@ def predicted(statement: Statement) -> str:
 
 
 def measured(statement: Statement) -> tuple[str, str]:
-    """Return the measured value and its interval, empty without one: prose with mathematics.
+    """Return the measured value and its interval (may be empty), as prose with mathematics.
 
-    The digits are those that the interval's width gives to tell, and two more where rounding would
-    put an end onto the prediction.
+    The width of the interval determines the digits; up to two more are added where rounding would
+    make an end equal the prediction.
     """
     found = statement.measured
     ends = [found.value, found.low, found.high]
@@ -139,7 +139,7 @@ def to_csv(found: Sequence[Found]) -> str:
 
 
 def to_json(found: Sequence[Found]) -> str:
-    """Return the table as JSON, and the experiments of which there are no statements."""
+    """Return the table as JSON, with the experiments without statements."""
     data = {
         "caption": CAPTION,
         "statements": rows(found),
@@ -149,7 +149,7 @@ def to_json(found: Sequence[Found]) -> str:
 
 
 def to_latex(found: Sequence[Found]) -> str:
-    """Return a table over pages; it needs booktabs, longtable, amsmath and amssymb."""
+    """Return a table that spans pages; it needs booktabs, longtable, amsmath and amssymb."""
     return latex.render(
         "statements.tex.j2",
         id=ID,
@@ -167,7 +167,7 @@ def to_latex(found: Sequence[Found]) -> str:
 
 
 def remarks(found: Iterable[Found]) -> list[str]:
-    """Return a sentence that names the experiments of which there are no statements, if any."""
+    """Return a sentence that lists the experiments without statements, if there are any."""
     missing = [each.experiment.id for each in found if each.problem]
     return [f"Not there: {', '.join(missing)}."] if missing else []
 

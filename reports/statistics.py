@@ -17,7 +17,7 @@ _DIFFERENCE_DIGITS = 9
 
 @dataclass(frozen=True)
 class Summary:
-    """One cell: finished runs are averaged; what became of the others is only counted."""
+    """One cell: the mean over finished runs, and the number of the other runs by status."""
 
     mean: float | None
     """None where no run finished."""
@@ -29,7 +29,7 @@ class Summary:
     refused: int = 0
     """Runs whose sparsity certificate does not hold."""
     failed: int = 0
-    """Runs that an error ended which would come again."""
+    """Runs that ended with an error that would recur."""
     missing: int = 0
     """Runs that have no result yet."""
 
@@ -52,7 +52,7 @@ class Summary:
     def half_width(self) -> float | None:
         """Half of the 95 % confidence interval of the mean, by Student's t.
 
-        None for n < 2, and for equal values, which tell nothing of how far others would vary.
+        None for n < 2, and for equal values, from which no spread can be estimated.
         """
         if not self.std:
             return None
@@ -67,18 +67,18 @@ class Summary:
 
 
 NOTHING = Summary(None, None, 0)
-"""Of no runs."""
+"""The summary of no runs."""
 
 
 def summarise(values: Sequence[float], **left_out: int) -> Summary:
     """Return the summary of the values of runs that finished and are not refused.
 
     Args:
-        values: of these runs.
-        left_out: how many other runs there are, by the names that Summary has for them.
+        values: one per run.
+        left_out: number of other runs by status, as Summary names them.
 
     Raises:
-        ValueError: a value is not finite; only a diverged run has one, and it must not come here.
+        ValueError: a value is not finite, which only a diverged run can have.
     """
     for value in values:
         if not math.isfinite(value):

@@ -17,7 +17,7 @@ LEFT_OUT: tuple[Literal["diverged", "refused", "failed", "missing"], ...] = (
 )
 """The status of runs that are not averaged, as Summary counts them."""
 DIGITS: dict[Form, int] = {"percent": 2, "ratio": 3, "number": 1}
-"""After the decimal point of our numbers."""
+"""Digits after the decimal point of our numbers."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -38,7 +38,7 @@ def engineering(value: float) -> tuple[str, str]:
 
 
 def mean_and_std(summary: Summary, digits: int = 2) -> str:
-    """Return ``mean ± std``, the mean alone for one run, or what became of the runs without one."""
+    """Return ``mean ± std``, the mean alone for one run, or the number of runs by status."""
     if summary.mean is None:
         return left_out(summary)
     if summary.std is None:
@@ -47,7 +47,7 @@ def mean_and_std(summary: Summary, digits: int = 2) -> str:
 
 
 def left_out(summary: Summary) -> str:
-    """Return how many runs are averaged and why not all, such as ``2 of 3, 1 diverged``, if so."""
+    """Return how many runs are averaged, such as ``2 of 3, 1 diverged``; empty if all are."""
     if summary.is_whole:
         return ""
     counts = {name: getattr(summary, name) for name in LEFT_OUT}
@@ -70,7 +70,7 @@ def paper_text(value: PaperValue | None, prefix: str = "") -> str:
 
 
 def title(experiment: Experiment, scale: Scale) -> str:
-    """Return an experiment's heading: the paper's number, the scale, and what is trained at it."""
+    """Return an experiment's heading: the paper's number, the scale, model and data set."""
     number = f"{experiment.kind.capitalize()} {experiment.paper}" if experiment.paper else ""
     if not number.endswith(tuple("0123456789")):
         heading = f"{experiment.title} (at {scale.name} scale)"
@@ -87,7 +87,7 @@ def scale_note(scale: Scale) -> str:
 
 
 def task(task: Task) -> str:
-    """Return what is trained, and for how long."""
+    """Return model, data set and epochs of a task."""
     return f"{task.model} on {task.dataset}, {task.epochs} epochs"
 
 
@@ -108,5 +108,5 @@ def duration(seconds: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction as per cent without needless digits, such as ``90 %``."""
+    """Return a fraction as per cent without trailing zeros, such as ``90 %``."""
     return f"{100 * fraction:.6g} %"

@@ -1,4 +1,4 @@
-"""The theory's results, as the study's theory folder holds them."""
+"""The theory's results, read from the folder ``theory`` of a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMBERS = SERIES[3:]
 
 @dataclass(frozen=True)
 class Found:
-    """What an experiment of the theory has found."""
+    """The results of an experiment of the theory."""
 
     experiment: Experiment
     statements: tuple[Statement, ...] = ()
@@ -31,34 +31,23 @@ class Found:
     @property
     def name(self) -> str:
         """The experiment's name in theory."""
-        return theory_of(self.experiment)
-
-
-def theory_of(experiment: Experiment) -> str:
-    """Return an experiment's name in theory.
-
-    Raises:
-        ReportError: it is not one of the theory.
-    """
-    if experiment.theory is None:
-        raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} is no theory")
-    return experiment.theory
+        return str(self.experiment.theory)
 
 
 def find(folder: Path, study: Study) -> list[Found]:
     """Return the statements of each experiment of the theory, or why there are none."""
-    return [_found(folder, each) for each in study.experiments if each.kind == "theory"]
-
-
-def _found(study: Path, experiment: Experiment) -> Found:
-    try:
-        return Found(experiment, read_statements(study, theory_of(experiment)))
-    except ReportError as error:
-        return Found(experiment, problem=str(error))
+    found = []
+    for experiment in study.experiments:
+        if experiment.theory is not None:
+            try:
+                found.append(Found(experiment, read_statements(folder, experiment.theory)))
+            except ReportError as error:
+                found.append(Found(experiment, problem=str(error)))
+    return found
 
 
 def read_series(study: Path, name: str) -> pd.DataFrame:
-    """Return what an experiment's figure draws, the columns SERIES.
+    """Return the points of an experiment's figure, the columns SERIES.
 
     Raises:
         ReportError: series.csv is missing, damaged, or has a role that is unknown.
@@ -73,14 +62,16 @@ def read_series(study: Path, name: str) -> pd.DataFrame:
             na_values={key: [""] for key in _NUMBERS},
         )
     except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError):
-        raise ReportError(f"{path} is damaged; make it again") from None
+        raise ReportError(f"{path} is damaged. Run the experiment again") from None
     missing = [column for column in SERIES if column not in table.columns]
     if missing:
-        raise ReportError(f"{path} lacks the columns {', '.join(missing)}; make it again")
-    accepted = ", ".join(get_args(Role))
+        raise ReportError(
+            f"{path} lacks the columns {', '.join(missing)}. Run the experiment again"
+        )
     for role in table["role"].unique():
         if role not in get_args(Role):
-            raise ReportError(f"{path}: role {role!r} is unknown; {accepted} are accepted")
+            allowed = ", ".join(get_args(Role))
+            raise ReportError(f"{path}: role={role}: unknown. Allowed: {allowed}")
     return table
 
 
@@ -98,12 +89,12 @@ def read_statements(study: Path, name: str) -> tuple[Statement, ...]:
         found = [_statement(item) for item in stored]
         verdicts = [item["verdict"] for item in stored]
     except (KeyError, TypeError, ValueError):
-        raise ReportError(f"{path} is damaged; make it again") from None
+        raise ReportError(f"{path} is damaged. Run the experiment again") from None
     for statement, verdict in zip(found, verdicts, strict=True):
         if statement.verdict != verdict:
             raise ReportError(
-                f"{path}: statement {statement.id} is said to be {verdict!r}, but its interval "
-                f"gives {statement.verdict!r}; make it again"
+                f"{path}: statement {statement.id}: verdict={verdict}, but its interval gives "
+                f"{statement.verdict!r}. Run the experiment again"
             )
     return tuple(found)
 

@@ -105,8 +105,7 @@ def _panel(
 ) -> Panel:
     if planned.plot not in PLOTS:
         raise ReportError(
-            f"experiment {experiment.id}: plot {planned.plot!r} is unknown; "
-            f"{', '.join(PLOTS)} are accepted"
+            f"experiment {experiment.id}: plot={planned.plot}: unknown. Allowed: {', '.join(PLOTS)}"
         )
     look = looks["points" if planned.plot == "accuracy_by_flops" else "curves"]
     if not planned.rows:

@@ -1,4 +1,4 @@
-"""How curves over epochs are drawn: mean, band, markers, shaded phases."""
+"""Curves over epochs: mean, band, markers, shaded phases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the panels of the theory's figures are called, by experiment and panel of series.csv."""
+"""Titles and axes of the theory's figures, by experiment and panel of series.csv."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Plot:
     log: str = ""
     """The axes that are logarithmic: ``x``, ``y`` or ``xy``."""
     cells: str = ""
-    """What the colours of a heat map are."""
+    """The quantity that the colours of a heat map show."""
     limits: tuple[float, float] | None = None
-    """Of the colours, or else of the axis of y; None is from the least to the largest value."""
+    """Limits of the colours, or else of the y axis; None: from the least to the largest value."""
     least: float | None = None
-    """Where the axis of y begins at the lowest: what is below is rounding, or of no interest."""
+    """Lowest start of the y axis; values below are rounding errors, or of no interest."""
 
 
 _ROUNDING = 1e-20

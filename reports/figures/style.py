@@ -23,7 +23,7 @@ from matplotlib.legend import Legend
 from study.model import Row
 
 INK = "#1b1b1c"
-"""Text, axes and the dense baseline. The report replaces it by the text colour of the page."""
+"""Colour of text, axes and the dense baseline, which the report replaces by its text colour."""
 
 # Okabe and Ito's palette without yellow (too light on white) and black (the dense baseline).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -41,7 +41,7 @@ _SIZE = 5.0
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is drawn."""
+    """The look of one series."""
 
     colour: str
     marker: str
@@ -114,7 +114,7 @@ def _ramp(count: int) -> list[float]:
 
 
 def _shade(colour: str, step: float) -> str:
-    """Return a colour mixed with white (below 0) or with ink (above 0), by so large a share."""
+    """Return a colour mixed with white (step < 0) or with ink (step > 0), by a share of |step|."""
     share = abs(step)
     other = to_rgb("white" if step < 0 else INK)
     red, green, blue = (
@@ -124,7 +124,7 @@ def _shade(colour: str, step: float) -> str:
 
 
 def _page_colours() -> dict[str, str]:
-    """Return what the report's page draws each colour in; it lightens them on a dark ground."""
+    """Return each colour as the report's page draws it, which lightens them in dark mode."""
     found = {}
     for index, colour in enumerate(_COLOURS):
         steps = {step for count in range(1, _LONGEST_RAMP) for step in _ramp(count)}
@@ -147,7 +147,7 @@ def sequence(count: int) -> list[Look]:
 
 
 def style() -> None:
-    """Set the look of what is drawn from here on, whatever the user's own matplotlibrc says."""
+    """Set the style of all figures drawn from here on, regardless of the user's matplotlibrc."""
     mpl.rcdefaults()
     mpl.use("Agg")
     mpl.rcParams.update(
@@ -228,14 +228,14 @@ def to_bytes(figure: Figure, form: str, salt: str) -> bytes:
 
 
 def close(figure: Figure) -> None:
-    """Forget a figure."""
+    """Release a figure."""
     plt.close(figure)
 
 
 def inline_svg(svg: bytes, name: str, description: str) -> str:
     """Return SVG text to put into HTML: no prolog, ids of its own, and in the page's colours.
 
-    ``description`` is what a screen reader says; quotes and angle brackets are escaped here.
+    ``description`` is for screen readers; quotes and angle brackets are escaped here.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]

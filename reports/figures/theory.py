@@ -28,19 +28,19 @@ from reports.figures.style import INK, Look, fit_legend, letter, sequence, style
 Dash = tuple[int, tuple[float, ...]]
 BOUND: Dash = (0, (4, 2))
 _DASHES: tuple[Dash, ...] = (BOUND, (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (9, 3)))
-"""Of bounds, one after another."""
+"""Dashes of bounds, in order of appearance."""
 _WIDTH = 3.15
 _ALONE = 5.4
 _HEIGHT = 2.6
 _COLUMNS = 3
 _MARKS = 12
-"""Markers on one line, about; lines with more points than that have a band, not error bars."""
+"""Approximate markers per line; lines with more points have a band instead of error bars."""
 _FEW = 8
-"""Up to so many different x are the ticks of a logarithmic axis themselves, and leave room in a
-heat map for the values of its cells."""
+"""Up to this number, different x are the ticks of a logarithmic axis, and the cells of a heat map
+show their values."""
 # Light to dark, so that grey keeps the order; both ends differ from white and from ink.
 _MOST_COLUMNS = 6
-"""Of the legend."""
+"""Most columns of the legend."""
 _TRIALS: dict[str, Any] = {
     **{"linestyle": "none", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.4, "zorder": 2}
 }
@@ -56,12 +56,12 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What the lines of a figure look like."""
+    """The looks of a figure's lines."""
 
     looks: Mapping[str, Look]
-    """Of measured lines and of trials; one label has one look in all panels."""
+    """Looks of measured lines and trials; a label has the same look in all panels."""
     dashes: Mapping[str, Dash]
-    """Of bounds that belong to no measured line."""
+    """Dashes of bounds that belong to no measured line."""
 
     @classmethod
     def of_series(cls, series: pd.DataFrame) -> Self:
@@ -75,7 +75,7 @@ class _Drawn:
         return replace(looks, dashes=dict(zip(alone, kinds, strict=False)))
 
     def of(self, line: str) -> Look | None:
-        """Return the look of the measured line that another line is about, if any.
+        """Return the look of the measured line that another line belongs to, if any.
 
         That is the one whose label it repeats, or else the first with one of its formulas.
         """
@@ -130,7 +130,7 @@ def _columns(count: int) -> int:
 
 
 def _guess(panel: str, rows: pd.DataFrame) -> Plot:
-    """Describe a panel that no description knows: logarithmic where values span much."""
+    """Describe an unknown panel: logarithmic where values span more than a factor of 50."""
 
     def spans(values: pd.Series[float]) -> bool:
         there = values.dropna()
@@ -148,7 +148,7 @@ def _guess(panel: str, rows: pd.DataFrame) -> Plot:
 def _panel(
     axes: Axes, plot: Plot, rows: pd.DataFrame, drawn: _Drawn
 ) -> tuple[dict[str, Artist], dict[str, Artist]]:
-    """Draw a panel; return the handles of lines by their labels, and what the legend ends with."""
+    """Draw a panel; return the handles of lines by label, and those at the end of the legend."""
     axes.set_xscale("log" if "x" in plot.log else "linear")
     axes.set_yscale("log" if "y" in plot.log else "linear")
     entries: dict[str, Artist] = {}

@@ -293,3 +293,18 @@ def words(figure: Any) -> str:
     """Return all texts of a figure."""
     texts = [item.get_text() for item in figure.findobj() if hasattr(item, "get_text")]
     return " ".join(" ".join(texts).split())
+
+
+def check_layout(figure: Any) -> None:
+    """Assert that the parts of a figure neither overlap nor leave it."""
+    figure.canvas.draw()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes += [found.get_window_extent() for found in figure.legends]
+    boxes += [text.get_window_extent() for text in figure.texts if text.get_text()]
+    for index, box in enumerate(boxes):
+        assert min(box.x0, box.y0) >= -1
+        assert max(box.x1 - figure.bbox.x1, box.y1 - figure.bbox.y1) <= 1
+        for other in boxes[index + 1 :]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(width, height) <= 1
