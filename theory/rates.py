@@ -67,19 +67,9 @@ class Theorem2:
             raise ValueError(f"sigma = {sigma}: expected at least 0")
 
     @property
-    def step_size(self) -> Tensor:
-        """Return the step size of the theorem, 1/beta."""
-        return 1.0 / self.beta
-
-    @property
-    def expansion(self) -> Tensor:
-        """Return the factor by which T_k may enlarge a squared distance to theta*."""
-        return expansion(self.k_star, self.k)
-
-    @property
     def factor(self) -> Tensor:
         """Return the factor of D in the one-step bound."""
-        return self.expansion * (1.0 - self.alpha / self.beta)
+        return expansion(self.k_star, self.k) * (1.0 - self.alpha / self.beta)
 
     @property
     def is_vacuous(self) -> Tensor:
@@ -108,7 +98,8 @@ class Theorem2:
 
     def step_bound(self, distance2: Tensor) -> Tensor:
         """Return the bound on E D' after one step from D."""
-        return self.factor * distance2 + self.expansion * (self.sigma / self.beta) ** 2
+        noise = (self.sigma / self.beta) ** 2
+        return self.factor * distance2 + expansion(self.k_star, self.k) * noise
 
     def distance2_bound(self, start: Tensor, iterations: int) -> Tensor:
         """Return the bounds on E D after 0 to ``iterations`` steps, (iterations + 1, ...)."""
@@ -215,10 +206,10 @@ class Corollary1:
     """AC/DC: damped passes over mini-batches, T_k, optimisation on the support (Section 3.2, A.2).
 
     With step eta / (passes * parts), eta = 1/(2 beta), and each part L-Lipschitz and beta-smooth, a
-    dense phase moves theta by at most eta L (`movement`), so that the movement divided by eta
-    differs from grad f by at most beta eta L (`mapping_error`). Put into Theorem 1 for sigma this
-    gives the floor 4 L^2/alpha; but CPL and the Lipschitz property alone bound f - f* by
-    2 L^2/alpha at every theta (`trivial_gap`).
+    dense phase moves theta by at most eta L, so that the movement divided by eta differs from
+    grad f by at most beta eta L = L/2. Put into Theorem 1 for sigma this gives the floor
+    4 L^2/alpha (`floor`); but CPL and the Lipschitz property alone bound f - f* by 2 L^2/alpha at
+    every theta (`trivial_gap`).
     """
 
     def __init__(self, alpha: Tensor | float, beta: Tensor | float, lipschitz: Tensor | float):
@@ -227,24 +218,10 @@ class Corollary1:
         )
 
     @property
-    def step_size(self) -> Tensor:
-        """Return the step size eta of a whole dense phase, 1/(2 beta)."""
-        return 1.0 / (2.0 * self.beta)
-
-    @property
-    def movement(self) -> Tensor:
-        """Return the bound on the movement in a dense phase, eta L."""
-        return self.step_size * self.lipschitz
-
-    @property
-    def mapping_error(self) -> Tensor:
-        """Return the bound on ||(theta - theta')/eta - grad f(theta)||, beta eta L."""
-        return self.beta * self.movement
-
-    @property
     def floor(self) -> Tensor:
-        """Return the floor of f - f*, 16 (beta eta L)^2 / alpha = 4 L^2/alpha."""
-        return 16.0 * self.mapping_error**2 / self.alpha
+        """Return the floor of f - f*, 16 (beta eta L)^2 / alpha."""
+        eta = 1.0 / (2.0 * self.beta)
+        return 16.0 * (self.beta * (eta * self.lipschitz)) ** 2 / self.alpha
 
     @property
     def trivial_gap(self) -> Tensor:

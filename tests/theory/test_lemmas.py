@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.errors import ConfigError
-from theory import experiment, inequalities
+from theory import inequalities
 from theory.experiments import lemmas
 from theory.iht import hard_threshold
 from theory.noise import stream
@@ -172,21 +171,3 @@ def test_distance_to_the_nearest_minimiser_is_the_pseudo_inverse_s() -> None:
         assert float(found[i, j]) == pytest.approx(
             np.sum((np.linalg.pinv(design) @ design @ offset) ** 2), rel=1e-10
         )
-
-
-@pytest.mark.parametrize(
-    ("bad", "key"),
-    [
-        ({"k": 48}, "k"),
-        ({"k_star": 9}, "k_star"),
-        ({"lengths": [1, 8]}, "lengths"),
-        ({"weights": [9.0]}, "weights"),
-        ({"weights": [1.0, 1.0]}, "weights"),
-        ({"kappa_most": 0.5}, "kappa_most"),
-    ],
-)
-def test_bad_settings_are_one_sentence(bad: dict[str, object], key: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        experiment.parse("lemmas", bad)
-    assert str(error.value).startswith(key)
-    assert "\n" not in str(error.value)

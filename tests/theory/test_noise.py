@@ -56,13 +56,6 @@ def test_sigma_and_support_differ_between_trials() -> None:
     np.testing.assert_allclose(variances, expected, rtol=5 * math.sqrt(2 / 9000))
 
 
-def test_no_noise_is_the_gradient_itself() -> None:
-    theta = torch.randn((4, 7), dtype=torch.float64, generator=stream(0, "theta"))
-    for support in (None, torch.arange(7) < 3):
-        exact = gaussian(lambda x: x / 3.0, 0.0, stream(0), support)(theta)
-        assert torch.equal(exact, theta / 3.0)
-
-
 def test_noise_is_drawn_afresh_at_each_call_and_for_each_trial() -> None:
     oracle = gaussian(zero, 1.0, stream(0, "noise"))
     once, again = oracle(zeros(50, 3)), oracle(zeros(50, 3))
@@ -92,15 +85,6 @@ def test_streams_are_the_same_for_the_same_names_and_unrelated_for_others() -> N
     # For 210 pairs a correlation of six standard deviations is out of the question.
     for one, other in itertools.combinations(samples, 2):
         assert abs(float(np.corrcoef(one, other)[0, 1])) < 6 / math.sqrt(2000)
-
-
-def test_drawing_from_one_stream_leaves_others_alone() -> None:
-    first, second = stream(0, "first"), stream(0, "second")
-    torch.rand(100, generator=first)
-    torch.rand(100)
-    assert torch.equal(
-        torch.rand(5, generator=second), torch.rand(5, generator=stream(0, "second"))
-    )
 
 
 def test_streams_of_names_that_read_alike_together_differ() -> None:

@@ -134,14 +134,6 @@ def test_trials_do_not_mix(name: str) -> None:
     assert torch.equal(problem.gap(theta)[same], problem.gap(changed)[same])
 
 
-@given(seed=st.integers(0, 1000), k=st.integers(1, 20))
-def test_sparse_vectors_have_their_count_and_magnitudes(seed: int, k: int) -> None:
-    vectors = sparse_vectors(5, 20, k, generator(seed))
-    magnitudes = vectors[vectors != 0].abs()
-    assert (vectors != 0).sum(-1).tolist() == [k] * 5
-    assert bool(((magnitudes >= 1) & (magnitudes <= 2)).all())
-
-
 def test_sparse_vectors_have_every_place_sign_and_magnitude_alike() -> None:
     vectors = sparse_vectors(20_000, 10, 3, generator(0))
     places = (vectors != 0).double().mean(0).numpy()
@@ -170,21 +162,6 @@ def test_spectrum_is_log_spaced_between_alpha_and_beta(kind: str, n: int) -> Non
         np.testing.assert_allclose(found, np.geomspace(1 / kappa, 1, n), rtol=1e-10)
         assert problem.alpha[index].item() == pytest.approx(1 / kappa, rel=1e-15)
         assert problem.beta[index].item() == 1.0
-
-
-@pytest.mark.parametrize("draw", [rotated_quadratics, diagonal_quadratics])
-def test_curvature_on_every_support_lies_between_alpha_and_beta(draw: Any) -> None:
-    problem = draw(KAPPAS, 7, 2, generator(4))
-    for index in range(3):
-        held = problem.hessian[index].numpy()
-        hessian = np.diag(held[0]) if problem.is_diagonal else held
-        extremes = [
-            np.linalg.eigvalsh(hessian[np.ix_(support, support)])[[0, -1]]
-            for size in range(1, 8)
-            for support in itertools.combinations(range(7), size)
-        ]
-        assert min(low for low, _ in extremes) >= problem.alpha[index].item() * (1 - 1e-12)
-        assert max(high for _, high in extremes) <= problem.beta[index].item() * (1 + 1e-12)
 
 
 def test_a_flat_diagonal_has_the_least_curvature_where_the_minimiser_is() -> None:
@@ -263,20 +240,6 @@ def test_a_minibatch_takes_every_choice_of_rows_equally_often(size: int) -> None
     assert scipy.stats.chisquare(counts[there], expected[there]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("size", [1, 4])
-def test_a_minibatch_has_the_mean_and_variance_that_are_stated(size: int) -> None:
-    problem: Any = FAMILIES["F1' with error"][0]
-    theta, draws = normal(14, 3, 1, 8), 20_000
-    noisy = problem.minibatch(size, generator(15))(theta.expand(3, draws, 8))
-    errors = (noisy - problem.gradient(theta)).numpy()
-    variance = problem.row_variance(theta)[:, 0].numpy() / size
-    squares = np.sum(errors**2, axis=-1)
-    spread = squares.std(1) / math.sqrt(draws)
-    assert (np.abs(squares.mean(1) - variance) < 5 * spread).all()
-    # ||mean error||^2 has expectation variance / draws.
-    assert (np.sum(errors.mean(1) ** 2, axis=-1) < 5 * variance / draws).all()
-
-
 def test_minibatches_are_drawn_afresh_and_for_each_trial() -> None:
     problem = rows_problem()
     theta = normal(16, 3).expand(1, 40, 3)
@@ -341,11 +304,11 @@ def test_with_all_supports_drawn_restricted_constants_are_the_true_ones(size: in
 
 
 def test_exchanges_of_columns_find_more_than_the_random_supports() -> None:
-    design, size = normal(22, 30, 20, 16), 4
+    design, size = normal(22, 12, 20, 12), 4
     found = restricted_constants(design, size, 10, generator(23))
     truth = [extremes(each.numpy(), size) for each in design]
-    # Ten of the 1820 supports, in the same order as they are drawn.
-    draws = torch.rand((30, 10, 16), dtype=torch.float64, generator=generator(23))
+    # Ten of the 495 supports, in the same order as they are drawn.
+    draws = torch.rand((12, 10, 12), dtype=torch.float64, generator=generator(23))
     chosen = draws.argsort(-1)[..., :size].numpy()
     random = []
     for each, supports in zip(design.numpy(), chosen, strict=True):
@@ -367,12 +330,6 @@ def test_cpl_constant_is_the_least_ratio_on_a_fine_grid(c: float) -> None:
     ratio = (2 * x + c * np.sin(2 * x)) ** 2 / (x**2 + c * np.sin(x) ** 2)
     assert cpl_constant(c) == pytest.approx(2 * ratio.min(), rel=1e-4)
     assert cpl_constant(c) <= 2 * ratio.min() * (1 + 1e-12)
-
-
-def test_cpl_constants_of_record() -> None:
-    assert cpl_constant(0.0) == pytest.approx(8.0, rel=1e-12)
-    found = [cpl_constant(c) for c in (1.2, 2.0, 3.0)]
-    assert found == pytest.approx([3.75, 2.02, 0.702], abs=5e-3)
 
 
 @pytest.mark.parametrize("c", [-0.1, 4.7, 10.0, math.inf, math.nan])
@@ -536,14 +493,6 @@ def test_one_coordinate_obeys_cpl_with_four_and_not_with_more(entries: list[floa
     assert largest >= 4.0 / 2 * problem.gap(theta).item() * (1 - 1e-15)
     if abs(entries[0] - 1) > 1e-6:
         assert largest < 4.0001 / 2 * problem.gap(theta).item()
-
-
-def test_every_point_with_the_right_first_coordinate_is_a_minimiser_of_one_coordinate() -> None:
-    theta = 100 * normal(40, 20, 6)
-    theta[:, 0] = 1.0
-    assert bool((OneCoordinate(6).gap(theta) == 0).all())
-    assert bool((OneCoordinate(6).gradient(theta) == 0).all())
-    assert OneCoordinate(6).beta.item() == 1.0
 
 
 # What there is no problem for

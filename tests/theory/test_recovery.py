@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.errors import ConfigError
 from theory import experiment
 from theory.experiments import recovery
 from theory.outcome import Outcome
@@ -54,14 +53,14 @@ def test_only_the_second_level_has_noise() -> None:
 
 
 def test_omp_and_lasso_find_what_brute_force_finds() -> None:
-    chosen = settings(trials=3, k_stars=[2])
+    chosen = settings(trials=3, k_stars=[2], n=16, m=10, penalties=2, folds=2)
     observed = recovery.observe(chosen, 2)
     omp = recovery.classical(chosen, observed, 2)["OMP"].theta
     for place in range(3):
         design, target = observed.problem.design[place].numpy(), observed.targets[place, 1].numpy()
         residuals = {
             pair: np.linalg.lstsq(design[:, pair], target)[1].sum()
-            for pair in itertools.combinations(range(30), 2)
+            for pair in itertools.combinations(range(16), 2)
         }
         best = min(residuals, key=lambda pair: residuals[pair])
         assert tuple(omp[place, 1].nonzero().flatten().tolist()) == best
@@ -139,21 +138,3 @@ def test_iht_descends(outcome: Outcome) -> None:
     assert any(
         each.rises.any() for each in recovery.iterative(chosen, observed, 2, recovery._IHT).values()
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"k_stars": [8]}, "n=30: "),
-        ({"m": 30}, "m=30: "),
-        ({"parts": 3}, "parts=3: "),
-        ({"iterations": 5}, "iterations=5: "),
-        ({"designs": 5}, "designs=5: "),
-        ({"noise": -0.1}, "noise"),
-        ({"k_stars": []}, "k_stars"),
-    ],
-)
-def test_what_cannot_be_carried_out_is_one_sentence(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        settings(**change)
-    assert "\n" not in str(caught.value)

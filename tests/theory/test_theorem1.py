@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from theory import experiment
 from theory.experiments import t1_floor, t1_gap, t1_rate
 from theory.noise import stream
 from theory.outcome import Outcome
@@ -19,7 +18,9 @@ from theory.statements import Statement
 
 @pytest.fixture(scope="module")
 def rate() -> Outcome:
-    return t1_rate.run(t1_rate.Settings(trials=40, weights=(0.5, 1.2), k_parts=(0.05, 1.0, 2.0)))
+    return t1_rate.run(
+        t1_rate.Settings(trials=26, weights=(0.5, 1.2), k_parts=(0.05, 1.0), iterations=60)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_violations_are_those_of_the_rows_where_k_is_enough(
     rate: Outcome, name: str, start: int
 ) -> None:
     rows = [r for r in rate.trials if r["random_start"] == start and r["k"] >= r["enough"]]
-    assert statement(rate, name).trials == len(rows) == 160
+    assert statement(rate, name).trials == len(rows) == 52
     assert statement(rate, name).violations == sum(r["worst_ratio"] > r["bound"] for r in rows)
 
 
@@ -123,13 +124,13 @@ def test_small_noise_has_the_floor_of_the_linear_theory() -> None:
     # With epsilon = 0 a residual of small noise obeys r' = r - (f''(0) r + z) / (2 beta), where
     # f''(0) = beta = 2 + 2c: E f = (1 + c) E r^2 = sigma^2 / (12 (1 + c)), all residuals together.
     settings = t1_floor.Settings(
-        trials=25, epsilon=0.0, weight=0.5, sigmas=(1e-4, 1e-3, 1e-2), iterations=200
+        trials=40, k_star=1, epsilon=0.0, weight=0.5, sigmas=(1e-4, 1e-3, 1e-2), iterations=160
     )
     outcome = t1_floor.run(settings)
     rows = [row for row in outcome.trials if row["noise"] == "support"]
     for sigma in settings.sigmas:
         floor = np.mean([row["gap"] for row in rows if row["sigma"] == sigma])
-        assert floor == pytest.approx(sigma**2 / 18, rel=0.08)
+        assert floor == pytest.approx(sigma**2 / 18, rel=0.12)
     assert statement(outcome, "slope_support").verdict == "holds"
     assert statement(outcome, "floor_support").verdict == "holds"
     assert statement(outcome, "floor_support").measured.value == pytest.approx(
@@ -245,32 +246,3 @@ def test_the_condition_number_of_record_is_the_one_that_was_asked_for() -> None:
     settings = t1_gap.Settings(trials=2, repetitions=2, iterations=40, kappas=(1.1, 7.3))
     rows = [row for row in t1_gap.run(settings).trials if row["subject"] == "CPL"]
     assert {row["kappa"] for row in rows} == {1.1, 7.3}
-
-
-@pytest.mark.parametrize(
-    ("name", "bad", "key"),
-    [
-        ("t1_rate", {"k_parts": [0.5]}, "k_parts"),
-        ("t1_rate", {"k_parts": []}, "k_parts"),
-        ("t1_rate", {"weights": [5.0]}, "weights"),
-        ("t1_rate", {"weights": [4.5]}, "weights=(4.5,): "),
-        ("t1_rate", {"weights": [1.0, 1.0]}, "weights: [1.0, 1.0] has a value twice"),
-        ("t1_rate", {"k_parts": [1.0, 1.0]}, "k_parts: [1.0, 1.0] has a value twice"),
-        ("t1_rate", {"weights": [-1.0]}, "weights"),
-        ("t1_rate", {"epsilon": -0.1}, "epsilon"),
-        ("t1_floor", {"sigmas": [0.0, 0.1, 1.0]}, "sigmas"),
-        ("t1_floor", {"sigmas": [0.1, 1.0]}, "sigmas"),
-        ("t1_floor", {"weight": 5.0}, "weight"),
-        ("t1_floor", {"weight": 4.5}, "weight=4.5: "),
-        ("t1_gap", {"n": 100}, "n"),
-        ("t1_gap", {"distances": [0.0, 1.0]}, "distances"),
-        ("t1_gap", {"sigmas": [-1.0]}, "sigmas"),
-        ("t1_gap", {"kappas": [0.5]}, "kappas"),
-        ("t1_gap", {"k_star": 101}, "k_star"),
-    ],
-)
-def test_bad_settings_are_one_sentence(name: str, bad: dict[str, object], key: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        experiment.parse(name, bad)
-    assert str(error.value).startswith(key)
-    assert "\n" not in str(error.value)

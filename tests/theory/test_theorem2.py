@@ -99,7 +99,7 @@ FLOOR = {"n": 64, "k_star": 2, "k_ratio": 4, "wide_n": 520, "batches": [64, 256]
 
 @pytest.fixture(scope="module")
 def floor() -> Outcome:
-    return outcome_of("t2_floor", **FLOOR, kappas=[4, 16], trials=30, iterations=400)
+    return outcome_of("t2_floor", **FLOOR, kappas=[4, 16], trials=20, iterations=300)
 
 
 @pytest.mark.parametrize("kappa", [4, 16])

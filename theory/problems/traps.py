@@ -8,68 +8,54 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
 class Trap:
     """F3: f(theta) = ||A theta - e_0||^2 / 2 with a 1-sparse minimiser and a bad fixed point.
 
     Column 0 of A is rho e_0; columns j = 1..k are p e_0 + q e_j with k p^2 = w and p^2 + q^2 = 1.
-    theta* = e_0 / rho. The best parameters on coordinates 1..k are all tau = p / (q^2 + k p^2);
+    theta* = e_0 / rho. The best parameters on coordinates 1..k all equal tau = p / (q^2 + k p^2);
     with step 1/beta they are a fixed point of IHT with k kept entries if rho q^2 / beta < p.
-    alpha and beta are the extreme eigenvalues of A^T A. ``copies`` of it side by side have k* =
-    copies, and copies * k entries are stuck. Instances (...) differ in rho and w.
+    alpha and beta are the extreme eigenvalues of A^T A. ``copies`` side by side have k* = copies,
+    and copies * k stuck entries. Instances (...) differ in rho and w.
 
     Raises:
         ValueError: rho is not above 0, w not between 0 and k, or k or copies are below 1.
     """
 
-    rho: Tensor | float
-    w: Tensor | float
-    k: int
-    copies: int = 1
-
     family = "F3"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rho", torch.as_tensor(self.rho, dtype=torch.float64))
-        object.__setattr__(self, "w", torch.as_tensor(self.w, dtype=torch.float64))
-        if not bool((self._rho > 0).all()):
-            raise ValueError(f"rho = {self.rho}: expected more than 0")
-        if self.k < 1 or self.copies < 1:
-            raise ValueError(f"k = {self.k}, copies = {self.copies}: expected at least 1")
-        if not bool(((self._w > 0) & (self._w < self.k)).all()):
-            raise ValueError(f"w = {self.w}: expected 0 < w < k = {self.k}")
-
-    @property
-    def _rho(self) -> Tensor:
-        return torch.as_tensor(self.rho)
-
-    @property
-    def _w(self) -> Tensor:
-        return torch.as_tensor(self.w)
+    def __init__(self, rho: Tensor | float, w: Tensor | float, k: int, copies: int = 1) -> None:
+        self.rho, self.w = (torch.as_tensor(each, dtype=torch.float64) for each in (rho, w))
+        self.k, self.copies = k, copies
+        if not bool((self.rho > 0).all()):
+            raise ValueError(f"rho = {rho}: expected more than 0")
+        if k < 1 or copies < 1:
+            raise ValueError(f"k = {k}, copies = {copies}: expected at least 1")
+        if not bool(((self.w > 0) & (self.w < k)).all()):
+            raise ValueError(f"w = {w}: expected 0 < w < k = {k}")
 
     @property
     def p(self) -> Tensor:
-        """Overlap of each wrong column with the target, (...)."""
-        return (self._w / self.k).sqrt()
+        """Return the overlap of each wrong column with the target, (...)."""
+        return (self.w / self.k).sqrt()
 
     @property
     def q2(self) -> Tensor:
-        """q^2, what each wrong column has of its own, (...)."""
-        return 1.0 - self._w / self.k
+        """Return q^2, (...)."""
+        return 1.0 - self.w / self.k
 
     @property
     def tau(self) -> Tensor:
-        """Each entry of the bad fixed point, (...)."""
-        return self.p / (self.q2 + self._w)
+        """Return each entry of the bad fixed point, (...)."""
+        return self.p / (self.q2 + self.w)
 
     @property
     def extremes(self) -> tuple[Tensor, Tensor]:
-        """The least and the largest eigenvalue of A^T A, each (...).
+        """Return the least and the largest eigenvalue of A^T A, each (...).
 
         It acts on the span of e_0 and the uniform vector as a 2 x 2 matrix, and elsewhere as q^2.
         """
-        a, d = self._rho.square(), self.q2 + self._w
-        largest = (a + d) / 2 + torch.hypot((a - d) / 2, self._rho * self._w.sqrt())
+        a, d = self.rho.square(), self.q2 + self.w
+        largest = (a + d) / 2 + torch.hypot((a - d) / 2, self.rho * self.w.sqrt())
         # From the determinant: the difference of mean and spread would cancel.
         least = a * self.q2 / largest
         if self.k > 1:
@@ -78,46 +64,46 @@ class Trap:
 
     @property
     def alpha(self) -> Tensor:
-        """Least eigenvalue, (...)."""
+        """Return the least eigenvalue, (...)."""
         return self.extremes[0]
 
     @property
     def beta(self) -> Tensor:
-        """Largest eigenvalue, (...)."""
+        """Return the largest eigenvalue, (...)."""
         return self.extremes[1]
 
     @property
     def kappa(self) -> Tensor:
-        """Condition number beta/alpha, (...)."""
+        """Return the condition number beta/alpha, (...)."""
         return self.beta / self.alpha
 
     @property
     def is_stuck(self) -> Tensor:
-        """Whether the bad point is a fixed point: the right coordinate stays below the others."""
-        return self._rho * self.q2 / self.beta < self.p
+        """Return whether the bad point is fixed: the right coordinate stays below the others."""
+        return self.rho * self.q2 / self.beta < self.p
 
     @property
     def n(self) -> int:
-        """N = copies (k + 1)."""
+        """Return N = copies (k + 1)."""
         return self.copies * (self.k + 1)
 
     @property
     def minimiser(self) -> Tensor:
-        """theta*, (..., N)."""
-        return self._repeated(1.0 / self._rho, torch.zeros_like(self.tau))
+        """Return theta*, (..., N)."""
+        return self._repeated(1.0 / self.rho, torch.zeros_like(self.tau))
 
     @property
     def bad_point(self) -> Tensor:
-        """theta_J, tau on each wrong coordinate, (..., N)."""
+        """Return theta_J, tau on each wrong coordinate, (..., N)."""
         return self._repeated(torch.zeros_like(self.tau), self.tau)
 
     @property
     def bad_gap(self) -> Tensor:
-        """The gap at the bad point, copies q^2 / (2 (q^2 + w)), (...)."""
-        return self.copies * self.q2 / (2.0 * (self.q2 + self._w))
+        """Return the gap at the bad point, copies q^2 / (2 (q^2 + w)), (...)."""
+        return self.copies * self.q2 / (2.0 * (self.q2 + self.w))
 
     def _repeated(self, first: Tensor, others: Tensor) -> Tensor:
-        """Return vectors (..., N) with one value in coordinate 0 of each copy, and another else."""
+        """Return vectors (..., N) with one value in coordinate 0 of each copy, others elsewhere."""
         first, others = first + torch.zeros_like(others), others + torch.zeros_like(first)
         block = others.unsqueeze(-1).repeat(*[1] * others.dim(), self.k + 1)
         block[..., 0] = first
@@ -128,7 +114,7 @@ class Trap:
         offset = theta - self.minimiser
         offset = offset.reshape(*offset.shape[:-1], self.copies, self.k + 1)
         one = (None, None)
-        target = self._rho[..., *one] * offset[..., :1]
+        target = self.rho[..., *one] * offset[..., :1]
         target = target + self.p[..., *one] * offset[..., 1:].sum(-1, keepdim=True)
         return torch.cat([target, self.q2.sqrt()[..., *one] * offset[..., 1:]], dim=-1)
 
@@ -138,7 +124,7 @@ class Trap:
         target, own = residual[..., :1], residual[..., 1:]
         one = (None, None)
         wrong = self.p[..., *one] * target + self.q2.sqrt()[..., *one] * own
-        return torch.cat([self._rho[..., *one] * target, wrong], dim=-1).flatten(-2)
+        return torch.cat([self.rho[..., *one] * target, wrong], dim=-1).flatten(-2)
 
     def gap(self, theta: Tensor) -> Tensor:
         """f(theta): (..., N) to (...)."""
