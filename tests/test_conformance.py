@@ -78,7 +78,7 @@ def is_of(place: tuple[Any, ...], section: str) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_an_answer_that_is_changed_no_longer_agrees(path: Path, tmp_path: Path) -> None:
+def test_changed_answers_differ(path: Path, tmp_path: Path) -> None:
     original = json.loads(path.read_text())
     # The trajectories of thresholds are slow, and compared like everything else.
     original.pop("threshold_trajectory_no_gradient", None)
@@ -99,7 +99,7 @@ def test_an_answer_that_is_changed_no_longer_agrees(path: Path, tmp_path: Path) 
         assert not replay.agrees, place
 
 
-def test_the_command_prints_every_case_and_ends_with_success(tmp_path: Path) -> None:
+def test_command_prints_every_case(tmp_path: Path) -> None:
     for name in ("rigl_single_update", "acdc_masks_schedules"):
         (tmp_path / f"{name}.json").write_bytes((GOLDEN / f"{name}.json").read_bytes())
     (tmp_path / "other.json").write_text('{"something": "else"}')
@@ -113,7 +113,7 @@ def test_the_command_prints_every_case_and_ends_with_success(tmp_path: Path) -> 
     assert "rigl_single_update.json" in done.output
 
 
-def test_the_command_ends_with_failure_and_says_which_case_differs(tmp_path: Path) -> None:
+def test_command_fails_on_a_difference(tmp_path: Path) -> None:
     data = json.loads((GOLDEN / "rigl_single_update.json").read_text())
     data["cases"][1]["out_mask"][3] = 1 - data["cases"][1]["out_mask"][3]
     (tmp_path / "update.json").write_text(json.dumps(data))
@@ -126,7 +126,7 @@ def test_the_command_ends_with_failure_and_says_which_case_differs(tmp_path: Pat
 @pytest.mark.parametrize(
     "content", ["{", '{"format": "rigl_update", "cases": [{"out_mask": [1]}]}']
 )
-def test_a_file_that_cannot_be_replayed_is_a_failure(content: str, tmp_path: Path) -> None:
+def test_unreadable_files_fail(content: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text(content)
     replay = replay_file(path)

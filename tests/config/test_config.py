@@ -36,7 +36,7 @@ def phases(*given: tuple[str, int, int], **more: Any) -> dict[str, Any]:
     return with_(settings={"schedule": None, "phases": [list(phase) for phase in given], **more})
 
 
-def test_the_fingerprint_is_the_hash_of_the_whole_resolved_description() -> None:
+def test_fingerprint_hashes_the_resolved_configuration() -> None:
     resolved = {
         "model": "resnet8_s2",
         "dataset": "digits",
@@ -75,7 +75,7 @@ def test_the_fingerprint_is_the_hash_of_the_whole_resolved_description() -> None
     assert parse_run(BASE).fingerprint == by_hand == "3de1854098c7"
 
 
-def test_descriptions_that_mean_the_same_are_the_same_run() -> None:
+def test_equal_configurations_are_one_run() -> None:
     same = [
         BASE,
         with_(seed=1, recipe={}, settings={}),
@@ -161,20 +161,20 @@ def test_slugs_can_be_read(changes: dict[str, Any], slug: str) -> None:
         ("str", {"s_init": -5}, "s_init-5"),
     ],
 )
-def test_variants_name_the_settings_that_differ_from_the_defaults(
+def test_variants_name_changed_settings(
     method: str, settings: dict[str, Any], variant: str
 ) -> None:
     assert parse_run(with_(method=method, settings=settings)).settings.variant() == variant
 
 
-def test_names_of_runs_fit_a_file_system_however_much_is_changed() -> None:
+def test_run_names_are_short() -> None:
     layers = [name for name in parse_run(BASE).layers if "conv" in name]
     config = parse_run(with_(settings={"dense_layers": layers[:6]}))
     assert len(config.settings.variant()) > 100
     assert len(config.run_name) < 130
 
 
-def test_names_of_runs_are_safe_as_names_of_folders() -> None:
+def test_run_names_are_safe() -> None:
     for change in CHANGES:
         assert re.fullmatch(r"[a-z0-9_.+-]+", parse_run(BASE | change).run_name)
 
@@ -273,7 +273,7 @@ def test_several_mistakes_are_told_together() -> None:
     assert re.match(r"sparsity.*epochs", str(caught.value))
 
 
-def test_a_description_cannot_be_changed_afterwards() -> None:
+def test_configurations_are_frozen() -> None:
     config = parse_run(BASE)
     with pytest.raises(ValidationError):
         config.sparsity = 0.5  # type: ignore[misc]
@@ -281,7 +281,7 @@ def test_a_description_cannot_be_changed_afterwards() -> None:
         config.recipe.lr = 0.5  # type: ignore[misc]
 
 
-def test_a_model_without_prunable_layers_or_with_none_left_is_refused(
+def test_models_without_a_layer_to_prune(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(MODELS, "pooling", lambda channels, classes: nn.AdaptiveAvgPool2d(1))

@@ -27,7 +27,7 @@ def phase_kind(epoch: int) -> str:
     return next(str(kind) for kind, start, end in PHASES if start <= epoch < end)
 
 
-def test_pruned_weights_are_exactly_zero_after_every_sparse_step_and_masks_hold_still() -> None:
+def test_sparse_phases_keep_masks_and_zeros() -> None:
     drive = Drive(alternating())
     masks_of_epoch: dict[int, dict[str, Tensor]] = {}
 
@@ -45,7 +45,7 @@ def test_pruned_weights_are_exactly_zero_after_every_sparse_step_and_masks_hold_
     assert sorted(masks_of_epoch) == [2, 4]
 
 
-def test_masks_are_the_global_largest_of_the_dense_weights_at_each_pruning() -> None:
+def test_masks_are_the_global_largest() -> None:
     drive = Drive(alternating())
     last_dense: dict[str, Tensor] = {}
     compared: list[int] = []
@@ -67,7 +67,7 @@ def test_masks_are_the_global_largest_of_the_dense_weights_at_each_pruning() -> 
     assert compared == [2, 4]
 
 
-def test_dense_phases_train_every_weight_and_restored_weights_start_at_zero() -> None:
+def test_restored_weights_start_at_zero() -> None:
     drive = Drive(alternating())
     start: dict[str, Tensor] = {}
     checked: list[int] = []
@@ -92,7 +92,7 @@ def test_dense_phases_train_every_weight_and_restored_weights_start_at_zero() ->
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_momentum_is_zeroed_when_a_dense_phase_begins_and_only_with_the_option(
+def test_momentum_reset(
     reset: bool,
 ) -> None:
     drive = Drive(alternating(settings={"reset_momentum": reset}))
@@ -108,7 +108,7 @@ def test_momentum_is_zeroed_when_a_dense_phase_begins_and_only_with_the_option(
     assert zero_at == {1: False, 2: False, 3: reset, 4: False}
 
 
-def test_the_first_dense_phase_and_a_sparse_phase_keep_the_momentum() -> None:
+def test_other_phases_keep_the_momentum() -> None:
     drive = Drive(alternating())
     before: dict[str, Tensor] = {}
 
@@ -124,7 +124,7 @@ def test_the_first_dense_phase_and_a_sparse_phase_keep_the_momentum() -> None:
     drive.run(look, at_epoch=at_epoch)
 
 
-def test_momentum_of_pruned_weights_only_decays_in_a_sparse_phase() -> None:
+def test_momentum_of_pruned_weights_decays() -> None:
     drive = Drive(alternating())
     last: dict[str, Tensor] = {}
 
@@ -139,13 +139,13 @@ def test_momentum_of_pruned_weights_only_decays_in_a_sparse_phase() -> None:
     drive.run(look)
 
 
-def test_uniform_distribution_gives_every_layer_the_same_sparsity() -> None:
+def test_uniform_distribution() -> None:
     drive = Drive(alternating(settings={"distribution": "uniform"})).run()
     kept = {name: int((weight != 0).sum()) for name, weight in drive.weights.items()}
     assert kept == {"conv.weight": 18 - 14, "hidden.weight": 48 - 38, "out.weight": 24 - 19}
 
 
-def test_layers_kept_dense_are_left_out_of_the_ranking_and_of_the_count() -> None:
+def test_dense_layers_are_not_counted() -> None:
     drive = Drive(alternating(settings={"dense_layers": ["first"]})).run()
     assert drive.method.exempt == ("conv.weight",)
     assert int((drive.weights["conv.weight"] != 0).sum()) == 18
@@ -155,7 +155,7 @@ def test_layers_kept_dense_are_left_out_of_the_ranking_and_of_the_count() -> Non
     assert densities.forward["conv.weight"] == densities.gradient["conv.weight"] == 1.0
 
 
-def test_densities_count_a_dense_gradient_in_dense_phases_only() -> None:
+def test_densities_by_phase() -> None:
     drive = Drive(alternating())
 
     def look(step: Step) -> None:
@@ -169,7 +169,7 @@ def test_densities_count_a_dense_gradient_in_dense_phases_only() -> None:
     drive.run(look)
 
 
-def test_events_tell_of_every_pruning_and_restoring_with_the_change_of_the_mask() -> None:
+def test_events() -> None:
     drive = Drive(alternating())
     drive.run()
     events = drive.method.events.drain()
@@ -179,7 +179,7 @@ def test_events_tell_of_every_pruning_and_restoring_with_the_change_of_the_mask(
     assert sum(events[2]["nonzeros"].values()) == 18
 
 
-def test_published_schedules_are_scaled_to_the_epochs_of_the_run() -> None:
+def test_schedules_are_scaled() -> None:
     config = tiny_config("acdc", epochs=20, settings={})
     drive = Drive(config, model=TinyNet())
     assert isinstance(drive.method, ACDC)

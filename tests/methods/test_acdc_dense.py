@@ -22,7 +22,7 @@ def epochs(folder: Any) -> dict[int, dict[str, Any]]:
     return {record["epoch"]: record for record in journal(folder) if "val_loss" in record}
 
 
-def test_an_epoch_of_fine_tuning_is_that_of_a_longer_dense_phase(
+def test_fine_tuning_continues_the_dense_phase(
     uninterrupted: Uninterrupted,
 ) -> None:
     parent_folder, parent = uninterrupted(phased("acdc", *SHORT))
@@ -39,7 +39,7 @@ def test_an_epoch_of_fine_tuning_is_that_of_a_longer_dense_phase(
     assert result["primary"] == "dense"
 
 
-def test_it_costs_the_whole_process_and_dense_epochs_on_top(uninterrupted: Uninterrupted) -> None:
+def test_cost_includes_the_parent(uninterrupted: Uninterrupted) -> None:
     _, parent = uninterrupted(phased("acdc", *SHORT))
     folder, result = uninterrupted(phased("acdc_dense", *SHORT))
     dense = result["flops"]["dense_training"] / 6
@@ -51,7 +51,7 @@ def test_it_costs_the_whole_process_and_dense_epochs_on_top(uninterrupted: Unint
     assert added <= 2 * dense
 
 
-def test_it_starts_from_the_best_dense_model_not_from_the_last(
+def test_it_starts_from_the_best_dense_model(
     uninterrupted: Uninterrupted,
 ) -> None:
     # One dense epoch after a sparse one restarts from zeros, so that the first epochs are better.

@@ -23,7 +23,7 @@ def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
 
 
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
-def test_masks_are_of_the_stored_weights_on_the_ramp_and_after_it(distribution: str) -> None:
+def test_masks_follow_the_stored_weights(distribution: str) -> None:
     drive = dpf(lr=0.5, distribution=distribution)
     last: dict[str, Tensor] = {}
     updates: list[int] = []
@@ -58,7 +58,7 @@ def test_masks_are_of_the_stored_weights_on_the_ramp_and_after_it(distribution: 
 
 
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
-def test_the_target_is_exact_and_pruned_weights_are_zero_in_the_forward_pass(
+def test_target_is_exact(
     distribution: str,
 ) -> None:
     drive = dpf(0.9, distribution=distribution)
@@ -73,7 +73,7 @@ def test_the_target_is_exact_and_pruned_weights_are_zero_in_the_forward_pass(
     assert nonzeros(drive.weights) == 90 - zeros
 
 
-def test_a_step_moves_the_stored_weights_by_the_gradient_at_the_pruned_ones() -> None:
+def test_gradient_feedback() -> None:
     drive = dpf()
     recipe = drive.config.recipe
     before: dict[str, Tensor] = {}

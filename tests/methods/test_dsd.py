@@ -42,7 +42,7 @@ def test_phases_products_and_counts_by_epoch() -> None:
     assert [event["event"] for event in drive.method.events.drain()] == ["prune", "restore"]
 
 
-def test_the_sparse_phase_keeps_the_largest_of_each_layer_and_zeros_stay() -> None:
+def test_sparse_phase() -> None:
     drive = dsd(0.6)
     expected: dict[str, Tensor] = {}
     steps = 0
@@ -68,7 +68,7 @@ def test_the_sparse_phase_keeps_the_largest_of_each_layer_and_zeros_stay() -> No
     assert steps == 5
 
 
-def test_weights_and_momentum_come_back_at_zero_and_all_are_trained_again() -> None:
+def test_restored_weights_start_at_zero() -> None:
     drive = dsd(0.6)
     masks: dict[str, Tensor] = {}
     momentum: dict[str, Tensor] = {}

@@ -22,7 +22,7 @@ def gmp(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
     return Drive(tiny_config("gmp", sparsity=sparsity, settings=settings, recipe={"lr": lr}))
 
 
-def test_sparsity_by_step_is_the_cubic_and_the_target_is_exact_at_the_end() -> None:
+def test_sparsity_by_step_is_the_cubic() -> None:
     drive = gmp()
     seen: dict[int, dict[str, int]] = {}
 
@@ -42,9 +42,7 @@ def test_sparsity_by_step_is_the_cubic_and_the_target_is_exact_at_the_end() -> N
 
 @pytest.mark.parametrize("distribution", ["uniform", "global"])
 @pytest.mark.parametrize("sparsity", [0.31, 0.9, 0.97])
-def test_the_target_is_reached_exactly_by_both_distributions(
-    distribution: str, sparsity: float
-) -> None:
+def test_target_is_exact(distribution: str, sparsity: float) -> None:
     drive = gmp(sparsity, distribution=distribution).run()
     if distribution == "global":
         assert nonzeros(drive.weights) == 90 - math.floor(sparsity * 90)
@@ -98,7 +96,7 @@ def test_the_ranking_sees_the_stored_weights() -> None:
     assert compared == 13 * 3
 
 
-def test_pruned_weights_see_no_gradient_but_decay_and_momentum_still_act_on_them() -> None:
+def test_pruned_weights_decay_without_gradient() -> None:
     drive = gmp(0.5)
     recipe = drive.config.recipe
     checked = 0
@@ -125,7 +123,7 @@ def test_pruned_weights_see_no_gradient_but_decay_and_momentum_still_act_on_them
     assert checked > 0
 
 
-def test_the_forward_pass_uses_masked_weights_on_the_whole_ramp() -> None:
+def test_forward_uses_masked_weights() -> None:
     drive = gmp()
 
     def look(step: Step) -> None:
@@ -149,7 +147,7 @@ def test_phases_and_products_by_epoch() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"begin": 0.99, "end": 0.999}, {"begin": 0.0, "end": 0.01}])
-def test_a_ramp_shorter_than_a_step_still_reaches_the_target(settings: dict[str, float]) -> None:
+def test_short_ramps_reach_the_target(settings: dict[str, float]) -> None:
     drive = gmp(**settings).run()
     assert nonzeros(drive.weights) == sum(n - math.floor(0.75 * n) for n in SIZES.values())
     assert drive.method.product(Step(3, 4, 5)) == "sparse"

@@ -13,9 +13,7 @@ from acdc.sparsity.selection import global_magnitude_masks
 from tests.support import Silent, plain, tiny_config
 
 
-def test_it_is_the_pruned_last_dense_model_at_no_training_cost_of_its_own(
-    tmp_path: Path, silent: Silent
-) -> None:
+def test_it_prunes_the_last_dense_model_for_free(tmp_path: Path, silent: Silent) -> None:
     config = tiny_config("one_shot", epochs=1)
     result = plain(run(config, Options(tmp_path), silent))
     parent = config.parent

@@ -72,7 +72,7 @@ def test_an_update_is_that_of_a_python_sort(
     assert mask.tolist() == old
 
 
-def test_an_inactive_weight_that_ties_with_active_zeros_returns_as_it_was() -> None:
+def test_inactive_ties_keep_their_value() -> None:
     weight = torch.tensor([0.7, 0.0, 0.0, 3.0])
     momentum = torch.tensor([0.1, 0.2, 0.3, 0.4])
     mask = torch.tensor([False, True, True, True])
@@ -105,9 +105,7 @@ def test_masks_keep_the_memory_layout_of_their_weights() -> None:
         (lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True), 3),
     ],
 )
-def test_slots_are_all_that_an_optimizer_keeps_of_single_weights(
-    optimizer: Any, count: int
-) -> None:
+def test_optimizer_slots(optimizer: Any, count: int) -> None:
     layer = nn.Linear(3, 2)
     this = optimizer(layer.parameters())
     assert optimizer_slots(this, layer.weight) == []
@@ -119,7 +117,7 @@ def test_slots_are_all_that_an_optimizer_keeps_of_single_weights(
     assert all(any(slot is value for value in stored) for slot in slots)
 
 
-def test_the_first_layer_is_dense_by_default_with_uniform_only() -> None:
+def test_default_dense_layers() -> None:
     assert SparseStartSettings().dense_layers == ("first",)
     assert SparseStartSettings(distribution="erk").dense_layers == ()
     assert SparseStartSettings(distribution="er").dense_layers == ()
@@ -179,7 +177,7 @@ def zeros_of(drive: Drive) -> dict[str, int]:
         ),
     ],
 )
-def test_masks_have_the_zeros_of_their_distribution_from_first_to_last(
+def test_masks_keep_their_distribution(
     method: str, settings: dict[str, Any], zeros: dict[str, int]
 ) -> None:
     drive = drive_of(method, **settings)
@@ -222,7 +220,7 @@ def test_weights_outside_the_masks_stay_stored_and_decay(method: str) -> None:
 
 
 @REWIRING
-def test_new_weights_and_their_momentum_are_zero_and_all_others_stay(method: str) -> None:
+def test_new_weights_start_at_zero(method: str) -> None:
     # Updates in quick succession and many weights moved, so that dropped ones are grown again.
     drive = drive_of(method, update_interval=1, drop_fraction=0.6, end=1.0)
     this = drive.method

@@ -30,7 +30,7 @@ def updates_of(drive: Drive) -> list[int]:
     return [batch for batch, stepped in enumerate(drive.run().stepped) if not stepped]
 
 
-def test_updates_come_at_step_zero_and_then_after_every_interval_of_optimizer_steps() -> None:
+def test_update_times() -> None:
     drive = rigl()
     # 20 batches; an update's own batch is not a step, so that updates are four batches apart.
     # They may come up to optimizer step 0.7 * 20 = 14.
@@ -52,13 +52,11 @@ def test_updates_come_at_step_zero_and_then_after_every_interval_of_optimizer_st
         (0.0, 0.01, [0]),  # both round to step 0
     ],
 )
-def test_updates_come_from_the_step_of_their_begin_to_that_of_their_end(
-    begin: float, end: float, updates: list[int]
-) -> None:
+def test_updates_between_begin_and_end(begin: float, end: float, updates: list[int]) -> None:
     assert updates_of(rigl(begin=begin, end=end)) == updates
 
 
-def test_a_later_begin_brings_the_drop_fraction_to_zero_before_the_end() -> None:
+def test_drop_fraction_with_a_later_begin() -> None:
     drive = rigl(begin=0.5, end=0.75, update_interval=2)
     assert updates_of(drive) == [10, 13, 16]  # steps 10, 12 and 14
     # It decays over end - begin = 5 steps, counted from the start of training, as in the original.
@@ -66,7 +64,7 @@ def test_a_later_begin_brings_the_drop_fraction_to_zero_before_the_end() -> None
     assert [(event["drop_fraction"], event["grown"]) for event in events] == [(0, 0)] * 3
 
 
-def test_an_update_leaves_every_weight_that_stays_active_alone() -> None:
+def test_updates_keep_active_weights() -> None:
     drive = rigl(update_interval=1, drop_fraction=0.6, end=1.0)
     before: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
@@ -92,7 +90,7 @@ def test_an_update_leaves_every_weight_that_stays_active_alone() -> None:
 
 
 @pytest.mark.parametrize("drop_noise", [0.0, 1e-5])
-def test_grown_weights_have_the_largest_dense_gradients_of_all_that_were_not_kept(
+def test_growth_by_dense_gradient(
     drop_noise: float,
 ) -> None:
     drive = rigl(drop_fraction=0.5, drop_noise=drop_noise)

@@ -49,9 +49,7 @@ def test_longer_imagenet_schedules(name: str, sparse: list[int], dense: list[int
         ("cifar-14", 75, 150),
     ],
 )
-def test_dense_and_sparse_epochs_add_up_to_the_published_ones(
-    name: str, dense: int, sparse: int
-) -> None:
+def test_dense_and_sparse_epochs(name: str, dense: int, sparse: int) -> None:
     counts = {"dense": 0, "sparse": 0}
     for phase in PUBLISHED_SCHEDULES[name].phases():
         counts[phase.kind] += phase.end - phase.start
@@ -59,7 +57,7 @@ def test_dense_and_sparse_epochs_add_up_to_the_published_ones(
 
 
 @pytest.mark.parametrize("name", PUBLISHED_SCHEDULES)
-def test_published_schedules_cover_every_epoch_once_and_end_sparse(name: str) -> None:
+def test_published_schedules_cover_every_epoch(name: str) -> None:
     schedule = PUBLISHED_SCHEDULES[name]
     phases = schedule.phases()
     check_phases(phases, schedule.epochs)
@@ -72,14 +70,14 @@ def test_published_schedules_cover_every_epoch_once_and_end_sparse(name: str) ->
     assert phases[-1].end - phases[-1].start == schedule.last_sparse
 
 
-def test_a_schedule_without_a_whole_number_of_cycles_is_refused() -> None:
+def test_cycles_must_be_whole() -> None:
     with pytest.raises(ValueError, match="whole number of cycles"):
         AlternatingSchedule(101, 10, 5, 5, 10, 15).phases()
     with pytest.raises(ValueError, match="cycles"):
         AlternatingSchedule(30, 10, 5, 5, 10, 15).phases()
 
 
-def test_drop_fraction_of_a_schedule_that_ends_at_once_is_zero() -> None:
+def test_drop_fraction_without_updates() -> None:
     assert cosine_drop_fraction(0, 0.3, 0) == 0.0
 
 
@@ -92,9 +90,7 @@ def rescaled(phases: tuple[Phase, ...], epochs: int) -> tuple[Phase, ...] | str:
 
 
 @given(st.sampled_from(sorted(PUBLISHED_SCHEDULES)), st.integers(1, 400))
-def test_rescaled_phases_keep_their_order_and_proportions_or_are_refused(
-    name: str, epochs: int
-) -> None:
+def test_rescaled_phases(name: str, epochs: int) -> None:
     phases = PUBLISHED_SCHEDULES[name].phases()
     total = phases[-1].end
     shortest = min(phase.end - phase.start for phase in phases)
@@ -137,7 +133,7 @@ def test_bad_phases(phases: list[tuple[PhaseKind, int, int]], key: str) -> None:
 
 
 @given(st.integers(0, 500), st.integers(1, 300))
-def test_steps_count_batches_from_zero_in_the_order_of_training(epochs: int, batches: int) -> None:
+def test_steps_count_batches(epochs: int, batches: int) -> None:
     first, last = Step(epochs, 0, batches), Step(epochs, batches - 1, batches)
     assert first.iteration == epochs * batches
     assert last.iteration + 1 == Step(epochs + 1, 0, batches).iteration

@@ -27,7 +27,7 @@ def original(**settings: Any) -> Drive:
     return Drive(tiny_config("set", settings={"dialect": "original"} | settings))
 
 
-def test_updates_follow_the_first_step_and_then_every_interval_of_steps() -> None:
+def test_update_times() -> None:
     drive = set_drive().run()
     assert drive.stepped == [True] * 20
     events = drive.method.events.drain()
@@ -87,9 +87,7 @@ def python_core(weight: list[float], fraction: float) -> list[bool]:
     ),
     st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9]),
 )
-def test_what_the_original_keeps_is_strictly_beyond_its_two_thresholds(
-    weight: list[float], fraction: float
-) -> None:
+def test_core_is_beyond_two_thresholds(weight: list[float], fraction: float) -> None:
     weight = [*weight, 0.0]  # a sparse layer has an inactive weight
     assert core_mask(torch.tensor(weight), fraction).tolist() == python_core(weight, fraction)
 
@@ -102,7 +100,7 @@ def test_the_original_drops_by_sign() -> None:
     assert weight[kept].tolist() == [*range(5, 11), *(-torch.arange(3.0, 6.0) / 100).tolist()]
 
 
-def test_the_original_rewires_between_epochs_and_forgets_all_momentum() -> None:
+def test_original_rewires_between_epochs() -> None:
     drive = original()
     method = drive.method
     assert isinstance(method, SET)
@@ -149,7 +147,7 @@ def test_the_original_rewires_between_epochs_and_forgets_all_momentum() -> None:
     assert sum(event["grown"] for event in events) == grown_in_all
 
 
-def test_the_original_comes_with_its_own_distribution_unless_told_otherwise() -> None:
+def test_defaults_of_the_original() -> None:
     assert Settings(dialect="original") == Settings(
         dialect="original", distribution="er", dense_layers=("last",)
     )

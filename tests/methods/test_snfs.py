@@ -23,7 +23,7 @@ def snfs(**settings: Any) -> Drive:
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.5, 0.0])
-def test_the_mean_is_that_of_the_dense_gradients_of_all_steps(momentum: float) -> None:
+def test_mean_gradient(momentum: float) -> None:
     drive = snfs(gradient_momentum=momentum)
     method = drive.method
     assert isinstance(method, SNFS)
@@ -49,7 +49,7 @@ def test_the_mean_is_that_of_the_dense_gradients_of_all_steps(momentum: float) -
     assert len(history["hidden.weight"]) == 20
 
 
-def test_an_update_follows_its_step_and_grows_the_largest_means() -> None:
+def test_growth_by_mean_gradient() -> None:
     drive = snfs(drop_fraction=0.5, drop_noise=0.0)
     method = drive.method
     assert isinstance(method, SNFS)

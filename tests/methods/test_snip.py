@@ -40,7 +40,7 @@ def python_masks(scores: dict[str, Tensor], kept: int) -> dict[str, list[bool]]:
     ("dense_layers", "sparsity"),
     [((), 0.75), ((), 0.9), (("first",), 0.75), (("first", "last"), 0.5)],
 )
-def test_masks_keep_the_largest_sensitivities_over_all_layers(
+def test_masks_keep_the_largest_sensitivities(
     dense_layers: tuple[str, ...], sparsity: float
 ) -> None:
     drive = snip(sparsity=sparsity, settings={"dense_layers": dense_layers})
@@ -61,7 +61,7 @@ def test_masks_keep_the_largest_sensitivities_over_all_layers(
         assert torch.equal(weight, untouched.weights[name] * mask)
 
 
-def test_masks_never_change_and_weights_outside_them_stay_zero() -> None:
+def test_masks_never_change() -> None:
     drive = snip()
     masks = {name: mask.clone() for name, mask in drive.method.masks.items()}
     assert sum(int((~mask).sum()) for mask in masks.values()) == 67
@@ -75,7 +75,7 @@ def test_masks_never_change_and_weights_outside_them_stay_zero() -> None:
 
 
 @pytest.mark.parametrize("images", [2, 64])
-def test_the_gradient_is_that_of_one_mini_batch_in_training_mode(
+def test_gradient_is_of_one_training_batch(
     images: int,
 ) -> None:
     config = tiny_config("snip", sparsity=0.9, settings={"images": images})

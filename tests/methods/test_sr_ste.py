@@ -42,9 +42,7 @@ def groups(tensor: Tensor, m: int) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(("pattern", "sparsity", "n"), [("2:4", 0.5, 2), ("1:4", 0.75, 1)])
-def test_at_every_step_the_largest_of_every_group_of_stored_weights_are_used(
-    pattern: str, sparsity: float, n: int
-) -> None:
+def test_masks_follow_the_stored_weights(pattern: str, sparsity: float, n: int) -> None:
     drive = sr_ste(sparsity, lr=0.5, pattern=pattern)
     last: dict[str, Tensor] = {}
     changed = 0
@@ -81,7 +79,7 @@ def test_the_refined_gradient_by_hand() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.0, 2e-4, 0.3])
-def test_a_step_passes_the_gradient_straight_through_and_pulls_pruned_weights_down(
+def test_straight_through_gradient_and_decay(
     strength: float,
 ) -> None:
     drive = sr_ste(strength=strength)
@@ -118,7 +116,7 @@ def test_flat_groups_take_any_layer() -> None:
     assert int((drive.weights["conv.weight"] != 0).sum()) == 18
 
 
-def test_densities_are_those_of_the_pattern_forward_and_full_in_the_gradient() -> None:
+def test_densities_of_a_pattern() -> None:
     densities = sr_ste().run().method.densities()
     assert densities.forward == {
         "conv.weight": 1.0,

@@ -39,7 +39,7 @@ def method(drive: Drive) -> STR:
     return drive.method
 
 
-def test_the_parameters_hold_the_effective_weights_after_every_step() -> None:
+def test_parameters_are_effective_weights() -> None:
     drive = drive_str()
     pruned = 0
 
@@ -58,7 +58,7 @@ def test_the_parameters_hold_the_effective_weights_after_every_step() -> None:
     drive.run(look)
 
 
-def test_a_step_is_that_of_a_network_that_thresholds_in_its_forward_pass() -> None:
+def test_steps_equal_autograd_through_the_threshold() -> None:
     drive = drive_str(settings={"st_decay": 0.01})
     recipe = drive.config.recipe
     stored = {n: w.clone().requires_grad_() for n, w in method(drive).dense.items()}
@@ -96,7 +96,7 @@ def test_a_step_is_that_of_a_network_that_thresholds_in_its_forward_pass() -> No
 
 
 @pytest.mark.parametrize("st_decay", [None, 0.0, 0.25])
-def test_thresholds_have_their_own_weight_decay_and_the_recipes_by_default(
+def test_weight_decay_of_thresholds(
     st_decay: float | None,
 ) -> None:
     drive = drive_str(settings={"s_init": -3200.0, "st_decay": st_decay})
@@ -129,7 +129,7 @@ def test_dense_layers_have_no_threshold() -> None:
     assert int((drive.weights["conv.weight"] == 0).sum()) == 0
 
 
-def test_an_epoch_is_a_candidate_near_the_claimed_sparsity_and_the_last_one_always() -> None:
+def test_candidates_have_the_claimed_sparsity() -> None:
     drive = drive_str()
     kept = sum(drive.method.kept().values())
     claimed = drive_str(sparsity=round(1 - kept / 90, 3))

@@ -49,7 +49,7 @@ def stored(drive: Drive) -> dict[str, Tensor]:
     }
 
 
-def test_weights_outside_the_backward_set_do_not_move_and_those_inside_do() -> None:
+def test_only_the_backward_set_moves() -> None:
     drive = top_kast()
     method = drive.method
     assert isinstance(method, TopKAST)
@@ -77,7 +77,7 @@ def test_weights_outside_the_backward_set_do_not_move_and_those_inside_do() -> N
     assert moved_outside_forward > 0
 
 
-def test_forward_uses_the_top_weights_of_the_stored_ones_and_lies_in_the_backward_set() -> None:
+def test_forward_and_backward_sets() -> None:
     drive = top_kast()
     method = drive.method
     assert isinstance(method, TopKAST)
@@ -150,7 +150,7 @@ def test_momentum_outside_the_backward_set_is_zero() -> None:
 
 
 @pytest.mark.parametrize("exploration", ["l2", "l1", "none"])
-def test_the_pull_on_stored_weights_has_the_strength_of_weight_decay(exploration: str) -> None:
+def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
     drive = top_kast(exploration=exploration)
     method = drive.method
     assert isinstance(method, TopKAST)
@@ -215,7 +215,7 @@ def test_exploration_can_end_before_training_does(
     drive.run(look, before_step=prepare)
 
 
-def test_first_and_last_layer_stay_dense_and_are_decayed_as_ever() -> None:
+def test_dense_layers_decay() -> None:
     drive = top_kast(dense_layers=["first", "last"])
     method = drive.method
     assert list(method.masks) == ["hidden.weight"]
@@ -231,7 +231,7 @@ def test_first_and_last_layer_stay_dense_and_are_decayed_as_ever() -> None:
     torch.testing.assert_close(gradient, 5e-4 * weights["conv.weight"])
 
 
-def test_weight_decay_of_the_optimizer_is_taken_over_by_the_regulariser() -> None:
+def test_regulariser_replaces_weight_decay() -> None:
     drive = top_kast()
     decays = {group["name"]: group["weight_decay"] for group in drive.optimizer.param_groups}
     assert decays == {"prunable": 0.0, "other": 5e-4}
@@ -240,7 +240,5 @@ def test_weight_decay_of_the_optimizer_is_taken_over_by_the_regulariser() -> Non
 @pytest.mark.parametrize(
     ("sparsity", "backward"), [(0.95, 0.9), (0.9, 0.8), (0.98, 0.96), (0.75, 0.5), (0.4, 0.0)]
 )
-def test_the_backward_set_is_twice_the_forward_set_by_default(
-    sparsity: float, backward: float
-) -> None:
+def test_default_backward_set(sparsity: float, backward: float) -> None:
     assert Settings().resolved_backward_sparsity(sparsity) == backward

@@ -34,9 +34,7 @@ def inverse_of(gradients: Tensor, block_size: int, damp: float) -> InverseFisher
 @given(
     st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.sampled_from([1e-3, 0.1, 2.0])
 )
-def test_the_inverse_is_that_of_the_damped_fisher_of_each_block(
-    count: int, size: int, block_size: int, damp: float
-) -> None:
+def test_inverse_of_each_block(count: int, size: int, block_size: int, damp: float) -> None:
     gradients = hashval((count, size), 5).double()
     inverse = inverse_of(gradients, block_size, damp)
     expected = torch.zeros(size, size, dtype=torch.float64)
@@ -50,7 +48,7 @@ def test_the_inverse_is_that_of_the_damped_fisher_of_each_block(
     torch.testing.assert_close(inverse.times(vector), expected @ vector)
 
 
-def test_a_channels_last_weight_is_cut_into_blocks_in_the_order_of_its_shape() -> None:
+def test_blocks_ignore_the_memory_format() -> None:
     gradients = hashval((5, 3, 4, 2, 2), 8).double()
     weight = hashval((3, 4, 2, 2), 9).double()
     pruned = torch.arange(48).reshape(3, 4, 2, 2) % 3 == 0
@@ -63,7 +61,7 @@ def test_a_channels_last_weight_is_cut_into_blocks_in_the_order_of_its_shape() -
     assert torch.equal(weight_update(weight, plain, pruned), weight_update(laid_out, mixed, pruned))
 
 
-def test_rounding_does_not_take_the_diagonal_below_what_it_can_be() -> None:
+def test_diagonal_survives_rounding() -> None:
     # Large parallel gradients in single precision: 1 / damp cancels almost wholly.
     gradients = 1000 * torch.ones(50, 3)
     diagonal = inverse_of(gradients, 3, 1e-5).diagonal()
@@ -142,7 +140,7 @@ def test_pruned_weights_stay_zero_and_the_target_is_exact() -> None:
     assert levels == pytest.approx([0.05, 0.75 - 0.7 / 8, 0.75])
 
 
-def test_the_gradients_are_taken_in_evaluation_mode_at_masked_weights_and_are_masked() -> None:
+def test_fisher_gradients_are_masked() -> None:
     drive = woodfisher().run()
     seen: list[tuple[int, int, tuple[int, ...]]] = []
     source = drive.gradients
@@ -174,7 +172,7 @@ def test_phases_and_products_by_epoch() -> None:
     assert seen == [("dense", None), ("ramp", None), ("ramp", None), ("sparse", "sparse")]
 
 
-def test_the_published_ramp_is_the_default_and_stops_short_where_it_did() -> None:
+def test_published_ramp() -> None:
     published = Settings(grid="released").prunings(100)
     assert published == (1, 40, (1, 6, 11, 16, 21, 26, 31, 36))
     begin, end, epochs = Settings().prunings(100)
@@ -184,9 +182,7 @@ def test_the_published_ramp_is_the_default_and_stops_short_where_it_did() -> Non
 
 
 @given(st.integers(2, 200), st.floats(0, 0.5), st.floats(0.51, 0.99), st.integers(1, 20))
-def test_the_last_pruning_always_comes_before_the_training_ends(
-    epochs: int, begin: float, end: float, updates: int
-) -> None:
+def test_last_pruning_precedes_the_end(epochs: int, begin: float, end: float, updates: int) -> None:
     for grid in ("even", "released"):
         chosen = Settings(begin=begin, end=end, updates=updates, grid=grid)  # type: ignore[arg-type]
         first, last, prunings = chosen.prunings(epochs)
@@ -196,7 +192,7 @@ def test_the_last_pruning_always_comes_before_the_training_ends(
 
 
 @pytest.mark.parametrize("option", ["grid", "selection"])
-def test_the_released_ways_miss_the_target_by_what_the_tolerance_allows(option: str) -> None:
+def test_released_options_miss_within_tolerance(option: str) -> None:
     drive = woodfisher(**{option: "released"}).run()
     zeros = 90 - nonzeros(drive.method.masks)
     assert drive.method.sparsity_tolerance == 0.0125
@@ -204,7 +200,7 @@ def test_the_released_ways_miss_the_target_by_what_the_tolerance_allows(option: 
     assert zeros == (67 if option == "grid" else 68)
 
 
-def test_without_initial_sparsity_the_first_pruning_is_left_out() -> None:
+def test_no_first_pruning_without_initial_sparsity() -> None:
     drive = woodfisher(initial_sparsity=0.0).run()
     levels = [event["sparsity"] for event in drive.method.events.drain()]
     assert levels == pytest.approx([0.75 * 7 / 8, 0.75])
@@ -229,7 +225,7 @@ def test_momentum_of_pruned_weights_only_decays() -> None:
     assert compared > 0
 
 
-def test_it_starts_from_the_dense_network_of_the_same_configuration() -> None:
+def test_it_starts_from_the_dense_run() -> None:
     config = tiny_config("woodfisher")
     start = config.starts_from
     assert start is not None

@@ -45,7 +45,7 @@ def test_counts_are_those_of_a_hand_count() -> None:
     assert [layer["flops"] for layer in found["layers"]] == [20 * 25, 4 * 14, 2 * 50]
 
 
-def test_a_weight_that_is_not_zero_where_the_mask_prunes_breaks_it() -> None:
+def test_nonzero_outside_the_mask_fails() -> None:
     found = certificate(nonzeros={"a": 26, "b": 14, "c": 50})
     assert found["holds"] is False
     assert found["failures"] == ["a has 26 weights that are not zero, its mask keeps 25"]
@@ -100,7 +100,7 @@ def test_a_stored_certificate_is_judged_by_its_counts() -> None:
     assert "cannot be read" in objections(without_counts, 0.9, 450)[0]
 
 
-def test_a_certificate_of_another_run_or_with_other_conclusions_is_not_trusted() -> None:
+def test_foreign_certificates_are_rejected() -> None:
     assert objections(certificate(), 0.8, 450) == ["it certifies 0.9, the run asks for 0.8"]
     fewer = copy.deepcopy(certificate())
     del fewer["layers"][2]

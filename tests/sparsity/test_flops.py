@@ -44,7 +44,7 @@ def test_one_layer_costs_what_a_count_by_hand_says(
     assert cost.weights == weight.numel()
 
 
-def test_a_layer_used_twice_costs_twice_and_an_unused_one_nothing() -> None:
+def test_cost_counts_uses() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -24,7 +24,7 @@ SHAPES = st.lists(st.lists(st.integers(1, 20), min_size=2, max_size=4), min_size
 
 
 @given(SHAPES, st.floats(0.05, 0.99), st.data())
-def test_layers_with_a_given_sparsity_are_as_if_they_were_not_there(
+def test_given_sparsities_leave_the_budget(
     shapes: dict[str, list[int]], sparsity: float, data: Any
 ) -> None:
     given_names = data.draw(st.sets(st.sampled_from(sorted(shapes)), max_size=len(shapes) - 1))
@@ -40,7 +40,7 @@ def test_layers_with_a_given_sparsity_are_as_if_they_were_not_there(
 
 
 @given(SHAPES, st.floats(0.05, 0.99), st.sampled_from(["uniform", "erk", "er"]), st.data())
-def test_dense_layers_are_dense_and_every_other_layer_keeps_a_weight(
+def test_every_layer_keeps_a_weight(
     shapes: dict[str, list[int]], sparsity: float, distribution: Distribution, data: Any
 ) -> None:
     layers = {name: Layer(tuple(shape), "linear") for name, shape in shapes.items()}

@@ -12,7 +12,7 @@ from acdc.sparsity.layers import Layer, dense_layers, prunable_layers, prunable_
 from tests.support import TinyNet
 
 
-def test_weights_of_convolutions_and_linear_layers_are_prunable_and_nothing_else() -> None:
+def test_prunable_layers() -> None:
     model = TinyNet()
     layers = prunable_layers(model)
     assert layers == {
@@ -52,7 +52,7 @@ def test_a_convolution_with_a_group_per_channel_is_depthwise() -> None:
         ("wrn28_10", [], 29, 36_518_832),
     ],
 )
-def test_the_papers_variants_prune_as_many_layers_and_weights_as_its_own(
+def test_layer_counts_of_the_papers_variants(
     model: str, wanted: list[str], pruned: int, weights: int
 ) -> None:
     layers = prunable_layers(MODELS[model](3, 100 if model == "wrn28_10" else 1000))
@@ -74,7 +74,7 @@ def test_dense_layers_are_named_by_place_kind_or_name() -> None:
         dense_layers(layers, ["first", "hidden.weight", "last"])
 
 
-def test_asking_for_a_models_layers_leaves_the_random_numbers_alone() -> None:
+def test_layers_of_leaves_random_state_alone() -> None:
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)

@@ -18,9 +18,7 @@ SPARSITIES = st.floats(0, 1, exclude_max=True)
     SPARSITIES,
     st.integers(0, 2**32),
 )
-def test_random_masks_have_the_exact_count_and_follow_their_generator(
-    shapes: list[list[int]], sparsity: float, seed: int
-) -> None:
+def test_random_masks(shapes: list[list[int]], sparsity: float, seed: int) -> None:
     named = {str(number): torch.Size(shape) for number, shape in enumerate(shapes)}
     sparsities = dict.fromkeys(named, sparsity)
     first = random_masks(named, sparsities, torch.Generator().manual_seed(seed))
@@ -31,7 +29,7 @@ def test_random_masks_have_the_exact_count_and_follow_their_generator(
         assert torch.equal(first[name], again[name])
 
 
-def test_random_masks_reach_every_position_about_equally_often() -> None:
+def test_random_masks_are_uniform() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = [random_masks({"w": torch.Size([20])}, {"w": 0.75}, generator)["w"] for _ in range(800)]
     counts = torch.stack(draws).sum(dim=0)

@@ -53,7 +53,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, int, int]:
 
 
 @given(cases())
-def test_masks_are_those_of_a_python_sort_of_every_group(case: tuple[Tensor, int, int]) -> None:
+def test_masks_are_a_python_sort_of_every_group(case: tuple[Tensor, int, int]) -> None:
     weight, n, m = case
     mask = pattern_masks({"w": weight}, n, m)["w"]
     assert set(map(tuple, mask.nonzero().tolist())) == brute_force(weight, n, m)
@@ -102,7 +102,7 @@ def with_pattern(sparsity: float = 0.5, **settings: Any) -> Any:
     )
 
 
-def test_a_first_layer_of_one_input_needs_to_stay_dense_or_flat_groups() -> None:
+def test_one_input_needs_dense_or_flat() -> None:
     with pytest.raises(ConfigError) as refusal:
         with_pattern(pattern="2:4")
     first = next(iter(with_pattern(pattern="2:4", dense_layers=["first"]).layers))

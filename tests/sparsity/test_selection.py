@@ -112,14 +112,14 @@ def test_kth_largest_of_spread_values_at_every_k(path: str, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("k", [0, 4])
-def test_kth_largest_refuses_a_k_that_does_not_exist(k: int) -> None:
+def test_kth_largest_checks_k(k: int) -> None:
     with pytest.raises(ValueError, match="1 to 3"):
         kth_largest([torch.ones(3)], k)
 
 
 @PATHS
 @given(scores=layers(), magnitudes=st.booleans(), data=st.data())
-def test_top_k_keeps_the_largest_and_of_ties_the_earlier_layer_and_lower_index(
+def test_top_k_is_a_python_sort(
     path: str, scores: dict[str, Tensor], magnitudes: bool, data: Any
 ) -> None:
     k = data.draw(st.integers(0, sum(score.numel() for score in scores.values())))
@@ -269,7 +269,7 @@ def test_only_a_deceiving_sample_takes_the_slow_path() -> None:
     ],
     ids=["channels last", "transposed", "with gaps", "expanded", "parameter"],
 )
-def test_a_mask_follows_positions_whatever_the_layout(weight: Tensor) -> None:
+def test_ties_ignore_the_layout(weight: Tensor) -> None:
     expected = torch.arange(24) < 7
     for mask in (
         top_k_mask(weight, 7),
@@ -280,9 +280,7 @@ def test_a_mask_follows_positions_whatever_the_layout(weight: Tensor) -> None:
 
 
 @given(layers(), SPARSITIES)
-def test_global_masks_are_those_of_a_python_sort_with_the_exact_count(
-    weights: dict[str, Tensor], sparsity: float
-) -> None:
+def test_global_masks_are_a_python_sort(weights: dict[str, Tensor], sparsity: float) -> None:
     total = sum(weight.numel() for weight in weights.values())
     kept = total - math.floor(sparsity * total)
     masks = global_magnitude_masks(weights, sparsity)
@@ -315,7 +313,7 @@ def test_every_device_selects_the_same_masks(
 
 @settings(max_examples=40)
 @given(layers(), SPARSITIES, st.booleans())
-def test_released_selection_drops_all_ties_at_its_threshold(
+def test_released_selection_drops_ties(
     weights: dict[str, Tensor], sparsity: float, by_layer: bool
 ) -> None:
     values = {name: weight.float() for name, weight in weights.items()}
