@@ -25,15 +25,15 @@ rule all:
         f"{FOLDER}/tracking.txt",
         TABLES,
         FIGURES,
-        # What is between them and data would not be missed where it was removed.
-        RESULTS,
+        # Else a removed receipt would not be missed while the tables are there.
+        RECEIPTS,
     localrule: True
 
 
-# Only runs: all, or those that --config method=..., row=..., experiment=... and others choose.
+# Runs only: all, or those that --config method=..., row=..., experiment=... and others select.
 rule trained:
     input:
-        results_of(CHOSEN),
+        receipts_of(CHOSEN),
     localrule: True
 
 
@@ -45,7 +45,7 @@ for _table in TABLE_IDS:
             _table
         input:
             f"{FOLDER}/tables/{_table}.tex",
-            results_of(STUDY.experiment(_table).runs),
+            receipts_of(STUDY.experiment(_table).runs),
         localrule: True
 
 
@@ -56,7 +56,7 @@ for _figure in FIGURE_IDS:
             _figure
         input:
             f"{FOLDER}/figures/{_figure}.pdf",
-            results_of(STUDY.experiment(_figure).runs),
+            receipts_of(STUDY.experiment(_figure).runs),
         localrule: True
 
 

@@ -239,7 +239,7 @@ def evaluate(resource: Any, rule: str, example: str, **more: Any) -> Any:
 
     if not isinstance(resource, Resource):
         return resource
-    wildcards = SimpleNamespace(run=example, job=example, pack=example, theory=example)
+    wildcards = SimpleNamespace(job=example, theory=example)
     known = {"input": SimpleNamespace(size=0, size_mb=0), "attempt": 1, "async_run": None}
     try:
         return resource.evaluate(wildcards, rulename=rule, **known, **more).value
@@ -252,26 +252,23 @@ def jobs_of(
     config: Mapping[str, Any], study: Study
 ) -> Iterator[tuple[str, str, dict[str, int | str]]]:
     """Yield rule, example of its wildcard and the rule's own resources of each kind of job."""
-    pack = whole_number(config.get("pack", 1), "config: pack")
+    pack = whole_number(config["pack"], "config: pack") if "pack" in config else None
     per_node = whole_number(config.get("gpus_per_node", 8), "config: gpus_per_node")
     extra = str(config.get("slurm_extra") or "")
-    packs = {name: runs for name, runs in study.jobs(pack).items() if len(runs) > 1}
-    packed = {run for runs in packs.values() for run in runs}
-    examples = {gpus: run for run, gpus in study.gpus.items() if run not in packed}
-    train: dict[str, int | str] = {"mem_mb": TRAIN_MB, "runtime": TRAIN_MINUTES}
-    for gpus, run in sorted(examples.items()):
+    largest: dict[int, tuple[int, str]] = {}
+    for job, runs in study.jobs(pack).items():
+        gpus = study.gpus[job]
+        largest[gpus] = max(largest.get(gpus, (0, "")), (len(runs), job))
+    for gpus, (count, job) in sorted(largest.items()):
         nodes = math.ceil(gpus / per_node)
-        own = {**train, "gpu": gpus, "nodes": nodes, "slurm_extra": extra}
+        own: dict[str, int | str] = {"gpu": gpus, "nodes": nodes, "slurm_extra": extra}
+        own |= {"mem_mb": TRAIN_MB * (count if pack else 1), "runtime": TRAIN_MINUTES * count}
         if nodes == 1:
-            yield "train", run, own
+            yield "train", job, own
         else:
             extra_on_nodes = f"{extra} --gpus-per-node={gpus // nodes}".strip()
             own |= {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0}
-            yield "train_on_nodes", run, {**own, "slurm_extra": extra_on_nodes}
-    if packs:
-        most = max(map(len, packs.values()))
-        own = {"gpu": 1, "mem_mb": most * TRAIN_MB, "runtime": most * TRAIN_MINUTES}
-        yield "pack", next(iter(packs)), {**own, "slurm_extra": extra}
+            yield "train_on_nodes", job, {**own, "slurm_extra": extra_on_nodes}
     if study.theory:
         yield "theory", next(iter(study.theory)), {"mem_mb": THEORY_MB, "runtime": THEORY_MINUTES}
 

@@ -1,7 +1,8 @@
-"""Signals of SLURM, passed on to the runs that a job's Snakemake has started.
+"""Signals to Snakemake, passed on to the runs that it has started.
 
-With SLURM's ``proctrack/cgroup`` only the first process of a job step hears of a signal, and that
-is Snakemake, which would be ended by SIGUSR1 and on SIGTERM waits for what it has started.
+SLURM with ``proctrack/cgroup`` signals only the first process of a job step, which is Snakemake:
+SIGUSR1 would end it, and on SIGTERM it waits for its jobs. ``make reproduce`` ends its Snakemake,
+and with it the runs, by SIGTERM, too.
 """
 
 from __future__ import annotations
@@ -10,26 +11,46 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 import psutil
 
 _PASSED_ON = (signal.SIGUSR1, signal.SIGTERM)
+_POLL_S = 1.0
 
 
 def pass_on() -> None:
-    """Have SIGUSR1 and SIGTERM sent to every ``acdc train`` below this process, too.
+    """Send SIGUSR1 and SIGTERM to every ``acdc train`` below this process, too.
 
-    Called once, in the main thread. Whoever handles SIGTERM here still does.
+    Called once, in the main thread. This process keeps its own handler of SIGTERM.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # Without a handler of its own the signal would end this process.
     signal.signal(signal.SIGUSR1, lambda *_: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_send_what_comes, args=(reader,), daemon=True).start()
+    threading.Thread(target=_pass_on_from, args=(reader,), daemon=True).start()
 
 
-def _send_what_comes(reader: int) -> None:
+def end_with(process: int) -> None:
+    """Send SIGTERM to this process once another has ended.
+
+    Args:
+        process: id of the process.
+    """
+    threading.Thread(target=_wait_for, args=(process,), daemon=True).start()
+
+
+def _wait_for(process: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # Compares the time of its start, too: ids are used again.
+        found = psutil.Process(process)
+        while found.is_running() and found.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _pass_on_from(reader: int) -> None:
     while True:
         for number in os.read(reader, 64):
             if number in _PASSED_ON:
@@ -39,7 +60,7 @@ def _send_what_comes(reader: int) -> None:
 
 
 def _runs() -> list[psutil.Process]:
-    """Return the processes of runs below this one, not those that they have started themselves."""
+    """Return the ``acdc train`` processes below this one, without the processes below these."""
     found: list[psutil.Process] = []
     below = psutil.Process().children()
     while below:

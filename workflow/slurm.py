@@ -1,4 +1,4 @@
-"""What SLURM has been told to do for the runs of a study, by whomever."""
+"""The jobs that SLURM has for a study, whichever controller submitted them."""
 
 from __future__ import annotations
 
@@ -12,76 +12,68 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acdc.errors import ConfigError
+from acdc.messages import config_error
 
-_PACK = "pack "
-# What stands before the name of a run in the comment of a job, and what the job is filed under.
-_COMMENTS = {
-    "rule_train_wildcards_": "",
-    "rule_train_on_nodes_wildcards_": "",
-    "rule_pack_wildcards_": _PACK,
-}
+# The beginning of a job's comment, before the name of the training job.
+_COMMENTS = ("rule_train_wildcards_", "rule_train_on_nodes_wildcards_")
 _FRESH_S = 5.0
 
 
 def job_name(folder: Path) -> str:
-    """Return what the names of all jobs of a study's folder begin with, whoever submits them."""
+    """Return the beginning of the names of all jobs of a study's folder."""
     return f"acdc_{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]}"
 
 
 @dataclass
 class Queue:
-    """The jobs of a study's folder that are waiting or running, by what they train."""
+    """The waiting and running jobs of a study's folder."""
 
     name: str
-    """What the names of these jobs begin with."""
+    """Beginning of their names."""
     asked: float = field(default=float("-inf"), init=False)
     jobs: dict[str, list[str]] = field(default_factory=dict, init=False)
 
     def name_jobs(self, executor: Any) -> None:
-        """Have an executor of SLURM call its jobs so; Snakemake has no setting that can follow.
+        """Make SLURM's executor use that name, for which Snakemake has no setting.
 
         Args:
-            executor: of Snakemake, before its first job; any other than SLURM's stays as it is.
+            executor: of Snakemake, before its first job; other executors are left alone.
         """
         if hasattr(executor, "run_uuid"):
             executor.run_uuid = f"{self.name}_{uuid.uuid4()}"
 
-    def of(self, runs: Iterable[str], packs: Iterable[str] = ()) -> list[str]:
-        """Return the ids of the jobs of runs, and of packs, which have the name of their first run.
+    def of(self, jobs: Iterable[str]) -> list[str]:
+        """Return SLURM's ids of training jobs by their names.
 
         There are some when an earlier controller was killed and its jobs live on, or where SLURM
-        has put a job back into its queue that Snakemake has given up.
+        has requeued a job that Snakemake has given up.
         """
         if time.monotonic() - self.asked > _FRESH_S:
             self.jobs = read_queue(_squeue(), self.name)
             self.asked = time.monotonic()
-        wanted = [*runs, *(f"{_PACK}{pack}" for pack in packs)]
-        return [job for name in wanted for job in self.jobs.get(name, [])]
+        return [number for name in jobs for number in self.jobs.get(name, [])]
 
 
 def nodes(gpus: Mapping[str, int], per_node: int) -> dict[str, int]:
-    """Return how many nodes each run takes that takes several.
+    """Return the number of nodes of each run that needs several.
 
     Args:
-        gpus: of each run.
+        gpus: GPUs of each run.
         per_node: GPUs of a node.
 
     Raises:
-        ConfigError: a run's GPUs are not the same number on each node.
+        ConfigError: the GPUs of a run cannot be spread equally.
     """
     found = {run: math.ceil(count / per_node) for run, count in gpus.items() if count > per_node}
     for run, count in found.items():
         if gpus[run] % count:
-            raise ConfigError(
-                f"--config: gpus_per_node: {per_node}: {gpus[run]} GPUs of a run cannot be the "
-                f"same number on each of {count} nodes; a divisor of {gpus[run]} is accepted"
-            )
+            problem = f"{gpus[run]} GPUs of a run cannot be spread equally over {count} nodes"
+            raise config_error("gpus_per_node", per_node, problem, f"divisors of {gpus[run]}")
     return found
 
 
 def _squeue() -> str:
-    """Return ids, names and comments of this user's jobs; nothing where SLURM does not answer."""
+    """Return ids, names and comments of this user's jobs; nothing if SLURM does not answer."""
     command = ["squeue", "--me", "--noheader", "--format=%A|%j|%k"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -91,30 +83,28 @@ def _squeue() -> str:
 
 
 def read_queue(text: str, name: str = "") -> dict[str, list[str]]:
-    """Return job ids by run or "pack RUN", from lines such as ``17|NAME|rule_pack_wildcards_RUN``.
+    """Return SLURM's ids by training job, from lines such as ``17|NAME|rule_train_wildcards_JOB``.
 
-    The comment is that of the executor plugin, which names rule and wildcards in it.
+    The third column is the comment of the executor plugin, which names rule and wildcards in it.
 
     Args:
-        text: of squeue.
-        name: what the names of the jobs of interest begin with.
+        text: output of squeue.
+        name: beginning of the names of the jobs of interest.
     """
     jobs: dict[str, list[str]] = {}
     for line in text.splitlines():
-        job, _, rest = line.partition("|")
+        number, _, rest = line.partition("|")
         called, _, comment = rest.partition("|")
-        if not called.startswith(name):
-            continue
-        for start, kind in _COMMENTS.items():
-            if comment.startswith(start):
-                jobs.setdefault(kind + comment.removeprefix(start), []).append(job)
+        for start in _COMMENTS:
+            if called.startswith(name) and comment.startswith(start):
+                jobs.setdefault(comment.removeprefix(start), []).append(number)
     return jobs
 
 
 def after(options: str, jobs: Sequence[str]) -> str:
-    """Return options of sbatch by which a job does not start before others have ended.
+    """Return options of sbatch with which a job does not start before others have ended.
 
-    So that no GPU is held by a job that can only wait for another one's lease on the run.
+    Otherwise it would hold a GPU while it waits for the other's lease on the run.
     """
     dependency = f"--dependency=afterany:{':'.join(jobs)}" if jobs else ""
     return f"{options} {dependency}".strip()

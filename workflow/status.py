@@ -144,10 +144,17 @@ class Overview:
         return [e for e in self.entries if only in (None, self.states[e.run].status)]
 
     def log(self, run: str) -> Path | None:
-        """Return the log of a run's last attempt, if there is one."""
-        logs = (self.folder / "logs" / "train" / run).glob("attempt-*.log")
-        # Two digits, or more.
-        return max(logs, key=lambda path: (len(path.name), path.name), default=None)
+        """Return the log of the job that trained a run, if there is one.
+
+        A job trains seeds of a configuration and is named after the first of them.
+        """
+        own = next(entry for entry in self.entries if entry.run == run)
+        alike = [e for e in self.entries if e.line == own.line and e.seed <= own.seed]
+        for entry in sorted(alike, key=lambda entry: entry.seed, reverse=True):
+            path = self.folder / "logs" / "train" / f"{entry.run}.log"
+            if path.exists():
+                return path
+        return None
 
 
 def cell(state: RunState) -> str:

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent
 SOON = (
     *("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"),
     # More than the machine has cores for would only be slow, and other threads give other bits.
-    *("--set-threads", "train=1", "train_on_nodes=1", "pack=1"),
+    *("--set-threads", "train=1", "train_on_nodes=1"),
 )
 
 
@@ -133,12 +133,13 @@ class Suite:
         return found
 
     def attempts(self, run: str) -> list[str]:
-        """Return what each attempt at a run has said."""
-        logs = (self.folder / "logs" / "train" / run).glob("attempt-*.log")
-        return [path.read_text() for path in sorted(logs)]
+        """Return the output of each attempt at the job of a run."""
+        first = self.study.seeds_of(run)[0]
+        logs = (self.folder / "logs" / "train" / f"{name}.attempts.log" for name in (run, first))
+        return next(path.read_text() for path in logs if path.exists()).split("== ")[1:]
 
     def jobs(self) -> dict[str, list[str]]:
-        """Return the jobs that wait or run, by run."""
+        """Return the jobs that wait or run, by the first of their runs."""
         lines = self.cluster.run("squeue", "--noheader", "--format=%A|%j|%k")
         return read_queue(lines, job_name(self.folder))
 

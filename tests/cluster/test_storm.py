@@ -47,7 +47,7 @@ def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
         # The time of one of them is two minutes, of whose end SLURM may tell a minute early.
         ("slurm_extra=--signal=USR1@15 --open-mode=append",),
     )
-    runs = {row["label"]: row["runs"][0] for row in suite.study.experiments[0]["rows"]}
+    runs = {row.label: row.runs[0] for row in suite.study.experiments[0].rows}
     resources = (
         # Each run has a node of its own.
         *("--set-resources", "train:mem_mb_per_cpu=2000", "train:cpus_per_gpu=16"),

@@ -60,7 +60,7 @@ def test_a_run_that_cannot_succeed_is_one_job_and_a_missing_cell_until_the_next_
     cluster: Cluster, tmp_path: Path
 ) -> None:
     suite = brief(cluster, tmp_path / "results", "failures")
-    runs = {row["label"]: row["runs"] for row in suite.study.experiments[0]["rows"]}
+    runs = {row.label: row.runs for row in suite.study.experiments[0].rows}
     (good, refused), (diverging,) = runs["Refused"], runs["Diverging"]
     # Seed 2 finds the checkpoint of a run that is not its own.
     other = tmp_path / "other"
@@ -100,7 +100,7 @@ def test_seeds_of_a_small_model_share_a_job_and_a_gpu(
     said = suite.make("packed")
     first, second = suite.study.runs
     (job,) = suite.accounted()
-    assert job["Comment"] == f"rule_pack_wildcards_{first}"
+    assert job["Comment"] == f"rule_train_wildcards_{first}"
     assert "gres/gpu=1" in job["AllocTRES"]
     expected = undisturbed(suite.study)
     for run in (first, second):

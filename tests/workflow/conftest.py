@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -24,9 +26,6 @@ class Workplace:
     def study(self) -> Path:
         return self.folder / "results" / "tiny"
 
-    def command(self, scale: str | Path = TINY, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "workflow", "reproduce", str(scale), *arguments]
-
     @property
     def environment(self) -> dict[str, str]:
         outside = {"MAKELEVEL", "SNAKEMAKE_PROFILE", "ACDC_DATA"}
@@ -34,21 +33,24 @@ class Workplace:
             "PYTHONPATH": str(ROOT)
         }
 
-    def reproduce(
-        self, scale: str | Path = TINY, *arguments: str, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(scale, *arguments),
+            [sys.executable, "-m", *command],
             cwd=self.folder,
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=900,
         )
+
+    def reproduce(
+        self, scale: str | Path = TINY, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run("workflow", "reproduce", str(scale), **environment)
 
     def start(self, scale: str | Path = TINY) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(scale),
+            [sys.executable, "-m", "workflow", "reproduce", str(scale)],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -57,15 +59,17 @@ class Workplace:
         )
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        return subprocess.run(
-            [*command, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        return self.run("snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments)
+
+    def plan(self, *targets: str, **config: object) -> dict[str, int]:
+        """Return how many jobs of each rule a dry run lists."""
+        triggers = ("--rerun-triggers", "mtime", "params", "input")
+        settings = [f"{key}={value}" for key, value in {"scale": TINY, **config}.items()]
+        done = self.snakemake("-n", *triggers, "--config", *settings, "--", *targets)
+        assert done.returncode == 0, done.stderr
+        _, _, table = (done.stdout + done.stderr).partition("Job stats:")
+        found = re.findall(r"^(\w+) +(\d+)$", table.partition("\n\n")[0], re.MULTILINE)
+        return {rule: int(count) for rule, count in found if rule != "total"}
 
 
 @pytest.fixture
@@ -74,9 +78,18 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A tiny study that was made without interruption; tests must not change it."""
-    workplace = Workplace(tmp_path_factory.mktemp("finished"))
-    done = workplace.reproduce()
-    assert done.returncode == 0, done.stderr + done.stdout
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workplace:
+    """A tiny study that was made without interruption; tests must not change it.
+
+    Processes that share the tests share it, too.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    folder.mkdir(exist_ok=True)
+    workplace = Workplace(folder)
+    with FileLock(folder / ".lock"):
+        if not (folder / "done").exists():
+            done = workplace.reproduce()
+            assert done.returncode == 0, done.stderr + done.stdout
+            (folder / "done").touch()
     return workplace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.workflow.conftest import Workplace
+
+pytestmark = pytest.mark.slow
 
 
 def outcome(study: Path) -> dict[str, Any]:
@@ -33,75 +35,54 @@ def outcome(study: Path) -> dict[str, Any]:
     return made
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
 
 
-def journals(study: Path) -> int:
+def epochs(study: Path) -> int:
     return sum(path.read_text().count("\n") for path in (study / "runs").glob("*/journal.jsonl"))
 
 
-def owner(workplace: Workplace) -> int | None:
-    """Return the process of the suite that has started its Snakemake."""
-    path = workplace.folder / "results" / ".owner.json"
-    suite: int | None = json.loads(path.read_text())["suite"] if path.exists() else None
-    return suite
+def everything(process: psutil.Process) -> list[psutil.Process]:
+    return [*process.children(recursive=True), process]
 
 
-def test_killed_again_and_again_it_goes_on_and_ends_the_same(
-    workplace: Workplace, finished: Workplace
-) -> None:
-    def everything(process: psutil.Process) -> list[psutil.Process]:
-        return [*process.children(recursive=True), process]
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.kill()
 
-    kills: list[Callable[[psutil.Process], None]] = [
-        # The front end alone: what it started is left over.
-        lambda process: process.send_signal(signal.SIGKILL),
-        # Everything at the same moment, as when the machine loses power.
-        lambda process: [member.send_signal(signal.SIGKILL) for member in everything(process)],  # type: ignore[func-returns-value]
-        # Ctrl-C.
-        lambda process: process.send_signal(signal.SIGINT),
-        # Only Snakemake, then the front end ends by itself, with an error.
-        lambda process: [c.kill() for c in process.children()],  # type: ignore[func-returns-value]
-    ]
-    for number, kill in enumerate(kills):
+
+KILLS: dict[str, Callable[[psutil.Process], None]] = {
+    "the front end alone": lambda process: process.kill(),
+    "everything at once, as without power": lambda process: kill(everything(process)),
+    "Ctrl-C": lambda process: process.send_signal(signal.SIGINT),
+    "Snakemake alone": lambda process: kill(process.children()),
+}
+
+
+def test_a_killed_study_ends_the_same(workplace: Workplace, finished: Workplace) -> None:
+    for number, (what, end) in enumerate(KILLS.items()):
+        before = epochs(workplace.study)
         suite = workplace.start()
-        wait_for(lambda pid=suite.pid: owner(workplace) == pid, "Snakemake")  # type: ignore[misc]
-        before = journals(workplace.study)
-        wait_for(
-            lambda before=before, number=number: (  # type: ignore[misc]
-                journals(workplace.study) > before + 3 + 2 * number
-            ),
-            "some epochs",
-        )
-        kill(psutil.Process(suite.pid))
+        wait_for(lambda n=before + 2 + number: epochs(workplace.study) > n, what)  # type: ignore[misc]
+        members = everything(psutil.Process(suite.pid))
+        if number == 0:
+            second = workplace.reproduce()
+            assert second.returncode == 75
+            assert f"process {suite.pid} " in second.stderr
+            assert suite.poll() is None
+        end(members[-1])
         suite.communicate(timeout=60)
         assert suite.returncode != 0
         assert not (workplace.study / "report.html").exists()
+        # Neither Snakemake nor a run outlives the suite by long.
+        _, alive = psutil.wait_procs(members, timeout=60)
+        assert not alive, what
 
     done = workplace.reproduce()
     assert done.returncode == 0, done.stderr
     assert (workplace.study / "report.html").exists()
     assert outcome(workplace.study) == outcome(finished.study)
-
-
-def test_two_suites_in_one_folder_the_second_is_refused_and_the_first_unharmed(
-    workplace: Workplace,
-) -> None:
-    first = workplace.start()
-    try:
-        wait_for((workplace.folder / "results" / ".owner.json").exists, "the first suite")
-        second = workplace.reproduce()
-        assert second.returncode == 4
-        assert second.stderr.strip() == (
-            f"error: results folder results is in use by another suite (process {first.pid}); "
-            "wait for it to end, or give another folder with RESULTS=FOLDER (make) "
-            "or --results FOLDER"
-        )
-        assert first.poll() is None
-    finally:
-        os.kill(first.pid, signal.SIGINT)
-        first.communicate(timeout=60)

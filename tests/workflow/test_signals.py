@@ -1,4 +1,4 @@
-"""Where only a job's Snakemake hears of a signal, the run answers nevertheless."""
+"""Where only a job's Snakemake receives a signal, or loses its parent, the run stops, too."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from acdc.run.journal import read_journal
 from tests.cluster.slurm import wait_until
 from tests.support import tiny_config
 
-# What stands around a run in a job: Snakemake, the shell, and the run.
+# The processes around a run in a job: Snakemake, the shell, and the run.
 AROUND = """
 import signal, subprocess, sys
-from workflow.signals import pass_on
+from workflow.signals import end_with, pass_on
 pass_on()
-# Snakemake waits for what it has started.
+if len(sys.argv) > 2:
+    end_with(int(sys.argv[2]))
+# Snakemake waits for its jobs.
 signal.signal(signal.SIGTERM, lambda *_: None)
 sys.exit(subprocess.call(["bash", "-c", "trap '' USR1 TERM; " + sys.argv[1] + "; exit $?"]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_run_saves_when_only_the_process_above_its_shell_hears_of_it(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("cause", ["SIGUSR1", "SIGTERM", "parent"])
+def test_the_run_below_stops(cause: str, tmp_path: Path) -> None:
     config = tiny_config("dense", epochs=4000)
-    train = (
-        f"{sys.executable} -m acdc train --threads 1 --runs {tmp_path} "
-        f"--json '{config.canonical_json()}'"
-    )
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config.plain()))
+    train = f"{sys.executable} -m acdc train {file} --threads 1 --runs {tmp_path}"
+    parent = subprocess.Popen(["sleep", "1000"])
+    arguments = [train, *([str(parent.pid)] if cause == "parent" else [])]
     process = subprocess.Popen(
-        [sys.executable, "-c", AROUND, train], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", AROUND, *arguments], stderr=subprocess.PIPE, text=True
     )
     journal = tmp_path / config.run_name / "journal.jsonl"
     wait_until(lambda: any("event" not in r for r in read_journal(journal)), "an epoch")
-    os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    if cause == "parent":
+        parent.kill()
+    else:
+        os.kill(process.pid, getattr(signal, cause))
+    process.communicate(timeout=60)
+    parent.kill()
     assert process.returncode == 75
-    assert f"{number.name}: " in said
     assert list((tmp_path / config.run_name / "checkpoint").glob("step-*.pt"))

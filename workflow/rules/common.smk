@@ -9,16 +9,19 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from acdc.messages import accepted
+from acdc.messages import config_error
 from acdc.errors import ConfigError, SuiteError
-from acdc.run.failures import failures
-from acdc.run.results import SPARE
 from theory.layout import WITHOUT_FIGURE
 from workflow import signals, slurm, suite
 from study import resolve
 
+# The process that holds the study's folder for this Snakemake, if another one does.
+HOLDER = os.environ.get(suite.HOLDER)
 if not workflow.is_main_process:
     signals.pass_on()
+elif HOLDER:
+    signals.pass_on()
+    signals.end_with(int(HOLDER))
 
 # Jobs say "python": the one that runs Snakemake, or that of environment.yml with --sdm conda.
 if not workflow.deployment_settings.deployment_method:
@@ -28,24 +31,25 @@ if not workflow.deployment_settings.deployment_method:
 SETTINGS = ("scale", "seeds", "experiments", "results", "data", "pack")
 # Of the site, from its profile.
 SITE = ("gpus_per_node", "slurm_extra")
-# What may be asked of the target "trained": it makes the runs that fulfil all of it.
+# Criteria of the target "trained", which makes the runs that match all of them.
 CHOICES = ("experiment", "row", "method", "sparsity", "model", "dataset")
 CHOICE = {key: config[key] for key in CHOICES if key in config}
-# Snakemake reads what looks like a number as one.
+# Snakemake parses what looks like a number.
 SCALE = str(config.get("scale", "smoke"))
 RESULTS_FOLDER = str(config.get("results", "results"))
 EXPERIMENTS = str(config["experiments"]) if "experiments" in config else None
-# Where data sets are looked for; jobs inherit it.
+# The folder of the data sets; jobs inherit it.
 if "data" in config:
     os.environ.update(ACDC_DATA=str(Path(str(config["data"])).absolute()))
 try:
     for key in config:
         if key not in SETTINGS + SITE + CHOICES:
-            known = accepted(key, SETTINGS + SITE + CHOICES)
-            raise ConfigError(f"--config: {key} is unknown; {known}")
-    PACK, GPUS_PER_NODE = (
-        resolve.whole_number(config.get(key, least), f"--config: {key}")
-        for key, least in (("pack", 1), ("gpus_per_node", 8))
+            known = SETTINGS + SITE + CHOICES
+            raise config_error(f"--config {key}", config[key], "unknown key", known)
+    # Runs at a time in a job; None: all seeds of a configuration, one after the other.
+    PACK = resolve.whole_number(config["pack"], "pack") if "pack" in config else None
+    GPUS_PER_NODE = resolve.whole_number(
+        config.get("gpus_per_node", 8), "gpus_per_node"
     )
     STUDY = resolve.load(SCALE, config.get("seeds"), EXPERIMENTS)
     CHOSEN = STUDY.select(**CHOICE)
@@ -53,20 +57,25 @@ try:
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
-# Everything that a study writes lies below one folder.
+# Everything that a study writes is below one folder.
 FOLDER = f"{RESULTS_FOLDER}/{STUDY.scale.name}"
+# The runs of each training job, which is named after the first of them.
+JOBS = STUDY.jobs(PACK)
+JOB_OF = {run: job for job, runs in JOBS.items() for run in runs}
+if workflow.is_main_process:
+    suite.drop_receipts(Path(FOLDER), JOBS)
 
 
-def results_of(runs):
-    """Return the files that runs are finished with."""
-    return [f"{FOLDER}/runs/{run}/result.json" for run in runs]
+def receipts_of(runs):
+    """Return the receipts of the jobs that train some runs."""
+    jobs = dict.fromkeys(JOB_OF[run] for run in runs)
+    return [f"{FOLDER}/receipts/{job}.json" for job in jobs]
 
 
-RESULTS = results_of(STUDY.runs)
+RECEIPTS = receipts_of(STUDY.runs)
 TABLE_IDS = STUDY.ids("table")
 FIGURE_IDS = STUDY.ids("figure")
-THEORY_IDS = STUDY.ids("theory")
-# By the experiments' names there; those without a figure are statements alone.
+# By the experiments' names there; those without a figure have statements only.
 THEORY = STUDY.theory
 THEORY_FIGURES = [name for name in THEORY if name not in WITHOUT_FIGURE]
 TABLES = [
@@ -85,57 +94,11 @@ def whole_study(wildcards):
     """Return nothing, or refuse to make tables of a study of which only some runs are chosen."""
     if CHOICE:
         REFUSED.append(wildcards)
+        key = f"--config {', '.join(CHOICE)}"
         raise WorkflowError(
-            f"error: --config: {', '.join(CHOICE)} choose what the rule trained makes; the "
-            "target trained, alone, is accepted with them"
+            f"error: {config_error(key, None, 'selects runs only', 'with the target trained')}"
         )
     return []
-
-
-def failures_of(runs):
-    """Return how often runs have failed for good."""
-    return sum(failures(Path(FOLDER, "runs", run)) for run in runs)
-
-
-def study_folder(wildcards, output):
-    """Return the folder of the study that a file belongs to."""
-    return str(Path(*Path(output[0]).parts[: len(Path(FOLDER).parts)]))
-
-
-def data_of(run):
-    """Return the file that says that a run's data set is intact."""
-    dataset = STUDY.runs[run].config["dataset"]
-    return f"{FOLDER}/data/{dataset}.json"
-
-
-def result_of_parent(wildcards):
-    """Return the result of the run that a run starts from, if it does not start afresh."""
-    parent = STUDY.runs[wildcards.run].parent
-    return [f"{FOLDER}/runs/{parent}/result.json"] if parent else []
-
-
-QUEUE = slurm.Queue(slurm.job_name(Path(FOLDER)))
-# The rules whose jobs leave the results of runs.
-TRAINING = ("train", "train_on_nodes", "unpack")
-
-
-def slurm_extra(wildcards):
-    """Return the site's options of sbatch, and that earlier jobs of the same run go first."""
-    options = str(config.get("slurm_extra", ""))
-    if not options or not workflow.is_main_process:
-        return options
-    (run,) = wildcards
-    runs = PACKS.get(run, (run,))
-    # The pack itself, and packs of a controller before this one that may have had the run.
-    packs = {seed for seed in STUDY.seeds_of(run) if seed == run or seed not in PACKS}
-    return slurm.after(options, QUEUE.of(runs, packs))
-
-
-def sources(*patterns, package="reports"):
-    """Return files of a package by pattern: what takes little time follows its makers."""
-    return sorted(
-        str(path) for pattern in patterns for path in Path(package).glob(pattern)
-    )
 
 
 def theory_outputs(chosen):
@@ -147,6 +110,42 @@ def theory_outputs(chosen):
     ]
 
 
+def study_folder(wildcards):
+    """Return the study's folder."""
+    return FOLDER
+
+
+def sources(*patterns):
+    """Return files of the theory by pattern; its experiments follow their code."""
+    return sorted(str(path) for each in patterns for path in Path("theory").glob(each))
+
+
+def runs_at_once(job):
+    """Return how many runs of a job share its GPU at a time."""
+    return len(JOBS[job]) if PACK else 1
+
+
+def data_of(wildcards):
+    """Return the file that says that the data set of a job is intact."""
+    dataset = STUDY.runs[wildcards.job].config["dataset"]
+    return f"{FOLDER}/data/{dataset}.json"
+
+
+def parents_of(wildcards):
+    """Return the receipts of the runs that a job's runs start from."""
+    parents = (STUDY.runs[run].parent for run in JOBS[wildcards.job])
+    return receipts_of(filter(None, parents))
+
+
+def slurm_extra(wildcards):
+    """Return the site's options of sbatch; earlier jobs of the same runs have to end first."""
+    options = str(config.get("slurm_extra", ""))
+    if not options or not workflow.is_main_process:
+        return options
+    # Jobs of an earlier controller, which may have had other packs.
+    return slurm.after(options, QUEUE.of(STUDY.seeds_of(wildcards.job)))
+
+
 def names(found):
     """Return a regular expression that matches these names and no others."""
     return "|".join(found) or "none"
@@ -154,30 +153,44 @@ def names(found):
 
 wildcard_constraints:
     dataset=names(STUDY.datasets),
-    run="[A-Za-z0-9_.-]+",
+    job="[A-Za-z0-9_.-]+",
     table=names(TABLE_IDS),
     figure=names(FIGURE_IDS),
     theory=names(THEORY),
 
 
 def planned(rule, wildcard):
-    """Return what a wildcard of a rule stands for in the jobs of this run."""
+    """Return the values of a wildcard in the planned jobs of a rule."""
     jobs = workflow.dag.needrun_jobs(exclude_finished=False)
     return sorted(job.wildcards_dict[wildcard] for job in jobs if job.rule.name == rule)
 
 
+def planned_runs():
+    """Return the runs of the planned training jobs."""
+    jobs = (job for rule in TRAINING for job in planned(rule, "job"))
+    return [run for job in jobs for run in JOBS[job]]
+
+
 def missing_data():
-    """Return what to say of the data sets that this run needs and that are not there."""
+    """Return messages about data sets that are needed and missing."""
     return STUDY.missing_data(planned("data", "dataset"))
 
 
+QUEUE = slurm.Queue(slurm.job_name(Path(FOLDER)))
+TRAINING = ("train", "train_on_nodes")
+
+
 onstart:
-    # Before the first job, and not where somebody only looks at the plan.
+    # Before the first job, and not in a dry run.
     if workflow.is_main_process:
         if missing_data():
-            sys.exit("\n".join(f"error: {sentence}" for sentence in missing_data()))
+            sys.exit("\n".join(f"error: {message}" for message in missing_data()))
         try:
-            suite.SoleSuite(Path(FOLDER)).enter()
+            if not HOLDER:
+                suite.SoleSuite(Path(FOLDER)).enter()
+            suite.write_configs(
+                Path(FOLDER), {run: STUDY.runs[run] for run in planned_runs()}
+            )
             QUEUE.name_jobs(workflow.scheduler._executor)
         except SuiteError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -185,15 +198,14 @@ onstart:
 
 
 def conclude():
-    """Say which of the runs of this time have failed for good; the next start tries them again."""
-    runs = [run for rule in TRAINING for run in planned(rule, "run")]
-    failed = suite.failed(Path(FOLDER), runs)
-    for run, sentence in failed.items():
-        logger.error(f"{run} has failed: {sentence}")
+    """Exit with an error that names the runs that failed; the next start retries them."""
+    failed = suite.failed(Path(FOLDER), planned_runs())
+    for run, error in failed.items():
+        logger.error(f"{run} has failed: {error}")
     if failed:
         sys.exit(
             f"error: {len(failed)} of {len(STUDY.runs)} runs have failed; tables and report show "
-            "them as missing, and the same command tries them again"
+            "them as missing. Rerun the same command to retry them"
         )
 
 
@@ -202,25 +214,22 @@ onsuccess:
 
 
 onerror:
-    # Not where somebody has stopped the suite, who does not want to wait for it.
+    # Not after an interruption: the user does not want to wait.
     if not CHOICE and workflow.scheduler._user_kill is None:
-        # What there is: a run that SLURM would not finish does not hold up the others' report.
+        # What there is: one run that cannot be finished does not hold up the others' report.
         shell(
-            "python -m reports all --results {FOLDER:q} --out {FOLDER:q}/partial > {FOLDER:q}/logs/partial.log 2>&1 || true"
+            "python -m reports all --results {FOLDER:q} --out {FOLDER:q}/partial"
+            " > {FOLDER:q}/logs/partial.log 2>&1 || true"
         )
     conclude()
 
 
 @atexit.register
-def tell_the_cost():
-    """End a dry run with what it costs, the last thing that is read."""
+def print_cost():
+    """End a dry run with its cost, the last thing that is read."""
     planning = workflow.is_main_process and workflow.dryrun and not REFUSED
     if planning and workflow.dag is not None:
         from workflow.cost import closing_lines
 
-        lines = closing_lines(
-            STUDY,
-            Path(RESULTS_FOLDER),
-            [run for rule in TRAINING for run in planned(rule, "run")],
-        )
+        lines = closing_lines(STUDY, Path(RESULTS_FOLDER), planned_runs())
         print("", *lines, *missing_data(), sep="\n", file=sys.stderr)

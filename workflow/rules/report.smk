@@ -1,17 +1,12 @@
 # From results to tidy tables, from these to tables, figures and the report; and the copy in MLflow.
 
-
-FIGURE_SOURCES = sources(
-    *(
-        "aggregate.py",
-        "statistics.py",
-        "cells.py",
-        "outputs.py",
-        "text.py",
-        "theory.py",
-    ),
-    "figures/*.py",
-) + sources("columns.py", "model.py", "paper/*", package="study")
+# What takes seconds follows the code that makes it.
+REPORTS = [
+    str(path)
+    for package in ("reports", "study")
+    for path in sorted(Path(package).rglob("*"))
+    if path.suffix in (".py", ".j2", ".css", ".csv")
+]
 
 
 rule study:
@@ -43,8 +38,8 @@ rule aggregate:
     """Gather every run's result and journal into tidy tables."""
     input:
         f"{FOLDER}/study.json",
-        RESULTS,
-        sources("aggregate.py"),
+        RECEIPTS,
+        REPORTS,
     output:
         multiext(f"{FOLDER}/tables/runs", ".parquet", ".csv"),
         multiext(f"{FOLDER}/tables/epochs", ".parquet", ".csv"),
@@ -65,13 +60,8 @@ rule table:
     """One table, as LaTeX and as data, from its own runs."""
     input:
         f"{FOLDER}/study.json",
-        lambda wildcards: results_of(STUDY.experiment(wildcards.table).runs),
-        sources(
-            *("aggregate.py", "statistics.py", "cells.py", "outputs.py"),
-            *("tables.py", "typeset.py", "export.py", "latex.py", "text.py"),
-            "templates/*.tex.j2",
-        ),
-        sources("columns.py", "model.py", "paper/*", package="study"),
+        lambda wildcards: receipts_of(STUDY.experiment(wildcards.table).runs),
+        REPORTS,
     output:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
@@ -90,8 +80,8 @@ rule figure:
     """One figure, from its own runs."""
     input:
         f"{FOLDER}/study.json",
-        lambda wildcards: results_of(STUDY.experiment(wildcards.figure).runs),
-        FIGURE_SOURCES,
+        lambda wildcards: receipts_of(STUDY.experiment(wildcards.figure).runs),
+        REPORTS,
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
@@ -111,7 +101,7 @@ rule theory_figure:
     input:
         f"{FOLDER}/study.json",
         rules.theory.output.series,
-        FIGURE_SOURCES,
+        REPORTS,
     output:
         multiext(f"{FOLDER}/figures/theory_{{theory}}", ".pdf", ".png", ".svg"),
     log:
@@ -133,12 +123,8 @@ rule statements:
     input:
         f"{FOLDER}/study.json",
         expand(rules.theory.output.statements, theory=THEORY),
-        sources(
-            *("statements.py", "theory.py", "maths.py"),
-            *("outputs.py", "text.py", "latex.py"),
-            "templates/statements.tex.j2",
-        ),
-        sources("statistics.py", package="theory"),
+        REPORTS,
+        sources("statistics.py"),
     output:
         multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
     log:
@@ -160,7 +146,7 @@ rule report:
         TABLES,
         FIGURES,
         theory_outputs(THEORY),
-        sources("*.py", "templates/*.j2", "templates/*.css"),
+        REPORTS,
     output:
         f"{FOLDER}/report.html",
         f"{FOLDER}/tables/methods_appendix.tex",
@@ -180,7 +166,7 @@ rule report:
 rule track:
     """Send every run, and the tables and figures, to MLflow."""
     input:
-        RESULTS,
+        RECEIPTS,
         rules.report.output,
         TABLES,
         FIGURES,

@@ -4,16 +4,14 @@ import json
 
 from workflow import resources as requests
 
-THEORY_SOURCES = sources("*.py", "problems/*.py", package="theory")
+THEORY_SOURCES = sources("*.py", "problems/*.py")
 
 
 rule theory:
-    """One experiment: its trials, the series of its figure, and what its statements come to."""
+    """One experiment: its trials, the series of its figure, and the verdicts of its statements."""
     input:
         THEORY_SOURCES,
-        lambda wildcards: sources(
-            f"experiments/{wildcards.theory}.*", package="theory"
-        ),
+        lambda wildcards: sources(f"experiments/{wildcards.theory}.*"),
     output:
         trials=f"{FOLDER}/theory/{{theory}}/trials.csv",
         series=f"{FOLDER}/theory/{{theory}}/series.csv",
@@ -21,7 +19,7 @@ rule theory:
         provenance=f"{FOLDER}/theory/{{theory}}/provenance.json",
     log:
         f"{FOLDER}/logs/theory/{{theory}}.log",
-    # An error of theirs would come again; a lost node would not.
+    # An error would recur; a lost node would not.
     retries: 2
     # One job of SLURM, as its profile says.
     group:
