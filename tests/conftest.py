@@ -54,15 +54,15 @@ def silent() -> Silent:
     return Silent()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Uninterrupted:
-    """Return the folder and the result of a run that nothing has disturbed, trained once."""
-    runs = tmp_path_factory.mktemp("uninterrupted")
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Uninterrupted:
+    """Return the folder and the result of an undisturbed run, trained once for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    runs = (root if worker_id == "master" else root.parent) / "uninterrupted"
 
     def get(config: RunConfig) -> tuple[Path, dict[str, Any]]:
-        result = train(config, runs)
+        # The lease on the run's folder has another worker wait, and find the result.
+        result = train(config, runs, wait_s=600.0)
         return runs / config.run_name, result
 
     return get

@@ -228,9 +228,12 @@ def weight_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
-def train(config: RunConfig, runs: Path, reporter: Silent | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig, runs: Path, reporter: Silent | None = None, wait_s: float = 0.0
+) -> dict[str, Any]:
     """Train with a checkpoint after every epoch; return the result as plain data."""
-    return plain(run(config, Options(runs, checkpoint_share=math.inf), reporter or Silent()))
+    options = Options(runs, checkpoint_share=math.inf, wait_s=wait_s)
+    return plain(run(config, options, reporter or Silent()))
 
 
 def plain(result: Result) -> dict[str, Any]:

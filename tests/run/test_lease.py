@@ -198,7 +198,8 @@ def test_a_second_trainer_waits_no_longer_than_it_is_told(tmp_path: Path) -> Non
     assert first.end() == 0
 
 
-def test_a_second_trainer_of_several_processes_is_told_so_too(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_second_trainer_of_several_processes(tmp_path: Path) -> None:
     config = tiny_config("acdc")
     first = hold(config, tmp_path, (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S))
     process = spawn(config, tmp_path, "--processes", "2")

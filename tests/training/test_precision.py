@@ -20,7 +20,7 @@ from acdc.step import Step
 from acdc.training.loop import Callbacks, Totals, begin_epoch, train, train_step
 from acdc.training.precision import Arithmetic
 from acdc.training.state import Compile, Engine, TrainState
-from tests.support import METHODS, Silent, Uninterrupted, assert_same_run, tiny_config
+from tests.support import METHODS, Silent, Uninterrupted, assert_same_run, plain, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_a_run_in_sixteen_bits_is_near_the_one_in_thirty_two_and_not_the_same(
     precision: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     _, single = uninterrupted(tiny_config("dense"))
-    half = run(tiny_config("dense", precision=precision), Options(tmp_path), Silent())
+    half = plain(run(tiny_config("dense", precision=precision), Options(tmp_path), Silent()))
     one, other = (r["products"]["dense"]["last"] for r in (single, half))
     assert one["test_loss"] != other["test_loss"]
     # Of 360 images: a standard deviation of a proportion around 0.9 is 0.016.
@@ -163,6 +163,7 @@ def test_arithmetic_that_a_device_does_not_have_is_refused() -> None:
         Arithmetic("tf32", CPU)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_computes_the_same_within_rounding() -> None:
     config = tiny_config("static")
     losses = []

@@ -72,6 +72,7 @@ def masks_by_rank(folder: Path, average: bool) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
+@pytest.mark.slow
 def test_masks_are_equal_on_all_ranks_after_every_step(tmp_path: Path) -> None:
     first, second = masks_by_rank(tmp_path, average=True)
     assert list(first) == list(METHODS)
@@ -80,6 +81,7 @@ def test_masks_are_equal_on_all_ranks_after_every_step(tmp_path: Path) -> None:
         assert first[method] == second[method], method
 
 
+@pytest.mark.slow
 def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
     first, second = masks_by_rank(tmp_path, average=False)
     differing = {method for method in METHODS if first[method] != second[method]}
@@ -121,6 +123,7 @@ def shared(count: int, folder: Path) -> Path:
     return folder / "runs"
 
 
+@pytest.mark.slow
 def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> None:
     alone, together = (shared(count, tmp_path / str(count)) for count in (1, 2))
     for method in METHODS:
@@ -162,7 +165,8 @@ def test_shares_are_disjoint_whole_and_even(length: int, count: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16"])
 def test_ranks_share_a_run_in_sixteen_bits(precision: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "acdc", "train", "--method", "rigl", "--epochs", "2"]
     command += ["--set", f"precision={precision}", "--runs", str(tmp_path), "--device", "cpu"]
