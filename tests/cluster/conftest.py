@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from acdc.run.journal import read_journal
+from acdc.run.reader import RunRecord, read_run
 from study.model import Study
 from study.resolve import load
 from tests.cluster.slurm import Cluster, missing_programs, wait_until
@@ -115,25 +116,23 @@ class Suite:
 
     def epochs(self, run: str) -> int:
         """Return how many epochs a run has behind it."""
-        return sum("event" not in record for record in self.journal(run))
+        return len(self.record(run).journal.epochs)
 
     def result(self, run: str) -> dict[str, Any]:
         """Return a run's result."""
         result: dict[str, Any] = json.loads((self.run_folder(run) / "result.json").read_text())
         return result
 
-    def journal(self, run: str) -> list[dict[str, Any]]:
-        """Return a run's journal."""
-        return list(read_journal(self.run_folder(run) / "journal.jsonl"))
+    def record(self, run: str) -> RunRecord:
+        """Return what a run has left in its folder."""
+        return read_run(self.run_folder(run))
 
-    def provenance(self, run: str) -> dict[str, Any]:
-        """Return what a run was made by."""
-        text = (self.run_folder(run) / "provenance.json").read_text()
-        found: dict[str, Any] = json.loads(text)
-        return found
+    def slurm_jobs(self, run: str) -> list[str | None]:
+        """Return the SLURM job of each attempt at a run."""
+        return [attempt.job for attempt in self.record(run).provenance]
 
     def attempts(self, run: str) -> list[str]:
-        """Return the output of each attempt at the job of a run."""
+        """Return the output of each attempt at the job of a run; its first line names the job."""
         first = self.study.seeds_of(run)[0]
         logs = (self.folder / "logs" / "train" / f"{name}.attempts.log" for name in (run, first))
         return next(path.read_text() for path in logs if path.exists()).split("== ")[1:]
@@ -168,10 +167,10 @@ class Suite:
 
 def train_alone(study: Study, run: str, runs: Path) -> None:
     """Train a run without SLURM and Snakemake."""
-    command = [
-        *(sys.executable, "-m", "acdc", "train", "--threads", "1", "--runs", str(runs)),
-        *("--json", json.dumps(study.runs[run].config)),
-    ]
+    config = runs / run / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(yaml.safe_dump(study.runs[run].config))
+    command = [sys.executable, "-m", "acdc", "train", str(config), "--threads", "1"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 

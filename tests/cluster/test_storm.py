@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
         node = suite.node_of(job)
         cluster.crash(node)
         suite.wait_for_epoch(runs[LEFT_BEHIND], 3)
-        wait_until(lambda: len(suite.attempts(runs[CANCELLED])) == 2, "another attempt", 120)
+        wait_until(lambda: len(suite.slurm_jobs(runs[CANCELLED])) == 2, "another attempt", 120)
         controller.kill()
         controller.wait()
         lived_on = suite.jobs()
@@ -98,53 +98,37 @@ def test_every_result_is_that_of_an_undisturbed_run(
 
 
 def test_each_run_has_had_its_misfortune(storm: Storm) -> None:
-    jobs = {}
-    for label, run in storm.runs.items():
-        provenance = storm.suite.provenance(run)
-        attempts = [provenance, *provenance.get("resumed", [])]
-        jobs[label] = [attempt["job"] for attempt in attempts]
+    jobs = {label: storm.suite.slurm_jobs(run) for label, run in storm.runs.items()}
     assert len(jobs[PREEMPTED]) >= 2
     assert jobs[PREEMPTED][0] == jobs[PREEMPTED][1], "SLURM starts the same job again"
     assert len(set(jobs[CANCELLED])) >= 2
     assert len(set(jobs[LONG])) >= 3
     assert len(jobs[NODE_DOWN]) >= 2
-    assert jobs[LEFT_BEHIND] == [storm.left_behind], "its job goes on without the controller"
+    assert jobs[LEFT_BEHIND] == [storm.left_behind], "its job continues without the controller"
 
 
 def test_no_run_was_trained_by_two_jobs_at_once(storm: Storm) -> None:
     for label, run in storm.runs.items():
-        records = [r for r in storm.suite.journal(run) if "event" not in r]
+        lines = storm.suite.record(run).journal.epochs
         epochs = storm.suite.result(run)["config"]["epochs"]
-        assert [r["epoch"] for r in records] == list(range(epochs)), label
-        assert [r["time"] for r in records] == sorted(r["time"] for r in records), label
+        assert [line["epoch"] for line in lines] == list(range(epochs)), label
+        assert [line["time"] for line in lines] == sorted(line["time"] for line in lines), label
 
 
 def test_every_attempt_has_left_its_log(storm: Storm) -> None:
-    jobs = {job["JobIDRaw"] for job in storm.suite.accounted()}
-    told = set()
     for label, run in storm.runs.items():
-        texts = storm.suite.attempts(run)
-        heads = [re.search(r", job (\d+)$", text, re.MULTILINE) for text in texts]
-        assert all(heads), label
-        mine = Counter(found[1] for found in heads if found)
-        provenance = storm.suite.provenance(run)
-        trained = Counter(part["job"] for part in (provenance, *provenance.get("resumed", [])))
-        assert trained <= mine, label
-        told |= mine.keys()
-    assert told == jobs
+        heads = [text.splitlines()[0] for text in storm.suite.attempts(run)]
+        logged = Counter(head.split()[-1] for head in heads)
+        assert Counter(storm.suite.slurm_jobs(run)) <= logged, label
 
 
-def test_the_status_tells_how_often_runs_were_resumed(storm: Storm) -> None:
+def test_status_counts_resumptions(storm: Storm) -> None:
     command = [
-        *(sys.executable, "-m", "acdc", "status", "--scale", str(storm.suite.scale)),
+        *(sys.executable, "-m", "workflow", "status", "--scale", str(storm.suite.scale), "--json"),
         *("--results", str(storm.suite.results), "--experiments", str(storm.suite.experiments)),
     ]
-    # On a narrow terminal labels are wrapped.
-    environment = {**os.environ, "COLUMNS": "160"}
-    said = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    for label, run in storm.runs.items():
-        times = len(storm.suite.provenance(run).get("resumed", []))
-        (line,) = [line for line in said.splitlines() if line.strip().startswith(label)]
-        assert line.rstrip().endswith(f"done (resumed {times}x)" if times else "done")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = {run["run"]: (run["status"], run["resumed"]) for run in json.loads(done.stdout)["runs"]}
+    assert found == {
+        run: ("done", len(storm.suite.slurm_jobs(run)) - 1) for run in storm.runs.values()
+    }

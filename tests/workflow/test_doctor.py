@@ -125,7 +125,7 @@ def test_what_resuming_relies_on(tmp_path: Path, key: str) -> None:
 def test_requests(tmp_path: Path, study: Callable[[int], Study]) -> None:
     mine = profile(
         tmp_path,
-        config=["gpus_per_node=2"],
+        config=["gpus_per_node=2", "pack=2"],
         **{
             "default-resources": {"slurm_partition": "main", "runtime": 45},
             "set-threads": {"train": 6},
@@ -139,6 +139,7 @@ def test_requests(tmp_path: Path, study: Callable[[int], Study]) -> None:
     train, theory = requests_of(mine, study(1))
     assert (train.rule, train.threads, train.gpus) == ("train", 6, 1)
     expected = {"runtime": 1440, "mem_mb": 16_000, "qos": "q1", "slurm_partition": "main"}
+    assert train.resources["nodes"] == 1
     assert expected.items() <= train.resources.items()
     # One job, in which the two experiments follow one another.
     assert theory.resources["runtime"] == 2 * THEORY_MINUTES
@@ -146,6 +147,26 @@ def test_requests(tmp_path: Path, study: Callable[[int], Study]) -> None:
     assert (spread.rule, spread.gpus, spread.resources["nodes"]) == ("train_on_nodes", 4, 2)
     expected = {"slurm_partition": "c", "mem_mb": TRAIN_MB, "runtime": TRAIN_MINUTES}
     assert expected.items() <= spread.resources.items()
+
+
+@pytest.mark.parametrize(
+    ("config", "mem_mb", "minutes"),
+    [
+        # All seeds of a configuration one after the other, one run, two runs at once.
+        ([], TRAIN_MB, 2 * TRAIN_MINUTES),
+        (["pack=1"], TRAIN_MB, TRAIN_MINUTES),
+        (["pack=2"], 2 * TRAIN_MB, 2 * TRAIN_MINUTES),
+    ],
+)
+def test_jobs_of_several_runs(
+    tmp_path: Path,
+    study: Callable[[int], Study],
+    config: list[str],
+    mem_mb: int,
+    minutes: int,
+) -> None:
+    train, _ = requests_of(profile(tmp_path, config=config), study(1))
+    assert (train.resources["mem_mb"], train.resources["runtime"]) == (mem_mb, minutes)
 
 
 # SLURM

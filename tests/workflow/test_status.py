@@ -407,10 +407,11 @@ def test_the_table_and_the_data_agree(tmp_path: Path) -> None:
         write_journal(run, [float(n) for n in range(number % 4)])
     end(runs[2], FinishedResult)
     end(runs[5], FailedResult, error="It broke.", exit_status=1)
-    log = tmp_path / "mine" / "logs" / "train" / runs[5].name
-    log.mkdir(parents=True)
-    for number in ("02", "09", "10", "100"):
-        (log / f"attempt-{number}.log").touch()
+    logs = tmp_path / "mine" / "logs" / "train"
+    logs.mkdir(parents=True)
+    # A job has the name of its first seed: runs 3 and 4 have one, 5 another, 0 another line.
+    for number in (0, 3, 4):
+        (logs / f"{runs[number].name}.log").touch()
     data, text = as_data(tmp_path), shown(tmp_path)
     expected: dict[tuple[str, ...], list[str]] = {}
     for entry in data["runs"]:
@@ -422,7 +423,7 @@ def test_the_table_and_the_data_agree(tmp_path: Path) -> None:
     ]
     assert [key[0] + key[2] for key in expected] == ["ACDC90 %", "ACDC95 %", "RIGL90 %", "RIGL95 %"]
     assert sum(data["counts"].values()) == len(data["runs"]) == len(chosen)
-    for part in (runs[5].name, "It broke.", str(log / "attempt-100.log")):
+    for part in (runs[5].name, "It broke.", str(logs / f"{runs[4].name}.log")):
         assert part in text
     (only,) = as_data(tmp_path, "--only", "done")["runs"]
     assert only["run"] == runs[2].name
