@@ -48,16 +48,21 @@ class WorkflowError(SuiteError):
     help="Folder of all results.",
 )
 @click.option("--cores", type=click.IntRange(1), help="Jobs at a time.  [default: all cores]")
+@click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
 def reproduce(
-    scale: str, results: Path, cores: int | None, snakemake_arguments: tuple[str, ...]
+    scale: str,
+    results: Path,
+    cores: int | None,
+    seeds: int | None,
+    snakemake_arguments: tuple[str, ...],
 ) -> None:
     """Make the study of SCALE (smoke, quick, small), from data to report.
 
     Resumes after an interruption, and does nothing if everything is up to date. Arguments after --
     are passed to Snakemake.
     """
-    study = load(scale)
+    study = load(scale, seeds)
     folder = results / study.scale.name
     SoleSuite(folder).enter(_WAIT_S)
     log = folder / "logs" / "suite.log"
@@ -67,6 +72,7 @@ def reproduce(
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
         *("--cores", str(cores or os.cpu_count() or 1)),
         *("--config", f"scale={scale}", f"results={results}"),
+        *([f"seeds={seeds}"] if seeds else []),
         # Reruns follow inputs and parameters, never the dates or text of source code.
         *("--rerun-triggers", "mtime", "params", "input"),
         # The lease of the study's folder serves as the lock.
