@@ -1,4 +1,4 @@
-"""What a training job takes beside training: from the start of its process to the end.
+"""The overhead of a training job: what its process takes beside training.
 
     python -m benchmarks.job [--rounds 5] [--device cpu] [--json FILE]
     python -m benchmarks.job --study results/smoke [--elapsed SECONDS] --cores 2
@@ -8,9 +8,9 @@ import torch. *Start* lasts until the first batch; *steps* is the training itsel
 validation, journal and checkpoints; *end* is what follows the last epoch's line: test, certificate,
 files and leaving.
 
-The second form says where the core-seconds of a finished study went, by its result.json files and
-Snakemake's log, which has whole seconds. The study has to have been made in one go. What a process
-takes before and after the run that it records is Snakemake's time of a job less the run's.
+The second form shows where the core-seconds of a finished study went, from its result.json files
+and Snakemake's log, which has whole seconds. The study must have been made by one uninterrupted
+command. What a process takes outside its runs is Snakemake's time of the job less the runs'.
 """
 
 from __future__ import annotations
@@ -67,15 +67,17 @@ ELAPSED = re.compile(
 
 
 def command(description: dict[str, Any], runs: Path, device: str, threads: int) -> list[str]:
-    """Return the command that trains a run."""
+    """Write the description into the folder of runs, and return the command that trains it."""
+    config = runs / "config.yaml"
+    config.write_text(json.dumps(description), encoding="utf-8")
     return [
-        *(sys.executable, "-m", "acdc", "train", "--json", json.dumps(description)),
+        *(sys.executable, "-m", "acdc", "train", str(config)),
         *("--runs", str(runs), "--device", device, "--threads", str(threads)),
     ]
 
 
 def time_process(arguments: list[str]) -> dict[str, float]:
-    """Return what a process took until each line on standard error that matters, and in all."""
+    """Return the seconds until each relevant line on standard error, and until the end."""
     start = time.perf_counter()
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -218,9 +220,7 @@ def show_account(found: dict[str, Any]) -> None:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--study", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--elapsed", type=float, help="Seconds.  [default: Snakemake's]")
-@click.option(
-    "--cores", default=os.cpu_count(), show_default=True, help="That the study was given."
-)
+@click.option("--cores", default=os.cpu_count(), show_default=True, help="Cores of the study.")
 @json_option
 def main(
     rounds: int,
@@ -241,7 +241,7 @@ def main(
         logged, rules = read_log(study)
         elapsed = elapsed or logged
         if elapsed is None:
-            raise click.UsageError(f"{study} has no log that tells its time; give --elapsed")
+            raise click.UsageError(f"{study} has no log with the elapsed time; give --elapsed")
         record |= account(study, elapsed, cores, threads, rules)
         show_account(record)
     write_record(file, record)

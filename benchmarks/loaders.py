@@ -16,7 +16,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -38,8 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 from acdc.data import DATASETS, DatasetSpec, folder
 from acdc.data.decode import Draw, View, draw_crop, read
 from acdc.data.loader import LoaderPlan, standardise
-from acdc.run.provenance import hardware
 from acdc.vision import torchvision_models
+from benchmarks.common import circumstances, json_option, write_record
 
 CPU = torch.device("cpu")
 IMAGENET = DATASETS["imagenet"]
@@ -145,7 +144,7 @@ class Contender(Protocol):
         """Yield the normalised inputs of each batch."""
 
     def close(self) -> None:
-        """End what runs beside."""
+        """Stop background processes and threads."""
 
 
 class Suite:
@@ -287,7 +286,7 @@ class SpdlSimpleJpeg(Spdl):
 
 
 class Grain:
-    """Grain's random access to examples, with processes, which it starts anew for each epoch."""
+    """Grain's random access to examples, with processes, which it restarts for each epoch."""
 
     def __init__(self, files: folder.Files, plan: LoaderPlan) -> None:
         self.files, self.plan = files, plan
@@ -319,7 +318,7 @@ PLAIN = "torchvision v2, DataLoader"
 def make_contenders(
     files: folder.FolderSet, plan: LoaderPlan
 ) -> dict[str, Callable[[], Contender]]:
-    """Return those whose libraries are installed, by name; say which are not."""
+    """Return the contenders whose libraries are installed, by name; print the others."""
     images = files.training
     possible: dict[str, tuple[str, Callable[[], Contender]]] = {
         PLAIN: ("torchvision", lambda: TorchLoader(PlainSet(images), plan)),
@@ -425,7 +424,7 @@ def race(
 
 
 def listing_time(files: int) -> float:
-    """Return the seconds of listing so many files in 100 folders."""
+    """Return the seconds of listing ``files`` files in 100 folders."""
     with tempfile.TemporaryDirectory() as place:
         for label in range(100):
             (Path(place) / str(label)).mkdir()
@@ -453,12 +452,12 @@ def versions() -> dict[str, str]:
 @click.option("--images", default=512, show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Images a batch.")
 @click.option("--workers", default=[1], multiple=True, show_default=True, help="May be repeated.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
 def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -> None:
     """Compare ways to read images from files."""
     torch.set_num_threads(1)
-    record: dict[str, Any] = {"hardware": hardware(CPU), "versions": versions(), "images": images}
-    click.echo(f"{record['hardware']}, {record['versions']}")
+    record = {**circumstances(CPU), "versions": versions(), "images": images}
+    click.echo(record)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         make_set(root, images)
@@ -485,8 +484,7 @@ def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -
         record["rows"] = rows
     record["listing_s_per_100_000"] = listing_time(100_000)
     click.echo(f"listing 100,000 files: {record['listing_s_per_100_000']:.2f} s")
-    if file is not None:
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(file, record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,13 +22,13 @@ import click
 import torch
 
 from benchmarks.common import circumstances, json_option, median_ratio, write_record
-from benchmarks.job import SMOKE
+from benchmarks.job import SMOKE, command
 
 ALONE = "one after another, 1 thread"
 
 
 def contenders(count: int, cores: int) -> dict[str, tuple[int, int]]:
-    """Return how many runs go on at once, and on how many threads each, by name."""
+    """Return by name how many runs train at once, and on how many threads each."""
     found = {ALONE: (1, 1)}
     if cores > 1:
         found[f"one after another, {cores} threads"] = (1, cores)
@@ -41,15 +40,14 @@ def contenders(count: int, cores: int) -> dict[str, tuple[int, int]]:
 def train(
     description: dict[str, Any], count: int, at_once: int, threads: int, device: str
 ) -> tuple[float, float]:
-    """Train so many seeds, and return the seconds of all and the median seconds of their steps."""
+    """Train ``count`` seeds; return the seconds of all and the median seconds of a run's steps."""
     with tempfile.TemporaryDirectory() as place:
         start = time.perf_counter()
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "acdc", "train", "--json", json.dumps(description)),
+                *command(description, Path(place), device, threads),
                 *("--seeds", ",".join(str(seed + 1) for seed in range(count))),
-                *("--at-once", str(at_once), "--threads", str(threads)),
-                *("--device", device, "--runs", place),
+                *("--at-once", str(at_once)),
             ],
             capture_output=True,
             text=True,
@@ -65,7 +63,7 @@ def train(
 def measure(
     description: dict[str, Any], count: int, rounds: int, cores: int, device: str
 ) -> list[dict[str, Any]]:
-    """Return one row for each way to train so many seeds."""
+    """Return one row for each way to train ``count`` seeds."""
     ways = contenders(count, cores)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     steps: dict[str, list[float]] = {name: [] for name in ways}

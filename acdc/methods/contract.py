@@ -182,9 +182,9 @@ class SparseMethod(Generic[SettingsT]):
         """The weights that are pruned: all but the exempt layers'."""
 
     def learning_rate(self, step: Step, rate: float) -> float:
-        """Return the learning rate of an epoch, given the recipe's.
+        """Return the learning rate of a step, given the recipe's.
 
-        Called: at the start of an epoch.
+        Called: before every step.
         Default: the recipe's.
         """
         return rate
