@@ -120,11 +120,7 @@ class Claim(Frozen):
     note: str = ""
 
     def judge(
-        self,
-        id: str,
-        measured: Interval,
-        words: Mapping[str, object],
-        **counts: int | None,
+        self, id: str, measured: Interval, words: Mapping[str, object], **counts: int | None
     ) -> Statement:
         """Return the statement with a measured value.
 

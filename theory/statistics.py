@@ -7,22 +7,17 @@ scipy.stats takes a second to import; it is imported where needed, so that plans
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from torch import Tensor  # the reports read statements without importing torch
 
 LEVEL = 0.99
 RESAMPLES = 4000
 
 Array = npt.NDArray[np.float64]
-Values: TypeAlias = "Sequence[float] | Array | Tensor"
-"""A sample, one value for each trial."""
+Values = npt.ArrayLike
+"""A sample, one value for each trial; also a tensor."""
 
 
 @dataclass(frozen=True)

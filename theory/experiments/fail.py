@@ -21,7 +21,7 @@ from theory.problems import Trap
 from theory.rates import Theorem2, largest_trap
 from theory.statistics import Interval, exact
 
-# The search over (w, rho): points along each, how often it narrows, and by how much.
+# The search over (w, rho): points along each, number of rounds, factor of narrowing.
 _GRID = 31
 _ROUNDS = 30
 _NARROWING = 0.4
@@ -168,7 +168,7 @@ def random_traps(settings: Settings, k: int, copies: int) -> Trap:
     """Draw traps of k wrong coordinates, log-uniform in w and rho among those that are stuck.
 
     Raises:
-        ConfigError: fewer than asked for are found.
+        ConfigError: too few are found.
     """
     generator = stream(settings.seed, "fail", str(k), str(copies))
     log_w, log_rho = (

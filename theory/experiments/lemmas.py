@@ -25,13 +25,7 @@ from theory.inequalities import (
 )
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import (
-    Weight,
-    cpl_constant,
-    rotated_quadratics,
-    sine_squares,
-    sparse_vectors,
-)
+from theory.problems import Weight, cpl_constant, rotated_quadratics, sine_squares, sparse_vectors
 from theory.rates import lemma1_factor
 from theory.statistics import mean, proportion
 

@@ -152,12 +152,7 @@ def _alternate(
 
 
 def _record(
-    outcome: Outcome,
-    settings: Settings,
-    family: _Family,
-    dense: int,
-    sparse: int,
-    gaps: Tensor,
+    outcome: Outcome, settings: Settings, family: _Family, dense: int, sparse: int, gaps: Tensor
 ) -> Tensor:
     """Record the trials, and draw successes at the common number of gradient steps.
 

@@ -155,7 +155,7 @@ def iterative(
 def classical(settings: Settings, observed: Observed, k_star: int) -> dict[str, Solved]:
     """Solve with scikit-learn, one problem after the other, as it has no batches.
 
-    OMP is told k*. The Lasso's penalty is chosen by cross-validation over the rows; it is fitted
+    OMP gets k*. The Lasso's penalty is chosen by cross-validation over the rows; it is fitted
     again to all of them.
     """
     from sklearn.exceptions import ConvergenceWarning

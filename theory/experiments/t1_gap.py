@@ -19,10 +19,10 @@ from theory.problems import Gradient, OneCoordinate, Quadratic, rotated_quadrati
 from theory.rates import Theorem1
 from theory.statistics import Interval, exact, mean
 
-# The constant of (1, alpha)-CPL that F4 is taken to have. It has every alpha up to 4, and the
-# theorem asks for alpha below beta = 1.
+# The assumed constant of (1, alpha)-CPL of F4. Every alpha up to 4 is one, and the
+# theorem requires alpha below beta = 1.
 CPL = 0.9
-# Starts of the search for a gradient that is spread out, and its steps.
+# Starts and steps of the search for a spread-out gradient.
 _STARTS, _STEPS = 16, 30
 
 
@@ -34,7 +34,7 @@ class Settings(experiment.Settings):
     repetitions: int = Field(default=12, ge=2)
     """With noise, at each R and sigma."""
     n: int = Field(default=1024, ge=720)
-    """Dimension of F4; the theorem asks for k from 712 on."""
+    """Dimension of F4; the theorem requires k >= 712."""
     distances: Sigmas = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 2.0, 4.0)
     """R, the entries of the bad starts in the figure; R = 1 is a tie."""
     far: float = Field(default=2.0, gt=0.5)
@@ -208,8 +208,8 @@ def _noisy(outcome: Outcome, settings: Settings) -> None:
 def least_cpl(problem: Quadratic, k_star: int, generator: torch.Generator) -> Tensor:
     """Return an upper bound on the best (k*, alpha)-CPL constant of quadratics, (problems, 1).
 
-    The gradient may be any vector, and one with equal magnitudes is as little concentrated as can
-    be. Of such u, that of the largest f - f* = u^T H^{-1} u / 2 is sought from random ones by
+    The gradient may be any vector, and one with equal magnitudes is the least concentrated
+    one. Of such u, that of the largest f - f* = u^T H^{-1} u / 2 is sought from random ones by
     u <- sign((H^{-1} - s) u), which never lessens it for s up to 1/beta; the constant is read off
     the problem at theta* + H^{-1} u.
 

@@ -184,10 +184,7 @@ def _by_restricted_curvature(outcome: Outcome, settings: Settings) -> None:
     design = torch.where(drawn.minimiser == 0, drawn.design, scale * drawn.design)
     constants = restricted_constants(design, 2 * k + k_star, 10, generator)
     problem = dataclasses.replace(
-        drawn,
-        design=design,
-        alpha=constants.alpha.unsqueeze(-1),
-        beta=constants.beta.unsqueeze(-1),
+        drawn, design=design, alpha=constants.alpha.unsqueeze(-1), beta=constants.beta.unsqueeze(-1)
     )
     sigma = torch.full_like(problem.alpha, settings.middle_sigma)
     gradient = gaussian(problem.gradient, sigma, generator)

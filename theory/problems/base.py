@@ -22,31 +22,25 @@ class Problem(Protocol):
 
     @property
     def family(self) -> str:
-        """Name of the family of instances."""
-        ...
+        """Return the name of the family of instances."""
 
     @property
     def minimiser(self) -> Tensor:
-        """The sparse minimiser theta*, (..., N)."""
-        ...
+        """Return the sparse minimiser theta*, (..., N)."""
 
     @property
     def alpha(self) -> Tensor:
-        """Curvature from below, (...)."""
-        ...
+        """Return the lower bound on the curvature, (...)."""
 
     @property
     def beta(self) -> Tensor:
-        """Curvature from above, (...)."""
-        ...
+        """Return the upper bound on the curvature, (...)."""
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta) - f(theta*): (..., N) to (...)."""
-        ...
+        """Return f(theta) - f(theta*): (..., N) to (...)."""
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """Gradient of f at theta: (..., N) to (..., N)."""
-        ...
+        """Return the gradient of f at theta: (..., N) to (..., N)."""
 
 
 def check_sizes(n: int, k_star: int) -> None:

@@ -31,12 +31,12 @@ class Quadratic:
     family = "F1"
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """H (theta - theta*): (..., N) to (..., N)."""
+        """Return H (theta - theta*): (..., N) to (..., N)."""
         offset = theta - self.minimiser
         return offset * self.hessian if self.is_diagonal else offset @ self.hessian
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta) - f*: (..., N) to (...)."""
+        """Return f(theta) - f*: (..., N) to (...)."""
         return 0.5 * ((theta - self.minimiser) * self.gradient(theta)).sum(-1)
 
 
@@ -76,12 +76,7 @@ def rotated_quadratics(
 
 
 def diagonal_quadratics(
-    kappas: Sequence[float],
-    n: int,
-    k_star: int,
-    generator: torch.Generator,
-    *,
-    flat: bool = False,
+    kappas: Sequence[float], n: int, k_star: int, generator: torch.Generator, *, flat: bool = False
 ) -> Quadratic:
     """Draw quadratics as `rotated_quadratics`, with H diagonal in a random order of eigenvalues.
 

@@ -33,21 +33,21 @@ class LeastSquares:
 
     @property
     def rows(self) -> int:
-        """The number of rows, m."""
+        """Return the number of rows, m."""
         return self.design.shape[-2]
 
     @property
     def targets(self) -> Tensor:
-        """b, (..., 1, m)."""
+        """Return b, (..., 1, m)."""
         return self.minimiser @ self.design.mT + self.error
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """A^T A (theta - theta*) / m: (..., N) to (..., N)."""
+        """Return A^T A (theta - theta*) / m: (..., N) to (..., N)."""
         # Not A theta - b, which cancels near theta*.
         return ((theta - self.minimiser) @ self.design.mT) @ self.design / self.rows
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta) - f*: (..., N) to (...)."""
+        """Return f(theta) - f*: (..., N) to (...)."""
         fit = (theta - self.minimiser) @ self.design.mT
         return 0.5 * fit.square().mean(-1)
 
@@ -74,7 +74,7 @@ class LeastSquares:
         return gradient
 
     def row_variance(self, theta: Tensor) -> Tensor:
-        """E||grad f_i - grad f||^2 over rows i: (..., N) to (...)."""
+        """Return E||grad f_i - grad f||^2 over rows i: (..., N) to (...)."""
         residual = (theta - self.minimiser) @ self.design.mT - self.error
         norms2 = self.design.square().sum(-1).unsqueeze(-2)
         spread = (norms2 * residual.square()).mean(-1) - self.gradient(theta).square().sum(-1)
@@ -83,17 +83,12 @@ class LeastSquares:
 
 
 def gaussian_least_squares(
-    count: int,
-    n: int,
-    m: int,
-    k_star: int,
-    generator: torch.Generator,
-    error: float = 0.0,
+    count: int, n: int, m: int, k_star: int, generator: torch.Generator, error: float = 0.0
 ) -> LeastSquares:
     """Draw designs of independent standard normal entries, for trials (count, any).
 
     Args:
-        count: how many.
+        count: number of instances.
         n: columns.
         m: rows.
         k_star: non-zeros of the minimiser.
@@ -124,7 +119,7 @@ def gaussian_least_squares(
 
 @dataclass(frozen=True)
 class RestrictedConstants:
-    """What is known of the extreme eigenvalues of A_S^T A_S / m over supports S of one size.
+    """Estimates of the extreme eigenvalues of A_S^T A_S / m over supports S of one size.
 
     The true restricted alpha is at most `alpha`, the true restricted beta at least `beta`: both
     were found at some support. Finding them exactly is NP-hard.
@@ -135,7 +130,7 @@ class RestrictedConstants:
 
     @property
     def kappa(self) -> Tensor:
-        """A lower bound on the restricted condition number."""
+        """Return a lower bound on the restricted condition number."""
         return self.beta / self.alpha
 
 
@@ -150,7 +145,7 @@ def restricted_constants(
     Args:
         design: A.
         size: |S|, 1 to N.
-        supports: how many random ones.
+        supports: number of random ones.
         generator: of these.
 
     Raises:

@@ -37,25 +37,25 @@ class SineSquares:
 
     @property
     def alpha_up_to_beta(self) -> Tensor:
-        """The CPL constant for Theorem 1, whose proof takes alpha <= beta.
+        """Return the CPL constant for Theorem 1, whose proof assumes alpha <= beta.
 
-        Whatever is smaller than a CPL constant is one too.
+        Any number below a CPL constant is a CPL constant.
         """
         return torch.minimum(self.alpha, self.beta)
 
     def residual(self, theta: Tensor) -> Tensor:
-        """A theta - b: (..., N) to (..., m)."""
+        """Return A theta - b: (..., N) to (..., m)."""
         offset = theta - self.minimiser
         m = self.tail.shape[-2]
         return offset[..., :m] + offset[..., m:] @ self.tail.mT
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta): (..., N) to (...)."""
+        """Return f(theta): (..., N) to (...)."""
         residual = self.residual(theta)
         return (residual.square() + self.c * residual.sin().square()).sum(-1)
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """A^T phi'(A theta - b): (..., N) to (..., N)."""
+        """Return A^T phi'(A theta - b): (..., N) to (..., N)."""
         residual = self.residual(theta)
         slope = 2.0 * residual + self.c * (2.0 * residual).sin()
         return torch.cat([slope, slope @ self.tail], dim=-1)
@@ -134,7 +134,7 @@ Weight = Annotated[float, AfterValidator(_accepted)]
 
 
 def typical_constants(c: float, epsilon: float) -> tuple[float, float]:
-    """Return about what alpha, at most beta, and beta of `sine_squares` are, before any draw."""
+    """Return estimates of alpha, at most beta, and beta of `sine_squares`, before any draw."""
     beta = (2.0 + 2.0 * c) * (1.0 + epsilon**2)
     return min(cpl_constant(c), beta), beta
 
@@ -145,7 +145,7 @@ def sine_squares(
     """Draw instances of shape (count, 1, n) for trials (count, any).
 
     Args:
-        count: how many.
+        count: number of instances.
         c: weight of the sine.
         epsilon: scale of the other columns, G being standard normal divided by sqrt(N - m).
         n: dimension of theta.

@@ -110,7 +110,7 @@ class Trap:
         return block.repeat(*[1] * others.dim(), self.copies)
 
     def residual(self, theta: Tensor) -> Tensor:
-        """A theta - e_0 of each copy: (..., N) to (..., copies, k + 1)."""
+        """Return A theta - e_0 of each copy: (..., N) to (..., copies, k + 1)."""
         offset = theta - self.minimiser
         offset = offset.reshape(*offset.shape[:-1], self.copies, self.k + 1)
         one = (None, None)
@@ -119,7 +119,7 @@ class Trap:
         return torch.cat([target, self.q2.sqrt()[..., *one] * offset[..., 1:]], dim=-1)
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """A^T (A theta - e_0): (..., N) to (..., N)."""
+        """Return A^T (A theta - e_0): (..., N) to (..., N)."""
         residual = self.residual(theta)
         target, own = residual[..., :1], residual[..., 1:]
         one = (None, None)
@@ -127,7 +127,7 @@ class Trap:
         return torch.cat([self.rho[..., *one] * target, wrong], dim=-1).flatten(-2)
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta): (..., N) to (...)."""
+        """Return f(theta): (..., N) to (...)."""
         return 0.5 * self.residual(theta).square().sum((-2, -1))
 
 
@@ -148,27 +148,27 @@ class OneCoordinate:
 
     @property
     def alpha(self) -> Tensor:
-        """The largest CPL constant, ()."""
+        """Return the largest CPL constant, ()."""
         return torch.tensor(4.0, dtype=torch.float64)
 
     @property
     def beta(self) -> Tensor:
-        """Curvature in the one direction that counts, ()."""
+        """Return the curvature along coordinate 1, ()."""
         return torch.tensor(1.0, dtype=torch.float64)
 
     @property
     def minimiser(self) -> Tensor:
-        """The 1-sparse minimiser, (N,)."""
+        """Return the 1-sparse minimiser, (N,)."""
         one = torch.zeros(self.n, dtype=torch.float64)
         one[0] = 1.0
         return one
 
     def gap(self, theta: Tensor) -> Tensor:
-        """f(theta): (..., N) to (...)."""
+        """Return f(theta): (..., N) to (...)."""
         return 0.5 * (theta[..., 0] - 1.0).square()
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """(theta_1 - 1, 0, ...): (..., N) to (..., N)."""
+        """Return (theta_1 - 1, 0, ...): (..., N) to (..., N)."""
         gradient = torch.zeros_like(theta)
         gradient[..., 0] = theta[..., 0] - 1.0
         return gradient
