@@ -32,18 +32,18 @@ def generator(seed: int, axis: Axis, *position: int) -> torch.Generator:
 
 
 def derive_many(seed: int, axis: Axis, *position: int, count: int) -> list[int]:
-    """Return ``count`` seeds for one axis at one position, at a fraction of the cost of each."""
-    # As a spawn key, in which also zeros at the end count.
+    """Return ``count`` seeds for one axis at one position, cheaper than one by one."""
+    # A spawn key, in which trailing zeros count.
     sequence = np.random.SeedSequence(seed, spawn_key=(_AXES.index(axis), *position))
     state = sequence.generate_state(count, np.uint64)
     return [int(value) for value in state >> np.uint64(1)]
 
 
 def seed_device(device: torch.device, value: int) -> None:
-    """Seed what draws without a generator of its own, such as dropout, on the CPU and on a device.
+    """Seed torch's default generators of the CPU and a device, which dropout draws from.
 
-    torch.manual_seed does it for devices of all kinds, takes a millisecond, and keeps a note of
-    each call until CUDA is first used.
+    Not by torch.manual_seed, which seeds devices of all kinds, takes a millisecond, and queues each
+    call until CUDA is first used.
     """
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":

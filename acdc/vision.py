@@ -1,4 +1,4 @@
-"""torchvision, imported also where its wheel does not match the torch beside it."""
+"""Import torchvision, even if its wheel does not match the installed torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def torchvision_module(name: str) -> ModuleType:
     """Return a module of torchvision, such as ``torchvision.datasets``.
 
     With a CPU-only torch, a torchvision built for CUDA cannot register its operators, and its
-    import fails as it describes those of detection to the compiler. Declaring the two that it asks
-    for lets the import go through; nothing here calls them.
+    import fails when it describes those of detection to the compiler. Declaring the two operators
+    lets the import succeed; nothing here calls them.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -33,7 +33,7 @@ def torchvision_module(name: str) -> ModuleType:
         mismatch = "operator torchvision::nms does not exist" in str(error)
         if not mismatch or torch.version.cuda is not None:
             raise
-    # Kept for good: the declarations go with the object.
+    # Kept alive: the declarations are removed with the object.
     _LIBRARY = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for operator in ("nms", "qnms"):

@@ -1,14 +1,13 @@
 """Speed and memory of the exact global selection, against one read of the weights.
 
-    python -m benchmarks.selection [--sizes 25502912 285000000] [--device cuda] [--json FILE]
+    python -m benchmarks.selection [--size 25502912 --size 285000000] [--device cuda] [--json FILE]
 
 Repetitions of all contenders are interleaved in one process and the best of each counts, so that
-what else the machine does falls on all alike.
+other load on the machine affects all alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import itertools
 import math
@@ -16,13 +15,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
 from acdc.sparsity import selection, topk
-from benchmarks.common import circumstances, waiting_clock, write_record
+from benchmarks.common import circumstances, json_option, waiting_clock, write_record
 from tests.support import golden
 
+SIZES = (25_502_912, 285_000_000)
 DENSITY = 0.1
 # What copies, joins and ranks everything takes seconds: it runs up to this size, and once.
 JOINED = ("topk", "kthvalue", "sort")
@@ -121,23 +122,25 @@ def measure(size: int, device: torch.device, repetitions: int) -> list[dict[str,
     ]
 
 
-def main() -> None:
-    """Print the table, and write it as JSON if a file is named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[25_502_912, 285_000_000])
-    parser.add_argument("--repetitions", type=int, default=30)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    print(around := circumstances(arguments.device))
-    print(f"{'weights':>11}  {'':20}{'ms':>9}{'reads':>8}{'extra memory / weights':>24}")
+@click.command()
+@click.option(
+    "--size", "sizes", default=[25_502_912, 285_000_000], multiple=True, show_default=True
+)
+@click.option("--repetitions", default=30, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@json_option
+def main(sizes: tuple[int, ...], repetitions: int, device: str, file: Path | None) -> None:
+    """Compare ways to select the largest weights."""
+    where = torch.device(device)
+    click.echo(around := circumstances(where))
+    click.echo(f"{'weights':>11}  {'':20}{'ms':>9}{'reads':>8}{'extra memory / weights':>24}")
     rows = []
-    for size in arguments.sizes:
-        for row in measure(size, arguments.device, arguments.repetitions):
+    for size in sizes:
+        for row in measure(size, where, repetitions):
             rows.append(row)
             figures = f"{1e3 * row['time_s']:9.1f}{row['reads']:8.1f}{row['extra_memory']:24.2f}"
-            print(f"{size:11,}  {row['contender']:20}{figures}")
-    write_record(arguments.json, {**around, "rows": rows})
+            click.echo(f"{size:11,}  {row['contender']:20}{figures}")
+    write_record(file, {**around, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acdc import seeds
@@ -16,16 +15,8 @@ if TYPE_CHECKING:
     from acdc.sparsity.layers import Layers
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A function of (input channels, classes) that builds a network."""
-
-    build: Callable[[int, int], nn.Module]
-    module: str
-    """The module that defines the network's class."""
-
-    def __call__(self, channels: int, classes: int) -> nn.Module:
-        return self.build(channels, classes)
+Architecture = Callable[[int, int], "nn.Module"]
+"""A function of input channels and classes that builds a network."""
 
 
 def _resnet(depth: int, *, bottlenecks: bool = False, **shape: Any) -> Architecture:
@@ -35,7 +26,7 @@ def _resnet(depth: int, *, bottlenecks: bool = False, **shape: Any) -> Architect
         block = Bottleneck if bottlenecks else Block
         return ResNet(depth, channels, classes, block=block, **shape)
 
-    return Architecture(build, "acdc.models.resnet")
+    return build
 
 
 def _resnet50(channels: int, classes: int) -> nn.Module:
@@ -56,7 +47,7 @@ def _mobilenet_v1(multiplier: float = 1.0, **shape: int) -> Architecture:
 
         return MobileNetV1(channels, classes, multiplier=multiplier, **shape)
 
-    return Architecture(build, "acdc.models.mobilenet")
+    return build
 
 
 def _wide_resnet(depth: int, widening: int, **shape: Any) -> Architecture:
@@ -65,12 +56,12 @@ def _wide_resnet(depth: int, widening: int, **shape: Any) -> Architecture:
 
         return WideResNet(depth, widening, channels, classes, **shape)
 
-    return Architecture(build, "acdc.models.wide_resnet")
+    return build
 
 
 _STEM: dict[str, Any] = {"stem_kernel": 7, "stem_stride": 4, "stem_pool": True}
 
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+MODELS: dict[str, Architecture] = {
     # Residual networks for small images (He et al. 2015, Section 4.2): depth 6n + 2.
     "resnet8": _resnet(8),
     "resnet20": _resnet(20),
@@ -79,7 +70,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     # A stem of 5 x 5 and stride 4, cheap enough for a laptop's minutes.
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
-    "resnet50": Architecture(_resnet50, "acdc.vision"),
+    "resnet50": _resnet50,
     "mobilenet_v1": _mobilenet_v1(),
     "wrn28_10": _wide_resnet(28, 10),
     # Their relatives for grey images of 28 x 28 and a laptop's minutes: the stem makes 4 x 4 of
@@ -92,13 +83,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "mobilenet_v1_x0_5_s1": _mobilenet_v1(0.5, stem_stride=1),
     "wrn16_4": _wide_resnet(16, 4),
 }
-"""From a name to a function of (input channels, classes) that builds the network."""
-
-
-def module_of(name: str) -> str:
-    """Return the name of the module that a network's code comes from."""
-    build = MODELS[name]
-    return build.module if isinstance(build, Architecture) else build.__module__
+"""The networks by name."""
 
 
 @functools.cache
@@ -109,7 +94,7 @@ def layers_of(model: str, dataset: str) -> Layers:
     from acdc.sparsity.layers import prunable_layers
 
     spec = DATASETS[dataset]
-    # Built for real: on the meta device, initialisers would import torch's compiler.
+    # Not on the meta device, where initialisers import torch's compiler.
     with torch.random.fork_rng(devices=[]):
         return prunable_layers(MODELS[model](spec.channels, spec.classes))
 
@@ -122,5 +107,5 @@ def build_model(model: str, dataset: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         seeds.seed_device(torch.device("cpu"), seeds.derive(seed, "initial_weights"))
         network = MODELS[model](spec.channels, spec.classes)
-    # torch's annotations of Module.to leave the memory format out.
+    # torch's annotations of Module.to lack the memory format.
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

@@ -1,4 +1,4 @@
-"""The optimizer of every run, and its learning rate by epoch."""
+"""The optimizer of every run: SGD with momentum."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from acdc.sparsity.layers import prunable_weights
 
 
 class EagerSGD(torch.optim.SGD):
-    """torch's SGD without the hooks that import torch's compiler, about two seconds a process.
+    """torch's SGD without the wrappers that import torch's compiler, about two seconds a process.
 
-    The arithmetic is torch's own; only the wrappers that tell the compiler to stay away are taken
-    off, since nothing is compiled. In a torch without such wrappers this changes nothing.
+    The arithmetic is torch's own; only the wrappers that disable the compiler are removed, since
+    the optimizer is not compiled.
     """
 
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)

@@ -1,4 +1,4 @@
-"""The arithmetic of forward and backward pass: single precision, or mixed with sixteen bits."""
+"""The arithmetic of the forward and backward pass: single, or mixed with 16-bit precision."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _STEPS_TO_GROWTH = 2000
 
 
 class Arithmetic:
-    """Carries out a precision on a device; weights, gradients and masks stay in single precision.
+    """Applies a precision on a device; weights, gradients and masks stay in single precision.
 
-    In fp16 the loss is scaled, so that small gradients do not vanish, by torch's rule: half the
-    scale after an overflow, twice after 2,000 steps without one. But a batch whose gradients
-    overflow is computed again instead of being left out: a method sees every step of its schedule,
-    and only finite gradients.
+    In fp16 the loss is scaled by torch's rule, so that small gradients do not vanish: half the
+    scale after an overflow, twice after 2,000 steps without one. Unlike torch's GradScaler, a batch
+    whose gradients overflow is recomputed instead of skipped: a method sees every step of its
+    schedule, and only finite gradients.
     """
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
@@ -35,9 +35,9 @@ class Arithmetic:
         self.dtype = _DTYPES.get(precision)
         self.scale = _FIRST_SCALE if precision == "fp16" else None
         self.steps = 0
-        """Since the scale changed."""
+        """Steps since the scale changed."""
         if device.type == "cuda":
-            # cuDNN would round inputs to ten bits of mantissa unasked.
+            # By default cuDNN rounds inputs to ten bits of mantissa.
             torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
             torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
@@ -56,9 +56,9 @@ class Arithmetic:
         """Leave the gradients of a batch in the parameters, and return its outputs and loss.
 
         Args:
-            compute: the forward pass, to outputs and loss; perhaps called again.
+            compute: the forward pass, which returns outputs and loss; may be called repeatedly.
             optimizer: of the parameters.
-            buffers: that the forward pass changes, and that a batch must change once.
+            buffers: changed by the forward pass; restored before a batch is recomputed.
 
         Raises:
             FloatingPointError: the gradients overflow at any scale.
@@ -95,9 +95,9 @@ class Arithmetic:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs."""
+        """Return the state that resuming needs."""
         return {"scale": self.scale, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
         self.scale, self.steps = state["scale"], state["steps"]

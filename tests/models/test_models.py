@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from acdc.data import DATASETS
-from acdc.models import MODELS, module_of
+from acdc.models import MODELS
 from acdc.models.mobilenet import MobileNetV1
 from acdc.models.resnet import Block, Bottleneck, ResNet
 from acdc.models.wide_resnet import WideResNet
@@ -34,7 +34,7 @@ def parameters(model: nn.Module) -> int:
         ("resnet20", 10, 32, 81_626_368, 270_896, 22, 272_474),
     ],
 )
-def test_the_papers_networks_cost_what_is_known_of_them(
+def test_costs_of_the_papers_networks(
     name: str, classes: int, size: int, flops: int, weights: int, layers: int, count: int
 ) -> None:
     model = MODELS[name](3, classes)
@@ -45,7 +45,7 @@ def test_the_papers_networks_cost_what_is_known_of_them(
     assert parameters(model) == count
 
 
-def test_resnet20_costs_what_a_count_by_hand_says() -> None:
+def test_resnet20_counted_by_hand() -> None:
     stem = 32**2 * 9 * 3 * 16
     first = 6 * 32**2 * 9 * 16**2
     # A stage begins with a convolution of half the inputs and a shortcut of 1 x 1.
@@ -55,7 +55,7 @@ def test_resnet20_costs_what_a_count_by_hand_says() -> None:
     assert dense_flops(layer_costs(MODELS["resnet20"](3, 10), (3, 32, 32))) == 2 * macs
 
 
-def test_without_its_shortcuts_resnet20_has_the_twenty_layers_that_the_original_prunes() -> None:
+def test_resnet20_has_twenty_layers_without_shortcuts() -> None:
     layers = prunable_layers(MODELS["resnet20"](3, 10))
     shortcuts = ["layer2.0.shortcut.0.weight", "layer3.0.shortcut.0.weight"]
     assert dense_layers(layers, shortcuts) == tuple(shortcuts)
@@ -67,7 +67,7 @@ def test_without_its_shortcuts_resnet20_has_the_twenty_layers_that_the_original_
     ("multiplier", "million_parameters", "million_macs"),
     [(1.0, 4.2, 569), (0.75, 2.6, 325), (0.5, 1.3, 149), (0.25, 0.5, 41)],
 )
-def test_mobilenets_width_multiplier_is_that_of_its_paper(
+def test_mobilenet_width_multiplier(
     multiplier: float, million_parameters: float, million_macs: float
 ) -> None:
     """Howard et al. 2017, Table 6."""
@@ -80,9 +80,7 @@ def test_mobilenets_width_multiplier_is_that_of_its_paper(
     ("depth", "widening", "million_parameters"),
     [(40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (28, 10, 36.5), (22, 8, 17.2), (16, 8, 11.0)],
 )
-def test_wide_resnets_have_the_sizes_of_their_paper(
-    depth: int, widening: int, million_parameters: float
-) -> None:
+def test_wide_resnet_sizes(depth: int, widening: int, million_parameters: float) -> None:
     """Zagoruyko and Komodakis 2016, Tables 3 and 4."""
     with torch.device("meta"):
         model = WideResNet(depth, widening, 3, 10)
@@ -99,7 +97,7 @@ def test_wide_resnets_have_the_sizes_of_their_paper(
     ("depth", "block", "million_parameters"),
     [(20, Block, 0.27), (56, Block, 0.85), (110, Block, 1.7), (164, Bottleneck, 1.7)],
 )
-def test_resnets_have_the_sizes_of_their_papers(
+def test_resnet_sizes(
     depth: int, block: type[Block] | type[Bottleneck], million_parameters: float
 ) -> None:
     """He et al. 2015, Table 6; with bottlenecks He et al. 2016, Table 4."""
@@ -121,7 +119,7 @@ def randomise(model: nn.Module) -> None:
 
 @pytest.mark.parametrize(("inputs", "stride"), [(16, 1), (64, 1), (64, 2)])
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
-def test_blocks_compute_what_torchvisions_compute(kind: str, inputs: int, stride: int) -> None:
+def test_blocks_are_torchvisions(kind: str, inputs: int, stride: int) -> None:
     peers = torchvision_models().resnet
     ours, peer = (Block, peers.BasicBlock) if kind == "basic" else (Bottleneck, peers.Bottleneck)
     width = 16
@@ -147,7 +145,7 @@ def test_blocks_compute_what_torchvisions_compute(kind: str, inputs: int, stride
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_network_takes_small_grey_images_and_costs_what_its_layers_say(name: str) -> None:
+def test_networks_on_small_grey_images(name: str) -> None:
     spec = DATASETS["fashion_mnist_1k"]
     model = MODELS[name](spec.channels, spec.classes)
     outputs: dict[str, tuple[int, ...]] = {}
@@ -165,7 +163,7 @@ def test_every_network_takes_small_grey_images_and_costs_what_its_layers_say(nam
 
 
 @pytest.mark.parametrize("name", RELATIVES)
-def test_every_weight_of_the_relatives_takes_part_in_training(name: str) -> None:
+def test_every_weight_of_the_relatives_is_trained(name: str) -> None:
     torch.manual_seed(5)
     model = MODELS[name](1, 10).train()
     loss = nn.functional.cross_entropy(model(torch.randn(32, 1, 28, 28)), torch.arange(32) % 10)
@@ -179,7 +177,7 @@ def test_every_weight_of_the_relatives_takes_part_in_training(name: str) -> None
         assert gradient.flatten(1).abs().sum(1).gt(0).float().mean() > 0.8
 
 
-def test_the_relatives_have_every_kind_of_layer_that_the_papers_networks_have() -> None:
+def test_relatives_have_the_kinds_of_layers_of_the_originals() -> None:
     def kinds(name: str, channels: int) -> set[tuple[str, tuple[int, ...]]]:
         layers = list(prunable_layers(MODELS[name](channels, 10)).values())
         # The stem's kernel is chosen for the size of the images.
@@ -205,26 +203,12 @@ def test_the_relatives_have_every_kind_of_layer_that_the_papers_networks_have() 
         (lambda: WideResNet(12, 2, 1, 10), r"depth 12 is not 6 n \+ 4"),
     ],
 )
-def test_impossible_depths_are_refused(build: Callable[[], nn.Module], message: str) -> None:
+def test_impossible_depths(build: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_module_of_a_network_defines_or_fetches_its_class(name: str) -> None:
-    model = MODELS[name](1, 10)
-    fetched = {"resnet50": "acdc.vision"}
-    assert module_of(name) == fetched.get(name, type(model).__module__)
-
-
-def test_the_module_of_a_network_that_a_function_builds_is_the_functions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(MODELS, "mine", lambda channels, classes: nn.Linear(channels, classes))
-    assert module_of("mine") == __name__
-
-
-def test_torchvision_is_imported_once_whatever_its_wheel() -> None:
+def test_torchvision_is_imported_once() -> None:
     assert torchvision_models() is torchvision_models()
     with torch.device("meta"):
         model = torchvision_models().resnet18()
