@@ -192,7 +192,7 @@ def three(records: Records) -> tuple[Row, ...]:
     )
 
 
-def test_every_plot_that_experiments_may_name_can_be_drawn(records: Records) -> None:
+def test_every_plot_is_drawn(records: Records) -> None:
     assert set(PLOTS) == set(get_args(columns.Plot))
     rows = three(records)
     for plot in PLOTS:
@@ -208,9 +208,7 @@ def test_every_plot_that_experiments_may_name_can_be_drawn(records: Records) -> 
         ("relabelled_given", 25.0),
     ],
 )
-def test_accuracy_by_epoch_is_the_mean_with_its_band(
-    plot: str, factor: float, records: Records
-) -> None:
+def test_accuracy_by_epoch(plot: str, factor: float, records: Records) -> None:
     figure = records.draw(Panel(plot, "", three(records)))
     axes = figure.axes[0]
     drawn = curves(axes)
@@ -337,7 +335,7 @@ def test_a_row_without_runs_is_said_below(records: Records) -> None:
 
 
 @pytest.mark.parametrize("plot", ["relabelled_true", "relabelled_given"])
-def test_a_run_without_relabelled_images_is_named(plot: str, records: Records) -> None:
+def test_no_relabelled_images(plot: str, records: Records) -> None:
     row = records.row("AC/DC", "acdc", 0.9, relabelled=False)
     with pytest.raises(ReportError, match=rf"figure9.*{row.runs[0]} has no {plot}_accuracy"):
         records.draw(Panel(plot, "", (row,)))
@@ -346,7 +344,7 @@ def test_a_run_without_relabelled_images_is_named(plot: str, records: Records) -
         records.draw(Panel(plot, "", (with_some, row)))
 
 
-def test_masks_that_never_changed_are_not_made_up(records: Records) -> None:
+def test_masks_never_changed(records: Records) -> None:
     row = records.row("AC/DC", "acdc", 0.9, phases=PHASES[:2])
     with pytest.raises(ReportError, match=f"{row.runs[0]} has no mask_change_of_kept"):
         records.draw(Panel("mask_change", "", (row,)))
@@ -367,7 +365,7 @@ def test_nothing_to_draw_is_an_error(records: Records) -> None:
         records.draw()
 
 
-def test_panels_have_letters_one_legend_and_a_heading(records: Records) -> None:
+def test_letters_legend_and_heading(records: Records) -> None:
     rows = three(records)
     panels = [Panel(plot, f"the {plot}", rows[1:]) for plot in ("sparse_flops", "dense_flops")]
     figure = records.draw(Panel("accuracy_by_epoch", "accuracy", rows), *panels)
@@ -460,7 +458,7 @@ def test_sparser_is_darker(records: Records) -> None:
     assert len({looks[row].marker for row in rows}) == len(rows)
 
 
-def test_the_page_sets_every_colour_of_a_series(records: Records) -> None:
+def test_page_colours(records: Records) -> None:
     rows = three(records)
     figure = records.draw(Panel("accuracy_by_epoch", "", rows))
     text = inline_svg(to_bytes(figure, "svg", "toy"), "toy", 'a "quoted" <text>')

@@ -71,14 +71,14 @@ def test_numbers_of_the_papers_text(
     assert (found.value, found.mark) == (printed, "")
 
 
-def test_dashes_and_unknown_numbers_are_told_apart() -> None:
+def test_dashes_and_unknown_numbers() -> None:
     assert value("14", "SparseVD", "", 80, "cross_entropy").is_dash
     assert value("4", "Dense", "", 0, "sparse_ppl").is_dash
     unknown = value("1", "WoodFisher", "", 80, "top1")
     assert (unknown.value, unknown.is_dash, unknown.confidence) == (None, False, "unknown")
 
 
-def test_a_released_model_stands_in_for_a_number_that_is_not_known() -> None:
+def test_released_model_replaces_unknown() -> None:
     stand_in = value("1", "AC/DC", "global", 80, "top1")
     assert (stand_in.value, stand_in.mark) == (76.45, "‡")
     assert "released checkpoint" in stand_in.source
@@ -108,12 +108,12 @@ def test_what_is_counted_is_not_cited() -> None:
 
 @pytest.mark.parametrize("metric", ["top1", "inference_flops_ratio", "train_flops_ratio"])
 @pytest.mark.parametrize("percent", [95, 98])
-def test_the_same_model_has_the_same_numbers_in_tables_2_and_11(metric: str, percent: int) -> None:
+def test_tables_2_and_11_agree(metric: str, percent: int) -> None:
     first = value("2", "Top-KAST", f"{percent} fwd 90 bwd", percent, metric)
     assert first.value == value("11", "Top-KAST 1x", "bwd 90", percent, metric).value
 
 
-def test_top_kasts_training_is_counted_by_its_formula() -> None:
+def test_top_kast_training_flops() -> None:
     counted = value("2", "Top-KAST", "98 fwd 90 bwd", 98, "train_flops_ratio")
     assert counted.value == round((2 * 0.0488 + 0.1264) / 3, 2)
     assert "= 0.0747" in counted.source
@@ -154,7 +154,7 @@ def test_columns_name_metrics_that_there_are() -> None:
     assert {metric for column in COLUMNS.values() for metric in column.metrics} <= there
 
 
-def test_dense_partners_of_table_14_are_in_one_column() -> None:
+def test_table_14_dense_partners() -> None:
     def first(method: str, variant: str) -> str:
         there = paper_values(PaperRow("14", method, variant, 0.9))
         return next(metric for metric in COLUMNS["companion_top1"].metrics if metric in there)

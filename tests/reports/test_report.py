@@ -67,7 +67,7 @@ def page(text: str) -> Page:
     return parser
 
 
-def test_elements_are_closed_and_ids_are_unique(page: Page) -> None:
+def test_html_is_well_formed(page: Page) -> None:
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
 
@@ -119,7 +119,7 @@ def test_every_line_is_as_wide_as_its_table(text: str) -> None:
         assert (">pruned<" in rows[1]) == (leading == 5)
 
 
-def test_experiments_are_in_the_papers_order_and_listed(text: str) -> None:
+def test_order_of_experiments(text: str) -> None:
     order = ["table1", "table4", "table6", "table9", "own", "figure3", "figure2a", "page-theory"]
     places = [text.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
@@ -128,7 +128,7 @@ def test_experiments_are_in_the_papers_order_and_listed(text: str) -> None:
     assert ">Table 9 at tiny scale: Pairs; resnet8_s2 on digits</a>" in contents
 
 
-def test_what_is_not_there_yet_is_listed_in_one_place(text: str) -> None:
+def test_missing_parts_are_listed(text: str) -> None:
     start = text.index('<section id="page-missing"')
     listed = text[start : text.index("</section>", start)]
     for said in (
@@ -140,7 +140,7 @@ def test_what_is_not_there_yet_is_listed_in_one_place(text: str) -> None:
     assert listed.count("<li>") == 3
 
 
-def test_a_figure_with_nothing_to_draw_does_not_cost_the_page(source: Source) -> None:
+def test_empty_figure_on_the_page(source: Source) -> None:
     figure = source.study.experiment("figure2a")
     empty = replace(figure, panels=(*figure.panels, Panel("schedule", "Empty", ())))
     study = replace(source.study, experiments=(source.study.experiment("table1"), empty))
@@ -150,7 +150,7 @@ def test_a_figure_with_nothing_to_draw_does_not_cost_the_page(source: Source) ->
 
 
 @pytest.mark.parametrize("number", ["2a", "10"])
-def test_numbers_of_the_paper_are_ordered_as_numbers(source: Source, number: str) -> None:
+def test_order_of_numbers(source: Source, number: str) -> None:
     plain = source.study.experiment("own")
     first = replace(source.study.experiment("figure3"), paper="1")
     second = replace(first, paper=number)
@@ -163,7 +163,7 @@ def test_scale_is_in_the_title_and_escaped(text: str) -> None:
     assert "Not the paper's scale" in text or "Not the paper&#39;s scale" in text
 
 
-def test_methods_settings_and_deviations_are_listed(text: str, outputs: Path) -> None:
+def test_methods_are_listed(text: str, outputs: Path) -> None:
     latex = (outputs / "tables" / "methods_appendix.tex").read_text(encoding="utf-8")
     for name in ("acdc", "rigl"):
         method = get_method(name)
@@ -177,7 +177,7 @@ def test_methods_settings_and_deviations_are_listed(text: str, outputs: Path) ->
     assert "Top-KAST" not in latex
 
 
-def test_the_appendix_is_plain_latex_for_every_method_there_is() -> None:
+def test_appendix_is_plain_latex() -> None:
     runs = {name: Run({"method": name}) for name in method_names()}
     latex = to_latex(methods(Study(Scale("all", "All", ""), (), runs)))
     assert latex.isascii()
@@ -187,9 +187,7 @@ def test_the_appendix_is_plain_latex_for_every_method_there_is() -> None:
     assert latex.count(r"\subsection*{") == len(method_names())
 
 
-def test_runs_show_their_certificates_and_how_their_masks_settled(
-    text: str, source: Source
-) -> None:
+def test_run_list_shows_certificates_and_masks(text: str, source: Source) -> None:
     runs = source.tables.runs
     for name, fingerprint in zip(runs["run"], runs["fingerprint"], strict=True):
         start = text.index(f'id="run-{fingerprint}"')
@@ -227,7 +225,7 @@ def test_a_wrong_name_is_refused(outputs: Path, arguments: list[str], said: str)
         CliRunner().invoke(cli, [*arguments, "--results", str(outputs)], catch_exceptions=False)
 
 
-def test_tables_and_figures_start_without_torch(outputs: Path) -> None:
+def test_no_torch(outputs: Path) -> None:
     code = (
         "import sys; from reports.cli import cli; "
         f"cli(['table', 'table1', '--results', {str(outputs)!r}], standalone_mode=False); "

@@ -178,7 +178,7 @@ def test_without_any_run_there_is_no_number(name: str, text: str, changed: Make)
 
 
 @pytest.mark.parametrize("name", ["does not hold", "failed", "no result", "diverged"])
-def test_models_of_the_fine_tuning_are_counted_by_themselves(name: str, changed: Make) -> None:
+def test_fine_tuning_is_counted_separately(name: str, changed: Make) -> None:
     case = CASES[name]
     change = case.change
     if case.status == "refused":
@@ -198,7 +198,7 @@ def test_the_dense_model_is_refused_by_itself(changed: Make) -> None:
     assert note.startswith("AC/DC, dense model, at 90 %: 2 of 3, 1 refused: ")
 
 
-def test_a_finished_run_without_the_product_is_missing(source: Source) -> None:
+def test_finished_without_the_product(source: Source) -> None:
     experiment = source.study.experiment("table1")
     gmp = next(row for row in experiment.rows if row.method == "gmp")
     wrong = replace(experiment, rows=(replace(gmp, product="dense"),))
@@ -315,7 +315,7 @@ def test_the_page_says_so(spoiled: Source) -> None:
     assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
 
 
-def test_the_command_warns_of_damage_and_says_how_much_exists(spoiled: Source) -> None:
+def test_warnings_and_progress(spoiled: Source) -> None:
     output = (spoiled.folder / "output.txt").read_text(encoding="utf-8").splitlines()
     total = len(spoiled.study.runs)
     assert output[-1] == f"{total - 2} of {total} runs so far"
@@ -327,14 +327,14 @@ def test_the_command_warns_of_damage_and_says_how_much_exists(spoiled: Source) -
         assert any(f"runs/{name}/{file}" in warning for warning in warnings)
 
 
-def test_damaged_provenance_costs_the_origin_alone(spoiled: Source, source: Source) -> None:
+def test_damaged_provenance(spoiled: Source, source: Source) -> None:
     (name,) = runs_of(spoiled, "acdc", 3)
     origin = ("git_revision", "git_clean", "source_digest", "processor", "cores", "device", "torch")
     expected = [replace(row, **dict.fromkeys(origin)) for row in source.tables.by_run[name]]
     assert spoiled.tables.by_run[name] == expected
 
 
-def test_a_panel_with_nothing_to_draw_costs_no_other(changed: Make) -> None:
+def test_empty_panel(changed: Make) -> None:
     bad = changed(on_result(to_failed), "acdc")
     experiment = bad.study.experiment("figure3")
     (points,) = experiment.panels
@@ -347,7 +347,7 @@ def test_a_panel_with_nothing_to_draw_costs_no_other(changed: Make) -> None:
     close(figure)
 
 
-def test_a_figure_with_nothing_to_draw_gives_the_reason(changed: Make) -> None:
+def test_empty_figure(changed: Make) -> None:
     bad = changed(on_result(to_failed), "acdc")
     experiment = bad.study.experiment("figure2a")
     with pytest.raises(NothingToDrawError, match="schedule has no run of a sparse method"):
@@ -413,6 +413,6 @@ def test_a_table_reads_its_own_runs_only(source: Source) -> None:
 
 
 @pytest.mark.parametrize("command", ["aggregate", "all"])
-def test_without_a_study_it_says_how_to_make_one(command: str, tmp_path: Path) -> None:
+def test_no_study(command: str, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"\.json.* "):
         invoke(command, "--results", tmp_path)

@@ -38,7 +38,7 @@ def test_one_run_has_no_spread() -> None:
     assert summarise([97.5]).interval is None
 
 
-def test_equal_runs_have_a_spread_of_zero_and_prove_nothing() -> None:
+def test_equal_runs() -> None:
     for values in ([0.1, 0.1, 0.1], [2.5, 2.5]):
         assert summarise(values).std == 0.0
         assert summarise(values).interval is None
@@ -62,7 +62,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert (summary.mean, summary.std, summary.n) == (1.0, 0.0, 2)
 
 
-def test_differences_that_are_equal_but_for_rounding_have_no_interval() -> None:
+def test_equal_differences() -> None:
     """Of counts of correct images, of which each accuracy in per cent is rounded by itself."""
     ours, theirs = ({seed: 100 * (n + more) / 360 for seed, n in COUNTS} for more in (7, 0))
     exact = {ours[seed] - theirs[seed] for seed in ours}

@@ -73,7 +73,7 @@ def test_columns_name_fields_of_a_run() -> None:
         assert (column.field is None) == (column.awaits is not None)
 
 
-def test_cells_are_the_last_epochs_of_finished_runs(source: Source, table: Table) -> None:
+def test_means_of_finished_runs(source: Source, table: Table) -> None:
     for line in trained(table):
         results = [result(source, run) for run in line.row.runs]
         finished = [r for r in results if r["status"] == "finished"]
@@ -120,7 +120,7 @@ def test_each_column_is_of_its_own_model(source: Source, pairs: Table) -> None:
     assert gmp.cells["dense_top1"].absent == gmp.cells["dense_ft_top1"].absent == NO_ROW
 
 
-def test_zeros_and_dead_filters_are_the_dense_models(source: Source) -> None:
+def test_zeros_and_dead_filters(source: Source) -> None:
     own = build_table(source, source.study.experiment("own"))
     line = of_method(own, "acdc")
     records = [result(source, run)["products"]["dense"]["last"] for run in line.row.runs]
@@ -138,9 +138,7 @@ def test_zeros_and_dead_filters_are_the_dense_models(source: Source) -> None:
     )
 
 
-def test_where_only_dense_models_are_shown_their_runs_are_counted(
-    source: Source, companions: Table
-) -> None:
+def test_counts_of_dense_models(source: Source, companions: Table) -> None:
     line = of_method(companions, "acdc")
 
     def spoilt(product: str, runs: tuple[str, ...]) -> Table:
@@ -164,9 +162,7 @@ def test_where_only_dense_models_are_shown_their_runs_are_counted(
     assert tex.split("&")[2].strip() == r"1$^\ast$"
 
 
-def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
-    outputs: Path, table: Table, companions: Table
-) -> None:
+def test_sparsity_of_models_not_shown(outputs: Path, table: Table, companions: Table) -> None:
     tex = (outputs / "tables" / "table6.tex").read_text(encoding="utf-8")
     assert "{pruned}" not in tex
     assert "{zero}" not in tex
@@ -179,7 +175,7 @@ def test_the_sparsity_of_models_that_are_not_shown_is_left_out(
     assert [line["n"] for line in lines] == ["3", "3"]
 
 
-def test_a_companion_is_the_fine_tuned_model_or_the_papers_dense_one(source: Source) -> None:
+def test_companion_column(source: Source) -> None:
     experiment = source.study.experiment("table9")
     both = replace(experiment, columns=("companion_top1", "dense_ft_top1"))
     table = table_of(both, source.study.scale, source.tables)
@@ -188,7 +184,7 @@ def test_a_companion_is_the_fine_tuned_model_or_the_papers_dense_one(source: Sou
     assert line.runs == line.row.fine_tuned
 
 
-def test_sparsity_has_the_scope_it_was_asked_for(table: Table) -> None:
+def test_scope_of_sparsity(table: Table) -> None:
     """RigL leaves its first layer dense: 80 % of the other layers are less of them all."""
     rigl = of_method(table, "rigl")
     assert len(rigl.exempt) == 1
@@ -218,7 +214,7 @@ def test_ratios_are_of_the_tasks_epochs(source: Source, table: Table) -> None:
         assert mean(halved, "training_ratio") == pytest.approx(2 * mean(line, "training_ratio"))
 
 
-def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) -> None:
+def test_cited_row(table: Table) -> None:
     cited = next(line for line in table.lines if line.row.method is None)
     assert {cited.cells[column].text for column in table.columns} == {NO_ROW}
     assert cited.cells["top1"].paper.text == "74.31‡"
@@ -231,9 +227,7 @@ def test_what_is_only_cited_has_the_papers_value_and_its_source(table: Table) ->
     assert "published_ratio" not in table.paper_columns
 
 
-def test_a_row_of_the_paper_at_another_sparsity_says_at_which(
-    outputs: Path, table: Table, companions: Table
-) -> None:
+def test_paper_row_at_another_sparsity(outputs: Path, table: Table, companions: Table) -> None:
     assert [note.split(": ")[1] for note in table.nearby] == ["STR, 90 % (at 90.23 %)."]
     assert companions.nearby == ()
     assert r"STR, 90 \% (at 90.23 \%)" in to_latex(table)
@@ -251,7 +245,7 @@ def test_a_row_of_the_paper_at_another_sparsity_says_at_which(
     }
 
 
-def test_csv_and_json_have_all_that_is_printed_of_the_paper(outputs: Path, table: Table) -> None:
+def test_paper_values_in_csv_and_json(outputs: Path, table: Table) -> None:
     """Number, spread, unit and mark, put together again."""
     with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -289,7 +283,7 @@ def test_what_is_not_there_yet_says_so_and_why(pairs: Table, table: Table) -> No
     assert table.missing == ("no runs at this scale: Awaited at 90 %",)
 
 
-def test_a_table_without_any_run_is_made_all_the_same(outputs: Path) -> None:
+def test_table_without_runs(outputs: Path) -> None:
     with (outputs / "tables" / "table4.csv").open(encoding="utf-8") as file:
         dense, acdc = csv.DictReader(file)
     assert (dense["n"], dense["paper_dense_ppl"], dense["paper_sparse_ppl"]) == (
@@ -328,7 +322,7 @@ def test_latex_is_whole(outputs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["table1", "own", "table4", "table6", "table9"])
-def test_latex_lines_have_as_many_cells_as_columns(outputs: Path, name: str) -> None:
+def test_latex_cells_per_line(outputs: Path, name: str) -> None:
     text = (outputs / "tables" / f"{name}.tex").read_text(encoding="utf-8")
     declared = re.search(r"\\begin\{tabular\}\{(.*)\}\n", text)
     assert declared
@@ -414,7 +408,7 @@ def test_findings_are_paired_and_neutral(table: Table) -> None:
             assert difference.verdict == "not distinguishable"
 
 
-def test_findings_compare_with_the_reference_and_nothing_else(table: Table) -> None:
+def test_findings_follow_the_reference(table: Table) -> None:
     def differences(reference: str | None) -> list[tuple[float, str, str]]:
         named = replace(table, experiment=replace(table.experiment, reference=reference))
         return [

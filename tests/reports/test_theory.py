@@ -115,9 +115,7 @@ def test_a_statement_comes_back_as_it_was(
         {"diverged": 0, "relation": "at least"},
     ],
 )
-def test_a_verdict_that_its_numbers_do_not_give_is_refused(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_wrong_verdict(change: dict[str, Any], tmp_path: Path) -> None:
     store(tmp_path, "t3", FAILS, **change)
     with pytest.raises(ReportError, match=r"statement fails: verdict=.*its interval gives"):
         read_statements(tmp_path, "t3")
@@ -142,7 +140,7 @@ FOUND = [
 ]
 
 
-def test_the_table_has_every_statement_with_its_verdict() -> None:
+def test_statements_in_csv_and_json() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(FOUND))))
     assert [(row["experiment"], row["id"], row["verdict"]) for row in rows] == [
         ("theory_t3", "holds", "holds"),
@@ -157,7 +155,7 @@ def test_the_table_has_every_statement_with_its_verdict() -> None:
     assert data["missing"] == {"theory_fail": "it_broke & so"}
 
 
-def test_the_latex_table_escapes_prose_and_keeps_formulas() -> None:
+def test_statements_in_latex() -> None:
     text = to_latex(FOUND)
     assert r"$x_t \le 1$ \& so\_on" in text
     assert r"the 100 \% of it" in text
@@ -223,7 +221,7 @@ def test_numbers(value: float, expected: str) -> None:
         ((float("inf"), -float("inf"), float("inf")), (r"$\infty$", "")),
     ],
 )
-def test_measured_values_have_the_digits_that_their_intervals_tell(
+def test_digits_of_measured_values(
     interval: tuple[float, float, float], expected: tuple[str, str | None]
 ) -> None:
     value, between = measured(statement("any", interval))
@@ -254,7 +252,7 @@ FAIL = [
 ]
 
 
-def test_numbers_and_words_of_the_chapter_are_those_of_the_statements() -> None:
+def test_chapter_quotes_statements() -> None:
     said = texts(chapter([Found(experiment("fail"), tuple(FAIL))]))
     assert (
         "exponent $2.000$ $[1.990, 2.010]$ in the condition number ($2$ predicted; this holds)"
@@ -293,14 +291,14 @@ def test_what_is_missing_is_left_out_and_named() -> None:
     assert [block.experiment for block in blocks if block.kind == "figure"] == [experiment("fail")]
 
 
-def test_a_statement_that_was_not_measured_costs_its_paragraph_only() -> None:
+def test_absent_statement() -> None:
     blocks = chapter([Found(experiment("fail"), tuple(FAIL[1:]))])
     assert "failed to leave" not in texts(blocks)
     assert blocks[-1].text == "Not measured with these settings: fail.exponent."
     assert any(block.kind == "table" for block in blocks)
 
 
-def test_nothing_there_leaves_what_the_paper_claims() -> None:
+def test_chapter_without_results() -> None:
     blocks = chapter([Found(experiment("t3"), problem="gone")])
     assert blocks[0] == Block("heading", "What the paper claims")
     assert {block.kind for block in blocks} == {"heading", "prose", "remark"}
@@ -313,7 +311,7 @@ def page(outputs: Path) -> str:
     return text[start : text.index("</section>", start)]
 
 
-def test_the_page_has_mathml_and_every_statement(page: str, source: Source) -> None:
+def test_statements_on_the_page(page: str, source: Source) -> None:
     assert "$" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)
     assert page.count("<math") > 20
     assert "<script" not in page
@@ -329,7 +327,7 @@ def test_the_page_has_mathml_and_every_statement(page: str, source: Source) -> N
         assert re.findall(r'<span class="verdict [^>]*>([^<]*)<', body) == verdicts
 
 
-def test_the_chapter_of_the_study_tells_all_that_it_has(page: str, outputs: Path) -> None:
+def test_chapter_of_the_study(page: str, outputs: Path) -> None:
     assert "Not measured with these settings" not in page
     assert 'id="theory_t2_rate"' in page
     assert 'href="#theory_t2_rate">Figure' in page
@@ -364,9 +362,7 @@ def tamper(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), [(lose, "is missing"), (tamper, "verdict=proven")])
-def test_damaged_statements_are_left_out_and_named(
-    change: Callable[[Path], None], said: str, theory: Path
-) -> None:
+def test_damaged_statements(change: Callable[[Path], None], said: str, theory: Path) -> None:
     change(theory / "theory" / "t2_rate")
     invoke("statements", "--results", theory)
     invoke("report", "--results", theory)
@@ -403,7 +399,7 @@ def test_a_study_without_theory_has_no_chapter(source: Source) -> None:
         write_statements(without)
 
 
-def test_every_title_and_caption_can_be_typeset() -> None:
+def test_prose_with_mathematics() -> None:
     text = r"a < $b_1 \le \|x\|^2$ & $c$"
     html = maths.to_html(text)
     assert html.startswith("a &lt; <math")
@@ -503,7 +499,7 @@ def test_nothing_overlaps_or_leaves_the_figure(count: int) -> None:
     close(figure)
 
 
-def test_the_text_names_only_experiments_that_there_are() -> None:
+def test_text_names_known_experiments() -> None:
     from theory.experiment import EXPERIMENTS
 
     text = (latex.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
@@ -513,7 +509,7 @@ def test_the_text_names_only_experiments_that_there_are() -> None:
     assert set(PANELS) <= set(EXPERIMENTS)
 
 
-def test_the_page_sets_every_colour_of_a_long_series() -> None:
+def test_page_colours_of_a_long_series() -> None:
     looks = sequence(12)
     rows = [("a", f"line {i}", "measured", x, i, None, None) for i in range(12) for x in (1, 2)]
     frame = pd.DataFrame(rows, columns=SERIES).astype({"low": float, "high": float})
