@@ -38,7 +38,7 @@ def cli() -> None:
 def aggregate_command(folder: Path) -> None:
     """Write every run's result and journal to tables/runs, epochs and events."""
     from reports.aggregate import write_tables
-    from reports.outputs import open_study
+    from reports.source import open_study
 
     source = open_study(folder)
     _print(write_tables(folder, source.tables), folder, source.tables.problems)
@@ -49,7 +49,8 @@ def aggregate_command(folder: Path) -> None:
 @_results
 def table_command(name: str, folder: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
-    from reports.outputs import open_study, write_table
+    from reports.outputs import write_table
+    from reports.source import open_study
 
     source = open_study(folder, experiment=name)
     paths = write_table(source, source.study.experiment(name))
@@ -61,7 +62,8 @@ def table_command(name: str, folder: Path) -> None:
 @_results
 def figure_command(name: str, folder: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
-    from reports.outputs import open_study, write_figure
+    from reports.outputs import write_figure
+    from reports.source import open_study
 
     source = open_study(folder, experiment=name)
     paths = write_figure(source, source.study.experiment(name))
@@ -73,7 +75,8 @@ def figure_command(name: str, folder: Path) -> None:
 def statements_command(folder: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
     from reports.aggregate import Tables
-    from reports.outputs import Source, write_statements
+    from reports.outputs import write_statements
+    from reports.source import Source
     from study.model import read_study
 
     _print(write_statements(Source(folder, read_study(folder), Tables(()), folder)))
@@ -83,7 +86,8 @@ def statements_command(folder: Path) -> None:
 @_results
 def report_command(folder: Path) -> None:
     """Write the study as one self-contained page, its methods and theory also as LaTeX."""
-    from reports.outputs import open_study, write_report
+    from reports.outputs import write_report
+    from reports.source import open_study
 
     source = open_study(folder)
     _print(write_report(source), folder, source.tables.problems)
@@ -94,7 +98,8 @@ def report_command(folder: Path) -> None:
 @_out
 def all_command(folder: Path, out: Path | None) -> None:
     """Write all tables, all figures and the report."""
-    from reports.outputs import open_study, write_all
+    from reports.outputs import write_all
+    from reports.source import open_study
 
     source = open_study(folder, out)
     _print(write_all(source), folder, source.tables.problems)

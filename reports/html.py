@@ -19,7 +19,7 @@ from reports.aggregate import RunRow, Tables
 from reports.findings import findings
 from reports.latex import TEMPLATES
 from reports.methods import methods
-from reports.outputs import Source, build_table, draw_figure
+from reports.source import Source, build_table, draw_figure
 from reports.statistics import Summary
 from reports.tables import Table, requested
 from reports.theory import Found, find

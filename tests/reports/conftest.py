@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from reports.outputs import Source, open_study
+from reports.source import Source, open_study
 from tests.reports.tiny import invoke, make_study
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.outputs import Source, open_study
+from reports.source import Source, open_study
 
 
 def test_one_row_a_run_product_and_which(source: Source) -> None:

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from reports.aggregate import RunRow, Tables
 from reports.figures import PLOTS, draw
 from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
-from reports.outputs import FORMATS, Source, draw_figure
+from reports.outputs import FORMATS
+from reports.source import Source, draw_figure
 from study import columns
 from study.model import Experiment, Panel, ReportError, Row, Scale, Task
 from tests.reports.tiny import check_layout, runs_of, words

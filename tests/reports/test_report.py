@@ -21,7 +21,7 @@ from reports.cli import cli
 from reports.html import ordered, report
 from reports.latex import escape
 from reports.methods import methods, to_latex
-from reports.outputs import Source, build_table
+from reports.source import Source, build_table
 from study.model import Panel, ReportError, Run, Scale, Study
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}

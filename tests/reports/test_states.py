@@ -21,7 +21,8 @@ from reports.figures.series import NothingToDrawError
 from reports.figures.style import close
 from reports.findings import findings
 from reports.latex import escape
-from reports.outputs import Source, build_table, draw_figure, open_study, write_table
+from reports.outputs import write_table
+from reports.source import Source, build_table, draw_figure, open_study
 from reports.text import NO_ROW
 from study.model import ReportError
 from tests.reports.tiny import change_json, invoke, line_of_method, runs_of, words

@@ -17,7 +17,7 @@ from reports.cells import Line, line_of
 from reports.export import to_csv
 from reports.findings import Difference, findings
 from reports.latex import escape
-from reports.outputs import Source, build_table
+from reports.source import Source, build_table
 from reports.statistics import summarise
 from reports.tables import Table, table_of
 from reports.text import NO_ROW

@@ -26,7 +26,8 @@ from reports.figures.panels import PANELS
 from reports.figures.style import close, inline_svg, sequence, to_bytes
 from reports.figures.theory import draw
 from reports.html import report
-from reports.outputs import Source, draw_figure, open_study, write_statements
+from reports.outputs import write_statements
+from reports.source import Source, draw_figure, open_study
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
 from reports.theory import Found, find, read_series, read_statements

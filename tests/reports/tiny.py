@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from acdc.config.run import RunConfig, parse_run
 from reports.cells import Line
 from reports.cli import cli
-from reports.outputs import Source, build_table
+from reports.source import Source, build_table
 from study.model import Experiment, Panel, PaperRow, Row, Run, Scale, Study, Task, write_study
 from theory.experiment import parse, write
 

@@ -124,7 +124,7 @@ rule statements:
         f"{FOLDER}/study.json",
         expand(rules.theory.output.statements, theory=THEORY),
         REPORTS,
-        sources("statistics.py"),
+        sources("statistics.py", "statements.py"),
     output:
         multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
     log:
