@@ -6,9 +6,8 @@ import ast
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
@@ -114,9 +113,3 @@ def staleness(record: RunRecord, root: Path = ROOT) -> str:
     if record.source_digest != science_digest(config, root):
         return f"made by other code ({config.method})"
     return ""
-
-
-def source_digest(provenance: Mapping[str, Any]) -> str | None:
-    """Return the digests that all attempts recorded, joined where they differ, else None."""
-    found = {attempt.get("science") for attempt in (provenance, *provenance.get("resumed", ()))}
-    return "+".join(sorted(filter(None, found))) if None not in found else None

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from acdc.config.run import RunConfig
-from acdc.run.reader import read_run
-from acdc.run.sources import ROOT, SCIENCE, science_digest, source_digest, staleness
+from acdc.run.reader import Attempt, RunRecord, read_run
+from acdc.run.sources import ROOT, SCIENCE, science_digest, staleness
 from tests.support import METHODS, tiny_config, train
 
 
@@ -96,8 +96,11 @@ def test_a_run_records_it(tmp_path: Path) -> None:
     assert staleness(record) == ""
 
 
-def test_all_attempts_count() -> None:
-    assert source_digest({"science": "a", "resumed": [{"science": "a"}]}) == "a"
-    assert source_digest({"science": "b", "resumed": [{"science": "a"}]}) == "a+b"
-    assert source_digest({"science": "a", "resumed": [{}]}) is None
-    assert source_digest({}) is None
+@pytest.mark.parametrize(
+    ("digests", "expected"),
+    [(["a", "a"], "a"), (["b", "a"], "b+a"), (["a", None], None), ([None], None), ([], None)],
+)
+def test_all_attempts_count(digests: list[str | None], expected: str | None) -> None:
+    attempts = tuple(Attempt(science=digest) for digest in digests)
+    record = RunRecord(Path("run"), None, None, None, attempts, ())
+    assert record.source_digest == expected
