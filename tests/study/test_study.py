@@ -206,7 +206,7 @@ def test_the_recipe_of_imagenet_is_the_papers() -> None:
 def test_gmp_of_table_14_prunes_when_the_released_configuration_does() -> None:
     runs = (config("paper", name) for name in known("paper").experiment("table14").runs)
     gmp = next(run for run in runs if run.method == "gmp")
-    _, _, epochs = gmp.settings.plan(gmp.epochs, 5000)  # type: ignore[attr-defined]
+    _, _, epochs = gmp.settings.schedule(gmp.epochs, 5000)  # type: ignore[attr-defined]
     assert epochs == (1, 6, 11, 16, 21, 26, 31, 36)
 
 
