@@ -158,7 +158,9 @@ def test_resuming_at_any_step_changes_no_bit(method: str, changes: dict[str, Any
     states = []
     whole = Drive(config, BATCHES)
     whole.run(lambda step: states.append(everything(whole)))
-    for step in range(len(states) - 1):
+    # Every step with a method's first settings, every third with its others.
+    stride = 1 if changes == VARIANTS.get(method, [{}])[0] else 3
+    for step in range(0, len(states) - 1, stride):
         resumed = Drive(config, BATCHES)
         resumed.method.events.drain()
         resumed.model.load_state_dict(states[step]["model"])
