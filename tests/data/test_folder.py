@@ -23,7 +23,7 @@ from acdc.distributed import Ranks
 from acdc.errors import ConfigError, DataError
 from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
-from acdc.training.loop import Engine
+from acdc.training.state import Engine
 from tests.data.pictures import CLASSES, FOLDERS, SIZE, TRAIN, VALIDATION, make, spec_of
 from tests.support import Silent, assert_same_run
 
