@@ -168,7 +168,7 @@ class Suite:
 def train_alone(study: Study, run: str, runs: Path) -> None:
     """Train a run without SLURM and Snakemake."""
     config = runs / run / "config.yaml"
-    config.parent.mkdir(parents=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(study.runs[run].config))
     command = [sys.executable, "-m", "acdc", "train", str(config), "--threads", "1"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
