@@ -101,7 +101,6 @@ EXECUTION = (
     ),
     click.option(
         "--allow-failure",
-        "--settle",
         is_flag=True,
         help="Exit 0 if a run diverges or fails with an error that would recur; record it.",
     ),
@@ -110,8 +109,6 @@ EXECUTION = (
         type=click.Path(dir_okay=False, path_type=Path),
         help="Write how the runs ended to this file, once all of them have.",
     ),
-    click.option("--logs", type=click.Path(file_okay=False, path_type=Path), hidden=True),
-    click.option("--attempt", type=click.IntRange(1), default=1, hidden=True),
 )
 """Options that change results by rounding at most."""
 
@@ -139,8 +136,6 @@ def _all_of(options: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
 )
 @click.option("--seeds", metavar="N,N,...", help="Train a run for each of these seeds.")
 @_all_of(EXECUTION)
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), hidden=True)
-@click.option("--json", "text", hidden=True)
 def train(
     files: tuple[Path, ...],
     model: str | None,
@@ -151,11 +146,7 @@ def train(
     seed: int | None,
     assignments: tuple[str, ...],
     seeds: str | None,
-    config: Path | None,
-    text: str | None,
     runs: Path,
-    logs: Path | None,
-    attempt: int,
     processes: int,
     nodes: int,
     **execution: Any,
@@ -183,17 +174,11 @@ def train(
         **{"model": model, "dataset": dataset, "method": method},
         **{"sparsity": sparsity, "epochs": epochs, "seed": seed},
     }
-    if config is not None:
-        files = (*files, config)
     targets = [
         target
         for file in files or (None,)
-        for target in targets_of(file, describe(file, options, assignments, text), seeds, runs)
+        for target in targets_of(file, describe(file, options, assignments), seeds, runs)
     ]
-    if logs is not None and "RANK" not in os.environ:
-        from acdc.run.logs import keep_output
-
-        keep_output(logs, targets[0][0].run_name)
     if processes > 1 and "RANK" not in os.environ:
         from acdc.run.launch import exec_torchrun, run_on_nodes
 
@@ -297,16 +282,11 @@ def several(text: str) -> list[int]:
 
 
 def describe(
-    file: Path | None,
-    options: dict[str, Any],
-    assignments: tuple[str, ...] = (),
-    text: str | None = None,
+    file: Path | None, options: dict[str, Any], assignments: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Return a run's description: defaults or a file, then options, then assignments."""
     data: dict[str, Any] = {}
-    if text is not None:
-        data = mapping(text, "--json")
-    elif file is not None:
+    if file is not None:
         try:
             data = mapping(file.read_bytes(), str(file))
         except OSError as error:

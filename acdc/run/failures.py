@@ -104,11 +104,6 @@ def read_failure(path: Path) -> Failure:
     return Failure(str(data["error"]), int(data["exit_status"]), bool(data["final"]))
 
 
-def failures(folder: Path) -> int:
-    """Return how often a run has failed for good; nothing records it any more."""
-    return 0
-
-
 def remembered(folder: Path) -> Failure | None:
     """Return the error that ended the last attempt at a run, None if it did not end with one."""
     try:

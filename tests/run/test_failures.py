@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from acdc.config.run import RunConfig
@@ -24,7 +25,6 @@ from acdc.run.lease import LEASE
 from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Reporter
 from acdc.run.result import FailedResult, Result, read_result
-from tests.run.test_stops import ended, spawn
 from tests.support import (
     Silent,
     Uninterrupted,
@@ -313,13 +313,13 @@ def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path:
 
 
 @pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-failure"], 0)])
-def test_a_diverged_run_ends_with_a_status_of_its_own_unless_that_is_allowed(
-    options: list[str], status: int, tmp_path: Path
+def test_the_exit_status_of_a_diverged_run(
+    options: list[str], status: int, acdc: Any, tmp_path: Path
 ) -> None:
     config = tiny_config("acdc", recipe=DIVERGING)
-    process = spawn(config, tmp_path, "--checkpoint-interval", "0", *options)
-    code, line = ended(process)
-    assert code == status
-    assert f"{config.run_name} diverged: the training loss is" in line
-    again, _ = ended(spawn(config, tmp_path, *options))
-    assert again == status
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    for _ in range(2):
+        code, output, _ = acdc("train", file, "--runs", tmp_path, *options)
+        assert code == status
+        assert "diverged" in output

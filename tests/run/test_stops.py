@@ -233,7 +233,7 @@ def test_processes_of_one_run_stop_together_and_any_number_goes_on(
         assert_same_run(folder, result, expected, whole)
     else:
         # Sums in another order are rounded otherwise.
-        assert result["status"] == "finished"
+        assert result.status == "finished"
         assert [r["epoch"] for r in journal(folder) if "val_loss" in r] == list(range(12))
         assert weight_files(folder).keys() == weight_files(expected).keys()
     assert len(said) == 1, "one sentence, whatever the number of ranks"
