@@ -14,6 +14,7 @@ import click
 from acdc.config.yaml_io import assign, parsed
 from acdc.console import CONTEXT, Lazy, table
 from acdc.errors import ConfigError, DeviceError
+from acdc.messages import config_error
 
 if TYPE_CHECKING:
     from acdc.config.run import RunConfig
@@ -267,17 +268,15 @@ def _train(
 
 
 def several(text: str) -> list[int]:
-    """Return seeds from a text such as ``1,2,3``.
+    """Return the seeds of a text such as ``1,2,3``.
 
     Raises:
-        ConfigError: it is not that.
+        ConfigError: it is no list of different integers.
     """
     parts = [part.strip() for part in text.split(",")]
     found = [int(part) for part in parts if part.isdecimal()]
     if len(set(found)) < len(parts):
-        raise ConfigError(
-            f"--seeds: got {text!r}; different whole numbers such as 1,2,3 are accepted"
-        )
+        raise config_error("--seeds", text, "no list of seeds", "different integers, as in 1,2,3")
     return found
 
 
@@ -301,23 +300,23 @@ def describe(
 
 
 def mapping(text: str | bytes, what: str) -> dict[str, Any]:
-    """Return a YAML text that holds keys and values.
+    """Return the mapping that a YAML text holds.
 
     Raises:
-        ConfigError: it does not; says so of ``what``.
+        ConfigError: it holds none; names ``what``.
     """
     value = parsed(text, what)
     if not isinstance(value, dict):
-        raise ConfigError(f"{what} holds no mapping of keys to values")
+        raise ConfigError(f"{what}: holds no mapping of keys to values")
     return value
 
 
 def pick_device(name: str | None) -> str:
-    """Return a device that is there, the first CUDA device by default.
+    """Return an available device, by default the first CUDA device, else the CPU.
 
     Raises:
-        ConfigError: the device is not there.
-        DeviceError: this is a job with a GPU, which does not work.
+        ConfigError: the device is not available.
+        DeviceError: the job has a GPU that does not work.
     """
     import torch
 
@@ -326,17 +325,15 @@ def pick_device(name: str | None) -> str:
             return "cuda"
         if torch.version.cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
             raise DeviceError(
-                f"the GPU that {platform.node()} grants (CUDA_VISIBLE_DEVICES) does not work "
-                "there; have the node looked at, or train on the processor with --device cpu"
+                f"the GPU of this job (CUDA_VISIBLE_DEVICES) does not work on {platform.node()}. "
+                "Exclude the node, or train on the CPU with --device cpu"
             )
         return "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ConfigError(
-            f"--device: {name!r} is not available; {', '.join(there)} are accepted"
-        ) from None
+        raise config_error("--device", name, "not available", there) from None
     return name
 
 

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from acdc.errors import ConfigError, SuiteError
+from acdc.errors import SuiteError
+from acdc.messages import config_error
 
 T = TypeVar("T")
 
@@ -47,10 +48,8 @@ class Ranks:
             ConfigError: the batch is not a multiple of the number of ranks.
         """
         if size % self.count:
-            raise ConfigError(
-                f"recipe.batch_size: {size} cannot be shared equally by {self.count} processes; a "
-                "multiple of their number is accepted, or another number of them"
-            )
+            problem = f"cannot be split equally among {self.count} processes"
+            raise config_error("recipe.batch_size", size, problem, "a multiple of their number")
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their sums over all ranks."""
@@ -205,7 +204,7 @@ def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     those of the model.
 
     Raises:
-        ConfigError: the model normalises batches in a way that is not provided for.
+        ConfigError: the model normalises batches in a way that processes cannot share.
     """
     if device.type == "cuda":
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -215,9 +214,11 @@ def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             usual = module.track_running_stats and module.momentum is not None
             if type(module) is not nn.BatchNorm2d or not usual:
-                raise ConfigError(
-                    f"model: {name} is a {type(module).__name__} that processes cannot share; "
-                    "BatchNorm2d with running statistics and a momentum is accepted"
+                raise config_error(
+                    "model",
+                    None,
+                    f"{name} is a {type(module).__name__} that processes cannot share",
+                    "BatchNorm2d with running statistics and a momentum",
                 )
             module.__class__ = SharedBatchNorm2d
     return model

@@ -1,14 +1,14 @@
-"""The ways in which a command ends early, each one sentence long, and their exit statuses.
+"""Errors that end a command with one sentence, and their exit statuses.
 
 ==== =========================================================================================
 0    done
-1    an error that nobody foresaw, with its traceback
-2-5  a mistake or a condition that the user can mend
-6    the run diverged, and its result says so
+1    an unexpected error, with its traceback
+2-5  an error that the user can fix
+6    the run diverged; its result records it
 7    the device ran out of memory
 8    the device does not work
-75   interrupted or in another's hands: the same command goes on where it stopped (EX_TEMPFAIL)
-130  interrupted from the keyboard, likewise
+75   stopped, or locked by another process: rerun the command to resume (EX_TEMPFAIL)
+130  interrupted from the keyboard: rerun the command to resume
 ==== =========================================================================================
 """
 
@@ -16,15 +16,15 @@ from __future__ import annotations
 
 
 class SuiteError(Exception):
-    """A mistake or a condition that the user can mend; its text is one clear sentence."""
+    """An error that the user can fix; its text is one clear sentence."""
 
     exit_status = 1
     recurs = False
-    """Whether the same command would end so again, whatever becomes of its surroundings."""
+    """Whether a retry would end in the same error."""
 
 
 class ConfigError(SuiteError):
-    """The description of a run or a study is wrong: the key, the value, what is accepted."""
+    """A wrong configuration: names the key, the value and what is allowed."""
 
     exit_status = 2
     recurs = True
@@ -58,13 +58,13 @@ class DeviceMemoryError(SuiteError):
 
 
 class DeviceError(SuiteError):
-    """A GPU that was granted does not work; another node's may."""
+    """The GPU of this job does not work; another node's may."""
 
     exit_status = 8
 
 
 class Resumable(SuiteError):
-    """The run was stopped, or is in other hands; starting it again goes on with it."""
+    """The run was stopped, or another process trains it; rerun the command to resume."""
 
     exit_status = 75
 
@@ -76,7 +76,7 @@ class Interrupted(SuiteError):
 
 
 class Diverged(Exception):
-    """Training has left the finite numbers; the run ends as diverged, not as an error."""
+    """The loss became infinite or NaN; the run ends as diverged, not as an error."""
 
     exit_status = 6
 

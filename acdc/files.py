@@ -37,7 +37,7 @@ def flush(path: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what a killed process had begun to write in a folder that nobody else writes to."""
+    """Remove what a killed process had begun to write in a folder of its own."""
     for path in folder.glob(f".*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 

@@ -50,7 +50,7 @@ def acdc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def silent() -> Silent:
-    """A reporter that keeps what it is told."""
+    """A reporter that records its calls."""
     return Silent()
 
 

@@ -193,7 +193,7 @@ def nonzeros(tensors: Mapping[str, Tensor]) -> int:
 
 
 class Silent:
-    """A Reporter that keeps what it is told and shows nothing."""
+    """A Reporter that records its calls and shows nothing."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

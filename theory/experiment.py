@@ -34,7 +34,7 @@ def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
         ValueError: two of them are equal.
     """
     if len(set(values)) < len(values):
-        raise ValueError("has a value twice; each once is accepted")
+        raise ValueError("has a value twice")
     return tuple(sorted(values))
 
 

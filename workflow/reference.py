@@ -77,17 +77,17 @@ def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
     for run, about in attempts:
         if not about["git"]["clean"]:
             raise NotReproducible(
-                f"run {run.name} was made with edited files; commit them and make the study anew"
+                f"run {run.name} was made with edited files; commit them and reproduce it again"
             )
         if {key: about[key] for key in first} != first:
             raise NotReproducible(
                 f"runs {runs[0].name} and {run.name} come from different revisions, versions or "
-                "machines; make the study anew on one"
+                "machines; reproduce the study on one"
             )
     for experiment in theory:
         if _provenance(experiment, "theory")["git"] != first["git"]:
             raise NotReproducible(
                 f"run {runs[0].name} and theory {experiment.name} come from different revisions or "
-                "edited files; make the study anew"
+                "edited files; reproduce the study again"
             )
     return first

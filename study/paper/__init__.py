@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acdc.messages import allowed_values
 from study.model import PaperRow, ReportError
 
 _FILE = Path(__file__).with_name("tables.csv")
@@ -72,8 +73,8 @@ def _of_table(table: str) -> list[dict[str, str]]:
     """
     rows = [row for row in _rows() if row["table"] == table]
     if not rows:
-        known = ", ".join(dict.fromkeys(row["table"] for row in _rows()))
-        raise ReportError(f"paper: table {table!r} is unknown; {known} are accepted")
+        known = allowed_values(table, {row["table"] for row in _rows()})
+        raise ReportError(f"paper.table={table}: no such table. {known}")
     return rows
 
 
@@ -112,10 +113,8 @@ def paper_values(paper_row: PaperRow) -> dict[str, PaperValue]:
     table, method, variant = paper_row.table, paper_row.method, paper_row.variant
     rows = [row for row in _of_table(table) if row["method"] == method]
     if not rows:
-        known = ", ".join(dict.fromkeys(row["method"] for row in _of_table(table)))
-        raise ReportError(
-            f"paper: table {table} of the paper has no method {method!r}; {known} are accepted"
-        )
+        known = allowed_values(method, {row["method"] for row in _of_table(table)})
+        raise ReportError(f"paper.method={method}: not in Table {table}. {known}")
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     here = [row for row in rows if _is_at(row, 100 * paper_row.sparsity)]
     if variant:
@@ -125,8 +124,8 @@ def paper_values(paper_row: PaperRow) -> dict[str, PaperValue]:
         is_clear = len({row["variant"] for row in here}) <= 1
     if not is_clear:
         raise ReportError(
-            f"paper: {method} at {100 * paper_row.sparsity:g} % has no one row of variant "
-            f"{variant!r} in table {table} of the paper; {', '.join(variants)} are accepted"
+            f"paper.variant={variant}: names no single row of {method} at "
+            f"{100 * paper_row.sparsity:g} % in Table {table}. {allowed_values(variant, variants)}"
         )
     cited = bool(paper_row.cites)
     return {row["metric"]: _known(row) or _value(row, cited) for row in here}

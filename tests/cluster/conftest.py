@@ -35,7 +35,7 @@ SOON = (
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster for all tests; a test that harms it mends it."""
+    """A cluster for all tests; a test that breaks it repairs it."""
     missing = missing_programs()
     assert not missing, f"the test cluster needs {', '.join(missing)}"
     assert os.geteuid() == 0, "the test cluster is started by root"

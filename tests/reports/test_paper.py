@@ -97,7 +97,7 @@ def test_a_row_that_the_paper_cites_is_marked() -> None:
 
 
 def test_what_is_counted_is_not_cited() -> None:
-    """Also in rows of another publication: nobody printed it there."""
+    """Also in rows of another publication: it is printed nowhere there."""
     for line in LINES:
         if line["table"] not in TABLES or line["confidence"] == "unknown" or line["value"] == "-":
             continue

@@ -1,4 +1,4 @@
-"""A run has one trainer at a time: others are told who it is, and a lost one is followed."""
+"""A run has one trainer at a time: others get its name, and replace one that is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves where it is, says so in one sentence, and is gone on with."""
+"""A run that is asked to stop saves a checkpoint, reports it in one sentence, and resumes."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
 
 
 def assert_gone(processes: dict[int, psutil.Process]) -> None:
-    """Wait for processes to end, which nobody but the system waits for."""
+    """Wait for processes to end, which are no children of this one."""
     _, alive = psutil.wait_procs(list(processes.values()), timeout=PATIENCE_S)
     assert not alive
 

@@ -1,4 +1,4 @@
-"""Noise has the variance that the theorems are told, and streams of random numbers of their own."""
+"""Noise has the variance that the theorems assume, and random streams of its own."""
 
 from __future__ import annotations
 

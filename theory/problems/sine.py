@@ -120,7 +120,7 @@ def cpl_constant(c: float) -> float:
     )
     slopes = 2.0 * grid + c * np.sin(2.0 * grid)
     if slopes.min() <= 0.0:
-        raise ValueError(f"c = {c}: phi has stationary points beside 0; a smaller c is accepted")
+        raise ValueError(f"c = {c}: phi has stationary points beside 0. Allowed: a smaller c")
     return 2.0 * min(float(found.fun), 4.0)
 
 
