@@ -124,7 +124,7 @@ def test_a_run_that_cannot_be_written_leaves_a_partial_report(
     assert run.name in done.stderr
     assert not (workplace.study / "report.html").exists()
     report = (workplace.study / "partial" / "report.html").read_text()
-    assert "3 of 5 runs" in report
+    assert "4 of 5 runs" in report
     (log,) = (workplace.study / "logs" / "train").glob("*_acdc_s90_*.attempts.log")
     before = log.read_text()
     workplace.snakemake("-c1", "--nolock", "trained", "--config", f"scale={TINY}", "method=acdc")
