@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from acdc.config.run import RunConfig
-from acdc.distributed import Ranks
+from acdc.distributed import Rank0Error, Ranks
 from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
 from acdc.files import write_json
 from acdc.run.lifecycle import Options, run
@@ -68,7 +68,9 @@ def _train(job: Job, reporter: Reporter, ranks: Ranks, stops: StopRequests) -> i
         return stop.exit_status
     except SuiteError as error:
         reporter.say(f"error: {error}")
-        return error.exit_status
+        # The first rank decides: it has recorded the failure, or exits with its status.
+        followed = isinstance(error, Rank0Error) and job.options.allow_failure
+        return 0 if followed else error.exit_status
     except Exception:
         reporter.say(traceback.format_exc().rstrip())
         return 1

@@ -52,8 +52,8 @@ def storm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
         # Each run has a node of its own.
         *("--set-resources", "train:mem_mb_per_cpu=2000", "train:cpus_per_gpu=16"),
         "train:slurm_account=lab",
-        f"train:runtime=2 if wildcards.run.endswith({runs[LONG][-12:]!r}) else 60",
-        "train:slurm_partition='scavenge' if '_rigl_' in wildcards.run else 'gpu'",
+        f"train:runtime=2 if wildcards.job.endswith({runs[LONG][-12:]!r}) else 60",
+        "train:slurm_partition='scavenge' if '_rigl_' in wildcards.job else 'gpu'",
     )
     cluster.stop("slurmdbd")
     controller = suite.start("trained", *resources)
