@@ -137,7 +137,7 @@ def local_device(name: str) -> str:
 
 
 class Rank0Error(SuiteError):
-    """What has ended the first rank, on the others."""
+    """The error that rank 0 raised, on the other ranks."""
 
     def __init__(self, text: str, exit_status: int) -> None:
         super().__init__(text)

@@ -21,9 +21,9 @@ _DURATION_S, _HEARTBEAT_S = 60.0, 5.0
 class Lease:
     """The right to write to a run's directory, held by one process and renewed by its heartbeat.
 
-    It is a file that names its holder. If that is a process of this machine and gone, the lease is
-    taken over at once; otherwise once no heartbeat has come for a minute. A holder that was halted
-    for so long finds out before it writes again.
+    It is a file that names its holder. The lease of a dead process of this machine is taken over at
+    once, any other after a minute without heartbeat. A holder that was suspended for so long finds
+    out before it writes again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,10 +36,10 @@ class Lease:
 
         Args:
             wait_s: how long to wait for a holder that is alive.
-            stop: whether to wait no longer.
+            stop: returns whether to stop waiting.
 
         Raises:
-            Resumable: somebody else holds it, who is named.
+            Resumable: another process holds it.
         """
         started = time.monotonic()
         first_beat = self._beat()
@@ -54,7 +54,7 @@ class Lease:
         except Timeout:
             raise Resumable(
                 f"{self.folder.name} is being trained by {self.holder()}; wait for it with "
-                "--wait SECONDS, or start again when it has ended"
+                "--wait SECONDS, or rerun the command when it has ended"
             ) from None
         try:
             yield
@@ -62,21 +62,21 @@ class Lease:
             self._lock.release()
 
     def check(self) -> None:
-        """Make sure, before something is written, that the lease is still ours.
+        """Check, before something is written, that this process still holds the lease.
 
         Raises:
-            Resumable: somebody else has taken it over.
+            Resumable: another process has taken it over.
         """
         owner = self._lock.owner
         if owner is None:
             raise Resumable(
-                f"{self.folder.name} is in this process's hands no more: its lease was taken over "
-                "and given back, or removed; start it again, which finds its result or goes on"
+                f"{self.folder.name}: this process lost its lease, which was taken over or "
+                "removed; rerun the command to resume the run or to find its result"
             )
         if self._lock.compromise is not None or owner.token != self._lock.token:
             raise Resumable(
-                f"{self.folder.name} is now trained by {self.holder()}, which took it over when "
-                "this process gave no sign of life for a minute; it goes on there"
+                f"{self.folder.name} is now trained by {self.holder()}, which took over the lease "
+                "after a minute without heartbeat of this process"
             )
 
     def _beat(self) -> tuple[int, int] | None:
@@ -87,7 +87,7 @@ class Lease:
         return found.st_ino, found.st_mtime_ns
 
     def holder(self) -> str:
-        """Return who holds it, in words."""
+        """Return the name of the process that holds it."""
         owner = self._lock.owner
         if owner is None:
             return "another process"
@@ -96,9 +96,9 @@ class Lease:
 
 
 def host_at_work(folder: Path) -> str | None:
-    """Return the name of the host that trains a run just now, or none; takes no lease.
+    """Return the name of the host that is training a run, None if there is none.
 
-    A process that was killed on another host is missed after a minute, one of this host at once.
+    A process that was killed is noticed at once on this host, and after a minute on another.
 
     Args:
         folder: of the run.
