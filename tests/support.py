@@ -17,8 +17,8 @@ from acdc.files import finite
 from acdc.methods.contract import Context, SparseMethod
 from acdc.methods.registry import method_names
 from acdc.models import build_model
-from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import read_lines
 from acdc.run.result import Result
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
@@ -219,7 +219,7 @@ def without_timings(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def journal(folder: Path) -> list[dict[str, Any]]:
     """Return a run's journal less times and resume events."""
-    records = map(without_timings, read_journal(folder / "journal.jsonl"))
+    records = map(without_timings, read_lines(folder / "journal.jsonl").lines)
     return [record for record in records if record.get("event") != "resume"]
 
 

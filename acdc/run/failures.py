@@ -102,11 +102,3 @@ def read_failure(path: Path) -> Failure:
     """
     data = json.loads(path.read_text(encoding="utf-8"))
     return Failure(str(data["error"]), int(data["exit_status"]), bool(data["final"]))
-
-
-def remembered(folder: Path) -> Failure | None:
-    """Return the error that ended the last attempt at a run, None if it did not end with one."""
-    try:
-        return read_failure(folder / FAILED)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None

@@ -21,8 +21,8 @@ from acdc.data.folder import FolderLoader, FolderSet, list_files, load
 from acdc.data.loader import Batch, LoaderPlan
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError, DataError
-from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import read_lines
 from acdc.training.state import Engine
 from tests.data.pictures import CLASSES, FOLDERS, SIZE, TRAIN, VALIDATION, make, spec_of
 from tests.support import Silent, assert_same_run
@@ -286,6 +286,6 @@ def test_a_data_set_of_ones_own(
     result = run(config, options, Silent())
     name = config.run_name
     assert_same_run(tmp_path / "parts" / name, result, tmp_path / "whole" / name, whole)
-    records = read_journal(tmp_path / "parts" / name / "journal.jsonl")
+    records = read_lines(tmp_path / "parts" / name / "journal.jsonl").lines
     resumed = [(r["epoch"], r["batch"]) for r in records if r.get("event") == "resume"]
     assert resumed == [(1, 2)]

@@ -20,10 +20,11 @@ from acdc.data import DATASETS
 from acdc.errors import CheckpointError, DeviceMemoryError, Resumable, RunDirectoryError
 from acdc.methods.registry import get_method
 from acdc.run.checkpoints import Checkpoints
-from acdc.run.failures import FAILED, remembered
+from acdc.run.failures import FAILED
 from acdc.run.lease import LEASE
 from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Reporter
+from acdc.run.reader import read_run
 from acdc.run.result import FailedResult, Result, read_result
 from tests.support import (
     Silent,
@@ -70,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def failed_for_good(folder: Path) -> bool:
-    failure = remembered(folder)
+    failure = read_run(folder).failure
     return failure is not None and failure.final
 
 
@@ -176,7 +177,7 @@ def test_memory_that_cannot_be_had(tmp_path: Path, uninterrupted: Uninterrupted)
 
 def assert_allowed(config: RunConfig, runs: Path, status: int, error: str) -> None:
     """Train where failures are allowed: the error becomes the result, and no exception."""
-    failure = remembered(runs / config.run_name)
+    failure = read_run(runs / config.run_name).failure
     assert failure is not None
     assert failure.final
     assert (failure.exit_status, error in failure.error) == (status, True)

@@ -19,8 +19,8 @@ import torch
 from acdc.config.run import RunConfig
 from acdc.models import MODELS
 from acdc.models.wide_resnet import WideResNet
-from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import read_lines
 from tests.support import (
     Silent,
     Uninterrupted,
@@ -75,7 +75,7 @@ def files(folder: Path) -> set[str]:
 
 def positions(folder: Path) -> list[tuple[int, int]]:
     """Return where a run was resumed, by epoch and batch."""
-    events = read_journal(folder / "journal.jsonl")
+    events = read_lines(folder / "journal.jsonl").lines
     return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
 
 

@@ -16,7 +16,7 @@ from acdc.errors import CheckpointError, RunDirectoryError
 from acdc.models import MODELS
 from acdc.models.wide_resnet import WideResNet
 from acdc.run import checkpoints
-from acdc.run.journal import read_journal
+from acdc.run.reader import read_lines
 from acdc.step import Step
 from tests.support import (
     METHODS,
@@ -73,7 +73,7 @@ def test_a_run_interrupted_after_every_epoch_ends_as_if_it_had_not_been(
     assert reporter.epochs == [e for epochs in runs.values() for e in epochs for _ in range(2)]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
     for run, epochs in runs.items():
-        events = read_journal(tmp_path / run / "journal.jsonl")
+        events = read_lines(tmp_path / run / "journal.jsonl").lines
         assert [e["epoch"] for e in events if e.get("event") == "resume"] == epochs[1:]
         record = json.loads((tmp_path / run / "result.json").read_text())
         # Of one attempt more than epochs, the first left no checkpoint and is not counted.

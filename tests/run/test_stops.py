@@ -20,8 +20,8 @@ from torch import nn
 from acdc.config.run import RunConfig
 from acdc.errors import Interrupted, Resumable
 from acdc.models import MODELS
-from acdc.run.journal import read_journal
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import read_lines
 from acdc.run.result import FailedResult, FinishedResult, read_result
 from tests.support import (
     Silent,
@@ -50,7 +50,7 @@ def spawn(config: RunConfig, runs: Path, *arguments: str) -> subprocess.Popen[st
 def wait_for_epochs(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
     """Return as soon as a process has written that many epochs to its journal."""
     while process.poll() is None:
-        records = read_journal(folder / "journal.jsonl")
+        records = read_lines(folder / "journal.jsonl").lines
         if sum("train_loss" in record for record in records) >= epochs:
             return
         time.sleep(0.001)
@@ -77,7 +77,7 @@ def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[in
 
 def resumptions(folder: Path) -> list[tuple[int, int]]:
     """Return where a run was resumed, by epoch and batch."""
-    events = read_journal(folder / "journal.jsonl")
+    events = read_lines(folder / "journal.jsonl").lines
     return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acdc.run.journal import read_journal
+from acdc.run.reader import read_lines
 from tests.cluster.slurm import wait_until
 from tests.support import tiny_config
 
@@ -41,7 +41,7 @@ def test_the_run_below_stops(cause: str, tmp_path: Path) -> None:
         [sys.executable, "-c", AROUND, *arguments], stderr=subprocess.PIPE, text=True
     )
     journal = tmp_path / config.run_name / "journal.jsonl"
-    wait_until(lambda: any("event" not in r for r in read_journal(journal)), "an epoch")
+    wait_until(lambda: any("event" not in r for r in read_lines(journal).lines), "an epoch")
     if cause == "parent":
         parent.kill()
     else:
