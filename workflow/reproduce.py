@@ -79,6 +79,8 @@ def reproduce(
         *("--rerun-incomplete", "--keep-going", "--nocolor", "--nolock"),
         # The default solves an integer program over all waiting jobs whenever one has ended.
         *("--scheduler", "greedy"),
+        # Each timespan it evaluates all waiting jobs once more; by default that is every second.
+        *("--max-jobs-per-timespan", "1000/3s"),
         *snakemake_arguments,
     ]
     status = _watch(command, Progress(study, folder), log)
