@@ -41,7 +41,7 @@ class Recipe(Frozen):
     weight_decay: float = Field(default=5e-4, ge=0)
     """L2 penalty on all parameters, biases and normalisation included, as in the released code."""
     lr_schedule: Schedule = "cosine"
-    """Learning-rate schedule; all but cosine_by_step are constant within an epoch."""
+    """Learning-rate schedule, constant within an epoch unless its name ends in _by_step."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Fraction of the training over which the learning rate rises linearly (cosine schedules)."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -55,7 +55,7 @@ class Recipe(Frozen):
     in files, random crops of 8 to 100 % of the area with horizontal flips."""
 
     @model_validator(mode="after")
-    def _every_key_has_an_effect(self) -> Self:
+    def _consistent(self) -> Self:
         if self.lr_schedule == "step" and not self.milestones:
             raise config_error(
                 "recipe.milestones",
