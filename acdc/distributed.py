@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from acdc.errors import SuiteError
 from acdc.messages import config_error
@@ -142,83 +142,3 @@ class Rank0Error(SuiteError):
     def __init__(self, text: str, exit_status: int) -> None:
         super().__init__(text)
         self.exit_status = exit_status
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """A sum over ranks whose gradient is the sum of the ranks' gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
-class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of the whole batch, on processes with a CPU each.
-
-    torch's SyncBatchNorm does the same on GPUs, and only there.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        # Sums over a batch are beyond sixteen bits.
-        whole = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        # Ranks may have different shares of a batch, so their numbers are added up, too.
-        elements = whole.new_full((1,), input.numel() / input.shape[1])
-        sums = _sum(torch.cat([whole.sum(dim=(0, 2, 3)), elements]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = whole - mean[:, None, None]
-        variance = _sum(centred.square().sum(dim=(0, 2, 3))) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        normal = centred * (variance + self.eps).rsqrt()[:, None, None]
-        if self.affine:
-            normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
-        return normal.to(input.dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
-    return total
-
-
-def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let the batch normalisation of a model see the whole batch, as it would in one process.
-
-    A run is then the same run on any number of ranks, but for rounding. Parameters and buffers stay
-    those of the model.
-
-    Raises:
-        ConfigError: the model normalises batches in a way that processes cannot share.
-    """
-    if device.type == "cuda":
-        convert = nn.SyncBatchNorm.convert_sync_batchnorm
-        shared: nn.Module = convert(model)  # type: ignore[no-untyped-call]
-        return shared
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            usual = module.track_running_stats and module.momentum is not None
-            if type(module) is not nn.BatchNorm2d or not usual:
-                raise config_error(
-                    "model",
-                    None,
-                    f"{name} is a {type(module).__name__} that processes cannot share",
-                    "BatchNorm2d with running statistics and a momentum",
-                )
-            module.__class__ = SharedBatchNorm2d
-    return model

@@ -103,9 +103,11 @@ def build_model(model: str, dataset: str, seed: int) -> nn.Module:
     """Return a network with the initial weights of a seed, the same for every method."""
     import torch
 
+    from acdc.models.normalization import accurate
+
     spec = DATASETS[dataset]
     with torch.random.fork_rng(devices=[]):
         seeds.seed_device(torch.device("cpu"), seeds.derive(seed, "initial_weights"))
         network = MODELS[model](spec.channels, spec.classes)
     # torch's annotations of Module.to lack the memory format.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+    return accurate(network).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

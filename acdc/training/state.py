@@ -16,9 +16,10 @@ from acdc import seeds
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
-from acdc.distributed import Ranks, share_statistics
+from acdc.distributed import Ranks
 from acdc.methods.contract import Context
 from acdc.models import build_model
+from acdc.models.normalization import share_statistics
 from acdc.sparsity import flops
 from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.masks import count_nonzeros

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from acdc.data.memory import MemoryLoader
-from acdc.distributed import Ranks, from_environment, share_statistics
+from acdc.distributed import Ranks, from_environment
 from acdc.errors import ConfigError
+from acdc.models.normalization import share_statistics
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
 from tests.support import METHODS, Drive, Silent, journal, tiny_config
