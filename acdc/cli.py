@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,95 +29,50 @@ def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+COUNT, SECONDS = click.IntRange(1), click.FloatRange(0)
+MODES = click.Choice(["off", "default", "reduce-overhead", "max-autotune"])
+
+# Options as rows: name, type, default, help.
 DESCRIPTION = (
-    click.option("--model", help="Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]"),
-    click.option(
-        "--dataset", help="digits, fashion_mnist_10k, fashion_mnist, ...  [default: digits]"
-    ),
-    click.option("--method", help="dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]"),
-    click.option(
-        "--sparsity",
-        type=float,
-        help="Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]",
-    ),
-    click.option("--epochs", type=int, help="Passes over the training images.  [default: 20]"),
-    click.option("--seed", type=int, help="Seed of weights, data order and masks.  [default: 1]"),
+    ("--model", str, None, "Architecture: resnet8_s2, resnet20, ...  [default: resnet8_s2]"),
+    ("--dataset", str, None, "digits, fashion_mnist_10k, fashion_mnist, ...  [default: digits]"),
+    ("--method", str, None, "dense, acdc, gmp, rigl, top_kast, ...  [default: acdc]"),
+    ("--sparsity", float, None, "Fraction of zero weights, in [0, 1).  [default: 0.9, dense: 0]"),
+    ("--epochs", int, None, "Passes over the training images.  [default: 20]"),
+    ("--seed", int, None, "Seed of weights, data order and masks.  [default: 1]"),
 )
 """Options that override keys of a run's configuration, named after them."""
 
 EXECUTION = (
-    click.option(
-        "--runs",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("results/runs"),
-        show_default=True,
-        help="Folder of the run directories.",
-    ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
-    click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if available]"),
-    click.option(
-        "--processes",
-        type=click.IntRange(1),
-        default=1,
-        help="Data-parallel processes of each run, one GPU each (torchrun).  [default: 1]",
-    ),
-    click.option(
-        "--nodes",
-        type=click.IntRange(1),
-        default=1,
-        help="Nodes of this SLURM job that share the processes.  [default: 1]",
-    ),
-    click.option(
-        "--at-once",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Train N runs at a time, in processes that share the device.",
-    ),
-    click.option(
-        "--compile",
-        type=click.Choice(["off", "default", "reduce-overhead", "max-autotune"]),
-        default="off",
-        help="Mode of torch.compile; reduce-overhead uses CUDA graphs.  [default: off]",
-    ),
-    click.option("--deterministic", is_flag=True, help="On a GPU: bit-reproducible kernels only."),
-    click.option(
-        "--workers",
-        type=click.IntRange(1),
-        default=2,
-        show_default=True,
-        help="Processes that decode images, for data sets in folders.",
-    ),
-    click.option(
-        "--checkpoint-interval",
-        type=click.FloatRange(0),
-        default=600.0,
-        show_default=True,
-        help="Longest training time between checkpoints, in seconds.",
-    ),
-    click.option(
-        "--wait",
-        type=click.FloatRange(0),
-        default=0.0,
-        help="Seconds to wait for another process that trains the run.  [default: 0]",
-    ),
-    click.option(
-        "--allow-failure",
-        is_flag=True,
-        help="Exit 0 if a run diverges or fails with an error that would recur; record it.",
-    ),
-    click.option(
-        "--receipt",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Write how the runs ended to this file, once all of them have.",
-    ),
+    ("--runs", FOLDER, "results/runs", "Folder of the run directories."),
+    ("--threads", COUNT, None, "CPU threads.  [default: all cores]"),
+    ("--device", str, None, "cpu, cuda or cuda:N.  [default: cuda if available]"),
+    ("--processes", COUNT, 1, "Data-parallel processes of each run, one GPU each (torchrun)."),
+    ("--nodes", COUNT, 1, "Nodes of this SLURM job that share the processes."),
+    ("--at-once", COUNT, 1, "Train N runs at a time, in processes that share the device."),
+    ("--compile", MODES, "off", "Mode of torch.compile; reduce-overhead uses CUDA graphs."),
+    ("--deterministic", bool, False, "On a GPU: bit-reproducible kernels only."),
+    ("--workers", COUNT, 2, "Processes that decode images, for data sets in folders."),
+    ("--checkpoint-interval", SECONDS, 600.0, "Longest training time between checkpoints, in s."),
+    ("--wait", SECONDS, 0.0, "Seconds to wait for another process that trains the run."),
+    ("--allow-failure", bool, False, "Exit 0 if a run diverges or would fail again; record it."),
+    ("--receipt", FILE, None, "Write how the runs ended to this file, once all of them have."),
 )
 """Options that change results by rounding at most."""
 
 
-def _all_of(options: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
+def _options(rows: Sequence[tuple[str, Any, Any, str]]) -> Callable[[F], F]:
+    """Return a decorator that adds the options of a table, in its order."""
+
     def decorate(command: F) -> F:
-        for option in reversed(options):
+        for name, kind, default, text in reversed(rows):
+            flag = kind is bool
+            shown = default is not None and not flag
+            option = click.option(
+                name, type=kind, is_flag=flag, default=default, show_default=shown, help=text
+            )
             command = option(command)
         return command
 
@@ -124,10 +80,8 @@ def _all_of(options: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
 
 
 @cli.command()
-@click.argument(
-    "files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path), metavar="[CONFIG.yaml]..."
-)
-@_all_of(DESCRIPTION)
+@click.argument("files", nargs=-1, type=FILE, metavar="[CONFIG.yaml]...")
+@_options(DESCRIPTION)
 @click.option(
     "--set",
     "assignments",
@@ -136,21 +90,15 @@ def _all_of(options: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
     help="Any other key, such as recipe.lr=0.05 or settings.schedule=cifar-20; repeatable.",
 )
 @click.option("--seeds", metavar="N,N,...", help="Train a run for each of these seeds.")
-@_all_of(EXECUTION)
+@_options(EXECUTION)
 def train(
     files: tuple[Path, ...],
-    model: str | None,
-    dataset: str | None,
-    method: str | None,
-    sparsity: float | None,
-    epochs: int | None,
-    seed: int | None,
     assignments: tuple[str, ...],
     seeds: str | None,
     runs: Path,
     processes: int,
     nodes: int,
-    **execution: Any,
+    **options: Any,
 ) -> None:
     """Train runs, or resume them.
 
@@ -167,18 +115,15 @@ def train(
       acdc train --method rigl --set settings.distribution=erk --sparsity 0.95
       acdc methods        # the methods, and each method's settings
     """  # noqa: D301
-    if execution["threads"] is not None:
+    if options["threads"] is not None:
         # Read by OpenMP when torch is imported, which happens below.
-        os.environ["OMP_NUM_THREADS"] = str(execution["threads"])
+        os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    options = {
-        **{"model": model, "dataset": dataset, "method": method},
-        **{"sparsity": sparsity, "epochs": epochs, "seed": seed},
-    }
+    keys = {name: options.pop(name) for name in (row[0].strip("-") for row in DESCRIPTION)}
     targets = [
         target
         for file in files or (None,)
-        for target in targets_of(file, describe(file, options, assignments), seeds, runs)
+        for target in targets_of(file, describe(file, keys, assignments), seeds, runs)
     ]
     if processes > 1 and "RANK" not in os.environ:
         from acdc.run.launch import exec_torchrun, run_on_nodes
@@ -186,7 +131,7 @@ def train(
         if nodes == 1:
             exec_torchrun(processes, sys.argv[1:])
         sys.exit(run_on_nodes(nodes, processes, sys.argv[1:]))
-    sys.exit(_train(targets, **execution))
+    sys.exit(_train(targets, **options))
 
 
 def targets_of(
@@ -242,19 +187,14 @@ def _train(
     ranks = from_environment()
     where = torch.device(pick_device(local_device(pick_device(device))))
     engine = Engine(where, workers, compile, deterministic)
-    jobs = [
-        Job(
-            config,
-            Options(
-                runs,
-                engine,
-                checkpoint_interval_s=checkpoint_interval,
-                wait_s=wait,
-                allow_failure=allow_failure,
-            ),
-        )
-        for config, runs in targets
-    ]
+    options = Options(
+        Path(),
+        engine,
+        checkpoint_interval_s=checkpoint_interval,
+        wait_s=wait,
+        allow_failure=allow_failure,
+    )
+    jobs = [Job(config, replace(options, runs=runs)) for config, runs in targets]
     if at_once > 1 and len(jobs) > 1:
         status = train_at_once(jobs, at_once)
     else:
@@ -284,31 +224,17 @@ def describe(
     file: Path | None, options: dict[str, Any], assignments: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Return a run's description: defaults or a file, then options, then assignments."""
-    data: dict[str, Any] = {}
+    data: Any = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
     if file is not None:
         try:
-            data = mapping(file.read_bytes(), str(file))
+            data = parsed(file.read_bytes(), str(file))
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    else:
-        data = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
+        if not isinstance(data, dict):
+            raise ConfigError(f"{file}: holds no mapping of keys to values")
     data |= {key: value for key, value in options.items() if value is not None}
     assign(data, assignments)
-    if "sparsity" not in data:
-        data["sparsity"] = 0.0 if data.get("method") == "dense" else 0.9
-    return data
-
-
-def mapping(text: str | bytes, what: str) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
-
-    Raises:
-        ConfigError: it holds none; names ``what``.
-    """
-    value = parsed(text, what)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{what}: holds no mapping of keys to values")
-    return value
+    return {"sparsity": 0.0 if data.get("method") == "dense" else 0.9, **data}
 
 
 def pick_device(name: str | None) -> str:

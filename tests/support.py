@@ -18,6 +18,7 @@ from acdc.methods.contract import Context, SparseMethod
 from acdc.methods.registry import method_names
 from acdc.models import build_model
 from acdc.run.lifecycle import Options, run
+from acdc.run.progress import Reporter
 from acdc.run.reader import read_lines
 from acdc.run.result import Result
 from acdc.sparsity.layers import prunable_layers, prunable_weights
@@ -192,7 +193,7 @@ def nonzeros(tensors: Mapping[str, Tensor]) -> int:
     return sum(int((tensor != 0).sum()) for tensor in tensors.values())
 
 
-class Silent:
+class Silent(Reporter):
     """A Reporter that records its calls and shows nothing."""
 
     def __init__(self) -> None:
@@ -201,9 +202,6 @@ class Silent:
 
     def start(self, config: RunConfig, first: Step) -> None:
         self.first = first
-
-    def step(self) -> None:
-        pass
 
     def epoch(self, record: dict[str, Any]) -> None:
         self.epochs.append(record["epoch"])

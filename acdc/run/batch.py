@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
@@ -100,7 +98,8 @@ def train_at_once(jobs: Sequence[Job], at_once: int) -> int:
                 break
             if stops.received is not None:
                 # Again each second: one that was just starting may have missed it.
-                _signal(alive, signal.SIGTERM)
+                for process in alive:
+                    process.terminate()
             connection.wait([process.sentinel for process in alive], timeout=1)
     if stops.received is not None:
         interrupted = stops.received is signal.SIGINT
@@ -122,13 +121,6 @@ def _start(job: Job) -> SpawnProcess:
 
 def _train_alone(job: Job) -> None:
     sys.exit(train_in_turn([job], Lines(prefix=f"{job.config.slug} | ")))
-
-
-def _signal(processes: Iterable[SpawnProcess], number: signal.Signals) -> None:
-    for process in processes:
-        assert process.pid is not None
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
 
 
 def write_receipt(path: Path, folders: Iterable[Path]) -> None:

@@ -15,17 +15,13 @@ from acdc.errors import Diverged, Interrupted, Resumable
 from acdc.files import remove_temporary, write_text
 from acdc.run import records
 from acdc.run.checkpoints import CheckpointPolicy, Checkpoints
-from acdc.run.failures import (
-    FAILED,
-    ParentFailedError,
-    record_failure,
-    translate_errors,
-)
+from acdc.run.failures import FAILED, ParentFailedError, record_failure, translate_errors
 from acdc.run.journal import Journal
 from acdc.run.lease import Lease
 from acdc.run.model_store import ModelStore, digests
 from acdc.run.progress import Reporter
 from acdc.run.provenance import record as record_provenance
+from acdc.run.reader import CONFIG, JOURNAL
 from acdc.run.result import (
     DivergedResult,
     FailedResult,
@@ -88,13 +84,11 @@ def run(
         return done
     lease = Lease(folder)
     with translate_errors(config.run_name, folder), contextlib.ExitStack() as stack:
-        if stops is None:
-            stops = stack.enter_context(StopRequests())
-        requests = stops
+        requests = stops or stack.enter_context(StopRequests())
         try:
             with translate_errors(config.run_name, folder):
                 done = ranks.on_rank0(lambda: _enter(config, options, lease, requests, stack))
-                return done or _train(config, options, reporter, ranks, lease, stops)
+                return done or _train(config, options, reporter, ranks, lease, requests)
         except (Resumable, Interrupted):
             raise
         except Exception as error:
@@ -103,7 +97,9 @@ def run(
             failure = record_failure(folder, error)
             if not failure.final or not options.allow_failure:
                 raise
-            result = records.failed(config, failure.error, failure.exit_status)
+            result = FailedResult(
+                **records.identity(config), error=failure.error, exit_status=failure.exit_status
+            )
             write_result(folder, result)
             reporter.say(f"{config.run_name} failed: {failure.error}")
             return result
@@ -131,7 +127,7 @@ def _enter(
         remove_temporary(folder)
         remove_temporary(folder / "checkpoint")
         (folder / FAILED).unlink(missing_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
+        write_text(folder / CONFIG, yaml.safe_dump(config.plain()))
     return done
 
 
@@ -148,7 +144,7 @@ def _train(
     files = RunFiles(
         folder,
         lease,
-        Journal(folder / "journal.jsonl"),
+        Journal(folder / JOURNAL),
         Checkpoints(folder / "checkpoint", config.fingerprint),
         ModelStore(folder / "checkpoint", config.method_class.resumable),
     )
@@ -183,11 +179,20 @@ def _train(
         result = _finish(session)
     except Diverged as error:
         reporter.say(f"{config.run_name} diverged: {error}")
-        result = records.diverged(state, session.spent, error, session.wall_s())
+        common = records.trained(state, session.spent, session.wall_s())
+        result = DivergedResult(**common, diverged_at=error.epoch, diverged=str(error))
     finally:
         state.loader.close()
     ranks.on_rank0(lambda: _conclude(files, result))
     return result
+
+
+def _conclude(files: RunFiles, result: Result) -> None:
+    """Write the result, and keep one checkpoint, from which it can be made again."""
+    files.lease.check()
+    write_result(files.folder, result)
+    files.checkpoints.drop(keep=1)
+    files.store.sweep(keep=1)
 
 
 def _train_parent(
@@ -227,19 +232,6 @@ def _finish(session: Session) -> FinishedResult:
     ranks.on_rank0(publish)
     started = time.perf_counter()
     products = records.evaluate_products(state, files.store, files.folder)
-    return records.finished(
-        state,
-        session.spent,
-        products,
-        digests(files.folder),
-        wall_s=session.wall_s(),
-        test_s=time.perf_counter() - started,
-    )
-
-
-def _conclude(files: RunFiles, result: Result) -> None:
-    """Write the result, and keep the last checkpoint only, from which it can be made again."""
-    files.lease.check()
-    write_result(files.folder, result)
-    files.checkpoints.drop(keep=1)
-    files.store.sweep(keep=1)
+    test_s = time.perf_counter() - started
+    common = records.trained(state, session.spent, session.wall_s(), test_s)
+    return FinishedResult(**common, products=products, files=digests(files.folder))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from acdc.errors import RunDirectoryError
 from acdc.files import write_bytes
@@ -81,9 +81,12 @@ class ModelStore:
             self.records["best"][product] = record
         needed = self._files()
         self._unwritten = {n: content for n, content in self._unwritten.items() if n in needed}
-        self._unwritten[_weights_file(product, epoch)] = _weights(model)
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        self._unwritten[_weights_file(product, epoch)] = save(tensors)
         if _optimizer_file(product, epoch) in needed:
-            self._unwritten[_optimizer_file(product, epoch)] = _saved(optimizer.state_dict())
+            buffer = io.BytesIO()
+            torch.save(optimizer.state_dict(), buffer)
+            self._unwritten[_optimizer_file(product, epoch)] = buffer.getvalue()
 
     def problem(self, digests: Mapping[str, str]) -> str | None:
         """Return what is wrong with the files that a checkpoint refers to, if anything is."""
@@ -114,7 +117,7 @@ class ModelStore:
         """Remove files that none of the last ``keep`` checkpoints refers to."""
         if len(self._referred) >= keep:
             needed = set.union(*self._referred[-keep:])
-            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.optimizer.pt")]:
+            for path in _model_files(self.folder):
                 if path.name not in needed:
                     path.unlink()
 
@@ -171,24 +174,14 @@ def _optimizer_file(product: str, epoch: int) -> str:
     return f"{product}-{epoch:06d}.optimizer.pt"
 
 
-def _weights(model: nn.Module) -> bytes:
-    """Return parameters and buffers as safetensors."""
-    state: dict[str, Tensor] = model.state_dict()
-    content: bytes = save({name: tensor.contiguous() for name, tensor in state.items()})
-    return content
-
-
-def _saved(state: Mapping[str, Any]) -> bytes:
-    """Return a state as tensors and numbers without pickled code."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+def _model_files(folder: Path) -> list[Path]:
+    """Return the files of weights and of optimizer state in a folder."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file of weights and of optimizer state in a run's folder."""
-    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.optimizer.pt")])
-    return {path.name: _digest(path) for path in found}
+    return {path.name: _digest(path) for path in _model_files(folder)}
 
 
 def _digest(path: Path) -> str:

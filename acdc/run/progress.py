@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
@@ -14,22 +14,25 @@ from acdc.run.result import FinishedResult, Result
 from acdc.step import Step
 
 
-class Reporter(Protocol):
-    """Shows what happens."""
+class Reporter:
+    """What a run reports as it is trained; by default nothing but messages, on standard error."""
 
-    def start(self, config: RunConfig, first: Step) -> None: ...
-    def step(self) -> None: ...
-    def epoch(self, record: dict[str, Any]) -> None: ...
-    def say(self, text: str) -> None: ...
+    def start(self, config: RunConfig, first: Step) -> None:
+        """Report that training starts at a step."""
+
+    def step(self) -> None:
+        """Report the end of a step."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Report the journal's record of an epoch."""
+
+    def say(self, text: str) -> None:
+        """Print a message; a closed stream does not end the run."""
+        with contextlib.suppress(OSError):
+            click.echo(text, err=True)
 
 
-def say(text: str) -> None:
-    """Print a message on standard error; a closed stream does not end the run."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
-
-
-class Terminal:
+class Terminal(Reporter):
     """A progress bar, for a person at a terminal."""
 
     def start(self, config: RunConfig, first: Step) -> None:
@@ -56,11 +59,8 @@ class Terminal:
         if self.done == self.epochs:
             self.bar.close()
 
-    def say(self, text: str) -> None:
-        say(text)
 
-
-class Lines:
+class Lines(Reporter):
     """Plain lines, one an epoch, for a log."""
 
     def __init__(self, prefix: str = "") -> None:
@@ -72,9 +72,6 @@ class Lines:
         self.started = time.monotonic()
         self.say(f"{config.run_name}: epochs {first.epoch} to {config.epochs}")
 
-    def step(self) -> None:
-        pass
-
     def epoch(self, record: dict[str, Any]) -> None:
         done = record["epoch"] + 1 - self.first
         left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
@@ -85,20 +82,11 @@ class Lines:
         )
 
     def say(self, text: str) -> None:
-        say("\n".join(self.prefix + line for line in text.splitlines()))
+        super().say("\n".join(self.prefix + line for line in text.splitlines()))
 
 
-class Silent:
+class Silent(Reporter):
     """Nothing, for all ranks but the first."""
-
-    def start(self, config: RunConfig, first: Step) -> None:
-        pass
-
-    def step(self) -> None:
-        pass
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        pass
 
     def say(self, text: str) -> None:
         pass

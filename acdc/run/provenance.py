@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import torch
 from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.files import write_json
+from acdc.run.reader import PROVENANCE
 from acdc.run.sources import science_digest
 
 # What results are made by, as paths from the root of the repository; new files count too.
@@ -41,12 +43,10 @@ def git_revision() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
@@ -59,9 +59,11 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    """Return all that is recorded of the circumstances of a run."""
-    return {
+def record(
+    folder: Path, config: RunConfig, device: torch.device, ranks: Ranks, *, resumed: bool
+) -> None:
+    """Record what an attempt at a run is made by; a resumed one adds to those before it."""
+    now = {
         "git": git_revision(),
         "science": science_digest(config),
         "python": platform.python_version(),
@@ -73,14 +75,7 @@ def provenance(config: RunConfig, device: torch.device, ranks: Ranks) -> dict[st
         "host": platform.node(),
         "job": os.environ.get("SLURM_JOB_ID"),
     }
-
-
-def record(
-    folder: Path, config: RunConfig, device: torch.device, ranks: Ranks, *, resumed: bool
-) -> None:
-    """Write down what a run is made by; an attempt that goes on adds to those before it."""
-    path = folder / "provenance.json"
-    now = provenance(config, device, ranks)
+    path = folder / PROVENANCE
     if resumed and path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))
         now = {**begun, "resumed": [*begun.get("resumed", []), now]}

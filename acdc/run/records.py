@@ -19,7 +19,6 @@ from acdc.run.result import (
     DivergedResult,
     Evaluation,
     Evaluations,
-    FailedResult,
     FinishedResult,
     MaskChange,
     Timings,
@@ -205,46 +204,30 @@ def _evaluate(
     )
 
 
-def finished(
-    state: TrainState,
-    spent: Spent,
-    products: dict[str, Evaluations],
-    files: dict[str, str],
-    *,
-    wall_s: float,
-    test_s: float,
-) -> FinishedResult:
-    """Return the result of a run that has trained to its end."""
-    common = {**_identity(state.config), **_trained(state, spent, wall_s, test_s)}
-    return FinishedResult(**common, products=products, files=files)
-
-
-def diverged(state: TrainState, spent: Spent, error: Diverged, wall_s: float) -> DivergedResult:
-    """Return the result of a run whose loss is not finite."""
-    common = {**_identity(state.config), **_trained(state, spent, wall_s)}
-    return DivergedResult(**common, diverged_at=error.epoch, diverged=str(error))
-
-
-def failed(config: RunConfig, error: str, exit_status: int) -> FailedResult:
-    """Return the result of a run that ended with an error that would recur."""
-    return FailedResult(**_identity(config), error=error, exit_status=exit_status)
-
-
-def _identity(config: RunConfig) -> dict[str, Any]:
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return the fields of every result: which run it is of."""
     method = config.method_class
     return {
         "run": config.run_name,
         "fingerprint": config.fingerprint,
-        "config": config.model_dump(mode="json"),
+        "config": config.plain(),
         "label": method.label,
         "variant": config.settings.variant(),
         "primary": method.products[0],
     }
 
 
-def _trained(state: TrainState, spent: Spent, wall_s: float, test_s: float = 0.0) -> dict[str, Any]:
+def trained(state: TrainState, spent: Spent, wall_s: float, test_s: float = 0.0) -> dict[str, Any]:
+    """Return the fields of the result of a run that has trained, to its end or until it diverged.
+
+    Args:
+        state: of the run.
+        spent: by it.
+        wall_s: seconds that it took in all.
+        test_s: of these, for the evaluation on the test images.
+    """
     dense = flops.dense_flops(state.costs)
-    return {
+    return identity(state.config) | {
         "flops": TrainingFlops(
             dense_inference=dense,
             dense_training=3 * dense * state.images_per_epoch * state.config.epochs,

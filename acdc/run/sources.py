@@ -21,7 +21,6 @@ SCIENCE = (
     "acdc/methods/*.py",
 )
 """The files that all results depend on, except for the methods' own files."""
-_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 _IMPORTED = re.compile(r"^from (baselines\.\w+|acdc\.methods\.\w+) import", re.MULTILINE)
 
 
@@ -60,29 +59,18 @@ def _with_imports(root: Path, modules: Iterable[str]) -> set[Path]:
     return found
 
 
+class _WithoutTexts(ast.NodeTransformer):
+    """Removes the statements that are nothing but a string."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
+
+
 @functools.cache
 def _code_digest(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
-    _drop_texts(tree)
+    tree = _WithoutTexts().visit(ast.parse(path.read_bytes()))
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-def _drop_texts(node: ast.AST) -> None:
-    """Remove the statements that are nothing but a string."""
-    for name in _BLOCKS:
-        block = getattr(node, name, None)
-        if block:
-            block[:] = [statement for statement in block if not _is_text(statement)]
-            for statement in block:
-                _drop_texts(statement)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _lineage(config: RunConfig) -> Iterator[RunConfig]:
