@@ -102,7 +102,7 @@ def test_each_run_has_had_its_misfortune(storm: Storm) -> None:
     assert len(jobs[PREEMPTED]) >= 2
     assert jobs[PREEMPTED][0] == jobs[PREEMPTED][1], "SLURM starts the same job again"
     assert len(set(jobs[CANCELLED])) >= 2
-    assert len(set(jobs[LONG])) >= 3
+    assert len(set(jobs[LONG])) >= 2
     assert len(jobs[NODE_DOWN]) >= 2
     assert jobs[LEFT_BEHIND] == [storm.left_behind], "its job continues without the controller"
 
