@@ -88,9 +88,8 @@ class RunConfig(Frozen):
             raise config_error("recipe.augmentation", augmentation, problem, dataset.augmentations)
         if not self.layers:
             problem = "has no layer to prune"
-            raise config_error(
-                "model", self.model, problem, "a model with convolutions or linear layers"
-            )
+            allowed = "a model with convolutions or linear layers"
+            raise config_error("model", self.model, problem, allowed)
         self.method_class.check(self.plan)
         return self
 
@@ -133,7 +132,8 @@ class RunConfig(Frozen):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that identify the resolved configuration."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:12]
+        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def slug(self) -> str:
@@ -155,10 +155,6 @@ class RunConfig(Frozen):
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as plain data."""
         return self.model_dump(mode="json")
-
-    def canonical_json(self) -> str:
-        """Return the resolved configuration as JSON, the same text for the same configuration."""
-        return json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
 
 
 def parse_run(data: Any) -> RunConfig:

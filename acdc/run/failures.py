@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
 
 from acdc.errors import DeviceMemoryError, RunDirectoryError, SuiteError
 from acdc.files import write_json
@@ -61,9 +61,10 @@ def translate_errors(run_name: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(BaseModel):
     """The error that ended an attempt at a run."""
+
+    model_config = ConfigDict(frozen=True)
 
     error: str
     exit_status: int
@@ -72,33 +73,16 @@ class Failure:
 
 
 def record_failure(folder: Path, error: Exception) -> Failure:
-    """Write down the error that ended an attempt, and return it with what it means.
+    """Record the error that ended an attempt at the run in a folder.
 
     Errors of the configuration, of the data and of the code recur; those of the disk or the device
     may not.
-
-    Args:
-        folder: of the run.
-        error: what was raised.
     """
     if isinstance(error, SuiteError):
         text, status, recurs = str(error), error.exit_status, error.recurs
     else:
         text, status, recurs = repr(error), 1, not isinstance(error, OSError | RuntimeError)
-    failure = Failure(text, status, recurs)
+    failure = Failure(error=text, exit_status=status, final=recurs)
     with contextlib.suppress(OSError):  # of a full disk, which may be the error itself
-        write_json(folder / FAILED, asdict(failure))
+        write_json(folder / FAILED, failure.model_dump())
     return failure
-
-
-def read_failure(path: Path) -> Failure:
-    """Return the failure that a file holds.
-
-    Raises:
-        ValueError: it is damaged.
-        KeyError: it is damaged.
-        TypeError: it is damaged.
-        OSError: it cannot be read.
-    """
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return Failure(str(data["error"]), int(data["exit_status"]), bool(data["final"]))

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from acdc.errors import SuiteError
-from acdc.run.failures import FAILED, Failure, read_failure
+from acdc.run.failures import FAILED, Failure
 from acdc.run.result import RESULT, Result, read_result
 
 JOURNAL = "journal.jsonl"
@@ -137,8 +137,8 @@ def read_run(folder: Path) -> RunRecord:
         folder,
         config=result.config if result else attempt(folder / CONFIG, _read_config),
         result=result,
-        failure=attempt(folder / FAILED, read_failure),
-        provenance=attempt(folder / PROVENANCE, read_provenance) or (),
+        failure=attempt(folder / FAILED, lambda p: Failure.model_validate_json(p.read_bytes())),
+        provenance=attempt(folder / PROVENANCE, _read_provenance) or (),
         problems=tuple(problems),
     )
 
@@ -150,12 +150,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_provenance(path: Path) -> tuple[Attempt, ...]:
-    """Return the attempts that a provenance file lists, oldest first.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+def _read_provenance(path: Path) -> tuple[Attempt, ...]:
     data = json.loads(path.read_bytes())
     attempts = (data, *data.get("resumed", ()))
     return tuple(Attempt.model_validate(attempt) for attempt in attempts)

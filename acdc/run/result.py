@@ -180,36 +180,6 @@ Result = Annotated[FinishedResult | DivergedResult | FailedResult, Discriminator
 _RESULT: TypeAdapter[FinishedResult | DivergedResult | FailedResult] = TypeAdapter(Result)
 
 
-def parse_result(content: bytes, path: Path) -> Result:
-    """Return the result that a file holds.
-
-    Args:
-        content: of the file.
-        path: of the file, for messages.
-
-    Raises:
-        RunDirectoryError: it is damaged, or of another schema.
-    """
-    try:
-        data = json.loads(content)
-        schema = data["schema"]
-    except (ValueError, TypeError, KeyError):
-        raise RunDirectoryError(f"{path}: damaged. Delete it to train the run again") from None
-    if schema != SCHEMA:
-        raise RunDirectoryError(
-            f"{path}: schema={schema}: written by another version. Allowed: {SCHEMA}; delete "
-            f"{path.parent} to train the run again"
-        )
-    try:
-        return _RESULT.validate_python(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunDirectoryError(
-            f"{path}: damaged ({key}: {first['msg']}). Delete it to train the run again"
-        ) from None
-
-
 def read_result(folder: Path) -> Result | None:
     """Return the result of the run in a folder, None if the run has not ended.
 
@@ -218,10 +188,26 @@ def read_result(folder: Path) -> Result | None:
     """
     path = folder / RESULT
     try:
-        content = path.read_bytes()
+        data = json.loads(path.read_bytes())
+        schema = data["schema"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    result = parse_result(content, path)
+    except (ValueError, TypeError, KeyError):
+        raise RunDirectoryError(f"{path}: damaged. Delete it to train the run again") from None
+    if schema != SCHEMA:
+        raise RunDirectoryError(
+            f"{path}: schema={schema}: written by another version. Allowed: {SCHEMA}; delete "
+            f"{path.parent} to train the run again"
+        )
+    try:
+        result = _RESULT.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunDirectoryError(
+            f"{path}: damaged ({key}: {first['msg']}). Delete it to train the run again"
+        ) from None
+
     if result.run != folder.name:
         raise RunDirectoryError(
             f"{path}: run={result.run}: the result of another run. Delete it to train the run again"

@@ -114,9 +114,12 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert run.source_digest is None
 
 
+FAILURE = Failure(error="no such mask", exit_status=1, final=True)
+
+
 def test_failure(tmp_path: Path) -> None:
-    write_json(tmp_path / "failed.json", vars(Failure("no such mask", 1, final=True)))
-    assert read_run(tmp_path).failure == Failure("no such mask", 1, final=True)
+    write_json(tmp_path / "failed.json", FAILURE.model_dump())
+    assert read_run(tmp_path).failure == FAILURE
 
 
 @pytest.mark.parametrize("name", ["result.json", "provenance.json", "failed.json"])
