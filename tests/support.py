@@ -221,6 +221,17 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records if record.get("event") != "resume"]
 
 
+def epochs(folder: Path) -> list[int]:
+    """Return the epochs that a run's journal records."""
+    return [record["epoch"] for record in read_lines(folder / "journal.jsonl").epochs]
+
+
+def resumptions(folder: Path) -> list[tuple[int, int]]:
+    """Return where a run was resumed, by epoch and batch."""
+    events = read_lines(folder / "journal.jsonl").events
+    return [(e["epoch"], e["batch"]) for e in events if e["event"] == "resume"]
+
+
 def weight_files(folder: Path) -> dict[str, bytes]:
     """Return the contents of all weights that a run wrote."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}

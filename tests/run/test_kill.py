@@ -20,12 +20,12 @@ from acdc.config.run import RunConfig
 from acdc.models import MODELS
 from acdc.models.wide_resnet import WideResNet
 from acdc.run.lifecycle import Options, run
-from acdc.run.reader import read_lines
 from tests.support import (
     Silent,
     Uninterrupted,
     assert_same_run,
-    journal,
+    epochs,
+    resumptions,
     tiny_config,
 )
 
@@ -71,17 +71,6 @@ def killed_after(steps: int, moment: float, config: RunConfig, runs: Path) -> bo
 def files(folder: Path) -> set[str]:
     """Return the names of all files of a run."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def positions(folder: Path) -> list[tuple[int, int]]:
-    """Return where a run was resumed, by epoch and batch."""
-    events = read_lines(folder / "journal.jsonl").lines
-    return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
-
-
-def epochs(folder: Path) -> list[int]:
-    """Return the epochs that the journal tells of."""
-    return [record["epoch"] for record in journal(folder) if "val_loss" in record]
 
 
 @pytest.mark.slow
@@ -229,7 +218,7 @@ def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
     assert_same_run(folder, result, *uninterrupted(config))
     assert epochs(folder) == [0, 1, 2, 3]
     # The first time there was nothing to go on from.
-    assert positions(folder) == [divmod(iteration, 5) for iteration in range(1, 20)]
+    assert resumptions(folder) == [divmod(iteration, 5) for iteration in range(1, 20)]
     assert reporter.said[0] == "resumed after epoch 0 of 4, 1 of 5 batches"
     assert reporter.said[4] == "resumed after epoch 1 of 4"
 
@@ -250,12 +239,12 @@ def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
         f"checkpoint {newest} is damaged; resuming from the one before it",
         "resumed after epoch 1 of 4, 2 of 5 batches",
     ]
-    assert positions(folder) == [(1, 2)]
+    assert resumptions(folder) == [(1, 2)]
     assert_same_run(folder, result, *uninterrupted(config))
 
 
 @pytest.mark.parametrize("method", ["dense", "snip"])
-def test_dropout_within_a_resumed_epoch_draws_as_the_seed_says(
+def test_dropout_draws_from_the_seed_and_not_from_what_ran_before(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
 ) -> None:
     monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
@@ -263,6 +252,8 @@ def test_dropout_within_a_resumed_epoch_draws_as_the_seed_says(
     expected, whole = uninterrupted(config)
     train_broken(config, tmp_path, Broken(7))
     torch.rand(3)
+    state = torch.get_rng_state()
     result = run(config, Options(tmp_path), Silent())
-    assert positions(tmp_path / config.run_name) == [(1, 2)]
+    assert torch.equal(torch.get_rng_state(), state), "a run leaves the caller's generator alone"
+    assert resumptions(tmp_path / config.run_name) == [(1, 2)]
     assert_same_run(tmp_path / config.run_name, result, expected, whole)

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,13 +26,14 @@ from acdc.errors import Resumable, SuiteError
 from acdc.run.lease import LEASE
 from acdc.run.lifecycle import Options, run
 from tests.run.test_stops import PATIENCE_S, ended, spawn
-from tests.support import Silent, Uninterrupted, assert_same_run, journal, tiny_config
+from tests.support import Silent, Uninterrupted, assert_same_run, epochs, tiny_config
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.run.test_lease"])
 
-SHORT = (1.5, 0.1)
-"""Duration and heartbeat of a lease, in seconds, for tests that wait until it is over."""
+# Duration and heartbeat of a lease, in seconds.
+SHORT, ENDLESS = (1.5, 0.1), (1e6, 1e3)
+DEFAULT = (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S)
 
 
 class Held(Silent):
@@ -50,18 +52,18 @@ class Held(Silent):
             self.on.wait()
 
 
-def train_held(
-    config: RunConfig,
-    options: Options,
-    times: tuple[float, float],
-    iteration: int,
-    there: Connection,
-    on: Event,
+def train_with(
+    config: RunConfig, options: Options, times: tuple[float, float], reporter: Silent
 ) -> None:
+    """Train in a process of its own, with a lease of this duration and heartbeat."""
     torch.set_num_threads(1)
     acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S = times
+    run(config, options, reporter)
+
+
+def train_held(*arguments: Any, iteration: int, there: Connection, on: Event) -> None:
     try:
-        run(config, options, Held(iteration, there, on))
+        train_with(*arguments, Held(iteration, there, on))
     except SuiteError as error:
         there.send(str(error))
         sys.exit(error.exit_status)
@@ -90,7 +92,7 @@ class Holder:
 def hold(
     config: RunConfig,
     runs: Path,
-    times: tuple[float, float],
+    times: tuple[float, float] = SHORT,
     iteration: int = 7,
     checkpoint_interval_s: float = 0.0,
 ) -> Holder:
@@ -98,8 +100,9 @@ def hold(
     said, there = CONTEXT.Pipe(duplex=False)
     on = CONTEXT.Event()
     options = Options(runs, checkpoint_interval_s=checkpoint_interval_s)
+    held = {"iteration": iteration, "there": there, "on": on}
     process = CONTEXT.Process(
-        target=train_held, args=(config, options, times, iteration, there, on), daemon=True
+        target=train_held, args=(config, options, times), kwargs=held, daemon=True
     )
     process.start()
     there.close()
@@ -156,7 +159,7 @@ def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
 ) -> None:
     config = tiny_config("acdc")
     folder = tmp_path / config.run_name
-    first = hold(config, tmp_path, (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S))
+    first = hold(config, tmp_path, DEFAULT)
     before = contents(folder)
     status, line = ended(spawn(config, tmp_path))
     assert f"process {first.pid} on {HOST}" in line
@@ -173,7 +176,7 @@ def test_a_second_trainer_that_waits_finds_the_result_of_the_first(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
-    first = hold(config, tmp_path, SHORT)
+    first = hold(config, tmp_path)
     # Later than a lease without heartbeat would have been taken over.
     timer = threading.Timer(2 * SHORT[0], first.on.set)
     timer.start()
@@ -189,7 +192,7 @@ def test_a_second_trainer_that_waits_finds_the_result_of_the_first(
 @pytest.mark.usefixtures("short")
 def test_a_second_trainer_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
     config = tiny_config("acdc")
-    first = hold(config, tmp_path, SHORT)
+    first = hold(config, tmp_path)
     with pytest.raises(Resumable, match=f"process {first.pid} on {HOST}"):
         run(config, Options(tmp_path, wait_s=2 * SHORT[0]), Silent())
     assert first.end() == 0
@@ -198,7 +201,7 @@ def test_a_second_trainer_waits_no_longer_than_it_is_told(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_second_trainer_of_several_processes(tmp_path: Path) -> None:
     config = tiny_config("acdc")
-    first = hold(config, tmp_path, (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S))
+    first = hold(config, tmp_path, DEFAULT)
     process = spawn(config, tmp_path, "--processes", "2")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert f"process {first.pid} on {HOST}" in errors
@@ -211,12 +214,11 @@ def test_the_lease_of_a_killed_process_is_taken_over_although_it_is_not_over(
 ) -> None:
     config = tiny_config("acdc")
     folder = tmp_path / config.run_name
-    endless = (1e6, 1e3)
-    first = hold(config, tmp_path, endless)
+    first = hold(config, tmp_path, ENDLESS)
     first.process.kill()
     first.process.join()
     assert (folder / LEASE).exists()
-    second = hold(config, tmp_path, endless, iteration=0)
+    second = hold(config, tmp_path, ENDLESS, iteration=0)
     assert second.end() == 0
     assert_same_run(folder, run(config, Options(tmp_path), Silent()), *uninterrupted(config))
 
@@ -258,44 +260,31 @@ def test_a_lease_of_another_host_is_kept_while_it_has_a_heartbeat_and_then_taken
 
 
 @pytest.mark.parametrize("checkpoint_interval_s", [0.0, 600.0])
+@pytest.mark.parametrize("successor", ["has ended", "is training"])
 @pytest.mark.usefixtures("short")
-def test_a_halted_holder_wakes_after_the_end_and_writes_nothing(
-    checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
+def test_a_suspended_holder_wakes_and_leaves_the_run_to_its_successor(
+    successor: str, checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
     folder = tmp_path / config.run_name
-    first = hold(config, tmp_path, SHORT, checkpoint_interval_s=checkpoint_interval_s)
+    first = hold(config, tmp_path, checkpoint_interval_s=checkpoint_interval_s)
     psutil.Process(first.pid).suspend()
-    result = run(config, Options(tmp_path), Silent())
-    assert_same_run(folder, result, *uninterrupted(config))
-    after = contents(folder)
-    psutil.Process(first.pid).resume()
-    assert first.end() == 75
-    assert "lease" in first.said.recv()
-    assert contents(folder) == after
-
-
-@pytest.mark.parametrize("checkpoint_interval_s", [0.0, 600.0])
-@pytest.mark.usefixtures("short")
-def test_a_halted_holder_wakes_beside_its_successor_and_leaves_the_run_to_it(
-    checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config("acdc")
-    folder = tmp_path / config.run_name
-    first = hold(config, tmp_path, SHORT, checkpoint_interval_s=checkpoint_interval_s)
-    psutil.Process(first.pid).suspend()
-    second = hold(config, tmp_path, SHORT, iteration=2)
+    second = hold(config, tmp_path, iteration=2)
+    if successor == "has ended":
+        assert second.end() == 0
     before = contents(folder)
     psutil.Process(first.pid).resume()
     status = first.end()
     said = first.said.recv() if status else ""
     assert contents(folder) == before
     assert status == 75
-    assert f"process {second.pid} on {HOST}" in said
-    assert second.end() == 0
+    if successor == "is training":
+        assert f"process {second.pid} on {HOST}" in said
+        assert second.end() == 0
+    else:
+        assert "lease" in said
     assert_same_run(folder, run(config, Options(tmp_path), Silent()), *uninterrupted(config))
-    epochs = [record["epoch"] for record in journal(folder) if "val_loss" in record]
-    assert epochs == [0, 1, 2, 3]
+    assert epochs(folder) == [0, 1, 2, 3]
 
 
 @pytest.mark.usefixtures("short")
@@ -303,8 +292,9 @@ def test_of_many_trainers_that_start_at_once_one_trains(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
+    options = Options(tmp_path, checkpoint_interval_s=0, wait_s=PATIENCE_S)
     processes = [
-        CONTEXT.Process(target=train_waiting, args=(config, tmp_path), daemon=True)
+        CONTEXT.Process(target=train_with, args=(config, options, SHORT, Silent()), daemon=True)
         for _ in range(4)
     ]
     for process in processes:
@@ -315,9 +305,3 @@ def test_of_many_trainers_that_start_at_once_one_trains(
     result = run(config, Options(tmp_path), Silent())
     assert result.timings.attempts == 1
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
-
-
-def train_waiting(config: RunConfig, runs: Path) -> None:
-    torch.set_num_threads(1)
-    acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S = SHORT
-    run(config, Options(runs, checkpoint_interval_s=0, wait_s=PATIENCE_S), Silent())

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from acdc.config.run import RunConfig
 from acdc.errors import CheckpointError, RunDirectoryError
-from acdc.models import MODELS
-from acdc.models.wide_resnet import WideResNet
 from acdc.run import checkpoints
-from acdc.run.reader import read_lines
 from acdc.step import Step
 from tests.support import (
     METHODS,
     Silent,
     Uninterrupted,
     assert_same_run,
-    journal,
+    epochs,
+    resumptions,
     tiny_config,
     train,
 )
@@ -55,7 +52,7 @@ def chain(config: RunConfig, uninterrupted: Uninterrupted) -> dict[str, list[int
     """Return the epochs that each run trains, of those that it starts from and then of its own."""
     folder, _ = uninterrupted(config)
     before = chain(config.parent, uninterrupted) if config.parent else {}
-    return before | {config.run_name: [r["epoch"] for r in journal(folder) if "val_loss" in r]}
+    return before | {config.run_name: epochs(folder)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -72,12 +69,11 @@ def test_a_run_interrupted_after_every_epoch_ends_as_if_it_had_not_been(
     result = train(config, tmp_path, reporter)
     assert reporter.epochs == [e for epochs in runs.values() for e in epochs for _ in range(2)]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
-    for run, epochs in runs.items():
-        events = read_lines(tmp_path / run / "journal.jsonl").lines
-        assert [e["epoch"] for e in events if e.get("event") == "resume"] == epochs[1:]
+    for run, trained in runs.items():
+        assert resumptions(tmp_path / run) == [(epoch, 0) for epoch in trained[1:]]
         record = json.loads((tmp_path / run / "result.json").read_text())
         # Of one attempt more than epochs, the first left no checkpoint and is not counted.
-        assert record["timings"]["attempts"] == max(len(epochs), 1)
+        assert record["timings"]["attempts"] == max(len(trained), 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,23 +104,6 @@ def damage(path: Path, how: str) -> None:
     else:
         content.clear()
     path.write_bytes(content)
-
-
-@pytest.mark.parametrize("method", ["dense", "snip"])
-def test_dropout_draws_as_the_seed_says_and_not_as_what_ran_before(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
-) -> None:
-    monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
-    config = tiny_config(method, model="wrn10_1", recipe={"lr": 0.05})
-    whole = uninterrupted(config)
-    torch.rand(7)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path, Interrupter(2))
-    torch.rand(3)
-    expected = torch.get_rng_state()
-    result = train(config, tmp_path)
-    assert torch.equal(torch.get_rng_state(), expected), "a run leaves the caller's generator alone"
-    assert_same_run(tmp_path / config.run_name, result, *whole)
 
 
 @pytest.mark.parametrize("method", ["acdc_dense", "woodfisher"])
@@ -249,19 +228,3 @@ def test_with_all_checkpoints_damaged_a_run_starts_anew(
     assert sum("is damaged" in line for line in reporter.said) == len(paths) == 2
     assert reporter.epochs == [0, 1, 2, 3]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
-
-
-def test_a_checkpoint_of_another_run_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
-    ours, other = tiny_config("dense"), tiny_config("dense", seed=2)
-    for config in (ours, other):
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path, Interrupter(1))
-    folder = tmp_path / ours.run_name / "checkpoint"
-    shutil.rmtree(folder)
-    shutil.copytree(tmp_path / other.run_name / "checkpoint", folder)
-    with pytest.raises(CheckpointError) as caught:
-        train(ours, tmp_path)
-    text = str(caught.value)
-    assert other.fingerprint in text
-    assert ours.fingerprint in text
-    assert "\n" not in text

@@ -21,13 +21,13 @@ from acdc.config.run import RunConfig
 from acdc.errors import Interrupted, Resumable
 from acdc.models import MODELS
 from acdc.run.lifecycle import Options, run
-from acdc.run.reader import read_lines
 from acdc.run.result import FailedResult, FinishedResult, read_result
 from tests.support import (
     Silent,
     Uninterrupted,
     assert_same_run,
-    journal,
+    epochs,
+    resumptions,
     tiny_config,
     weight_files,
 )
@@ -47,11 +47,10 @@ def spawn(config: RunConfig, runs: Path, *arguments: str) -> subprocess.Popen[st
     )
 
 
-def wait_for_epochs(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
+def wait_for_epochs(process: subprocess.Popen[str], folder: Path, count: int) -> None:
     """Return as soon as a process has written that many epochs to its journal."""
     while process.poll() is None:
-        records = read_lines(folder / "journal.jsonl").lines
-        if sum("train_loss" in record for record in records) >= epochs:
+        if len(epochs(folder)) >= count:
             return
         time.sleep(0.001)
     raise AssertionError(f"the process ended by itself, with status {process.returncode}")
@@ -73,12 +72,6 @@ def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[in
     found = re.fullmatch(sentence, line)
     assert found is not None, line
     return int(found[1]), int(found[2])
-
-
-def resumptions(folder: Path) -> list[tuple[int, int]]:
-    """Return where a run was resumed, by epoch and batch."""
-    events = read_lines(folder / "journal.jsonl").lines
-    return [(e["epoch"], e["batch"]) for e in events if e.get("event") == "resume"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -234,7 +227,7 @@ def test_processes_of_one_run_stop_together_and_any_number_goes_on(
     else:
         # Sums in another order are rounded otherwise.
         assert result.status == "finished"
-        assert [r["epoch"] for r in journal(folder) if "val_loss" in r] == list(range(12))
+        assert epochs(folder) == list(range(12))
         assert weight_files(folder).keys() == weight_files(expected).keys()
     assert len(said) == 1, "one sentence, whatever the number of ranks"
 
