@@ -137,13 +137,9 @@ def train(
 def targets_of(
     file: Path | None, description: dict[str, Any], seeds: str | None, runs: Path
 ) -> Iterator[tuple[RunConfig, Path]]:
-    """Yield the runs that a description stands for, each with the folder of its run directory.
+    """Yield the runs of a description, one a seed, each with the folder of its run directory.
 
-    Args:
-        file: that holds the description; None: it is of options alone.
-        description: of a run, as plain data.
-        seeds: as ``1,2,3``, each a run; None: the description's own.
-        runs: folder of the run directories, but for a file that is in its own run's.
+    That is ``runs``, but for a file that is in its own run's directory.
 
     Raises:
         ConfigError: the description is wrong.

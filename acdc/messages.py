@@ -17,11 +17,7 @@ def config_error(
 ) -> ConfigError:
     """Return the error of a key whose value is wrong: ``key=value: problem. Allowed: ...``.
 
-    Args:
-        key: as the user wrote it, such as ``settings.begin``.
-        value: what it holds; None where it is missing, which leaves ``=value`` out.
-        problem: what is wrong, a few words.
-        allowed: what would be right, in words, or the names to choose from.
+    A value of None leaves ``=value`` out. ``allowed`` is in words, or the names to choose from.
     """
     given = "" if value is None else f"={value}"
     return ConfigError(f"{key}{given}: {problem}. {allowed_values(value, allowed)}")
@@ -38,13 +34,7 @@ def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
 
 
 def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
-    """Return a validation error as messages about its keys, joined by semicolons.
-
-    Args:
-        error: raised by ``schema``.
-        schema: the model whose fields give the allowed keys and bounds.
-        prefix: of the keys, such as ``settings.``.
-    """
+    """Return an error of ``schema`` as messages about keys, which have a prefix: ``settings.``."""
     return "; ".join(str(_translate(dict(item), schema, prefix)) for item in error.errors())
 
 

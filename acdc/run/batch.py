@@ -42,10 +42,7 @@ class Job:
 def train_in_turn(jobs: Sequence[Job], reporter: Reporter, ranks: Ranks | None = None) -> int:
     """Train runs one after the other; return the exit status of the first that failed, or 0.
 
-    Args:
-        jobs: the runs.
-        reporter: shows their progress.
-        ranks: that share each run. They are not in step after a failure, and end with it.
+    Ranks that share a run are out of step after a failure, and end with it.
     """
     ranks = ranks or Ranks()
     statuses = []
@@ -79,12 +76,7 @@ def _train(job: Job, reporter: Reporter, ranks: Ranks, stops: StopRequests) -> i
 
 
 def train_at_once(jobs: Sequence[Job], at_once: int) -> int:
-    """Train runs in processes of their own; return an exit status as ``train_in_turn``.
-
-    Args:
-        jobs: the runs.
-        at_once: how many at a time.
-    """
+    """Train runs in processes of their own, some at a time; return a status as train_in_turn."""
     waiting = list(jobs)
     started: list[SpawnProcess] = []
     with StopRequests() as stops:
@@ -124,12 +116,7 @@ def _train_alone(job: Job) -> None:
 
 
 def write_receipt(path: Path, folders: Iterable[Path]) -> None:
-    """Write how runs ended and the digests of their results, if all of them have ended.
-
-    Args:
-        path: of the receipt.
-        folders: of the runs.
-    """
+    """Write how the runs in some folders ended and the digests of their results, if all have."""
     receipt = {}
     for folder in folders:
         result = read_result(folder)

@@ -63,11 +63,8 @@ class Checkpoints:
     ) -> Path | None:
         """Return the newest sound checkpoint, or None.
 
-        A damaged one is skipped and removed, so that it does not count among the two that are kept.
-
-        Args:
-            warn: called with a sentence for each that is skipped.
-            problem: returns what is wrong with the files that a state refers to, or None.
+        A damaged one, or one whose files have a ``problem``, is skipped and removed, so that it
+        does not count among the two that are kept.
 
         Raises:
             CheckpointError: it belongs to a run of another fingerprint, or to another version.

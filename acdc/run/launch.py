@@ -23,13 +23,9 @@ _ACDC = ("-m", "--", "acdc")
 
 
 def exec_torchrun(processes: int, arguments: Sequence[str]) -> NoReturn:
-    """Become a torchrun that shares a run among processes of this machine.
+    """Become a torchrun that starts ``acdc`` with these arguments in processes of this machine.
 
     The exit status is torchrun's: 0, or 1 whatever a rank ended with.
-
-    Args:
-        processes: how many.
-        arguments: of ``acdc``, the same for each.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     placement = ("--standalone", f"--nproc-per-node={processes}")
@@ -39,12 +35,9 @@ def exec_torchrun(processes: int, arguments: Sequence[str]) -> NoReturn:
 
 
 def run_on_nodes(nodes: int, processes: int, arguments: Sequence[str]) -> int:
-    """Share a run among nodes of this SLURM job, a torchrun on each; return the exit status.
+    """Start a torchrun on each node of this SLURM job; return the exit status.
 
-    Args:
-        nodes: of the job.
-        processes: over all nodes.
-        arguments: of ``acdc``, the same for each process.
+    ``processes`` is their number over all nodes.
 
     Raises:
         ConfigError: this is no SLURM job, or the nodes cannot have equal shares.

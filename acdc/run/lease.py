@@ -32,11 +32,7 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self, wait_s: float, stop: Callable[[], object] = lambda: False) -> Iterator[None]:
-        """Hold the lease.
-
-        Args:
-            wait_s: how long to wait for a holder that is alive.
-            stop: returns whether to stop waiting.
+        """Hold the lease; wait up to ``wait_s`` seconds, or until ``stop``, for a living holder.
 
         Raises:
             Resumable: another process holds it.
@@ -96,12 +92,9 @@ class Lease:
 
 
 def host_at_work(folder: Path) -> str | None:
-    """Return the name of the host that is training a run, None if there is none.
+    """Return the name of the host that is training the run in a folder, None if there is none.
 
     A process that was killed is noticed at once on this host, and after a minute on another.
-
-    Args:
-        folder: of the run.
     """
     owner = _lock(folder).owner
     try:

@@ -63,14 +63,8 @@ def run(
 ) -> Result:
     """Train one run to its end, or return its result if it has one. Every rank calls this.
 
-    A run that failed is trained again.
-
-    Args:
-        config: of the run.
-        options: how it is carried out.
-        reporter: shows what happens.
-        ranks: that share the run; by default this process is alone.
-        stops: requests to stop; by default those that come while the run is trained.
+    A run that failed is trained again. By default this process is alone, and the requests to stop
+    are those that come while the run is trained.
 
     Raises:
         SuiteError: what the user can fix, in one sentence.

@@ -63,15 +63,9 @@ class ModelStore:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Take a model as its product's last and, if validated better, as its best.
+        """Take the model after an epoch as its product's last and, if validated better, its best.
 
-        Args:
-            product: what the weights are a candidate for.
-            epoch: after which they are evaluated.
-            score: on the validation images.
-            kept: weights of each layer that the masks keep.
-            model: with these weights.
-            optimizer: as it is with them.
+        ``kept`` are the numbers of weights that the masks keep, layer by layer.
         """
         record = {"epoch": epoch, **asdict(score), "kept": dict(kept)}
         best = self.records["best"].get(product)
@@ -153,17 +147,13 @@ class ModelStore:
 
     def _files(self) -> set[str]:
         """Return the names of the files that the records refer to."""
-        kept = {
-            _weights_file(product, record["epoch"])
-            for products in self.records.values()
-            for product, record in products.items()
-        }
-        optimizers = {
-            _optimizer_file(product, record["epoch"])
-            for product, record in self.records["best"].items()
-            if product in self.resumable
-        }
-        return kept | optimizers
+        names = set()
+        for which, products in self.records.items():
+            for product, record in products.items():
+                names.add(_weights_file(product, record["epoch"]))
+                if which == "best" and product in self.resumable:
+                    names.add(_optimizer_file(product, record["epoch"]))
+        return names
 
 
 def _weights_file(product: str, epoch: int) -> str:
@@ -190,12 +180,7 @@ def _digest(path: Path) -> str:
 
 
 def verified(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
-    """Return a file of a finished run.
-
-    Args:
-        folder: of the run.
-        name: of the file.
-        files: the sha256 of each file, as the run's result has it.
+    """Return a file of a finished run, whose result holds the sha256 of its files.
 
     Raises:
         RunDirectoryError: it is missing, or has changed since.

@@ -49,13 +49,7 @@ class Spent:
 def load_start(
     state: TrainState, parent: FinishedResult | DivergedResult, runs: Path, spent: Spent
 ) -> int:
-    """Load the weights of the run that this one starts from; return the first epoch.
-
-    Args:
-        state: of this run.
-        parent: the result of the other run.
-        runs: the folder of the run directories.
-        spent: takes over the training FLOPs of the other run.
+    """Load the model that a run starts from, and its cost into ``spent``; return the first epoch.
 
     Raises:
         Diverged: the other run did.
@@ -97,12 +91,7 @@ def epoch_record(
 ) -> dict[str, Any]:
     """Return the journal's record of an epoch, and add what it cost to ``spent``.
 
-    Args:
-        state: at the end of the epoch.
-        epoch: which one.
-        totals: its sums over all ranks.
-        validation: the score of the weights as they are.
-        spent: by the run so far.
+    ``state`` is that at its end, ``totals`` are the sums over all ranks.
     """
     step = Step(epoch, state.batches - 1, state.batches)
     densities = state.method.densities()
@@ -140,38 +129,24 @@ def keep_model(
     validation: Score,
     default: Product | None = None,
 ) -> None:
-    """Keep the model as its product's last and, if it is, as its best.
+    """Keep the model at the end of an epoch as its product's last and, if it is, as its best.
 
-    Args:
-        state: at the end of the epoch.
-        store: of the models.
-        epoch: which one.
-        validation: the score of the weights as they are.
-        default: the product if the method names none; None: the model is not kept.
+    ``default`` is the product if the method names none; without it the model is not kept.
     """
-    step = Step(epoch, state.batches - 1, state.batches)
-    product = state.method.product(step) or default
+    product = state.method.product(Step(epoch, state.batches - 1, state.batches)) or default
     if product is not None:
         kept = state.method.kept()
         store.keep(product, epoch, validation, kept, state.model, state.optimizer)
 
 
 def evaluate_products(state: TrainState, store: ModelStore, folder: Path) -> dict[str, Evaluations]:
-    """Evaluate the last and the best model of each product on the test images.
-
-    Args:
-        state: whose network takes the weights of each model in turn.
-        store: of the models.
-        folder: of the run, in which they are published.
-    """
+    """Evaluate the last and the best model of each product on the test images."""
     products = {}
-    for name, last in store.records["last"].items():
-        best = store.records["best"][name]
-        found = _evaluate(state, name, "last", last, folder)
-        same = best["epoch"] == last["epoch"]
-        products[name] = Evaluations(
-            last=found, best=found if same else _evaluate(state, name, "best", best, folder)
-        )
+    for name, kept in store.records["last"].items():
+        last = best = _evaluate(state, name, "last", kept, folder)
+        if store.records["best"][name]["epoch"] != kept["epoch"]:
+            best = _evaluate(state, name, "best", store.records["best"][name], folder)
+        products[name] = Evaluations(last=last, best=best)
     return products
 
 
@@ -220,11 +195,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def trained(state: TrainState, spent: Spent, wall_s: float, test_s: float = 0.0) -> dict[str, Any]:
     """Return the fields of the result of a run that has trained, to its end or until it diverged.
 
-    Args:
-        state: of the run.
-        spent: by it.
-        wall_s: seconds that it took in all.
-        test_s: of these, for the evaluation on the test images.
+    It took ``wall_s`` seconds, ``test_s`` of them for the evaluation on the test images.
     """
     dense = flops.dense_flops(state.costs)
     return identity(state.config) | {

@@ -153,11 +153,7 @@ class Session(Callbacks):
                 self.spent.mask_changes.append({"epoch": epoch, **event["mask_change"]})
 
     def save(self, at: Step, totals: Totals | None = None) -> None:
-        """Write a checkpoint.
-
-        Args:
-            at: the position that the run is resumed at.
-            totals: this rank's sums over the epoch so far; None at its beginning.
+        """Write a checkpoint to resume at a position; ``totals`` are this rank's sums up to there.
 
         Raises:
             Diverged: a loss of this epoch is not finite; nothing is written.

@@ -28,11 +28,7 @@ def science_digest(config: RunConfig, root: Path = ROOT) -> str:
     """Return twelve hexadecimal digits of the code that determines a run's results.
 
     That is the code of the library's science and of the methods of the run and of those that it
-    starts from. Comments, docstrings and layout do not count.
-
-    Args:
-        config: of the run.
-        root: of the source tree.
+    starts from, in the source tree at ``root``. Comments, docstrings and layout do not count.
     """
     return _digest(root, frozenset(run.method_class.__module__ for run in _lineage(config)))
 
@@ -82,12 +78,7 @@ def _lineage(config: RunConfig) -> Iterator[RunConfig]:
 
 
 def staleness(record: RunRecord, root: Path = ROOT) -> str:
-    """Return why the present code might not reproduce a result, or nothing if it made it.
-
-    Args:
-        record: of a run that has ended, or whose result is damaged.
-        root: of the source tree.
-    """
+    """Return why the present code might not reproduce the result of a run, "" if it made it."""
     if record.result is None:
         return "damaged"
     try:
