@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from acdc.config.run import parse_run
 from acdc.data import DATASETS, DatasetSpec
 from acdc.data.memory import Images, ImageSet, as_images, split
+from acdc.data.spec import Location
 from acdc.distributed import Ranks
 from acdc.models import MODELS
 from acdc.sparsity import flops
@@ -91,7 +92,12 @@ def make_images(count: int, size: int) -> ImageSet:
     return split(pixels, labels, as_images(pixels[:CLASSES], labels[:CLASSES]))
 
 
-def load(spec: DatasetSpec) -> ImageSet:
+def locate(spec: DatasetSpec) -> Location:
+    """Return no folder: the images are drawn."""
+    return Location()
+
+
+def load(spec: DatasetSpec, folder: None) -> ImageSet:
     """Return the images of the data set that the suite trains on."""
     return make_images(int(spec.source), spec.image_size)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from acdc.data.memory import ImageSet, as_images, split
-from acdc.data.paths import Location, not_found, roots
-from acdc.data.spec import DatasetSpec
+from acdc.data.memory import CHECKSUMS, ImageSet, as_images, split
+from acdc.data.spec import DatasetSpec, Location, not_found, roots
 from acdc.errors import DataError
 from acdc.vision import torchvision_module
 
@@ -47,7 +46,7 @@ def _download(name: str, root: Path) -> str:
     return f'fetch it with: python -c "{code}"'
 
 
-def load(spec: DatasetSpec) -> ImageSet:
+def load(spec: DatasetSpec, folder: Path) -> ImageSet:
     """Return a data set: 45,000 training, 5,000 validation, 10,000 test images.
 
     torchvision compares the md5 of every file before it unpickles any.
@@ -55,22 +54,19 @@ def load(spec: DatasetSpec) -> ImageSet:
     Raises:
         DataError: a file is missing, unreadable or not the known one; says how to fetch it.
     """
-    location = locate(spec)
-    if location.folder is None or location.missing:
-        raise DataError(location.missing)
     reader = getattr(torchvision_module("torchvision.datasets"), spec.source.upper())
-    root = location.folder.parent
+    root = folder.parent
     remedy = _download(spec.source, root)
     try:
         training, test = (reader(root, train=part) for part in (True, False))
     except RuntimeError:
-        raise DataError(f"{_damage(reader, location.folder)}; {remedy}") from None
+        raise DataError(f"{_damage(reader, folder)}; {remedy}") from None
     except OSError as error:
         raise DataError(
             f"data file {error.filename} cannot be read ({error.strerror}); {remedy}"
         ) from None
     held_out = as_images(_pixels(test), np.array(test.targets))
-    return split(_pixels(training), np.array(training.targets), held_out)
+    return split(_pixels(training), np.array(training.targets), held_out, CHECKSUMS)
 
 
 def _damage(reader: Any, folder: Path) -> str:

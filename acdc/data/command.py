@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,8 +25,9 @@ class Finding:
 
     state: Literal["there", "incomplete", "missing"]
     folder: Path | None
-    sizes: Mapping[Split, int]
+    sizes: Mapping[Split, int] = field(default_factory=dict)
     """Images of each split; empty unless the set is there."""
+    verified: str = ""
     problem: str = ""
     """What is wrong and how to fix it."""
 
@@ -35,12 +36,14 @@ def examine(spec: DatasetSpec) -> Finding:
     """Locate a data set, and load it if no file is missing."""
     place = spec.locate()
     if place.missing is not None:
-        return Finding("incomplete" if place.folder else "missing", place.folder, {}, place.missing)
+        return Finding(
+            "incomplete" if place.folder else "missing", place.folder, problem=place.missing
+        )
     try:
-        sizes = spec.load().sizes
+        images = spec.load()
     except DataError as error:
-        return Finding("incomplete", place.folder, {}, str(error))
-    return Finding("there", place.folder, sizes)
+        return Finding("incomplete", place.folder, problem=str(error))
+    return Finding("there", place.folder, images.sizes, images.verified)
 
 
 def require_known(names: Sequence[str]) -> None:
@@ -70,7 +73,7 @@ def check(names: tuple[str, ...]) -> None:
             name,
             finding.state,
             " + ".join(f"{count:,}" for count in finding.sizes.values()),
-            DATASETS[name].verified if finding.sizes else "",
+            finding.verified,
             str(finding.folder or ""),
         ]
         for name, finding in findings.items()
@@ -102,8 +105,8 @@ def verify(name: str, manifest: Path | None) -> None:
     """Verify one data set."""
     require_known([name])
     spec = DATASETS[name]
-    sizes = spec.load().sizes
-    counts = ", ".join(f"{count} {split}" for split, count in sizes.items())
-    click.echo(f"{name}: {spec.title}: {counts} images, {spec.verified}")
+    images = spec.load()
+    counts = ", ".join(f"{count} {split}" for split, count in images.sizes.items())
+    click.echo(f"{name}: {spec.title}: {counts} images; verified: {images.verified}")
     if manifest is not None:
-        write_json(manifest, {name: {"title": spec.title, "images": dict(sizes)}})
+        write_json(manifest, {name: {"title": spec.title, "images": images.sizes}})

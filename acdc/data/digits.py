@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import importlib.util
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from acdc.data.memory import ImageSet, as_images, split
-from acdc.data.paths import Location
-from acdc.data.spec import DatasetSpec
-from acdc.errors import DataError
+from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
+from acdc.data.spec import DatasetSpec, Location
 
 _FILE = Path("datasets", "data", "digits.csv.gz")
 _SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
@@ -34,7 +29,7 @@ def locate(spec: DatasetSpec) -> Location:
     return Location(path.parent, missing)
 
 
-def load(spec: DatasetSpec) -> ImageSet:
+def load(spec: DatasetSpec, folder: Path) -> ImageSet:
     """Return the digits, the last 360 of a fixed shuffle as test images.
 
     Reads scikit-learn's file without importing scikit-learn, which takes longer than a short run.
@@ -42,24 +37,11 @@ def load(spec: DatasetSpec) -> ImageSet:
     Raises:
         DataError: the file is missing or not the known one.
     """
-    location = locate(spec)
-    if location.folder is None or location.missing:
-        raise DataError(location.missing)
-    path = location.folder / _FILE.name
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"data file {path} cannot be read ({error}); {_REINSTALL}") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != _SHA256:
-        raise DataError(
-            f"data file {path} is not the known one: its content has sha256 {digest}, "
-            f"not {_SHA256}; {_REINSTALL}"
-        )
+    content = read_verified(folder / _FILE.name, _SHA256, _REINSTALL)
     table = np.array([line.split(",") for line in content.decode().splitlines()], dtype=np.float32)
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(table))
     # Sixteen grey levels, spread over the range of a byte.
     pixels = (table[order, :-1] * (255 / 16)).round().astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = table[order, -1]
     test = as_images(pixels[-_TEST_IMAGES:], labels[-_TEST_IMAGES:])
-    return split(pixels[:-_TEST_IMAGES], labels[:-_TEST_IMAGES], test)
+    return split(pixels[:-_TEST_IMAGES], labels[:-_TEST_IMAGES], test, CHECKSUMS)

@@ -6,20 +6,15 @@ is the first 10,000 training images and all 10,000 test images, in the IDX forma
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import struct
-import zlib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from acdc.data.memory import ImageSet, as_images, split
-from acdc.data.paths import Location, not_found, roots
-from acdc.data.spec import DatasetSpec
-from acdc.errors import DataError
+from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
+from acdc.data.spec import DatasetSpec, Location, not_found, roots
 
 # sha256 of the uncompressed IDX content, so that neither compressor nor its settings matter.
 _TEST = {
@@ -81,7 +76,7 @@ def _path(folder: Path, name: str) -> Path:
     return plain if plain.exists() and not path.exists() else path
 
 
-def load(spec: DatasetSpec) -> ImageSet:
+def load(spec: DatasetSpec, folder: Path) -> ImageSet:
     """Return the data set, a tenth of the training images held out; 10,000 test images.
 
     Of the embedded subset the first ``spec.training_images`` are used; normalisation, validation
@@ -90,36 +85,19 @@ def load(spec: DatasetSpec) -> ImageSet:
     Raises:
         DataError: a file is missing or damaged; names it and its checksum.
     """
-    location = locate(spec)
-    if location.folder is None or location.missing:
-        raise DataError(location.missing)
     embedded = spec.source == "embedded"
     checksums, remedy = (_EMBEDDED, _RESTORE) if embedded else (_FULL, _FETCH)
     pixels, labels, test_pixels, test_labels = (
-        read_idx(_path(location.folder, name), digest, remedy) for name, digest in checksums.items()
+        read_idx(_path(folder, name), digest, remedy) for name, digest in checksums.items()
     )
-    images = split(pixels[:, None], labels, as_images(test_pixels[:, None], test_labels))
+    test = as_images(test_pixels[:, None], test_labels)
+    images = split(pixels[:, None], labels, test, CHECKSUMS)
     return replace(images, training=images.training[: spec.training_images])
 
 
 def read_idx(path: Path, digest: str, remedy: str) -> np.ndarray:
-    """Return the array of one IDX file, compressed or not, after verifying its content.
-
-    Raises:
-        DataError: the file is missing, unreadable, or its content has another sha256.
-    """
-    try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"data file {path} (sha256 {digest}) cannot be read ({error}); {remedy}"
-        ) from None
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != digest:
-        raise DataError(
-            f"data file {path} is damaged: its content has sha256 {actual}, not {digest}; {remedy}"
-        )
+    """Return the array of one IDX file, compressed or not, after verifying its content."""
+    content = read_verified(path, digest, remedy)
     dimensions = content[3]
     shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

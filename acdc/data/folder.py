@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from acdc import seeds
 from acdc.data.decode import Draw, View
-from acdc.data.loader import SPLIT_SEED, Batch, LoaderPlan, Relabelled, Split, standardise
-from acdc.data.paths import Location, not_found, roots
-from acdc.data.spec import ClassFolders, DatasetSpec
+from acdc.data.loader import SPLIT_SEED, Batch, Dataset, Loader, LoaderPlan, Split, standardise
+from acdc.data.spec import ClassFolders, DatasetSpec, Location, not_found, roots
 from acdc.data.workers import Request, Workers
 from acdc.errors import DataError
 
@@ -53,30 +52,17 @@ class Files:
 
 
 @dataclass(frozen=True)
-class FolderSet:
-    """The three splits of a data set in files, and how these are decoded and normalised.
+class FolderSet(Dataset[Files]):
+    """A data set in files, and how these are decoded and normalised.
 
     ``val`` is the test split. Validation images are ten of each class, at most a tenth of it, drawn
     from ``train`` once for all runs: of ImageNet's 1,281,167 images 1,271,167 are trained on.
     """
 
-    training: Files
-    validation: Files
-    test: Files
     image_size: int
     folders: ClassFolders
 
-    @property
-    def sizes(self) -> dict[Split, int]:
-        """Images of each split."""
-        return {
-            "training": len(self.training),
-            "validation": len(self.validation),
-            "test": len(self.test),
-        }
-
     def loader(self, plan: LoaderPlan) -> FolderLoader:
-        """Return what gives a rank its batches."""
         return FolderLoader(self, plan)
 
 
@@ -93,7 +79,7 @@ def locate(spec: DatasetSpec) -> Location:
     return not_found(spec.source, folders, remedy)
 
 
-def load(spec: DatasetSpec) -> FolderSet:
+def load(spec: DatasetSpec, folder: Path) -> FolderSet:
     """Return the data set of a spec, after counting its files.
 
     A million files take about two seconds to list on a local disk.
@@ -101,10 +87,6 @@ def load(spec: DatasetSpec) -> FolderSet:
     Raises:
         DataError: a folder is missing, or classes or files are missing or too many.
     """
-    location = locate(spec)
-    if location.folder is None or location.missing:
-        raise DataError(location.missing)
-    folder = location.folder
     assert spec.folders is not None
     train, test = (list_files(folder / part) for part in ("train", "val"))
     if train.classes != test.classes:
@@ -115,7 +97,9 @@ def load(spec: DatasetSpec) -> FolderSet:
         )
     held_out = _held_out(train.labels)
     training, validation = train.part(~held_out), train.part(held_out)
-    found = FolderSet(training, validation, test, spec.image_size, spec.folders)
+    found = FolderSet(
+        training, validation, test, spec.image_size, spec.folders, verified="files counted"
+    )
     for what, count, expected in (
         ("classes", len(train.classes), spec.classes),
         (
@@ -176,21 +160,15 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
-class FolderLoader:
+class FolderLoader(Loader):
     """Loads from image files, which worker processes decode, crop and resize to bytes.
 
     Whole batches are normalised on the device.
     """
 
     def __init__(self, images: FolderSet, plan: LoaderPlan) -> None:
-        self.plan = plan
-        self.sizes: Mapping[Split, int] = images.sizes
-        self.relabelled: Relabelled | None = None
-        self.files: dict[Split, Files] = {
-            "training": images.training,
-            "validation": images.validation,
-            "test": images.test,
-        }
+        super().__init__(images, plan)
+        self.images = images
         self.mean, self.std = (
             torch.tensor(by_channel).mul(255).view(1, 3, 1, 1).to(plan.device)
             for by_channel in (images.folders.mean, images.folders.std)
@@ -203,14 +181,10 @@ class FolderLoader:
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         plan = self.plan
         order = plan.order(self.sizes["training"], epoch)
-        key = seeds.derive(plan.seed, "augmentation", epoch)
-        augmented = plan.augmentation != "none"
-        shares = list(plan.shares(len(order), first))
-        draws = (
-            [Draw(key, at) if augmented else None for at in range(mine.start, mine.stop)]
-            for mine in shares
-        )
-        return self._batches("training", order, shares, draws)
+        key = None
+        if plan.augmentation != "none":
+            key = seeds.derive(plan.seed, "augmentation", epoch)
+        return self._batches("training", order, list(plan.shares(len(order), first)), key)
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
         mine = self.plan.ranks.slice(self.sizes[split])
@@ -223,25 +197,23 @@ class FolderLoader:
     def _centred(self, split: Split, chosen: Tensor) -> Iterator[Batch]:
         starts = range(0, max(len(chosen), 1), self.share)
         shares = [slice(start, min(start + self.share, len(chosen))) for start in starts]
-        draws = ([None] * (mine.stop - mine.start) for mine in shares)
-        return self._batches(split, chosen, shares, draws)
+        return self._batches(split, chosen, shares)
 
     def _batches(
-        self,
-        split: Split,
-        chosen: Tensor,
-        shares: Sequence[slice],
-        draws: Iterable[Sequence[Draw | None]],
+        self, split: Split, chosen: Tensor, shares: Sequence[slice], key: int | None = None
     ) -> Iterator[Batch]:
-        """Yield batches, each a share of the chosen images, with the draws of that share."""
-        files = self.files[split]
+        """Yield batches, each a share of the chosen images, augmented by the draws of a key."""
+        files: Files = getattr(self.images, split)
         # All at once: a copy from pageable memory waits for the device to finish its queue.
         labels = torch.from_numpy(files.labels[chosen.numpy()]).to(self.plan.device)
 
         def requests() -> Iterator[list[Request]]:
-            for mine, drawn in zip(shares, draws, strict=True):
-                paths = map(files.path, chosen[mine].tolist())
-                yield [Request(path, draw) for path, draw in zip(paths, drawn, strict=True)]
+            for mine in shares:
+                places = enumerate(chosen[mine].tolist(), mine.start)
+                yield [
+                    Request(files.path(number), None if key is None else Draw(key, at))
+                    for at, number in places
+                ]
 
         for pixels, mine in zip(self.workers.stream(requests()), shares, strict=True):
             yield standardise(pixels, self.mean, self.std), labels[mine]

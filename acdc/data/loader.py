@@ -6,9 +6,10 @@ history: an epoch can be entered at any batch, and any number of ranks sees the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import abc
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,39 +66,62 @@ class Relabelled:
         return len(self.numbers)
 
 
-class Loader(Protocol):
+ImagesT = TypeVar("ImagesT", bound=Sized)
+
+
+@dataclass(frozen=True)
+class Dataset(abc.ABC, Generic[ImagesT]):
+    """The three splits of a data set that has been located and verified."""
+
+    training: ImagesT
+    validation: ImagesT
+    test: ImagesT
+
+    verified: str = field(default="nothing", kw_only=True)
+    """What loading verified."""
+
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Images of each split."""
+        return {
+            "training": len(self.training),
+            "validation": len(self.validation),
+            "test": len(self.test),
+        }
+
+    @abc.abstractmethod
+    def loader(self, plan: LoaderPlan) -> Loader:
+        """Return what gives a rank its batches."""
+
+
+class Loader(abc.ABC):
     """Gives the batches of a data set to one rank."""
 
-    sizes: Mapping[Split, int]
-    """Images of each split, over all ranks."""
-    relabelled: Relabelled | None
+    relabelled: Relabelled | None = None
     """The training images with random labels, over all ranks; None: no label is random."""
 
+    def __init__(self, images: Dataset[Any], plan: LoaderPlan) -> None:
+        self.plan = plan
+        self.sizes = images.sizes
+        """Images of each split, over all ranks."""
+
+    @abc.abstractmethod
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of each batch of an epoch, augmented, from batch ``first``.
 
         The last images of an epoch, too few for a batch, are left out.
         """
 
+    @abc.abstractmethod
     def evaluation(self, split: Split) -> Iterator[Batch]:
         """Yield this rank's share of a split, not augmented; all ranks yield each image once."""
 
+    @abc.abstractmethod
     def samples(self, chosen: Tensor) -> Batch:
         """Return training images by index (a CPU tensor), not augmented."""
 
-    def close(self) -> None:
-        """Release processes and memory."""
-
-
-class Dataset(Protocol):
-    """A data set that has been located and verified."""
-
-    @property
-    def sizes(self) -> Mapping[Split, int]:
-        """Images of each split."""
-
-    def loader(self, plan: LoaderPlan) -> Loader:
-        """Return what gives a rank its batches."""
+    def close(self) -> None:  # noqa: B027
+        """Release processes and memory; by default there are none to release."""
 
 
 def standardise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +18,15 @@ from acdc.data.loader import (
     EVALUATION_BATCH,
     SPLIT_SEED,
     Batch,
+    Dataset,
+    Loader,
     LoaderPlan,
     Relabelled,
     Split,
     standardise,
 )
-from acdc.data.shifts import PaddedImages, Shifts, draw_shifts
+from acdc.data.shifts import PaddedImages, draw_shifts
+from acdc.errors import DataError
 
 # The same for all runs: what one run memorizes is compared with what another does.
 _RELABEL_SEED = 1000
@@ -45,12 +52,9 @@ class Images:
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """The three splits of a data set and the normalisation of its pixels."""
+class ImageSet(Dataset[Images]):
+    """A data set in memory and the normalisation of its pixels."""
 
-    training: Images
-    validation: Images
-    test: Images
     mean: Tensor
     """Of the training pixels by channel, in units of the byte values, (1, C, 1, 1)."""
     std: Tensor
@@ -58,17 +62,7 @@ class ImageSet:
     relabelled: Relabelled | None = None
     """The training images with random labels; None: no label is random."""
 
-    @property
-    def sizes(self) -> dict[Split, int]:
-        """Images of each split."""
-        return {
-            "training": len(self.training),
-            "validation": len(self.validation),
-            "test": len(self.test),
-        }
-
     def loader(self, plan: LoaderPlan) -> MemoryLoader:
-        """Return what gives a rank its batches."""
         return MemoryLoader(self, plan)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -77,21 +71,19 @@ class ImageSet:
         return inputs.contiguous(memory_format=torch.channels_last)
 
 
-class MemoryLoader:
+class MemoryLoader(Loader):
     """Loads from images that lie in the device's memory as bytes."""
 
     def __init__(self, images: ImageSet, plan: LoaderPlan) -> None:
-        self.plan = plan
+        super().__init__(images, plan)
         device = plan.device
-        self.sizes: Mapping[Split, int] = images.sizes
         self.relabelled = images.relabelled
         self.labels = images.training.labels.to(device)
         self.mean, self.std = images.mean.to(device), images.std.to(device)
         height = images.training.pixels.shape[2]
         self.reach = 0 if plan.augmentation == "none" else max(height // 8, 1)
         self.pixels = PaddedImages(images.training.pixels.to(device), self.reach)
-        centre = torch.full((1,), self.reach, device=device)
-        self.unmoved = Shifts(centre, centre, torch.zeros(1, dtype=torch.bool, device=device))
+        self.unmoved = torch.tensor([[self.reach], [self.reach], [0]], device=device)
         self.held_out: dict[Split, Images] = {
             "validation": images.validation[plan.ranks.slice(len(images.validation))].to(device),
             "test": images.test[plan.ranks.slice(len(images.test))].to(device),
@@ -107,7 +99,7 @@ class MemoryLoader:
             drawn = draw_shifts(plan.augmentation, self.reach, len(order), generator)
             drawn = drawn.to(plan.device)
         for mine in plan.shares(len(order), first):
-            shifts = drawn.part(mine) if drawn is not None else self.unmoved
+            shifts = drawn[:, mine] if drawn is not None else self.unmoved
             yield self.normalise(self.pixels.windows(order[mine], shifts)), labels[mine]
 
     def evaluation(self, split: Split) -> Iterator[Batch]:
@@ -125,24 +117,25 @@ class MemoryLoader:
         """Return bytes as floats of zero mean and unit variance over the training images."""
         return standardise(pixels, self.mean, self.std)
 
-    def close(self) -> None:
-        """Do nothing: no file or process is open."""
 
-
-def split(pixels: np.ndarray, labels: np.ndarray, test: Images) -> ImageSet:
+def split(
+    pixels: np.ndarray, labels: np.ndarray, test: Images, verified: str = "nothing"
+) -> ImageSet:
     """Return a data set whose validation images are a fixed random tenth of the training images.
 
     Args:
         pixels: of the training images, (N, C, H, W) as uint8.
         labels: of the training images, (N,).
         test: the test images.
+        verified: what has been verified of the images.
     """
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     held_out = len(labels) // 10
     chosen, rest = np.sort(order[:held_out]), np.sort(order[held_out:])
     training = as_images(pixels[rest], labels[rest])
     validation = as_images(pixels[chosen], labels[chosen])
-    return ImageSet(training, validation, test, *moments(training.pixels))
+    mean, std = moments(training.pixels)
+    return ImageSet(training, validation, test, mean, std, verified=verified)
 
 
 def relabel(images: ImageSet, count: int, classes: int) -> ImageSet:
@@ -182,3 +175,27 @@ def as_images(pixels: np.ndarray, labels: np.ndarray) -> Images:
         torch.from_numpy(np.array(pixels)),  # a copy: files are read into read-only memory
         torch.from_numpy(labels.astype(np.int64)),
     )
+
+
+CHECKSUMS = "checksums match"
+
+
+def read_verified(path: Path, digest: str, remedy: str) -> bytes:
+    """Return the content of a file, decompressed if its name ends in gz.
+
+    Raises:
+        DataError: the file is unreadable, or its content has another sha256; says how to get it.
+    """
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"data file {path} (sha256 {digest}) cannot be read ({error}); {remedy}"
+        ) from None
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
+        raise DataError(
+            f"data file {path} is damaged: its content has sha256 {actual}, not {digest}; {remedy}"
+        )
+    return content

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from acdc.data.augmentation import Augmentation
 
 
-@dataclass(frozen=True)
-class Shifts:
-    """How each image of an epoch is moved, by its position in the epoch."""
-
-    rows: Tensor
-    """First row of the window in the padded image, (N,)."""
-    columns: Tensor
-    """First column, (N,)."""
-    mirrored: Tensor
-    """Whether the image is flipped horizontally, (N,) as bool."""
-
-    def to(self, device: torch.device) -> Shifts:
-        """Return the shifts on a device."""
-        return Shifts(self.rows.to(device), self.columns.to(device), self.mirrored.to(device))
-
-    def part(self, chosen: slice) -> Shifts:
-        """Return the shifts of some positions."""
-        return Shifts(self.rows[chosen], self.columns[chosen], self.mirrored[chosen])
-
-
 def draw_shifts(
     augmentation: Augmentation, reach: int, count: int, generator: torch.Generator
-) -> Shifts:
-    """Draw the shifts of an epoch, uniform over ``reach`` pixels in each direction.
+) -> Tensor:
+    """Draw how each image of an epoch is moved, uniform over ``reach`` pixels in each direction.
 
     Args:
         augmentation: ``shift``, or ``shift_flip``, which mirrors with probability 1/2.
         reach: pixels.
         count: images.
         generator: a CPU generator, so that all devices draw alike.
+
+    Returns:
+        First row and first column of each window in the padded image, and whether it is mirrored,
+        (3, count) as int64.
     """
-    rows, columns = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
+    corners = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
+    mirrored = torch.zeros((1, count), dtype=torch.int64)
     if augmentation == "shift_flip":
-        mirrored = torch.randint(0, 2, (count,), generator=generator).bool()
-    else:
-        mirrored = torch.zeros(count, dtype=torch.bool)
-    return Shifts(rows, columns, mirrored)
+        mirrored = torch.randint(0, 2, (1, count), generator=generator)
+    return torch.cat([corners, mirrored])
 
 
 class PaddedImages:
@@ -69,11 +50,12 @@ class PaddedImages:
         self.row_offsets = torch.arange(self.height, device=device)[:, None] * self.columns
         self.column_offsets = torch.arange(self.width, device=device)[None]
 
-    def windows(self, chosen: Tensor, shifts: Shifts) -> Tensor:
+    def windows(self, chosen: Tensor, shifts: Tensor) -> Tensor:
         """Return one window of each chosen image, (N, C, H, W) bytes, channels last in memory."""
-        corner = chosen * self.area + shifts.rows * self.columns + shifts.columns
+        first_row, first_column, mirrored = shifts
+        corner = chosen * self.area + first_row * self.columns + first_column
         columns = torch.where(
-            shifts.mirrored[:, None, None],
+            mirrored[:, None, None].bool(),
             self.width - 1 - self.column_offsets,
             self.column_offsets,
         )

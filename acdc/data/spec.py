@@ -1,16 +1,40 @@
-"""DatasetSpec: what is known of a data set before it is loaded."""
+"""DatasetSpec: what is known of a data set before it is loaded, and where its files are."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acdc.data.augmentation import Augmentation, suitable
-from acdc.data.paths import Location
+from acdc.data.augmentation import Augmentation
+from acdc.errors import DataError
 
 if TYPE_CHECKING:
     from acdc.data.loader import Dataset
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the files of a data set are, judged by their names alone."""
+
+    folder: Path | None = None
+    """The folder of the files, or of some of them; None: there are none."""
+    missing: str | None = None
+    """What is missing, where it was looked for and how to get it; None: nothing is."""
+
+
+def roots() -> list[Path]:
+    """Return the folders that may hold data sets: ``ACDC_DATA``, if set, and ``data``."""
+    named = os.environ.get("ACDC_DATA")
+    return [*([Path(named)] if named else []), Path("data")]
+
+
+def not_found(name: str, folders: list[Path], remedy: str) -> Location:
+    """Return the location of a data set that is in none of ``folders``."""
+    searched = ", ".join(map(str, folders))
+    return Location(missing=f"dataset={name}: not found in {searched}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -39,8 +63,8 @@ class DatasetSpec:
     training_images: int
     """Without those held out for validation."""
     module: str
-    """The module that reads the data set, by two functions of its spec: ``locate``, which returns
-    a ``Location`` without opening a file, and ``load``, which returns a ``Dataset``."""
+    """The module that reads the data set. Its ``locate(spec)`` returns a ``Location`` without
+    opening a file, its ``load(spec, folder)`` the ``Dataset`` in the folder located."""
     source: str = ""
     """Which files the module reads, where it reads several data sets."""
     upright: bool = False
@@ -57,13 +81,10 @@ class DatasetSpec:
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """The augmentations that the images allow."""
-        return suitable(in_files=self.folders is not None, upright=self.upright)
-
-    @property
-    def verified(self) -> str:
-        """What loading verifies."""
-        return "checksums match" if self.folders is None else "files counted"
+        """The augmentations that suit the images; those in files are cropped."""
+        if self.folders is not None:
+            return ("none",) if self.upright else ("none", "crop_flip")
+        return ("none", "shift") if self.upright else ("none", "shift", "shift_flip")
 
     def locate(self) -> Location:
         """Look for the files by name, without opening them."""
@@ -74,13 +95,16 @@ class DatasetSpec:
         """Return what is missing and how to get it, or None if all files are there."""
         return self.locate().missing
 
-    def load(self) -> Dataset:
+    def load(self) -> Dataset[Any]:
         """Return the data set, verified.
 
         Raises:
             DataError: files are missing or damaged; says how to get them.
         """
-        dataset: Dataset = self._module().load(self)
+        place = self.locate()
+        if place.missing:
+            raise DataError(place.missing)
+        dataset: Dataset[Any] = self._module().load(self, place.folder)
         if self.relabelled:
             from acdc.data.memory import ImageSet, relabel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,22 @@ Architecture = Callable[[int, int], "nn.Module"]
 """A function of input channels and classes that builds a network."""
 
 
-def _resnet(depth: int, *, bottlenecks: bool = False, **shape: Any) -> Architecture:
-    def build(channels: int, classes: int) -> nn.Module:
-        from acdc.models.resnet import Block, Bottleneck, ResNet
+def _network(kind: str, *size: int, **shape: Any) -> Architecture:
+    """Return what builds a network of a class, ``module.Class``, imported on use."""
 
-        block = Bottleneck if bottlenecks else Block
-        return ResNet(depth, channels, classes, block=block, **shape)
+    def build(channels: int, classes: int) -> nn.Module:
+        module, _, name = kind.partition(".")
+        made: nn.Module = getattr(importlib.import_module(f"acdc.models.{module}"), name)(
+            *size, channels, classes, **shape
+        )
+        return made
 
     return build
+
+
+_resnet = functools.partial(_network, "resnet.ResNet")
+_wide_resnet = functools.partial(_network, "wide_resnet.WideResNet")
+_mobilenet_v1 = functools.partial(_network, "mobilenet.MobileNetV1")
 
 
 def _resnet50(channels: int, classes: int) -> nn.Module:
@@ -39,24 +48,6 @@ def _resnet50(channels: int, classes: int) -> nn.Module:
         model.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     return model
-
-
-def _mobilenet_v1(multiplier: float = 1.0, **shape: int) -> Architecture:
-    def build(channels: int, classes: int) -> nn.Module:
-        from acdc.models.mobilenet import MobileNetV1
-
-        return MobileNetV1(channels, classes, multiplier=multiplier, **shape)
-
-    return build
-
-
-def _wide_resnet(depth: int, widening: int, **shape: Any) -> Architecture:
-    def build(channels: int, classes: int) -> nn.Module:
-        from acdc.models.wide_resnet import WideResNet
-
-        return WideResNet(depth, widening, channels, classes, **shape)
-
-    return build
 
 
 _STEM: dict[str, Any] = {"stem_kernel": 7, "stem_stride": 4, "stem_pool": True}
@@ -76,11 +67,11 @@ MODELS: dict[str, Architecture] = {
     # Their relatives for grey images of 28 x 28 and a laptop's minutes: the stem makes 4 x 4 of
     # them (7 x 7 in the second), and there are fewer stages, blocks and channels.
     "resnet8_bottleneck_s8": _resnet(8, bottlenecks=True, stages=2, **_STEM),
-    "mobilenet_v1_x0_5_b4_s4": _mobilenet_v1(0.5, blocks=4, stem_stride=4),
+    "mobilenet_v1_x0_5_b4_s4": _mobilenet_v1(multiplier=0.5, blocks=4, stem_stride=4),
     "wrn10_2_w4_s8": _wide_resnet(10, 2, width=4, **_STEM),
     "resnet6_s8": _resnet(6, stages=2, **_STEM),
     # Relatives for images of 28 x 28 or 32 x 32 and one GPU.
-    "mobilenet_v1_x0_5_s1": _mobilenet_v1(0.5, stem_stride=1),
+    "mobilenet_v1_x0_5_s1": _mobilenet_v1(multiplier=0.5, stem_stride=1),
     "wrn16_4": _wide_resnet(16, 4),
 }
 """The networks by name."""

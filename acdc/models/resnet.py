@@ -66,7 +66,7 @@ class ResNet(nn.Module):
             6 n + 2 for n blocks in each of three stages, 9 n + 2 with bottlenecks.
         channels: of the input images.
         classes: number of outputs.
-        block: what the stages are made of.
+        bottlenecks: whether the stages are made of bottlenecks.
         stages: how many there are; each but the first begins with a stride of 2.
         width: channels of the stem and of the first stage's 3 x 3 convolutions.
         stem_stride: stride of the first convolution; 2 makes the network four times cheaper.
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         channels: int,
         classes: int,
         *,
-        block: type[Block] | type[Bottleneck] = Block,
+        bottlenecks: bool = False,
         stages: int = 3,
         width: int = 16,
         stem_stride: int = 1,
@@ -91,6 +91,7 @@ class ResNet(nn.Module):
         stem_pool: bool = False,
     ) -> None:
         super().__init__()
+        block = Bottleneck if bottlenecks else Block
         together = stages * block.convolutions
         blocks, rest = divmod(depth - 2, together)
         if rest or blocks < 1:

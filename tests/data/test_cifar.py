@@ -232,13 +232,13 @@ def test_shift_flip_is_torchvisions_padded_crop(make: Make) -> None:
 
     def theirs(position: int, number: int) -> Tensor:
         padded = functional.pad(images.training.pixels[number], 4)
-        top, left = int(drawn.rows[position]), int(drawn.columns[position])
+        top, left = drawn[:2, position].tolist()
         window = functional.crop(padded, top, left, 32, 32)
-        return functional.hflip(window) if drawn.mirrored[position] else window
+        return functional.hflip(window) if drawn[2, position] else window
 
     order = plan.order(count, 7).tolist()
     expected = torch.stack([theirs(at, number) for at, number in enumerate(order)])
     assert torch.equal(inputs, images.normalise(expected))
     # Anywhere within the four pixels, both ways round.
-    assert set(drawn.rows.tolist()) == set(drawn.columns.tolist()) == set(range(9))
-    assert 0 < int(drawn.mirrored.sum()) < count
+    assert set(drawn[0].tolist()) == set(drawn[1].tolist()) == set(range(9))
+    assert 0 < int(drawn[2].sum()) < count

@@ -17,7 +17,7 @@ from torch import Tensor
 from acdc.config.run import parse_run
 from acdc.data import DATASETS
 from acdc.data.decode import View, read
-from acdc.data.folder import FolderLoader, FolderSet, list_files, load
+from acdc.data.folder import FolderLoader, FolderSet, list_files
 from acdc.data.loader import Batch, LoaderPlan
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError, DataError
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(root: Path) -> FolderSet:
-    return load(spec_of(root))
+    return spec_of(root).load()
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_validation_images_are_a_fixed_part_of_each_class(tmp_path: Path) -> Non
             for number in range(count):
                 (tmp_path / part / name / f"{number}.JPEG").touch()
     spec = spec_of(tmp_path, 5, 400, replace(FOLDERS, test_images=None))
-    found = load(spec)
+    found = spec.load()
     training, validation = (
         [files.path(number) for number in range(len(files))]
         for files in (found.training, found.validation)
@@ -177,7 +177,7 @@ def test_validation_images_are_a_fixed_part_of_each_class(tmp_path: Path) -> Non
     assert held_out == {"b": 1, "c": 5, "d": 10, "e": 10}
     assert found.sizes == {"training": 400, "validation": 26, "test": 426}
     np.random.seed(1)
-    again = load(spec).validation
+    again = spec.load().validation
     assert [again.path(number) for number in range(len(again))] == validation
 
 
@@ -227,9 +227,9 @@ def test_folders_that_are_not_imagenet(
 
 def test_files_are_counted(root: Path) -> None:
     with pytest.raises(DataError, match=r"54 training images.*, not 55"):
-        load(spec_of(root, training_images=55))
+        spec_of(root, training_images=55).load()
     with pytest.raises(DataError, match="15 images in val, not 16"):
-        load(spec_of(root, folders=replace(FOLDERS, test_images=16)))
+        spec_of(root, folders=replace(FOLDERS, test_images=16)).load()
 
 
 @pytest.mark.parametrize(

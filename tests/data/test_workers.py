@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from acdc.data.folder import FolderSet, load
+from acdc.data.folder import FolderSet
 from acdc.data.loader import LoaderPlan
 from acdc.errors import DataError
 from tests.data.pictures import make, spec_of
@@ -25,7 +25,7 @@ PLAN = LoaderPlan(seed=7, batch_size=8, augmentation="crop_flip", device=torch.d
 
 @pytest.fixture
 def images(tmp_path: Path) -> FolderSet:
-    return load(spec_of(make(tmp_path / "images")))
+    return spec_of(make(tmp_path / "images")).load()
 
 
 def test_unreadable_files_are_named(images: FolderSet) -> None:
@@ -79,12 +79,11 @@ def test_closing_within_an_epoch_ends_the_workers(images: FolderSet) -> None:
 
 ENDLESS = """
 import signal, sys, torch
-from acdc.data.folder import load
 from tests.data.test_workers import PLAN, Path, spec_of
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 if __name__ == "__main__":
-    loader = load(spec_of(Path(sys.argv[1]))).loader(PLAN)
+    loader = spec_of(Path(sys.argv[1])).load().loader(PLAN)
     for epoch in range(10**6):
         for _ in loader.training(epoch):
             print("batch", flush=True)

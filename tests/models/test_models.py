@@ -94,18 +94,16 @@ def test_wide_resnet_sizes(depth: int, widening: int, million_parameters: float)
 
 
 @pytest.mark.parametrize(
-    ("depth", "block", "million_parameters"),
-    [(20, Block, 0.27), (56, Block, 0.85), (110, Block, 1.7), (164, Bottleneck, 1.7)],
+    ("depth", "bottlenecks", "million_parameters"),
+    [(20, False, 0.27), (56, False, 0.85), (110, False, 1.7), (164, True, 1.7)],
 )
-def test_resnet_sizes(
-    depth: int, block: type[Block] | type[Bottleneck], million_parameters: float
-) -> None:
+def test_resnet_sizes(depth: int, bottlenecks: bool, million_parameters: float) -> None:
     """He et al. 2015, Table 6; with bottlenecks He et al. 2016, Table 4."""
-    model = ResNet(depth, 3, 10, block=block)
+    model = ResNet(depth, 3, 10, bottlenecks=bottlenecks)
     places = 2 if million_parameters < 1 else 1
     # Theirs have no convolution in the shortcuts of the first kind.
     shortcuts = 0
-    if block is Block:
+    if not bottlenecks:
         shortcuts = sum(p.numel() for name, p in model.named_parameters() if "shortcut" in name)
     assert round((parameters(model) - shortcuts) / 1e6, places) == million_parameters
 
@@ -198,8 +196,8 @@ def test_relatives_have_the_kinds_of_layers_of_the_originals() -> None:
     [
         (lambda: ResNet(9, 1, 10), r"depth 9 is not 6 n \+ 2"),
         (lambda: ResNet(2, 1, 10), r"depth 2 is not 6 n \+ 2"),
-        (lambda: ResNet(11, 1, 10, block=Bottleneck, stages=2), r"depth 11 is not 6 n \+ 2"),
-        (lambda: ResNet(8, 1, 10, block=Bottleneck), r"depth 8 is not 9 n \+ 2"),
+        (lambda: ResNet(11, 1, 10, bottlenecks=True, stages=2), r"depth 11 is not 6 n \+ 2"),
+        (lambda: ResNet(8, 1, 10, bottlenecks=True), r"depth 8 is not 9 n \+ 2"),
         (lambda: WideResNet(12, 2, 1, 10), r"depth 12 is not 6 n \+ 4"),
     ],
 )
