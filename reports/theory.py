@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 
 from study.model import Experiment, ReportError, Study
 from theory.layout import SERIES, Role
 from theory.statements import Statement
-from theory.statistics import Interval
 
 _WORDS = SERIES[:3]
 _NUMBERS = SERIES[3:]
@@ -86,7 +84,8 @@ def read_statements(study: Path, name: str) -> tuple[Statement, ...]:
     _require(path, name)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["statements"]
-        found = [_statement(item) for item in stored]
+        kept = Statement.model_fields
+        found = [Statement(**{key: item[key] for key in kept}) for item in stored]
         verdicts = [item["verdict"] for item in stored]
     except (KeyError, TypeError, ValueError):
         raise ReportError(f"{path} is damaged. Run the experiment again") from None
@@ -102,11 +101,3 @@ def read_statements(study: Path, name: str) -> tuple[Statement, ...]:
 def _require(path: Path, name: str) -> None:
     if not path.exists():
         raise ReportError(f"{path} is missing; run 'acdc theory run {name} --out {path.parent}'")
-
-
-def _statement(data: Mapping[str, Any]) -> Statement:
-    kept = ("id", "source", "claim", "measure", "relation", "trials", "violations", "diverged")
-    values: dict[str, Any] = {key: data[key] for key in (*kept, "note")}
-    values |= {key: float(data[key]) for key in ("predicted", "tolerance")}
-    interval = Interval(*(float(data[key]) for key in ("value", "low", "high")))
-    return Statement(**values, measured=interval)

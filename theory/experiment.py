@@ -7,6 +7,7 @@ import importlib
 import io
 import math
 import platform
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -23,6 +24,7 @@ from acdc.messages import config_error, explain
 from acdc.run.provenance import git_revision, hardware
 from theory.layout import EXPERIMENTS, SERIES, TRIAL
 from theory.outcome import Outcome
+from theory.problems.sine import cpl_constant
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
@@ -38,26 +40,45 @@ def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(values))
 
 
-Several = Field(min_length=1)
+# Bounds belong here, or into an Annotated of the field: pydantic drops those of a Field that is the
+# default of a field whose type has bounds of the same kind.
+
+
+def _small(weight: float) -> float:
+    cpl_constant(weight)
+    return weight
+
+
 Ascending = AfterValidator(ascending)
-Condition = Annotated[float, Field(ge=1, le=1e6)]
+Several = Field(min_length=1, max_length=100)
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Steps = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+Trials = Annotated[int, Field(strict=True, ge=2, le=10_000)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Size = Annotated[Count, Field(ge=2)]
+Counts = Annotated[tuple[Count, ...], Several, Ascending]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
+Factors = Annotated[tuple[Positive, ...], Several, Ascending]
+Fraction = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Level = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Sigmas = Annotated[tuple[Level, ...], Several, Ascending]
+"""Noise levels, the square root of E||g - grad f||^2."""
+Condition = Annotated[float, Field(strict=True, ge=1, le=1e6)]
 Kappas = Annotated[tuple[Condition, ...], Several, Ascending]
-"""Condition numbers beta/alpha, each at least 1, in ascending order."""
-Sigmas = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], Several, Ascending]
-"""Noise levels, the square root of E||g - grad f||^2, in ascending order."""
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Several, Ascending]
-"""Integers, each at least 1, in ascending order."""
-Factors = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Several, Ascending]
-"""Positive numbers in ascending order."""
+"""Condition numbers beta/alpha."""
+Weight = Annotated[float, Field(strict=True), AfterValidator(_small)]
+"""The weight c of the sine in F2, such that only 0 is stationary."""
+Weights = Annotated[tuple[Weight, ...], Several, Ascending]
 
 
 class Settings(Frozen):
-    """Settings of an experiment; the defaults are those of the smoke scale."""
+    """Settings of an experiment; the defaults are those of the smoke scale.
 
-    seed: int = Field(default=0, ge=0)
-    """Of all random numbers."""
-    trials: int = Field(default=20, ge=2)
-    """Independent problems, or repetitions, of each point of the sweep."""
+    Several numbers are in ascending order, each once.
+    """
+
+    seed: Seed = Field(0, description="Of all random numbers.")
+    trials: Trials = Field(20, description="Independent problems of each point of the sweep.")
 
     def require(self, true: bool, key: str, allowed: str) -> None:
         """Check a combination of settings.
@@ -110,10 +131,15 @@ def write(name: str, settings: Settings, out: Path) -> Outcome:
 
     Floats have ten digits; a cell that does not apply is empty. provenance.json holds the software,
     the hardware and the time. Each file is replaced as a whole, statements.json last.
+
+    Raises:
+        OSError: the folder cannot be written; before the experiment runs.
     """
     started = time.perf_counter()
-    outcome = load(name).run(settings)
     out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out) as probe:
+        probe.write(bytes(4096))
+    outcome = load(name).run(settings)
     write_text(out / "trials.csv", _csv(outcome.trials, TRIAL))
     write_text(out / "series.csv", _csv(outcome.series, SERIES))
     about = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acdc.sparsity.selection import top_k_rows
-from theory.problems import SineSquares
+from theory.problems.sine import SineSquares
 
 ENSEMBLES = ("Gaussian", "heavy-tailed", "equal magnitudes", "sparse")
 # Relative room for rounding.

@@ -131,9 +131,16 @@ def first_order(point: Point, counts: Mapping[str, int], generator: torch.Genera
 
 
 def second_order(
-    point: Point, counts: Mapping[str, int], directions: int, generator: torch.Generator
+    point: Point,
+    counts: Mapping[str, int],
+    first: Row,
+    directions: int,
+    generator: torch.Generator,
 ) -> Row:
-    """Measure curvature, and the k over N that Theorem 1 would require with it."""
+    """Measure curvature, and the k over N that Theorem 1 would require with it.
+
+    ``first`` is what `first_order` has measured there.
+    """
     k, hessian, n = counts["kept"], point.hessian, len(point.gradient)
     everywhere = torch.ones(n, dtype=torch.bool)
     whole, leading = largest_curvature(hessian, everywhere, generator)
@@ -149,9 +156,7 @@ def second_order(
     row: Row = {f"curvature_{name}": value for name, value in found.items()}
     row |= {"beta": beta, "sparse_to_all": ratio(beta, whole)}
     for name, count in counts.items():
-        part = concentration(point.gradient, count)
-        alpha = ratio(2.0 * part * point.norm2, point.loss)
-        row[f"asked_{name}"] = required(alpha, beta, count) / n
+        row[f"asked_{name}"] = required(first[f"alpha_{name}"], beta, count) / n
     return row
 
 

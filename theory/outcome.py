@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from theory.layout import SERIES, Role
 from theory.measures import geometric
-from theory.problems.base import Problem
+from theory.problems import Problem
 from theory.statements import Statement, read_claims
 from theory.statistics import Interval, Values, proportion
 
@@ -48,19 +49,31 @@ class Outcome:
         Args:
             shape: of the batch; the seed numbers its first dimension.
             problem: gives the family, the dimension and the curvature, without noise.
-            diverged: which trials diverged, by default none.
+            diverged: the mask of trials that diverged, by default none.
             **columns: tensors that broadcast to the shape, or one value for all rows.
         """
-        seed = torch.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-        known: dict[str, object] = {"seed": seed, "status": "finished"}
+        known: dict[str, object] = {
+            "seed": torch.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+        }
         if problem is not None:
             known |= {"family": problem.family, "sigma": 0.0}
             known |= {"alpha": problem.alpha, "beta": problem.beta}
             if "n" not in columns:
                 known["n"] = problem.minimiser.shape[-1]
+        known |= columns
+        flat = {
+            name: value.expand(*shape).reshape(-1).tolist()
+            if isinstance(value, Tensor)
+            else itertools.repeat(value)
+            for name, value in known.items()
+        }
+        lost = [False] * math.prod(shape)
         if diverged is not None:
-            known["status"] = diverged
-        self.trials += rows(known | columns, shape)
+            lost = diverged.expand(*shape).reshape(-1).tolist()
+        flat["status"] = ["diverged" if each else "finished" for each in lost]
+        self.trials += [
+            dict(zip(flat, row, strict=True)) for row in zip(*flat.values(), strict=False)
+        ]
 
     def state(
         self,
@@ -81,14 +94,9 @@ class Outcome:
             words: names in the claim's texts, beside the settings.
             violations: number of violations, of a claim that something never happens.
         """
-        statement = self._claims[id].judge(
-            id,
-            measured,
-            {**self._words, **(words or {})},
-            trials=trials,
-            violations=violations,
-            diverged=int(torch.as_tensor(diverged).sum()),
-        )
+        counts = {"trials": trials, "violations": violations}
+        counts["diverged"] = int(torch.as_tensor(diverged).sum())
+        statement = self._claims[id].judge(measured, {**self._words, **(words or {})}, **counts)
         if any(statement.id == other.id for other in self.statements):
             raise AssertionError(f"two statements have the id {statement.id}")
         self.statements.append(statement)
@@ -153,23 +161,3 @@ class Outcome:
             power, level = np.polyfit(np.log(points[0]), np.log(points[1]), 1)
             for end in (float(points[0].min()), float(points[0].max())):
                 self.draw(panel, line, "fit", end, float(np.exp(level) * end**power))
-
-
-def rows(columns: Mapping[str, Any], shape: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one dictionary for each trial of a batch.
-
-    Args:
-        columns: tensors that broadcast to the shape, or the same value for all; of ``status`` a
-            tensor is a mask of the trials that diverged.
-        shape: of the batch.
-    """
-    flat = {
-        name: value.expand(*shape).reshape(-1).tolist() if isinstance(value, Tensor) else None
-        for name, value in columns.items()
-    }
-    if (diverged := flat.get("status")) is not None:
-        flat["status"] = ["diverged" if each else "finished" for each in diverged]
-    return [
-        {name: columns[name] if (found := flat[name]) is None else found[i] for name in columns}
-        for i in range(math.prod(shape))
-    ]

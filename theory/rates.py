@@ -1,9 +1,9 @@
 """Predictions of the theorems, as pure functions of the constants.
 
-Each formula is reconstructed from the prose of the paper's proofs (Section 3.1, Appendix A), as the
-printed formulas were not available; the constants in O(.) are those of the reconstructed proofs.
-Arguments are numbers or tensors that broadcast: alpha <= beta bound the curvature from below and
-above, sigma^2 is the variance of the stochastic gradient.
+All formulas are reconstructed: the copy of the paper that this suite was written from has the prose
+of the proofs (Section 3.1, Appendix A) but not the displayed formulas. The constants in O(.) are
+those of the reconstructed proofs. Arguments are numbers or tensors that broadcast: alpha <= beta
+bound the curvature from below and above, sigma^2 is the variance of the stochastic gradient.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Theorem2:
         self.alpha, self.beta, self.k_star, self.k, self.sigma = (
             torch.as_tensor(value, dtype=torch.float64) for value in (alpha, beta, k_star, k, sigma)
         )
-        check_curvature(self.alpha, self.beta)
+        ordered = (self.alpha > 0) & (self.alpha <= self.beta) & self.beta.isfinite()
+        if not bool(ordered.all()):
+            raise ValueError(f"alpha = {alpha}: expected 0 < alpha <= beta = {beta}")
         if not bool(((self.k_star >= 1) & (self.k_star <= self.k)).all()):
             raise ValueError(f"k_star = {k_star}: expected 1 <= k_star <= k = {k}")
         if not bool((self.sigma >= 0).all()):
@@ -160,12 +162,7 @@ def largest_trap(kappa: float) -> float:
     The bad point is a fixed point where rho q^2 / beta < p, and kappa = (beta / rho)^2 / q^2. The
     least kappa for k has rho^2 = q^2 + w, for which rho q^2 / beta is largest, and the w at which
     it equals p: k = w (kappa + 1) with (kappa + 1) = 4 (q^2 + w).
-
-    Raises:
-        ValueError: kappa is below 1.
     """
-    if not kappa >= 1.0:
-        raise ValueError(f"kappa = {kappa}: expected at least 1")
     return ((kappa - 1.0) / 2.0) ** 2
 
 
@@ -202,38 +199,18 @@ def theorem3(
     return total + 14.0 * torch.tensor(sigma, dtype=torch.float64) ** 2
 
 
-class Corollary1:
-    """AC/DC: damped passes over mini-batches, T_k, optimisation on the support (Section 3.2, A.2).
+def corollary1_floor(alpha: Tensor, beta: Tensor, lipschitz: Tensor | float = 1.0) -> Tensor:
+    """Return the floor of f - f* of AC/DC with eta = 1/(2 beta), 16 (beta eta L)^2 / alpha.
 
-    With step eta / (passes * parts), eta = 1/(2 beta), and each part L-Lipschitz and beta-smooth, a
-    dense phase moves theta by at most eta L, so that the movement divided by eta differs from
-    grad f by at most beta eta L = L/2. Put into Theorem 1 for sigma this gives the floor
-    4 L^2/alpha (`floor`); but CPL and the Lipschitz property alone bound f - f* by 2 L^2/alpha at
-    every theta (`trivial_gap`).
+    Corollary 1 (Section 3.2, A.2): damped passes over mini-batches, T_k, optimisation on the
+    support. With step eta / (passes * parts), and each part L-Lipschitz and beta-smooth, a dense
+    phase moves theta by at most eta L, so that the movement divided by eta differs from grad f by
+    at most beta eta L = L/2. Put into Theorem 1 for sigma this gives 4 L^2/alpha.
     """
-
-    def __init__(self, alpha: Tensor | float, beta: Tensor | float, lipschitz: Tensor | float):
-        self.alpha, self.beta, self.lipschitz = (
-            torch.as_tensor(value, dtype=torch.float64) for value in (alpha, beta, lipschitz)
-        )
-
-    @property
-    def floor(self) -> Tensor:
-        """Return the floor of f - f*, 16 (beta eta L)^2 / alpha."""
-        eta = 1.0 / (2.0 * self.beta)
-        return 16.0 * (self.beta * (eta * self.lipschitz)) ** 2 / self.alpha
-
-    @property
-    def trivial_gap(self) -> Tensor:
-        """Return the bound on f - f* at every theta, 2 L^2/alpha."""
-        return 2.0 * self.lipschitz**2 / self.alpha
+    eta = 1.0 / (2.0 * beta)
+    return 16.0 * (beta * (eta * lipschitz)) ** 2 / alpha
 
 
-def check_curvature(alpha: Tensor, beta: Tensor) -> None:
-    """Check the constants of curvature.
-
-    Raises:
-        ValueError: not 0 < alpha <= beta < inf.
-    """
-    if not bool(((alpha > 0) & (alpha <= beta) & beta.isfinite()).all()):
-        raise ValueError(f"alpha = {alpha}: expected 0 < alpha <= beta = {beta}")
+def trivial_gap(alpha: Tensor, lipschitz: Tensor | float = 1.0) -> Tensor:
+    """Return 2 L^2/alpha, which bounds f - f* at every theta by CPL and the Lipschitz property."""
+    return 2.0 * lipschitz**2 / alpha

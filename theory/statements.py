@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    model_validator,
+)
 
 from acdc.config.recipe import Frozen
 from acdc.config.yaml_io import parsed
@@ -14,14 +22,24 @@ from theory.statistics import LEVEL, Interval
 
 Relation = Literal["equals", "at most", "at least", "never"]
 Verdict = Literal["holds", "does not hold", "undecided"]
+# JSON has no numbers that are not finite: they are stored as these strings.
+_NOT_FINITE = ("inf", "-inf", "nan")
+Number = Annotated[
+    StrictInt | StrictFloat,
+    BeforeValidator(lambda value: float(value) if value in _NOT_FINITE else value),
+]
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 # With no violation in 51 trials, Clopper and Pearson's interval ends below this frequency.
 _RARE = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """One row of the theory's table: a claim, its measured value, and the verdict."""
+class Claim(Frozen):
+    """What a statement claims and how it is judged; an entry of an experiment's YAML file.
+
+    There, id, claim, measure and note are templates with ``%(name)s``, filled in from the settings
+    and the measurement.
+    """
 
     id: str
     """Unique within its experiment."""
@@ -33,23 +51,60 @@ class Statement:
     """What was measured, and on which problems; with LaTeX mathematics."""
     relation: Relation
     """How the measured value relates to the prediction; *never*: a frequency of violations."""
-    predicted: float
+    predicted: Number = 0.0
     """An exponent, a bound or a frequency."""
-    tolerance: float = math.inf
+    tolerance: Number = math.inf
     """The largest half width of an interval that decides *equals* and *never*."""
-    measured: Interval
-    trials: int
-    """Number of independent trials."""
-    violations: int | None = None
-    """Number of violations; *never* only."""
-    diverged: int = 0
-    """Trials that diverged."""
     note: str = ""
     """What to know when reading the value."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _can_fail(self) -> Self:
         if self.relation == "equals" and not math.isfinite(self.tolerance):
             raise ValueError(f"{self.id}: expected a tolerance, without which any interval decides")
+        return self
+
+    def judge(
+        self, measured: Interval, words: Mapping[str, object], **counts: int | None
+    ) -> Statement:
+        """Return the statement with a measured value.
+
+        Args:
+            measured: value and interval.
+            words: values of the templates' names.
+            **counts: trials, diverged and violations.
+
+        Raises:
+            KeyError: a template has a name without a value.
+        """
+        filled = {key: getattr(self, key) % words for key in ("id", "claim", "measure", "note")}
+        if self.relation == "never" and math.isinf(self.tolerance):
+            filled["tolerance"] = _RARE
+        return Statement(**self.model_dump() | filled | vars(measured) | counts)
+
+
+class Statement(Claim):
+    """One row of the theory's table: a claim, its measured value, and the verdict."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    value: Number
+    """The measured value."""
+    low: Number
+    """The lower end of its interval."""
+    high: Number
+    """The upper end."""
+    trials: Count
+    """Number of independent trials."""
+    violations: Count | None = None
+    """Number of violations; *never* only."""
+    diverged: Count = 0
+    """Trials that diverged."""
+
+    @property
+    def measured(self) -> Interval:
+        """The measured value with its interval."""
+        return Interval(self.value, self.low, self.high)
 
     @property
     def verdict(self) -> Verdict:
@@ -57,8 +112,8 @@ class Statement:
 
         Never *holds* where the interval excludes the prediction, or where a trial diverged.
         """
-        low, high, bound = self.measured.low, self.measured.high, self.predicted
-        if any(map(math.isnan, (self.measured.value, low, high, bound))):
+        low, high, bound = self.low, self.high, self.predicted
+        if any(map(math.isnan, (self.value, low, high, bound))):
             return "undecided"
         if self.relation == "at most":
             contradicted, supported = low > bound, high <= bound
@@ -87,69 +142,23 @@ class Statement:
         return f"the whole {LEVEL:.0%} interval is {self.relation} the prediction"
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON data with the verdict and the criterion.
-
-        Numbers that JSON cannot hold are strings that `float` reads: inf, -inf, nan.
-        """
-        numbers = {
-            **{key: getattr(self, key) for key in ("predicted", "tolerance")},
-            **{key: getattr(self.measured, key) for key in ("value", "low", "high")},
-        }
+        """Return JSON data, from which it can be validated, with the verdict and the criterion."""
         return {
-            **{key: getattr(self, key) for key in ("id", "source", "claim", "measure", "relation")},
-            **{key: x if math.isfinite(x) else str(x) for key, x in numbers.items()},
-            **{key: getattr(self, key) for key in ("trials", "violations", "diverged", "note")},
+            **{
+                key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in self.model_dump(exclude={"note"}).items()
+            },
+            "note": self.note,
             "level": LEVEL,
             "verdict": self.verdict,
             "criterion": self.criterion,
         }
 
 
-class Claim(Frozen):
-    """What a statement claims and how it is judged; an entry of an experiment's YAML file.
-
-    Texts are templates with ``%(name)s``, filled in from the settings and the measurement.
-    """
-
-    source: str
-    claim: str
-    measure: str
-    relation: Relation
-    predicted: float = 0.0
-    tolerance: float | None = None
-    note: str = ""
-
-    def judge(
-        self, id: str, measured: Interval, words: Mapping[str, object], **counts: int | None
-    ) -> Statement:
-        """Return the statement with a measured value.
-
-        Args:
-            id: the claim's key in the YAML file, a template like its texts.
-            measured: value and interval.
-            words: values of the templates' names.
-            **counts: trials, diverged and violations.
-
-        Raises:
-            KeyError: a template has a name without a value.
-        """
-        texts = {"id": id, **{key: getattr(self, key) for key in ("claim", "measure", "note")}}
-        largest = _RARE if self.relation == "never" else math.inf
-        return Statement(
-            **{key: text % words for key, text in texts.items()},
-            source=self.source,
-            relation=self.relation,
-            predicted=self.predicted,
-            tolerance=largest if self.tolerance is None else self.tolerance,
-            measured=measured,
-            **counts,  # type: ignore[arg-type]
-        )
-
-
 def read_claims(experiment: str) -> dict[str, Claim]:
     """Return the claims of an experiment by their ids, in the order of the file."""
     path = Path(__file__).parent / "experiments" / f"{experiment}.yaml"
     return {
-        key: Claim.model_validate(data)
+        key: Claim.model_validate({"id": key, **data})
         for key, data in parsed(path.read_bytes(), str(path)).items()
     }

@@ -36,7 +36,7 @@ from tests.reports import tiny
 from tests.reports.tiny import check_layout, invoke
 from theory.layout import SERIES
 from theory.statements import Statement
-from theory.statistics import Interval, proportion
+from theory.statistics import proportion
 
 
 def experiment(name: str) -> Experiment:
@@ -58,14 +58,15 @@ def statement(name: str, interval: tuple[float, float, float], **more: Any) -> S
         "predicted": 1.0,
         "trials": 30,
     }
-    return Statement(id=name, measured=Interval(*interval), **(values | more))
+    ends = dict(zip(("value", "low", "high"), interval, strict=True))
+    return Statement(id=name, **ends, **(values | more))
 
 
 def never(violations: int, trials: int, **texts: str) -> Statement:
     measured = proportion(violations, trials)
     counts = {"trials": trials, "violations": violations}
     return Statement(
-        relation="never", predicted=0.0, tolerance=0.1, measured=measured, **counts, **texts
+        relation="never", predicted=0.0, tolerance=0.1, **vars(measured), **counts, **texts
     )
 
 
@@ -235,8 +236,14 @@ def test_digits_of_measured_values(
 
 def test_predictions_carry_their_relation() -> None:
     assert predicted(HOLDS) == r"$\leq 1$"
-    assert predicted(replace(HOLDS, relation="at least", predicted=-0.5)) == r"$\geq -0.5$"
-    assert predicted(replace(HOLDS, relation="equals", tolerance=0.05)) == "$= 1$ ($0.05$)"
+    assert (
+        predicted(HOLDS.model_copy(update={"relation": "at least", "predicted": -0.5}))
+        == r"$\geq -0.5$"
+    )
+    assert (
+        predicted(HOLDS.model_copy(update={"relation": "equals", "tolerance": 0.05}))
+        == "$= 1$ ($0.05$)"
+    )
     assert predicted(SURE) == "never ($0.1$)"
 
 
@@ -271,7 +278,7 @@ def test_chapter_quotes_statements() -> None:
     [((1.5, 1.4, 1.6), "does not hold"), ((2.0, 1.5, 2.5), "is undecided")],
 )
 def test_words_follow_the_verdict(interval: tuple[float, float, float], words: str) -> None:
-    other = replace(CORRECT, measured=Interval(*interval))
+    other = CORRECT.model_copy(update=dict(zip(("value", "low", "high"), interval, strict=True)))
     said = texts(chapter([Found(experiment("fail"), (other, *FAIL[1:]))]))
     assert f"this {words})" in said
     assert "this holds" not in said

@@ -112,7 +112,7 @@ def test_a_loss_that_is_flat_in_the_kept_weights_is_measured(scale: float) -> No
     weights = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 0.5], requires_grad=True)
     point = flattened([weights], scale * weights[4:].pow(3).sum())
     found = network.first_order(point, {"kept": 4}, stream(0))
-    found |= network.second_order(point, {"kept": 4}, 1, stream(0))
+    found |= network.second_order(point, {"kept": 4}, found, 1, stream(0))
     assert found["curvature_kept"] == 0.0
     if scale:
         assert found["on_kept"] == 0.0

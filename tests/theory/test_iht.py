@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from theory.iht import Phases, Trace, hard_threshold, iht, on_support
-from theory.problems import Gradient, rotated_quadratics, sparse_vectors
+from theory.iht import Trace, dense_phase, hard_threshold, iht, on_support
+from theory.problems.base import Gradient, sparse_vectors
+from theory.problems.quadratic import rotated_quadratics
 
 Array = npt.NDArray[np.float64]
 
@@ -73,24 +74,25 @@ def test_hard_threshold_is_the_nearest_sparse_vector_and_ties_keep_the_lowest_in
         assert np.array_equal(hard_threshold(torch.tensor(row), k), nearest_by_search(row, k))
 
 
-def test_hard_threshold_keeps_infinities_and_leaves_its_argument_alone() -> None:
+def test_hard_threshold_keeps_infinities_ranks_nan_as_one_and_leaves_its_argument_alone() -> None:
     x = torch.tensor([1.0, -torch.inf, 3.0], dtype=torch.float64)
     assert hard_threshold(x, 1).tolist() == [0.0, -torch.inf, 0.0]
     assert x.tolist() == [1.0, -torch.inf, 3.0]
+    x[0] = torch.nan
+    assert hard_threshold(x, 2).tolist() == [torch.inf, -torch.inf, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("x", "k", "message"),
+    ("x", "k"),
     [
-        ([1.0, 2.0], 3, "k = 3: expected 0 <= k <= N = 2"),
-        ([1.0, 2.0], -1, "k = -1: expected 0 <= k <= N = 2"),
-        ([[1.0, 2.0], [3.0, 4.0]], torch.tensor([2, 3]), "k = 3: expected 0 <= k <= N = 2"),
-        ([[1.0, 2.0], [3.0, 4.0]], torch.tensor([-1, 2]), "k = -1: expected 0 <= k <= N = 2"),
-        ([1.0, torch.nan], 1, "x has NaN entries"),
+        ([1.0, 2.0], 3),
+        ([1.0, 2.0], -1),
+        ([[1.0, 2.0], [3.0, 4.0]], torch.tensor([2, 3])),
+        ([[1.0, 2.0], [3.0, 4.0]], torch.tensor([-1, 2])),
     ],
 )
-def test_hard_threshold_refuses_what_it_cannot_rank(x: Any, k: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_hard_threshold_keeps_none_to_all(x: Any, k: Any) -> None:
+    with pytest.raises(ValueError, match="k = "):
         hard_threshold(torch.tensor(x), k)
 
 
@@ -138,7 +140,6 @@ def test_iht_of_a_batch_is_the_written_recursion_of_each_trial() -> None:
     eta = torch.tensor([[0.1], [1.0], [1.7]], dtype=torch.float64)
     found = iht(quadratic(hessian, centre), start, k, eta, steps, entries)
     assert not found.diverged.any()
-    assert found.diverged_at.tolist() == [[-1] * trials] * count
     assert torch.equal(path(found)[-1], found.last)
     for p, t in itertools.product(range(count), range(trials)):
         matrix, point = hessian[p].numpy(), centre[p, 0].numpy()
@@ -173,7 +174,6 @@ def test_a_diverged_trial_stays_where_it_was_and_the_others_go_on_unchanged() ->
     # Multiplied by 0.5, by -10 and by -0.5 in each step: 2e150 comes after 150 steps.
     eta = torch.tensor([0.5, 11.0, 1.5], dtype=torch.float64)
     found = iht(lambda theta: theta, start, 4, eta, 170, entries)
-    assert found.diverged_at.tolist() == [-1, 150, -1]
     assert found.diverged.tolist() == [False, True, False]
     alone = iht(lambda theta: theta, start[::2], 4, eta[::2], 170, entries)
     assert torch.equal(path(found)[:, ::2], path(alone))
@@ -204,7 +204,7 @@ def test_one_entry_that_is_no_number_is_a_divergence_whatever_is_kept(
     start = normal(6, 1, 3, 5)
     found = iht(broken, start, 1, 0.5, 8, entries)
     healthy = iht(plain, start, 1, 0.5, 8, entries)
-    assert found.diverged_at.tolist() == [[-1, 3, -1]]
+    assert found.diverged.tolist() == [[False, True, False]]
     assert torch.equal(path(found)[:, :, [0, 2]], path(healthy)[:, :, [0, 2]])
     assert torch.equal(path(found)[:3, 0, 1], path(healthy)[:3, 0, 1])
     assert bool((path(found)[3:, 0, 1] == torch.inf).all())
@@ -215,13 +215,11 @@ def test_one_entry_that_is_no_number_is_a_divergence_whatever_is_kept(
 @pytest.mark.parametrize(
     ("k", "eta", "message"),
     [
-        (6, 1.0, "k = 6: expected 0 <= k <= N = 5"),
-        (-1, 1.0, "k = -1: expected 0 <= k <= N = 5"),
-        (torch.tensor([1, 6]), 1.0, "k = 6: expected 0 <= k <= N = 5"),
-        (1, 0.0, "step_size = 0.0: expected more than 0"),
-        (1, -1.0, "step_size = -1.0: expected more than 0"),
-        (1, float("nan"), "step_size = nan: expected more than 0"),
-        (1, torch.tensor([1.0, 0.0]), "expected more than 0"),
+        (6, 1.0, "k = 6"),
+        (1, 0.0, "step_size = 0.0"),
+        (1, -1.0, "step_size = -1.0"),
+        (1, float("nan"), "step_size = nan"),
+        (1, torch.tensor([1.0, 0.0]), "step_size = "),
     ],
 )
 def test_iht_refuses_impossible_arguments(k: Any, eta: Any, message: str) -> None:
@@ -244,13 +242,13 @@ def test_a_phase_is_its_passes_then_the_threshold_then_its_sparse_steps() -> Non
     theta = normal(10, 4, 6)
     k = torch.tensor([1, 3, 6, 0])
     eta = torch.tensor([0.5, 1.0, 2.0, 1.0], dtype=torch.float64)
-    phases = Phases(eta, passes=2, sparse_steps=3, sparse_step_size=0.25)
 
     def whole(theta: Tensor) -> Tensor:
         return torch.stack([gradient(theta) for gradient in gradients]).mean(0)
 
-    found = phases.step(gradients, whole, k)(theta)
-    dense = phases.dense(gradients, theta)
+    dense = dense_phase(gradients, theta, eta, passes=2)
+    found = on_support(whole, hard_threshold(dense, k), 0.25, 3)
+
     for row in range(4):
         x = theta[row].numpy()
         for _ in range(2):
@@ -273,7 +271,7 @@ def test_many_passes_tend_to_the_flow_of_the_mean_for_the_time_eta() -> None:
     rest = np.linalg.solve(mean, pull)
     flow = rest + scipy.linalg.expm(-2.0 * mean) @ (theta.numpy() - rest)
     errors = [
-        float(np.linalg.norm(Phases(2.0, passes=passes).dense(gradients, theta).numpy() - flow))
+        float(np.linalg.norm(dense_phase(gradients, theta, 2.0, passes).numpy() - flow))
         for passes in (100, 200, 400, 800)
     ]
     # Euler's method is of the first order: twice the passes, half the error.
@@ -313,15 +311,3 @@ def test_many_sparse_steps_solve_the_equations_of_the_support() -> None:
     expected = np.zeros(10)
     expected[kept] = np.linalg.solve(hessian[np.ix_(kept, kept)], (hessian @ centre)[kept])
     np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"passes": 0}, "passes = 0: expected at least 1"),
-        ({"sparse_steps": -1}, "sparse_steps = -1: expected at least 0"),
-    ],
-)
-def test_phases_refuse_impossible_settings(settings: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Phases(1.0, **settings)

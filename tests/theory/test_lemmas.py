@@ -14,7 +14,7 @@ from theory.experiments import lemmas
 from theory.iht import hard_threshold
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import sine_squares
+from theory.problems.sine import sine_squares
 
 SMALL = lemmas.Settings(trials=110, lengths=(2, 9, 40), n=20, k=5, k_star=2, squares=(1, 5))
 

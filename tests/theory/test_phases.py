@@ -14,7 +14,9 @@ from theory.experiments.phase_diagram import rho_of
 from theory.iht import hard_threshold
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Trap, rotated_quadratics, sine_squares
+from theory.problems.quadratic import rotated_quadratics
+from theory.problems.sine import sine_squares
+from theory.problems.traps import Trap
 from theory.statements import Statement
 
 

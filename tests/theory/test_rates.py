@@ -18,8 +18,17 @@ from torch import Tensor
 
 from theory.iht import hard_threshold, iht, iht_step, on_support, trace
 from theory.noise import gaussian
-from theory.problems import diagonal_quadratics, rotated_quadratics, sparse_vectors
-from theory.rates import Corollary1, Theorem1, Theorem2, expansion, lemma1_factor, theorem3
+from theory.problems.base import sparse_vectors
+from theory.problems.quadratic import diagonal_quadratics, rotated_quadratics
+from theory.rates import (
+    Theorem1,
+    Theorem2,
+    corollary1_floor,
+    expansion,
+    lemma1_factor,
+    theorem3,
+    trivial_gap,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -282,8 +291,9 @@ def test_gradients_along_iht_with_optimised_supports_obey_theorem_3(
 
 
 def test_corollary_1_by_hand() -> None:
-    corollary = Corollary1(alpha=0.5, beta=2.0, lipschitz=3.0)
-    assert corollary.floor.item() == pytest.approx(4 * 9 / 0.5)
-    assert corollary.trivial_gap.item() == pytest.approx(2 * 9 / 0.5)
+    alpha, beta = torch.tensor(0.5), torch.tensor(2.0)
+    floor = corollary1_floor(alpha, beta, 3.0).item()
+    assert floor == pytest.approx(4 * 9 / 0.5)
+    assert trivial_gap(alpha, 3.0).item() == pytest.approx(2 * 9 / 0.5)
     # The floor is that of Theorem 1 for sigma = beta eta L.
-    assert corollary.floor.item() == pytest.approx(Theorem1(0.5, 2.0, 1).floor(1.5).item())
+    assert floor == pytest.approx(Theorem1(0.5, 2.0, 1).floor(1.5).item())

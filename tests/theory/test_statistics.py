@@ -192,15 +192,15 @@ def test_a_proportion_needs_trials() -> None:
 
 
 def never(violations: int, trials: int, diverged: int = 0) -> Statement:
-    claim = Claim(source="Lemma 1", claim="$x$", measure="$y$", relation="never")
+    claim = Claim(id="a", source="Lemma 1", claim="$x$", measure="$y$", relation="never")
     counts = {"trials": trials, "violations": violations, "diverged": diverged}
-    return claim.judge("a", proportion(violations, trials), {}, **counts)
+    return claim.judge(proportion(violations, trials), {}, **counts)
 
 
 def statement(relation: Relation, measured: Interval, **rest: Any) -> Statement:
     texts = {"id": "a", "source": "Theorem 2", "claim": "$x$", "measure": "$y$"}
     given_ = {"predicted": 1.0, "trials": 20, **rest}
-    return Statement(relation=relation, measured=measured, **texts, **given_)
+    return Statement(relation=relation, **vars(measured), **texts, **given_)
 
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"

@@ -12,7 +12,9 @@ from acdc.errors import ConfigError
 from theory.experiments import t1_floor, t1_gap, t1_rate
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import cpl_constant, rotated_quadratics, sine_squares, sparse_vectors
+from theory.problems.base import sparse_vectors
+from theory.problems.quadratic import rotated_quadratics
+from theory.problems.sine import cpl_constant, sine_squares
 from theory.statements import Statement
 
 

@@ -14,7 +14,7 @@ from theory import experiment, statistics
 from theory.measures import first_at_most, tail_mean, worst_ratio
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import rotated_quadratics
+from theory.problems.quadratic import rotated_quadratics
 from theory.statements import Statement
 
 

@@ -18,7 +18,7 @@ from acdc.methods.phases import Phase
 from acdc.sparsity.masks import count_zeros
 from acdc.training.evaluation import dead_filters
 from theory import experiment
-from theory.experiment import Ascending
+from theory.experiment import Ascending, Count, Fraction, Seed, Size, Trials
 from theory.network import (
     Point,
     Row,
@@ -41,35 +41,21 @@ _CURVATURES = {
     "random": "random $k$-sparse directions",
 }
 _FIRST = (
-    "n",
-    "alpha",
-    "beta",
-    "gap",
-    "phase",
-    "gradient2",
-    "on_kept",
-    "dead_filters",
-    "sparse_to_all",
+    *("n", "alpha", "beta", "gap", "phase", "gradient2"),
+    *("on_kept", "dead_filters", "sparse_to_all"),
 )
 _BY_COUNT = ("cpl", "gaussian", "layerwise", "alpha", "asked")
-
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Settings(experiment.Settings):
     """AC/DC training of a network, measured after every epoch, curvature after every phase."""
 
-    seed: int = Field(default=1, ge=0)
-    """First seed of training, and of the random vectors."""
-    trials: int = Field(default=3, ge=2)
-    """Number of consecutive seeds of training."""
-    model: str = "resnet8_bottleneck_s8"
-    """Network architecture."""
-    dataset: str = "fashion_mnist_1k"
-    """Data set."""
-    epochs: int = Field(default=40, ge=1)
-    """Passes over the training images."""
-    sparsity: float = Field(default=0.9, gt=0, lt=1)
+    seed: Seed = Field(1, description="First seed of training, and of the random vectors.")
+    trials: Trials = Field(3, description="Number of consecutive seeds of training.")
+    model: str = Field("resnet8_bottleneck_s8", description="Network architecture.")
+    dataset: str = Field("fashion_mnist_1k", description="Data set.")
+    epochs: Count = Field(40, description="Passes over the training images.")
+    sparsity: Fraction = 0.9
     """Sparsity of the sparse phases; k is the number of kept weights."""
     schedule: str = "imagenet-100"
     """Published schedule, whose phases are scaled to the epochs."""
@@ -77,12 +63,11 @@ class Settings(experiment.Settings):
         lr=0.2, momentum=0.9, weight_decay=2e-3, batch_size=128, augmentation="shift"
     )
     """Training recipe."""
-    images: int = Field(default=64, ge=2)
+    images: Size = 64
     """Training images over which f is the mean loss, the same for all seeds and epochs."""
-    shares: Annotated[tuple[Share, ...], Ascending] = (0.01, 0.05)
+    shares: Annotated[tuple[Fraction, ...], Ascending] = (0.01, 0.05)
     """Fractions of the weights for k in ||T_k(grad f)||, beside the kept fraction."""
-    directions: int = Field(default=1, ge=1)
-    """Random sparse directions for each mean curvature."""
+    directions: Count = Field(1, description="Random sparse directions for each mean curvature.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -162,7 +147,7 @@ def _train_and_measure(
             point = Point(trainer, chosen[: settings.images], epoch)
             found = first_order(point, counts, generator)
             if epoch in ends:
-                found |= second_order(point, counts, settings.directions, generator)
+                found |= second_order(point, counts, found, settings.directions, generator)
             phase = "sparse" if trainer.method.masks else "dense"
             dead = dead_filters(trainer.weights)
             add(epoch, "finished", {"phase": phase, "dead_filters": dead, **found})
@@ -212,88 +197,82 @@ def _draw(outcome: Outcome, config: RunConfig, counts: Mapping[str, int], total:
                 outcome.draw(panel, "sparse phase", "phase", phase.start, phase.end)
 
 
-class _Seeds:
-    """The measured epochs of each seed."""
+def _measured(rows: Sequence[Row], at: str) -> list[list[Row]]:
+    """Return the rows of each seed in which a column was measured."""
+    seeds = sorted({row["seed"] for row in rows})
+    return [[r for r in rows if r["seed"] == seed and not math.isnan(r[at])] for seed in seeds]
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self.seeds = sorted({row["seed"] for row in rows})
 
-    def measured(self, seed: int, at: str) -> list[Row]:
-        """Return the epochs of a seed in which a column was measured."""
-        return [row for row in self.rows if row["seed"] == seed and not math.isnan(row[at])]
+def _means(
+    rows: Sequence[Row], value: Callable[[Row], float], phases: Sequence[str], at: str = "gap"
+) -> tuple[list[float], int]:
+    """Return each seed's mean over epochs of these phases, and the number of excluded epochs.
 
-    def means(
-        self, value: Callable[[Row], float], phases: Sequence[str], at: str = "gap"
-    ) -> tuple[list[float], int]:
-        """Return each seed's mean over epochs of these phases, and the number of excluded epochs.
-
-        Args:
-            value: of an epoch, NaN where its denominator is 0: such epochs are excluded.
-            phases: to average over; the mean is NaN where a seed has none.
-            at: column that tells in which epochs there was a measurement.
-        """
-        found, excluded = [], 0
-        for seed in self.seeds:
-            mine = [value(row) for row in self.measured(seed, at) if row["phase"] in phases]
-            known = [each for each in mine if not math.isnan(each)]
-            found.append(sum(known) / len(known) if known else math.nan)
-            excluded += len(mine) - len(known)
-        return found, excluded
+    Args:
+        rows: of all seeds.
+        value: of an epoch, NaN where its denominator is 0: such epochs are excluded.
+        phases: to average over; the mean is NaN where a seed has none.
+        at: column that tells in which epochs there was a measurement.
+    """
+    found, excluded = [], 0
+    for mine in _measured(rows, at):
+        values = [value(row) for row in mine if row["phase"] in phases]
+        known = [each for each in values if not math.isnan(each)]
+        found.append(sum(known) / len(known) if known else math.nan)
+        excluded += len(values) - len(known)
+    return found, excluded
 
 
 def judge(outcome: Outcome, counts: Mapping[str, int], total: int) -> None:
     """Judge the claims by the rows of all seeds."""
-    runs = _Seeds(outcome.trials)
-    diverged = sum(row["status"] == "diverged" for row in outcome.trials)
+    rows = outcome.trials
+    seeds = len({row["seed"] for row in rows})
+    diverged = sum(row["status"] == "diverged" for row in rows)
     share = _percent(counts["kept"], total)
 
     def state(id: str, measured: Interval, excluded: int, **words: object) -> None:
         left_out = f" Left out: {excluded} epochs in which a denominator was not above 0."
-        words |= {"seeds": len(runs.seeds), "share": share}
+        words |= {"seeds": seeds, "share": share}
         words["left_out"] = left_out if excluded else ""
-        outcome.state(id, measured, len(runs.seeds), diverged, words)
+        outcome.state(id, measured, seeds, diverged, words)
 
     def over(top: str, bottom: str) -> Callable[[Row], float]:
         return lambda row: ratio(row[top], row[bottom])
 
     kinds = ("dense", "sparse")
     for kind in kinds:
-        ratios, excluded = runs.means(over("cpl_kept", "gaussian_kept"), (kind,))
+        ratios, excluded = _means(rows, over("cpl_kept", "gaussian_kept"), (kind,))
         state("concentration_%(kind)s", geometric_mean(ratios), excluded, kind=kind)
-    ratios, excluded = runs.means(over("cpl_kept", "layerwise_kept"), kinds)
+    ratios, excluded = _means(rows, over("cpl_kept", "layerwise_kept"), kinds)
     state("concentration_beyond_layers", geometric_mean(ratios), excluded)
     (dense, first), (sparse, second) = (
-        runs.means(lambda row: float(row["cpl_kept"]), (kind,)) for kind in kinds
+        _means(rows, lambda row: float(row["cpl_kept"]), (kind,)) for kind in kinds
     )
     differences = [a - b for a, b in zip(dense, sparse, strict=True)]
     state("phases_alike", student_mean(differences), first + second)
-    ratios, excluded = runs.means(lambda row: float(row["sparse_to_all"]), kinds, "curvature_all")
+    ratios, excluded = _means(rows, lambda row: float(row["sparse_to_all"]), kinds, "curvature_all")
     directions = ", ".join(label for name, label in _CURVATURES.items() if name != "all")
     state("sparse_smoothness", geometric_mean(ratios), excluded, directions=directions)
-    least, excluded = _least_required(runs, counts)
-    worst = ", ".join(_worst_required(runs, counts, total))
+    least, excluded = _least_required(rows, counts)
+    worst = ", ".join(_worst_required(rows, counts, total))
     state("condition", geometric_mean(least), excluded, worst=worst)
 
 
-def _least_required(runs: _Seeds, counts: Mapping[str, int]) -> tuple[list[float], int]:
+def _least_required(rows: Sequence[Row], counts: Mapping[str, int]) -> tuple[list[float], int]:
     """Return the least k over N that each seed's epochs require, and the unknown epochs."""
     least, unknown = [], 0
-    for seed in runs.seeds:
-        mine = [
-            [row[f"asked_{name}"] for name in counts]
-            for row in runs.measured(seed, "curvature_all")
-        ]
+    for measured in _measured(rows, "curvature_all"):
+        mine = [[row[f"asked_{name}"] for name in counts] for row in measured]
         known = [each for row in mine for each in row if not math.isnan(each)]
         least.append(min(known, default=math.nan))
         unknown += sum(all(map(math.isnan, row)) for row in mine)
     return least, unknown
 
 
-def _worst_required(runs: _Seeds, counts: Mapping[str, int], total: int) -> Iterator[str]:
+def _worst_required(rows: Sequence[Row], counts: Mapping[str, int], total: int) -> Iterator[str]:
     """Yield the k over N that the least alpha and the largest beta of all epochs would require."""
     for name, count in counts.items():
-        alphas = [row[f"alpha_{name}"] for row in runs.rows if row[f"alpha_{name}"] > 0]
-        betas = [row["beta"] for row in runs.rows if row["beta"] > 0]
+        alphas = [row[f"alpha_{name}"] for row in rows if row[f"alpha_{name}"] > 0]
+        betas = [row["beta"] for row in rows if row["beta"] > 0]
         found = required(min(alphas, default=math.nan), max(betas, default=math.nan), count)
         yield f"{found / total:.1e} at {_percent(count, total)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -11,40 +10,32 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Factors
-from theory.iht import Phases, on_support, per_trial, prune
+from theory.experiment import Count, Counts, Factors, Level, Size, Trials, Weight
+from theory.iht import dense_phase, hard_threshold, on_support, per_trial
 from theory.measures import ROUNDING, geometric
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Gradient, SineSquares, Weight, sine_squares
-from theory.rates import Corollary1, Theorem1
+from theory.problems.base import Gradient
+from theory.problems.sine import SineSquares, sine_squares
+from theory.rates import Theorem1, corollary1_floor, trivial_gap
 from theory.statistics import exact, mean
 
 
 class Settings(experiment.Settings):
     """F2 as a mean of parts, from theta_0 = 0."""
 
-    trials: int = Field(default=60, ge=2)
-    """Problems."""
-    n: int = Field(default=1000, ge=2)
-    """Dimension of theta."""
-    k_star: int = Field(default=4, ge=1)
-    """Non-zeros of the minimiser, and rows of A."""
-    k: int = Field(default=950, ge=1)
+    trials: Trials = Field(60, description="Problems.")
+    n: Size = Field(1000, description="Dimension of theta.")
+    k_star: Count = Field(4, description="Non-zeros of the minimiser, and rows of A.")
+    k: Count = 950
     """Kept entries, enough for the constants of the whole of f, not for those of its parts."""
-    c: Weight = 1.2
-    """Weight of the sine; f is not convex above 1."""
-    tail: float = Field(default=0.1, ge=0)
-    """Scale of the columns beyond the first k*."""
-    passes: Counts = (1, 4)
-    """Passes over the parts in a dense phase."""
-    parts: Counts = (2, 4)
-    """Mini-batches."""
-    factors: Factors = (0.5, 1.0)
-    """Of the step eta = factor/(2 beta)."""
-    phases: int = Field(default=20, ge=1)
-    """Of each trial."""
-    sparse_steps: int = Field(default=4, ge=1)
+    c: Weight = Field(1.2, description="Weight of the sine; f is not convex above 1.")
+    tail: Level = Field(0.1, description="Scale of the columns beyond the first k*.")
+    passes: Counts = Field((1, 4), description="Passes over the parts in a dense phase.")
+    parts: Counts = Field((2, 4), description="Mini-batches.")
+    factors: Factors = Field((0.5, 1.0), description="Of the step eta = factor/(2 beta).")
+    phases: Count = Field(20, description="Of each trial.")
+    sparse_steps: Count = 4
     """Gradient steps of a sparse phase, where there is one."""
 
     @model_validator(mode="after")
@@ -69,20 +60,21 @@ def run(settings: Settings) -> Outcome:
     found = {point: _alternate(outcome, settings, problem, point) for point in points}
     # All configurations on one problem count as one trial.
     movement, error, highest = (
-        torch.cat([getattr(each, name) for each in found.values()], dim=-1).amax(-1)
-        for name in ("movement", "error", "highest")
+        torch.cat([each[name] for each in found.values()], dim=-1).amax(-1)
+        for name in ("movement", "mapping_error", "highest_gap")
     )
-    rises = [each.rises for point, each in found.items() if point.sparse_steps]
-    floor = max((each.floor.flatten() for each in found.values()), key=lambda x: float(x.mean()))
-    diverged = torch.cat([each.diverged for each in found.values()], dim=-1).any(-1)
+    rises = [each["rises"] for point, each in found.items() if point.sparse_steps]
+    floors = [(each["gap"] / each["bound"]).flatten() for each in found.values()]
+    floor = max(floors, key=lambda x: float(x.mean()))
+    diverged = torch.cat([~each["gap"].isfinite() for each in found.values()], dim=-1).any(-1)
     rounding = 1.0 + 1e-9
     outcome.state_never("movement", movement > rounding, diverged)
     outcome.state_never("mapping", error > rounding, diverged, {"largest": float(error.max())})
     outcome.state_never("sparse_phase", torch.cat(rises, dim=-1).sum(-1) > 0, diverged)
     outcome.state("floor", mean(floor), settings.trials, diverged)
     outcome.state_never("trivial", highest > rounding, diverged)
-    bounds = Corollary1(problem.alpha, problem.beta, 1.0)
-    outcome.state("vacuous", exact(float((bounds.floor / bounds.trivial_gap).mean())), 0)
+    ratio = corollary1_floor(problem.alpha, problem.beta) / trivial_gap(problem.alpha)
+    outcome.state("vacuous", exact(float(ratio.mean())), 0)
     return outcome
 
 
@@ -95,12 +87,12 @@ class _Point(NamedTuple):
     sparse_steps: int
 
 
-@dataclass
 class _Watched:
     """A gradient that keeps the largest norm it had, (...)."""
 
-    gradient: Gradient
-    largest: Tensor
+    def __init__(self, gradient: Gradient, shape: torch.Size) -> None:
+        self.gradient = gradient
+        self.largest = torch.zeros(shape, dtype=torch.float64)
 
     def __call__(self, theta: Tensor) -> Tensor:
         found = self.gradient(theta)
@@ -108,43 +100,29 @@ class _Watched:
         return found
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Measurements of trials (problems, 1)."""
+def _alternate(
+    outcome: Outcome, settings: Settings, problem: SineSquares, point: _Point
+) -> dict[str, Tensor]:
+    """Alternate dense and sparse phases, and measure each dense phase against its bounds.
 
-    gaps: Tensor
-    """After each phase, (phases + 1, ...)."""
-    movement: Tensor
-    """Largest movement of a dense phase over eta L."""
-    error: Tensor
-    """Largest error of the gradient mapping over beta eta L."""
-    highest: Tensor
-    """Largest gap at any iterate over 2 L^2/alpha."""
-    floor: Tensor
-    """Last gap over the floor 16 (beta eta L)^2/alpha."""
-    rises: Tensor
-    """Number of sparse phases that raise f."""
-    diverged: Tensor
-
-
-def _alternate(outcome: Outcome, settings: Settings, problem: SineSquares, point: _Point) -> _Found:
-    """Alternate dense and sparse phases, and measure each dense phase against its bounds."""
+    Returns:
+        The columns of trials.csv that are measured, trials (problems, 1).
+    """
     gradients, betas = problem.parts(point.parts)
     beta = betas.amax(-1)
     theta = torch.zeros_like(problem.minimiser)
-    watched = [_Watched(gradient, torch.zeros_like(beta)) for gradient in gradients]
+    watched = [_Watched(gradient, beta.shape) for gradient in gradients]
     eta = point.factor / (2.0 * beta)
-    phases = Phases(eta, point.passes, point.sparse_steps, 1.0 / problem.beta)
     gaps = [problem.gap(theta)]
     highest = gaps[0]
     movement, error, rises = (torch.zeros_like(beta) for _ in range(3))
     for _ in range(settings.phases):
-        moved = phases.dense(list(watched), theta)
+        moved = dense_phase(watched, theta, eta, point.passes)
         mapping = (theta - moved) / per_trial(eta) - problem.gradient(theta)
         movement = torch.maximum(movement, (theta - moved).square().sum(-1).sqrt())
         error = torch.maximum(error, mapping.square().sum(-1).sqrt())
-        pruned = prune(moved, settings.k)
-        theta = on_support(problem.gradient, pruned, phases.sparse_step_size, point.sparse_steps)
+        pruned = hard_threshold(moved, settings.k)
+        theta = on_support(problem.gradient, pruned, 1.0 / problem.beta, point.sparse_steps)
         before, after = problem.gap(pruned), problem.gap(theta)
         rises = rises + (after > before * (1.0 + 1e-12) + ROUNDING * gaps[0])
         # L has to hold wherever the gap is compared.
@@ -154,59 +132,41 @@ def _alternate(outcome: Outcome, settings: Settings, problem: SineSquares, point
         highest = torch.stack([highest, problem.gap(moved), before, after]).amax(0)
         gaps.append(after)
     lipschitz = torch.stack([part.largest for part in watched]).amax(0)
-    bounds = Corollary1(problem.alpha, beta, lipschitz)
-    found = _Found(
-        gaps=torch.stack(gaps),
-        movement=movement / (eta * lipschitz),
-        error=error / (beta * eta * lipschitz),
-        highest=highest / bounds.trivial_gap,
-        floor=gaps[-1] / (16.0 * (beta * eta * lipschitz) ** 2 / problem.alpha),
-        rises=rises,
-        diverged=~gaps[-1].isfinite(),
-    )
-    _record(outcome, settings, problem, point, found, bounds)
-    if point.factor == settings.factors[-1]:
-        _draw(outcome, settings, found, point)
-    return found
-
-
-def _record(
-    outcome: Outcome,
-    settings: Settings,
-    problem: SineSquares,
-    point: _Point,
-    found: _Found,
-    bounds: Corollary1,
-) -> None:
-    beta = bounds.beta
+    found = {
+        "gap": gaps[-1],
+        "bound": 16.0 * (beta * eta * lipschitz) ** 2 / problem.alpha,
+        "lipschitz": lipschitz,
+        "movement": movement / (eta * lipschitz),
+        "mapping_error": error / (beta * eta * lipschitz),
+        "highest_gap": highest / trivial_gap(problem.alpha, lipschitz),
+        "rises": rises,
+    }
+    enough = Theorem1(problem.alpha, beta, settings.k_star).enough_with_noise
     outcome.record(
         beta.shape,
         problem,
         k_star=settings.k_star,
         k=settings.k,
         beta=beta,
-        sigma=beta * (point.factor / (2.0 * beta)) * bounds.lipschitz,
+        sigma=beta * eta * lipschitz,
         iterations=settings.phases,
-        gap=found.gaps[-1],
-        bound=bounds.floor,
-        diverged=found.diverged,
-        **point._asdict(),
-        lipschitz=bounds.lipschitz,
-        movement=found.movement,
-        mapping_error=found.error,
-        highest_gap=found.highest,
-        rises=found.rises,
-        meets_condition=settings.k
-        >= Theorem1(problem.alpha, beta, settings.k_star).enough_with_noise,
+        diverged=~gaps[-1].isfinite(),
+        **point._asdict() | found,
+        meets_condition=settings.k >= enough,
     )
+    if point.factor == settings.factors[-1]:
+        _draw(outcome, settings, found["mapping_error"], gaps, point)
+    return found
 
 
-def _draw(outcome: Outcome, settings: Settings, found: _Found, point: _Point) -> None:
+def _draw(
+    outcome: Outcome, settings: Settings, error: Tensor, gaps: list[Tensor], point: _Point
+) -> None:
     label = f"{point.parts} parts"
     if point.sparse_steps == 0:
-        outcome.draw_interval("error", label, point.passes, mean(found.error.flatten()))
+        outcome.draw_interval("error", label, point.passes, mean(error.flatten()))
         outcome.draw("error", "bound", "bound", point.passes, 1.0)
     if point.passes == settings.passes[-1]:
         line = f"{label}, {'with' if point.sparse_steps else 'without'} sparse phase"
-        for phase, gaps in enumerate(found.gaps):
-            outcome.draw("gap", line, "measured", phase, geometric(gaps.flatten()))
+        for phase, gap in enumerate(gaps):
+            outcome.draw("gap", line, "measured", phase, geometric(gap.flatten()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas
+from theory.experiment import Condition, Count, Counts, Fraction, Kappas, Trials
 from theory.iht import iht, watch_gap
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Trap
+from theory.problems.traps import Trap
 from theory.rates import Theorem2, largest_trap
 from theory.statistics import Interval, exact
 
@@ -32,19 +32,16 @@ _DRAWN = 60
 class Settings(experiment.Settings):
     """Traps F3: the largest by search, and IHT on random ones."""
 
-    trials: int = Field(default=30, ge=2)
+    trials: Trials = 30
     """Random traps of each size and number of copies on which IHT runs."""
     kappas: Kappas = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
     """Condition numbers at which the largest trap is sought."""
-    sizes: Counts = (8, 32)
-    """Wrong coordinates |J| of the random traps."""
-    copies: Counts = (1, 3)
-    """Traps side by side, so that k* = copies."""
-    kappa_most: float = Field(default=50.0, ge=10)
+    sizes: Counts = Field((8, 32), description="Wrong coordinates |J| of the random traps.")
+    copies: Counts = Field((1, 3), description="Traps side by side, so that k* = copies.")
+    kappa_most: Annotated[Condition, Field(ge=10)] = 50.0
     """Condition number of the random traps, at most."""
-    iterations: int = Field(default=1000, ge=1)
-    """Of IHT."""
-    tolerance: float = Field(default=1e-8, gt=0, lt=1)
+    iterations: Count = Field(1000, description="Of IHT.")
+    tolerance: Fraction = 1e-8
     """The gap at which IHT counts as having left the trap, as part of the trap's."""
 
     @model_validator(mode="after")
@@ -221,13 +218,9 @@ def _iterate(outcome: Outcome, settings: Settings) -> None:
 
 
 def judge_confinement(outcome: Outcome, settings: Settings, part: Tensor, diverged: Tensor) -> None:
-    """Judge whether IHT stays at the bad points, and leaves with one kept entry more.
+    """Judge whether IHT stays at the bad points with k = |J|, and leaves with one entry more.
 
-    Args:
-        outcome: the statements are added to it.
-        settings: of the experiment.
-        part: the last gap over the first, (2, traps): with k = |J|, and with one more.
-        diverged: the mask of trials that diverged.
+    Both are (2, traps); ``part`` is the last gap over the first.
     """
     words = {"smallest": settings.sizes[0], "biggest": settings.sizes[-1]}
     words["most_copies"] = settings.copies[-1]

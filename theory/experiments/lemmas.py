@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acdc.sparsity.selection import top_k_rows
 from theory import experiment
-from theory.experiment import Ascending, Counts, Several
+from theory.experiment import Condition, Count, Counts, Positive, Size, Trials, Weights
 from theory.iht import hard_threshold
 from theory.inequalities import (
     ENSEMBLES,
@@ -25,7 +25,9 @@ from theory.inequalities import (
 )
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Weight, cpl_constant, rotated_quadratics, sine_squares, sparse_vectors
+from theory.problems.base import sparse_vectors
+from theory.problems.quadratic import rotated_quadratics
+from theory.problems.sine import cpl_constant, sine_squares
 from theory.rates import lemma1_factor
 from theory.statistics import mean, proportion
 
@@ -36,23 +38,18 @@ _PARTS = 25
 class Settings(experiment.Settings):
     """Random instances of each lemma."""
 
-    trials: int = Field(default=150, ge=2)
-    """Instances of each kind."""
-    lengths: Counts = (8, 32, 128)
-    """Lengths of the vectors of Lemma 1."""
-    n: int = Field(default=48, ge=2)
+    trials: Trials = Field(150, description="Instances of each kind.")
+    lengths: Counts = Field((8, 32, 128), description="Lengths of the vectors of Lemma 1.")
+    n: Size = 48
     """Dimension of the quadratics F1 (Lemmas 2-4), and of the gradients of Lemma 5."""
-    k: int = Field(default=8, ge=1)
-    """Kept entries there."""
-    k_star: int = Field(default=3, ge=1)
-    """Non-zeros of the minimisers of F1."""
-    kappa_most: float = Field(default=100.0, ge=1)
+    k: Count = Field(8, description="Kept entries there.")
+    k_star: Count = Field(3, description="Non-zeros of the minimisers of F1.")
+    kappa_most: Condition = 100.0
     """Condition numbers of F1, at most; log-uniform."""
-    spread: float = Field(default=10.0, gt=0)
+    spread: Positive = 10.0
     """Lemma 5: magnitude of each entry of v - grad f, over that of the noise."""
-    draws: int = Field(default=200, ge=1)
-    """Lemma 5: draws of the noise for each instance."""
-    weights: Annotated[tuple[Weight, ...], Several, Ascending] = (0.0, 0.5, 1.2, 2.0, 3.0)
+    draws: Count = Field(200, description="Lemma 5: draws of the noise for each instance.")
+    weights: Weights = (0.0, 0.5, 1.2, 2.0, 3.0)
     """Lemma 6: weights c of the sine in h and F2; for c = 0 it is an equality of h."""
     squares: Counts = (1, 4, 16)
     """Lemma 6: numbers m of squares of F2, which has N = 8 m."""

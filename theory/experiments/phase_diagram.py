@@ -10,34 +10,29 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas
+from theory.experiment import Count, Counts, Kappas, Positive, Size, Trials
 from theory.iht import iht
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Trap, rotated_quadratics
+from theory.problems.quadratic import rotated_quadratics
+from theory.problems.traps import Trap
 from theory.rates import Theorem2, largest_trap
 
 
 class Settings(experiment.Settings):
     """F1 with random curvature from theta_0 = 0; F3 from 0 and from its bad point."""
 
-    trials: int = Field(default=24, ge=2)
+    trials: Trials = 24
     """Problems F1 at each condition number, and overlaps w of F3."""
-    kappas: Kappas = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    """Condition numbers."""
-    n: int = Field(default=96, ge=2)
-    """Dimension of F1."""
-    k_star: int = Field(default=3, ge=1)
-    """Non-zeros of the minimisers of F1; F3 has one."""
-    k_ratios: Counts = (1, 2, 4, 8, 16, 32)
-    """k/k* of F1."""
+    kappas: Kappas = Field((2.0, 4.0, 8.0, 16.0, 32.0, 64.0), description="Condition numbers.")
+    n: Size = Field(96, description="Dimension of F1.")
+    k_star: Count = Field(3, description="Non-zeros of the minimisers of F1; F3 has one.")
+    k_ratios: Counts = Field((1, 2, 4, 8, 16, 32), description="k/k* of F1.")
     trap_ks: Counts = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
     """k/k* of F3."""
-    iterations: int = Field(default=400, ge=1)
-    """IHT steps on F1."""
-    trap_iterations: int = Field(default=40, ge=1)
-    """IHT steps on F3."""
-    tolerance: float = Field(default=1e-6, gt=0)
+    iterations: Count = Field(400, description="IHT steps on F1.")
+    trap_iterations: Count = Field(40, description="IHT steps on F3.")
+    tolerance: Positive = 1e-6
     """Part of the first gap below which F1 counts as solved; F3 when it keeps the right column."""
 
     @model_validator(mode="after")
@@ -153,11 +148,7 @@ def rho_of(kappa: Tensor, w: Tensor, k: int) -> Tensor:
     """Return the smaller rho at which F3 has a condition number; NaN where none is so small.
 
     The condition number falls in rho, then rises; the falling side is searched by halving.
-
-    Args:
-        kappa: condition numbers, broadcasting with w.
-        w: overlaps, below k.
-        k: wrong columns.
+    Condition numbers and overlaps w < k broadcast.
     """
     grid = 10.0 ** torch.linspace(-4.0, 1.0, 501, dtype=torch.float64).unsqueeze(-1)
     lowest = Trap(grid, w + torch.zeros_like(grid), k).kappa.argmin(0)

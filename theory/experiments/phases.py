@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import torch
@@ -11,41 +10,40 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Ascending, Counts
-from theory.iht import Phases, hard_threshold, on_support
+from theory.experiment import Ascending, Condition, Count, Counts, Positive, Size, Steps, Trials
+from theory.iht import dense_phase, hard_threshold, on_support
 from theory.measures import ROUNDING, first_at_most
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Problem, Trap, gaussian_least_squares, rotated_quadratics
+from theory.problems import Problem
+from theory.problems.quadratic import rotated_quadratics
+from theory.problems.regression import gaussian_least_squares
+from theory.problems.traps import Trap
 from theory.statistics import Interval, geometric_mean, mean, proportion
 
 
 class Settings(experiment.Settings):
     """F1, F1' with fewer rows than columns, and F3, from theta_0 = 0 with step 1/beta."""
 
-    trials: int = Field(default=30, ge=2)
-    """Problems of each family."""
-    n: int = Field(default=96, ge=2)
-    """Dimension of theta, F1 and F1'."""
-    m: int = Field(default=24, ge=1)
-    """Rows of F1'."""
-    k_star: int = Field(default=4, ge=1)
-    """Non-zeros of the minimiser, F1 and F1'."""
-    k: int = Field(default=6, ge=1)
-    """Kept entries."""
-    kappa: float = Field(default=32.0, ge=1)
-    """Condition number of F1."""
+    trials: Trials = Field(30, description="Problems of each family.")
+    n: Size = Field(96, description="Dimension of theta, F1 and F1'.")
+    m: Count = Field(24, description="Rows of F1'.")
+    k_star: Count = Field(4, description="Non-zeros of the minimiser, F1 and F1'.")
+    k: Count = Field(6, description="Kept entries.")
+    kappa: Condition = Field(32.0, description="Condition number of F1.")
     dense_steps: Counts = (1, 4, 16, 64)
     """Gradient steps of a dense phase, all of the same size 1/beta."""
-    sparse_steps: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2), Ascending
-    ] = (0, 4, 16, 64)
+    sparse_steps: Annotated[tuple[Steps, ...], Field(min_length=2, max_length=100), Ascending] = (
+        0,
+        4,
+        16,
+        64,
+    )
     """Gradient steps of a sparse phase; the first is what the others are compared with."""
-    steps: int = Field(default=384, ge=1)
-    """All gradient steps of a trial."""
-    success: float = Field(default=1e-6, gt=0)
+    steps: Count = Field(384, description="All gradient steps of a trial.")
+    success: Positive = 1e-6
     """Part of the first gap below which a trial has found the minimiser."""
-    phases: int = Field(default=12, ge=1)
+    phases: Count = 12
     """Phases of the comparison with and without sparse phases at equal numbers of phases."""
 
     @model_validator(mode="after")
@@ -58,13 +56,6 @@ class Settings(experiment.Settings):
         return self
 
 
-@dataclass(frozen=True)
-class _Family:
-    problem: Problem
-    k: int
-    start: Tensor
-
-
 def run(settings: Settings) -> Outcome:
     """Compare lengths of phases at equal numbers of phases, and of gradient steps."""
     outcome = Outcome("phases", settings)
@@ -72,17 +63,17 @@ def run(settings: Settings) -> Outcome:
     risen: list[Tensor] = []
     harmed: list[Tensor] = []
     steps: dict[tuple[str, int, int], Tensor] = {}
-    for family in _families(settings):
+    for problem in _problems(settings):
         rises: list[Tensor] = []
         hurt: list[Tensor] = []
-        rounding = ROUNDING * family.problem.gap(family.start).squeeze(-1)
+        rounding = ROUNDING * problem.gap(torch.zeros_like(problem.minimiser)).squeeze(-1)
         for dense in settings.dense_steps:
             after = []
             for sparse in settings.sparse_steps:
-                gaps, rose = _alternate(settings, family, dense, sparse)
+                gaps, rose = _alternate(settings, problem, dense, sparse)
                 after.append(gaps[settings.phases])
-                key = family.problem.family, dense, sparse
-                steps[key] = _record(outcome, settings, family, dense, sparse, gaps)
+                key = problem.family, dense, sparse
+                steps[key] = _record(outcome, settings, problem, dense, sparse, gaps)
                 if sparse:
                     rises.append(rose)
             hurt += [each > after[0] * (1.0 + 1e-9) + rounding for each in after[1:]]
@@ -99,11 +90,8 @@ def _judge_trade_off(
 ) -> None:
     """Judge the cost of a long dense phase, and the use of a sparse phase after it.
 
-    Args:
-        outcome: the statements are added to it.
-        settings: of the experiment.
-        steps: gradient steps to the minimiser by family, dense and sparse steps; NaN where it was
-            not reached.
+    The gradient steps to the minimiser are given by family, dense and sparse steps; they are NaN
+    where it was not reached.
     """
     dense, sparse = settings.dense_steps, settings.sparse_steps
     longer = steps["F1", dense[-1], 0] / steps["F1", dense[0], 0]
@@ -115,35 +103,29 @@ def _judge_trade_off(
     outcome.state("rescue", mean(found - without), settings.trials, words=words)
 
 
-def _families(settings: Settings) -> list[_Family]:
-    """Return the problems, each (trials, 1, N), and theta_0 = 0."""
+def _problems(settings: Settings) -> tuple[Problem, ...]:
+    """Return the problems, each (trials, 1, N)."""
     count, n, k_star = settings.trials, settings.n, settings.k_star
     generator = stream(settings.seed, "phases")
     quadratics = rotated_quadratics([settings.kappa] * count, n, k_star, generator)
     regressions = gaussian_least_squares(count, n, settings.m, k_star, generator)
     # From traps that hold to traps that do not, all with the same overlap.
     rho = 10.0 ** torch.linspace(-1.0, 0.0, count, dtype=torch.float64)
-    trap = Trap(rho.unsqueeze(-1), 0.6, settings.k)
-    return [
-        _Family(problem, settings.k, torch.zeros((count, 1, size), dtype=torch.float64))
-        for problem, size in ((quadratics, n), (regressions, n), (trap, trap.n))
-    ]
+    return quadratics, regressions, Trap(rho.unsqueeze(-1), 0.6, settings.k)
 
 
 def _alternate(
-    settings: Settings, family: _Family, dense: int, sparse: int
+    settings: Settings, problem: Problem, dense: int, sparse: int
 ) -> tuple[Tensor, Tensor]:
     """Return gaps after each round (rounds + 1, trials), and whether a sparse phase raised f."""
-    problem = family.problem
     size = 1.0 / problem.beta
-    # Undamped, as AC/DC trains: the movement of a dense phase grows with its length.
-    phases = Phases(dense * size, dense, sparse, size)
-    theta = family.start
+    theta = torch.zeros_like(problem.minimiser)
     gaps = [problem.gap(theta)]
     rose = torch.zeros_like(gaps[0], dtype=torch.bool)
     for _ in range(max(settings.phases, settings.steps // (dense + sparse))):
-        moved = phases.dense([problem.gradient], theta)
-        theta = hard_threshold(moved, family.k)
+        # Undamped, as AC/DC trains: the movement of a dense phase grows with its length.
+        moved = dense_phase([problem.gradient], theta, dense * size, dense)
+        theta = hard_threshold(moved, settings.k)
         before = problem.gap(theta)
         theta = on_support(problem.gradient, theta, size, sparse)
         gaps.append(problem.gap(theta))
@@ -152,22 +134,21 @@ def _alternate(
 
 
 def _record(
-    outcome: Outcome, settings: Settings, family: _Family, dense: int, sparse: int, gaps: Tensor
+    outcome: Outcome, settings: Settings, problem: Problem, dense: int, sparse: int, gaps: Tensor
 ) -> Tensor:
     """Record the trials, and draw successes at the common number of gradient steps.
 
     Returns:
         The gradient steps to success, (trials,), NaN where there is none.
     """
-    problem = family.problem
-    last = gaps[settings.steps // (dense + sparse)]
     within = gaps[: settings.steps // (dense + sparse) + 1]
+    last = within[-1]
     steps = first_at_most(within, settings.success * gaps[0]) * (dense + sparse)
     outcome.record(
         last.shape,
         problem,
         k_star=int((problem.minimiser[0] != 0).sum()),
-        k=family.k,
+        k=settings.k,
         alpha=problem.alpha.squeeze(-1),
         beta=problem.beta.squeeze(-1),
         iterations=steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,12 +13,17 @@ from torch import Tensor
 
 from acdc.sparsity.selection import top_k_rows
 from theory import experiment
-from theory.experiment import Counts
-from theory.iht import Phases, iht, trace
+from theory.experiment import Count, Counts, Positive, Size, Steps, Trials
+from theory.iht import dense_phase, hard_threshold, iht, on_support, trace
 from theory.measures import ROUNDING
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Gradient, LeastSquares, gaussian_least_squares, restricted_constants
+from theory.problems.base import Gradient
+from theory.problems.regression import (
+    LeastSquares,
+    gaussian_least_squares,
+    restricted_constants,
+)
 from theory.statistics import Interval, proportion
 
 # k in multiples of k*, and how readers see each.
@@ -35,27 +40,20 @@ _PANELS = ("success", "error", "success_noise", "error_noise")
 class Settings(experiment.Settings):
     """Gaussian designs with fewer rows than columns, the same for all algorithms."""
 
-    trials: int = Field(default=20, ge=2)
-    """Problems at each k*."""
-    n: int = Field(default=100, ge=2)
-    """Columns, the dimension of theta."""
-    m: int = Field(default=50, ge=10)
-    """Rows."""
-    k_stars: Counts = (2, 4, 6, 8, 12, 16)
-    """Non-zeros of theta*."""
-    noise: float = Field(default=0.2, gt=0, le=1e6)
+    trials: Trials = Field(20, description="Problems at each k*.")
+    n: Size = Field(100, description="Columns, the dimension of theta.")
+    m: Annotated[Count, Field(ge=10)] = Field(50, description="Rows.")
+    k_stars: Counts = Field((2, 4, 6, 8, 12, 16), description="Non-zeros of theta*.")
+    noise: Positive = 0.2
     """Standard deviation of the noise on the targets, where there is some."""
-    iterations: int = Field(default=300, ge=1)
+    iterations: Count = 300
     """Of IHT; AC/DC has as many phases as take no more gradients."""
-    parts: int = Field(default=5, ge=1)
-    """Mini-batches of AC/DC's dense phases."""
-    sparse_steps: int = Field(default=5, ge=0)
-    """Steps of AC/DC's sparse phases."""
-    folds: int = Field(default=3, ge=2, le=10)
+    parts: Count = Field(5, description="Mini-batches of AC/DC's dense phases.")
+    sparse_steps: Steps = Field(5, description="Steps of AC/DC's sparse phases.")
+    folds: Annotated[Count, Field(ge=2, le=10)] = 3
     """Of the cross-validation by which the Lasso's penalty is chosen."""
-    penalties: int = Field(default=20, ge=2)
-    """How many there are to choose from."""
-    designs: int = Field(default=3, ge=1)
+    penalties: Size = Field(20, description="How many there are to choose from.")
+    designs: Count = 3
     """How many designs at each k* have their restricted constants estimated."""
 
     @model_validator(mode="after")
@@ -135,9 +133,13 @@ def iterative(
     else:
         size = settings.m // settings.parts
         parts = [each.gradient(slice(i, i + size)) for i in range(0, settings.m, size)]
-        phases = Phases(0.5 / beta, 1, settings.sparse_steps, 1.0 / beta)
+
+        def phases(theta: Tensor) -> Tensor:
+            pruned = hard_threshold(dense_phase(parts, theta, 0.5 / beta), ks)
+            return on_support(each.gradient(), pruned, 1.0 / beta, settings.sparse_steps)
+
         count = settings.iterations // (settings.sparse_steps + 1)
-        found = trace(phases.step(parts, each.gradient(), ks), start, count, watch)
+        found = trace(phases, start, count, watch)
     losses = found.watched["loss"]
     # A loss that is zero but for rounding may rise by as much.
     allowed = losses[:-1] * (1.0 + 1e-9) + ROUNDING * losses[0]
@@ -248,5 +250,6 @@ def _draw_condition(outcome: Outcome, settings: Settings) -> None:
                 continue  # of more columns than rows some combination is zero
             design = observe(settings, k_star).problem.design[: settings.designs]
             generator = stream(settings.seed, "recovery", "supports", str(k_star))
-            kappa = restricted_constants(design, times * k_star, _SUPPORTS, generator).kappa
-            outcome.draw_range("condition", rf"${times}k^\ast$ columns", k_star, kappa)
+            alpha, beta = restricted_constants(design, times * k_star, _SUPPORTS, generator)
+            line = rf"${times}k^\ast$ columns"
+            outcome.draw_range("condition", line, k_star, beta / alpha)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from theory import experiment
-from theory.experiment import Sigmas
+from theory.experiment import Count, Level, Positive, Sigmas, Trials, Weight
 from theory.iht import iht, watch_gap
 from theory.measures import tail_mean
 from theory.noise import gaussian, stream
 from theory.outcome import Outcome
-from theory.problems import SineSquares, Weight, sine_squares, typical_constants
+from theory.problems.sine import SineSquares, sine_squares, typical_constants
 from theory.rates import Theorem1
 from theory.statistics import mean, slope
 
@@ -27,19 +27,15 @@ SUPPORTS = {"support": r"noise on $S^\ast$", "everywhere": "noise in all coordin
 class Settings(experiment.Settings):
     """Non-convex F2 from theta_0 = 0, with Gaussian noise of its own at every sigma."""
 
-    trials: int = Field(default=12, ge=2)
-    """Problems, the same at every sigma."""
-    k_star: int = Field(default=2, ge=1)
-    """Non-zeros of the minimiser, and the number of squares."""
-    epsilon: float = Field(default=0.2, ge=0, le=1)
+    trials: Trials = Field(12, description="Problems, the same at every sigma.")
+    k_star: Count = Field(2, description="Non-zeros of the minimiser, and the number of squares.")
+    epsilon: Annotated[Level, Field(le=1)] = 0.2
     """Size of the columns outside the minimiser's support, together."""
-    weight: Weight = 1.2
-    """Weight c of the sine; f is not convex above 1."""
+    weight: Weight = Field(1.2, description="Weight c of the sine; f is not convex above 1.")
     sigmas: Sigmas = (0.01, 0.0316, 0.1, 0.316, 1.0)
     """Noise levels, the square root of E||g - grad f||^2."""
-    n_ratio: float = Field(default=2.0, ge=2)
-    """N/k, about."""
-    iterations: int = Field(default=120, ge=4)
+    n_ratio: Annotated[Positive, Field(ge=2)] = Field(2.0, description="N/k, about.")
+    iterations: Annotated[Count, Field(ge=4)] = 120
     """Of each trial; the floor is the mean gap over the last half."""
 
     @model_validator(mode="after")
@@ -61,11 +57,7 @@ def run(settings: Settings) -> Outcome:
     """Measure the floor for noise on the minimiser's support and in all coordinates."""
     outcome = Outcome("t1_floor", settings)
     problem = sine_squares(
-        settings.trials,
-        settings.weight,
-        settings.epsilon,
-        settings.dimension,
-        settings.k_star,
+        *(settings.trials, settings.weight, settings.epsilon, settings.dimension, settings.k_star),
         stream(settings.seed, "t1_floor", "problems"),
     )
     theorem = Theorem1(problem.alpha_up_to_beta, problem.beta, settings.k_star)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Kappas, Sigmas
+from theory.experiment import Count, Kappas, Level, Sigmas, Size, Trials
 from theory.iht import Trace, hard_threshold, iht, watch_gap
 from theory.measures import tail_mean
 from theory.noise import gaussian, stream
 from theory.outcome import Outcome
-from theory.problems import Gradient, OneCoordinate, Quadratic, rotated_quadratics
+from theory.problems.base import Gradient
+from theory.problems.quadratic import Quadratic, rotated_quadratics
+from theory.problems.traps import OneCoordinate
 from theory.rates import Theorem1
 from theory.statistics import Interval, exact, mean
 
@@ -29,28 +31,23 @@ _STARTS, _STEPS = 16, 30
 class Settings(experiment.Settings):
     """F4 from k entries R at wrong coordinates, and the best CPL constant of F1."""
 
-    trials: int = Field(default=120, ge=2)
-    """Random starts on F4 with each of the theorem's steps."""
-    repetitions: int = Field(default=12, ge=2)
-    """With noise, at each R and sigma."""
-    n: int = Field(default=1024, ge=720)
-    """Dimension of F4; the theorem requires k >= 712."""
+    trials: Trials = Field(120, description="Random starts on F4 with each of the theorem's steps.")
+    repetitions: Size = Field(12, description="With noise, at each R and sigma.")
+    n: Annotated[Count, Field(ge=720)] = Field(
+        1024, description="Dimension of F4; the theorem requires k >= 712."
+    )
     distances: Sigmas = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 2.0, 4.0)
     """R, the entries of the bad starts in the figure; R = 1 is a tie."""
-    far: float = Field(default=2.0, gt=0.5)
+    far: Annotated[Level, Field(gt=0.5)] = 2.0
     """R for the floor with noise, above the step 1/(2 beta)."""
     sigmas: Sigmas = (0.01, 0.03, 0.1)
     """Noise levels on F4; below 0.17 the theorem's floor is below 1/2, the gap of a bad start."""
-    iterations: int = Field(default=80, ge=40)
-    """On F4."""
+    iterations: Annotated[Count, Field(ge=40)] = Field(80, description="On F4.")
     kappas: Kappas = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     """Condition numbers of F1."""
-    quadratic_n: int = Field(default=100, ge=2)
-    """Dimension of F1."""
-    quadratic_trials: int = Field(default=5, ge=2)
-    """Problems F1 at each condition number."""
-    k_star: int = Field(default=5, ge=1)
-    """Non-zeros of the minimisers of F1."""
+    quadratic_n: Size = Field(100, description="Dimension of F1.")
+    quadratic_trials: Size = Field(5, description="Problems F1 at each condition number.")
+    k_star: Count = Field(5, description="Non-zeros of the minimisers of F1.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -73,14 +70,7 @@ def run(settings: Settings) -> Outcome:
 
 
 def wrong_start(r: Tensor, k: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Return vectors (..., N) with k entries R of random sign, none of them at coordinate 1.
-
-    Args:
-        r: R, (...).
-        k: at most N - 1, (...).
-        n: N.
-        generator: of places and signs.
-    """
+    """Return vectors (..., N) with k entries R of random sign, none of them at coordinate 1."""
     ranks = torch.rand((*r.shape, n - 1), dtype=torch.float64, generator=generator).argsort(-1)
     signs = 2.0 * torch.randint(0, 2, ranks.shape, generator=generator) - 1.0
     entries = torch.where(ranks < k.unsqueeze(-1), r.unsqueeze(-1) * signs, 0.0)
@@ -140,10 +130,7 @@ def _stuck(outcome: Outcome, settings: Settings) -> None:
 def contradicts(gap: Tensor, r: Tensor, steps: Tensor) -> Tensor:
     """Return the mask of trials that are not stuck where, and only where, R exceeds the step.
 
-    Args:
-        gap: after the last iteration, (steps, trials).
-        r: R, (steps, trials).
-        steps: eta, (steps, 1).
+    The gap after the last iteration and R are (steps, trials), the step sizes (steps, 1).
     """
     # A stuck gap is exactly 1/2; any other shrinks at least fourfold in each step.
     return ((gap == 0.5) != (r > steps)) | ((gap > 1e-12) != (r > steps))
@@ -212,11 +199,6 @@ def least_cpl(problem: Quadratic, k_star: int, generator: torch.Generator) -> Te
     one. Of such u, that of the largest f - f* = u^T H^{-1} u / 2 is sought from random ones by
     u <- sign((H^{-1} - s) u), which never lessens it for s up to 1/beta; the constant is read off
     the problem at theta* + H^{-1} u.
-
-    Args:
-        problem: F1 with matrices H.
-        k_star: sparsity of the minimiser.
-        generator: of the starts.
     """
     inverse = torch.linalg.inv(problem.hessian)
     shape = (inverse.shape[0], _STARTS, inverse.shape[-1])

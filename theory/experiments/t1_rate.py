@@ -11,12 +11,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Ascending, Factors, Several
+from theory.experiment import Count, Factors, Level, Positive, Trials, Weights
 from theory.iht import iht, watch_gap
 from theory.measures import first_at_most, worst_ratio
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Weight, sine_squares, sparse_vectors, typical_constants
+from theory.problems.base import sparse_vectors
+from theory.problems.sine import sine_squares, typical_constants
 from theory.rates import Theorem1
 from theory.statistics import exact
 
@@ -28,21 +29,17 @@ STARTS = ("$\\theta_0 = 0$", "random $k$-sparse $\\theta_0$")
 class Settings(experiment.Settings):
     """Non-convex F2, each problem from both starts."""
 
-    trials: int = Field(default=18, ge=2)
-    """Problems at each weight of the sine and each k."""
-    k_star: int = Field(default=1, ge=1)
-    """Non-zeros of the minimiser, and the number of squares."""
-    epsilon: float = Field(default=0.2, ge=0, le=1)
+    trials: Trials = Field(18, description="Problems at each weight of the sine and each k.")
+    k_star: Count = Field(1, description="Non-zeros of the minimiser, and the number of squares.")
+    epsilon: Annotated[Level, Field(le=1)] = 0.2
     """Size of the columns outside the minimiser's support, together."""
-    weights: Annotated[tuple[Weight, ...], Several, Ascending] = (0.5, 1.2, 2.0)
+    weights: Weights = (0.5, 1.2, 2.0)
     """Weights c of the sine; f is not convex above 1."""
     k_parts: Factors = (0.02, 0.2, 1.0, 2.0)
     """k over what the theorem requires, 160 k* (beta/alpha)^2."""
-    n_ratio: float = Field(default=2.0, ge=2)
-    """N by the largest k, about."""
-    iterations: int = Field(default=100, ge=1)
-    """Of each trial."""
-    tolerance: float = Field(default=1e-8, gt=0)
+    n_ratio: Annotated[Positive, Field(ge=2)] = Field(2.0, description="N by the largest k, about.")
+    iterations: Count = Field(100, description="Of each trial.")
+    tolerance: Positive = 1e-8
     """The gap up to which steps are compared, and whose iteration is counted."""
 
     @model_validator(mode="after")
@@ -75,9 +72,7 @@ def run(settings: Settings) -> Outcome:
             bound = float(found[weight, part]["factor"].mean())
             outcome.draw("ratio", rf"$1-\alpha/8\beta$, $c={weight:g}$", "bound", part, bound)
     enough = [values for (_, part), values in found.items() if part >= 1.0]
-    judge(
-        outcome, settings, {name: torch.cat([each[name] for each in enough]) for name in enough[0]}
-    )
+    judge(outcome, settings, {key: torch.cat([each[key] for each in enough]) for key in enough[0]})
     return outcome
 
 
@@ -133,13 +128,7 @@ def _draw_gap(outcome: Outcome, weight: float, gap: Tensor, theorem: Theorem1) -
 
 
 def judge(outcome: Outcome, settings: Settings, found: Mapping[str, Tensor]) -> None:
-    """Judge the claims by the trials whose k is at least what the theorem requires.
-
-    Args:
-        outcome: the statements are added to it.
-        settings: of the experiment.
-        found: measurements of trials (problems, starts).
-    """
+    """Judge the claims by trials (problems, starts) whose k is at least the required one."""
     worst, factor, diverged = found["worst"], found["factor"], found["diverged"]
     # A trial in which no step was compared supports nothing.
     known = ~worst.isnan()

@@ -11,17 +11,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas, Sigmas
+from theory.experiment import Count, Counts, Kappas, Sigmas, Size, Trials
 from theory.iht import Trace, Watch, iht, watch_errors
 from theory.measures import geometric, tail_mean
 from theory.noise import gaussian, stream
 from theory.outcome import Outcome
-from theory.problems import (
-    Gradient,
+from theory.problems import Problem
+from theory.problems.base import Gradient
+from theory.problems.quadratic import Quadratic, diagonal_quadratics
+from theory.problems.regression import (
     LeastSquares,
-    Problem,
-    Quadratic,
-    diagonal_quadratics,
     gaussian_least_squares,
     restricted_constants,
 )
@@ -43,24 +42,18 @@ _RIGOROUS = r"without Lemma 5, for large $k$: $4\sigma^2/\alpha^2$"
 class Settings(experiment.Settings):
     """Diagonal quadratics F1 with curvature alpha on S*, started at theta*; rows of F1'."""
 
-    trials: int = Field(default=24, ge=2)
-    """Problems at each point."""
-    n: int = Field(default=256, ge=2)
-    """Dimension of theta."""
-    k_star: int = Field(default=4, ge=1)
-    """Non-zeros of the minimiser."""
-    k_ratio: int = Field(default=16, ge=1)
-    """k/k* where curvature and noise vary."""
+    trials: Trials = Field(24, description="Problems at each point.")
+    n: Size = Field(256, description="Dimension of theta.")
+    k_star: Count = Field(4, description="Non-zeros of the minimiser.")
+    k_ratio: Count = Field(16, description="k/k* where curvature and noise vary.")
     kappas: Kappas = (4.0, 8.0, 16.0, 32.0, 64.0)
     """Condition numbers, at the middle one of the noise levels."""
     sigmas: Sigmas = (0.03, 0.1, 0.3)
     """Noise levels, at the least condition number."""
-    iterations: int = Field(default=600, ge=2)
-    """Of each trial; the second half is averaged."""
-    wide_n: int = Field(default=1100, ge=2)
+    iterations: Size = Field(600, description="Of each trial; the second half is averaged.")
+    wide_n: Size = 1100
     """Dimension where k is as large as the theorem requires, 256 k* at beta/alpha = 2."""
-    batches: Counts = (64, 128, 256, 512, 1024)
-    """Rows in a mini-batch of F1'."""
+    batches: Counts = Field((64, 128, 256, 512, 1024), description="Rows in a mini-batch of F1'.")
 
     @property
     def middle_sigma(self) -> float:
@@ -182,15 +175,15 @@ def _by_restricted_curvature(outcome: Outcome, settings: Settings) -> None:
     drawn = gaussian_least_squares(len(kappas), n, m, k_star, generator)
     scale = torch.tensor(kappas, dtype=torch.float64).rsqrt()[:, None, None]
     design = torch.where(drawn.minimiser == 0, drawn.design, scale * drawn.design)
-    constants = restricted_constants(design, 2 * k + k_star, 10, generator)
+    alpha, beta = restricted_constants(design, 2 * k + k_star, 10, generator)
     problem = dataclasses.replace(
-        drawn, design=design, alpha=constants.alpha.unsqueeze(-1), beta=constants.beta.unsqueeze(-1)
+        drawn, design=design, alpha=alpha.unsqueeze(-1), beta=beta.unsqueeze(-1)
     )
     sigma = torch.full_like(problem.alpha, settings.middle_sigma)
     gradient = gaussian(problem.gradient, sigma, generator)
     trace = _from_minimiser(problem, gradient, k, 3 * settings.iterations)
     floor, _ = _floors(outcome, problem, trace, k_star, k, sigma, noise="restricted")
-    inverse, scaled = 1.0 / constants.alpha, floor * constants.beta
+    inverse, scaled = 1.0 / alpha, floor * beta
     for x, y in zip(inverse.reshape(-1, trials), scaled.reshape(-1, trials), strict=True):
         outcome.draw_interval("alpha", _RESTRICTED, geometric(x), mean(y))
     found = slope(inverse, scaled)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -12,12 +11,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Counts, Kappas
+from theory.experiment import Count, Counts, Kappas, Positive, Size, Trials
 from theory.iht import Trace, iht, watch_errors
 from theory.measures import ROUNDING, first_at_most, worst_ratio
 from theory.noise import stream
 from theory.outcome import Outcome
-from theory.problems import Quadratic, rotated_quadratics
+from theory.problems.quadratic import Quadratic, rotated_quadratics
 from theory.rates import Theorem2
 from theory.statistics import exact, slope
 
@@ -28,26 +27,18 @@ _DRAWN = 60
 class Settings(experiment.Settings):
     """Quadratics F1 from theta_0 = 0, every k/k* on the same problems."""
 
-    trials: int = Field(default=10, ge=2)
-    """Problems at each condition number."""
-    n: int = Field(default=128, ge=2)
-    """Dimension of theta."""
-    k_star: int = Field(default=3, ge=1)
-    """Non-zeros of the minimiser."""
-    kappas: Kappas = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    """Condition numbers."""
-    k_ratios: Counts = (1, 2, 4, 8, 16, 32)
-    """k/k*."""
-    iterations: int = Field(default=500, ge=1)
+    trials: Trials = Field(10, description="Problems at each condition number.")
+    n: Size = Field(128, description="Dimension of theta.")
+    k_star: Count = Field(3, description="Non-zeros of the minimiser.")
+    kappas: Kappas = Field((2.0, 4.0, 8.0, 16.0, 32.0, 64.0), description="Condition numbers.")
+    k_ratios: Counts = Field((1, 2, 4, 8, 16, 32), description="k/k*.")
+    iterations: Count = 500
     """Of each trial; 240 where k is as large as the theorem requires."""
-    tolerance: float = Field(default=1e-8, gt=0)
-    """The gap whose iteration is counted."""
-    step_factor: float = Field(default=1.0, gt=0)
+    tolerance: Positive = Field(1e-8, description="The gap whose iteration is counted.")
+    step_factor: Positive = 1.0
     """Times the theorem's step 1/beta; from 2 on gradient descent diverges."""
-    wide_n: int = Field(default=800, ge=1)
-    """Dimension where k is as large as the theorem requires."""
-    wide_trials: int = Field(default=5, ge=2)
-    """Problems of that dimension."""
+    wide_n: Count = Field(800, description="Dimension where k is as large as the theorem requires.")
+    wide_trials: Size = Field(5, description="Problems of that dimension.")
 
     @property
     def wide_ratio(self) -> int:
@@ -86,35 +77,21 @@ def run(settings: Settings) -> Outcome:
     enough = _sweep(outcome, settings, wide, (settings.wide_ratio,), 4 * _DRAWN)
 
     # All k on one problem count as one trial.
-    violated = torch.cat([(each.violations > 0).any(-1) for each in (found, enough)])
-    diverged = int(found.diverged.sum() + enough.diverged.sum())
+    violated = torch.cat([(each["violations"] > 0).any(-1) for each in (found, enough)])
+    diverged = int(found["diverged"].sum() + enough["diverged"].sum())
     outcome.state_never("one_step", violated, diverged)
     for place, ratio in enumerate(settings.k_ratios):
         if ratio in settings.extreme_ratios:
             outcome.state(
                 "iterations_k%(ratio)s",
-                slope(found.kappa[:, place], found.reached[:, place]),
-                len(found.kappa),
-                found.diverged[:, place],
+                slope(found["kappa"][:, place], found["iterations"][:, place]),
+                len(kappas),
+                found["diverged"][:, place],
                 {"ratio": ratio, "multiple": ratio if ratio > 1 else ""},
             )
-    latest = exact(float((enough.reached / enough.predicted).max()))
-    outcome.state("iterations_enough", latest, settings.wide_trials, enough.diverged)
+    latest = exact(float((enough["iterations"] / enough["predicted_iterations"]).max()))
+    outcome.state("iterations_enough", latest, settings.wide_trials, enough["diverged"])
     return outcome
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Measurements of trials (problems, ks)."""
-
-    reached: Tensor
-    """Iterations to the tolerance, NaN if not reached."""
-    predicted: Tensor
-    """The same of the bound, NaN if it takes longer than the trial or never gets there."""
-    violations: Tensor
-    """Steps that exceed the one-step bound."""
-    kappa: Tensor
-    diverged: Tensor
 
 
 def _sweep(
@@ -123,8 +100,13 @@ def _sweep(
     problem: Quadratic,
     k_ratios: Sequence[int],
     iterations: int,
-) -> _Found:
-    """Run IHT with every k on every problem, and record trials (problems, ks)."""
+) -> dict[str, Tensor]:
+    """Run IHT with every k on every problem, and record trials (problems, ks).
+
+    Returns:
+        Columns of trials.csv: iterations to the tolerance, measured and by the bound (NaN if it is
+        not reached), steps that exceed the one-step bound, kappa; and the mask of diverged trials.
+    """
     ratios = torch.tensor(k_ratios)
     k = ratios * settings.k_star
     count, _, n = problem.minimiser.shape
@@ -135,29 +117,24 @@ def _sweep(
     theorem = Theorem2(problem.alpha, problem.beta, settings.k_star, k)
     allowed = theorem.step_bound(distance2[:-1]) * (1.0 + 1e-9) + ROUNDING * distance2[0]
     bound = 0.5 * problem.beta * theorem.distance2_bound(distance2[0], iterations)
-    shape = gap.shape[1:]
-    found = _Found(
-        reached=first_at_most(gap, settings.tolerance),
-        predicted=first_at_most(bound, settings.tolerance),
+    found = {
+        "iterations": first_at_most(gap, settings.tolerance),
+        "kappa": problem.beta / problem.alpha + torch.zeros(gap.shape[1:]),
+        "k_ratio": ratios,
+        "predicted_iterations": first_at_most(bound, settings.tolerance),
         # Nothing follows a divergence.
-        violations=((distance2[1:] > allowed) & distance2[1:].isfinite()).sum(0),
-        kappa=problem.beta / problem.alpha + torch.zeros(shape),
-        diverged=trace.diverged,
-    )
+        "violations": ((distance2[1:] > allowed) & distance2[1:].isfinite()).sum(0),
+        "diverged": trace.diverged,
+    }
     outcome.record(
-        shape,
+        gap.shape[1:],
         problem,
         k_star=settings.k_star,
         k=k,
-        iterations=found.reached,
         gap=gap[-1],
         worst_ratio=worst_ratio(distance2),
         bound=theorem.factor,
-        diverged=trace.diverged,
-        kappa=found.kappa,
-        k_ratio=ratios,
-        predicted_iterations=found.predicted,
-        violations=found.violations,
+        **found,
         meets_condition=theorem.meets_condition,
     )
     _draw_gaps(outcome, settings, problem, ratios, trace)
@@ -182,12 +159,12 @@ def _draw_gaps(
                 outcome.draw("gap", line, "bound", t, float(bound[t, :, place].mean()))
 
 
-def _draw_iterations(outcome: Outcome, settings: Settings, found: _Found) -> None:
+def _draw_iterations(outcome: Outcome, settings: Settings, found: dict[str, Tensor]) -> None:
     """Draw the iterations by condition number, with the fitted power laws."""
     for place, ratio in enumerate(settings.k_ratios):
         line = rf"$k/k^\ast={ratio}$"
-        reached = found.reached[:, place]
+        reached = found["iterations"][:, place]
         for kappa, each in zip(settings.kappas, reached.reshape(-1, settings.trials), strict=True):
             outcome.draw_range("kappa", line, kappa, each, torch.mean)
         if ratio in settings.extreme_ratios:
-            outcome.draw_fit("kappa", line, found.kappa[:, place], reached)
+            outcome.draw_fit("kappa", line, found["kappa"][:, place], reached)

@@ -1,37 +1,14 @@
 """Objectives whose sparse minimiser and curvature constants are known exactly.
 
 A problem holds many instances at once: its tensors are float64 of shape (..., N), whose leading
-dimensions broadcast against those of the trials that it is asked about.
+dimensions broadcast against those of the trials that it is asked about. All have the same members:
+`family`, the sparse `minimiser` (..., N), constants `alpha` and `beta` (...) for which the
+theorem's hypotheses hold, and for theta (..., N) the `gap` f - f* (...) and the `gradient`.
 """
 
-from theory.problems.base import Gradient, Problem, check_sizes, sparse_vectors
-from theory.problems.quadratic import Quadratic, diagonal_quadratics, rotated_quadratics
-from theory.problems.regression import (
-    LeastSquares,
-    RestrictedConstants,
-    gaussian_least_squares,
-    restricted_constants,
-)
-from theory.problems.sine import SineSquares, Weight, cpl_constant, sine_squares, typical_constants
+from theory.problems.quadratic import Quadratic
+from theory.problems.regression import LeastSquares
+from theory.problems.sine import SineSquares
 from theory.problems.traps import OneCoordinate, Trap
 
-__all__ = [
-    "Gradient",
-    "LeastSquares",
-    "OneCoordinate",
-    "Problem",
-    "Quadratic",
-    "RestrictedConstants",
-    "SineSquares",
-    "Trap",
-    "Weight",
-    "check_sizes",
-    "cpl_constant",
-    "diagonal_quadratics",
-    "gaussian_least_squares",
-    "restricted_constants",
-    "rotated_quadratics",
-    "sine_squares",
-    "sparse_vectors",
-    "typical_constants",
-]
+Problem = Quadratic | LeastSquares | SineSquares | Trap | OneCoordinate

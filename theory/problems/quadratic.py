@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from theory.problems.base import check_kappas, check_sizes, sparse_vectors
+from theory.problems.base import sparse_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,6 @@ class Quadratic:
     hessian: Tensor
     """H, (..., N, N), or its diagonal, (..., N)."""
     minimiser: Tensor
-    """theta*, (..., N)."""
     alpha: Tensor
     beta: Tensor
     is_diagonal: bool = False
@@ -44,11 +44,10 @@ def spectrum(n: int, kappas: Sequence[float]) -> Tensor:
     """Return eigenvalues log-spaced in [1/kappa, 1], ends included, (kappas, n).
 
     Raises:
-        ValueError: a kappa is below 1, or n below 2, which has no two ends.
+        ValueError: a kappa is below 1 or not finite, or n is below 2.
     """
-    check_kappas(kappas)
-    if n < 2:
-        raise ValueError(f"n = {n}: expected at least 2")
+    if n < 2 or not all(1.0 <= kappa < math.inf for kappa in kappas):
+        raise ValueError(f"n = {n}, kappas = {kappas}: expected n >= 2 and finite kappas >= 1")
     exponents = torch.linspace(-1.0, 0.0, n, dtype=torch.float64)
     return torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1) ** exponents
 
@@ -58,13 +57,9 @@ def rotated_quadratics(
 ) -> Quadratic:
     """Draw a quadratic for each condition number, of shape (kappas, 1, n) for trials (kappas, any).
 
-    H = Q diag(lambda) Q^T with lambda log-spaced in [1/kappa, 1] and Q uniform among the orthogonal
-    matrices, so that alpha = 1/kappa and beta = 1.
-
-    Raises:
-        ValueError: not 1 <= k_star <= n, or a kappa is below 1.
+    H = Q diag(lambda) Q^T with the eigenvalues of `spectrum` and Q uniform among the orthogonal
+    matrices, so that alpha = 1/kappa and beta = 1. theta* has k_star non-zeros.
     """
-    check_sizes(n, k_star)
     eigenvalues = spectrum(n, kappas)
     normal = torch.randn((len(kappas), n, n), dtype=torch.float64, generator=generator)
     basis, triangle = torch.linalg.qr(normal)
@@ -80,28 +75,14 @@ def diagonal_quadratics(
 ) -> Quadratic:
     """Draw quadratics as `rotated_quadratics`, with H diagonal in a random order of eigenvalues.
 
-    Args:
-        kappas: condition numbers.
-        n: dimension.
-        k_star: non-zeros of the minimisers.
-        generator: of the order and the minimisers.
-        flat: whether the curvature on the minimiser's support is alpha, the least there is; should
-            the coordinate of curvature 1 be there, beta = 1 remains as a bound.
-
-    Raises:
-        ValueError: not 1 <= k_star <= n, or a kappa is below 1.
+    With ``flat`` the curvature on the minimiser's support is alpha, the least there is; should the
+    coordinate of curvature 1 be there, beta = 1 remains as a bound.
     """
-    check_sizes(n, k_star)
     eigenvalues = spectrum(n, kappas)
     order = torch.rand((len(kappas), n), dtype=torch.float64, generator=generator).argsort(-1)
     minimiser = sparse_vectors(len(kappas), n, k_star, generator)
     curvature = eigenvalues.gather(-1, order)
     if flat:
         curvature = torch.where(minimiser == 0, curvature, eigenvalues[:, :1])
-    return Quadratic(
-        curvature.unsqueeze(-2),
-        minimiser.unsqueeze(-2),
-        alpha=eigenvalues[:, :1],
-        beta=eigenvalues[:, -1:],
-        is_diagonal=True,
-    )
+    ends = eigenvalues[:, :1], eigenvalues[:, -1:]
+    return Quadratic(curvature.unsqueeze(-2), minimiser.unsqueeze(-2), *ends, is_diagonal=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from theory.problems.base import Gradient, check_sizes, sparse_vectors
+from theory.problems.base import Gradient, sparse_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +16,7 @@ class LeastSquares:
 
     As e is orthogonal to the columns, theta* is a minimiser whatever its size, and
     f* = ||e||^2 / 2m; but single rows' gradients do not vanish there, so that mini-batches have a
-    noise floor.
-    alpha and beta are the extreme eigenvalues of A^T A / m (alpha = 0 where m < N).
+    noise floor. alpha and beta are the extreme eigenvalues of A^T A / m (alpha = 0 where m < N).
     """
 
     design: Tensor
@@ -55,12 +54,7 @@ class LeastSquares:
         """Return the gradient over ``size`` rows, drawn afresh at each call with replacement.
 
         Its variance is `row_variance` / size.
-
-        Raises:
-            ValueError: size is below 1.
         """
-        if size < 1:
-            raise ValueError(f"size = {size}: expected at least 1")
 
         def gradient(theta: Tensor) -> Tensor:
             residual = (theta - self.minimiser) @ self.design.mT - self.error
@@ -87,22 +81,13 @@ def gaussian_least_squares(
 ) -> LeastSquares:
     """Draw designs of independent standard normal entries, for trials (count, any).
 
-    Args:
-        count: number of instances.
-        n: columns.
-        m: rows.
-        k_star: non-zeros of the minimiser.
-        generator: of all of it.
-        error: root mean square of e over the rows; needs m > n.
+    The error e has the root mean square ``error`` over the rows; it needs m > n.
 
     Raises:
         ValueError: not 1 <= k_star <= n; m below 1; error is negative, or positive with m <= n.
     """
-    check_sizes(n, k_star)
-    if m < 1:
-        raise ValueError(f"m = {m}: expected at least 1")
-    if error < 0.0 or (error > 0.0 and m <= n):
-        raise ValueError(f"error = {error}: expected 0, or more with m > n = {n} rows")
+    if m < 1 or error < 0.0 or (error > 0.0 and m <= n):
+        raise ValueError(f"m = {m}, error = {error}: expected m >= 1, error 0 or more with m > {n}")
     design = torch.randn((count, m, n), dtype=torch.float64, generator=generator)
     minimiser = sparse_vectors(count, n, k_star, generator).unsqueeze(1)
     drawn = torch.randn((count, m, 1), dtype=torch.float64, generator=generator)
@@ -117,33 +102,18 @@ def gaussian_least_squares(
     return LeastSquares(design, minimiser, drawn.mT, alpha, values[:, :1])
 
 
-@dataclass(frozen=True)
-class RestrictedConstants:
-    """Estimates of the extreme eigenvalues of A_S^T A_S / m over supports S of one size.
-
-    The true restricted alpha is at most `alpha`, the true restricted beta at least `beta`: both
-    were found at some support. Finding them exactly is NP-hard.
-    """
-
-    alpha: Tensor
-    beta: Tensor
-
-    @property
-    def kappa(self) -> Tensor:
-        """Return a lower bound on the restricted condition number."""
-        return self.beta / self.alpha
-
-
 def restricted_constants(
     design: Tensor, size: int, supports: int, generator: torch.Generator
-) -> RestrictedConstants:
-    """Estimate the restricted constants of designs (count, m, N) by random and greedy supports.
+) -> tuple[Tensor, Tensor]:
+    """Estimate the extreme eigenvalues of A_S^T A_S / m over supports S of one size, (count,) each.
 
-    Of the random supports the worst is improved, for beta and for alpha, by exchanging one column
-    at a time for the one along which the extreme eigenvector's image grows (shrinks) most.
+    The true restricted alpha is at most the first, the true restricted beta at least the second:
+    both were found at some support. Finding them exactly is NP-hard. Of the random supports the
+    worst is improved, for beta and for alpha, by exchanging one column at a time for the one along
+    which the extreme eigenvector's image grows (shrinks) most.
 
     Args:
-        design: A.
+        design: A, (count, m, N).
         size: |S|, 1 to N.
         supports: number of random ones.
         generator: of these.
@@ -160,7 +130,7 @@ def restricted_constants(
     values = torch.linalg.eigvalsh(_minors(gram, chosen))
     alpha, beta = values[..., 0].amin(-1), values[..., -1].amax(-1)
     if size == n:  # There is one support, and no column to exchange.
-        return RestrictedConstants(alpha, beta)
+        return alpha, beta
     # From the worst random supports, one exchange at a time.
     for extreme, sign in ((0, -1.0), (-1, 1.0)):
         scores = sign * values[..., extreme]
@@ -175,7 +145,7 @@ def restricted_constants(
             outside = pull.scatter(-1, best, -torch.inf)
             weakest = vector.gather(-1, best).abs().argmin(-1, keepdim=True)
             best = best.scatter(-1, weakest, outside.argmax(-1, keepdim=True))
-    return RestrictedConstants(alpha, beta)
+    return alpha, beta
 
 
 def _minors(gram: Tensor, chosen: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
 
 import numpy as np
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 
-from theory.problems.base import Gradient, check_sizes, sparse_vectors
+from theory.problems.base import Gradient, sparse_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +53,17 @@ class SineSquares:
         residual = self.residual(theta)
         return (residual.square() + self.c * residual.sin().square()).sum(-1)
 
-    def gradient(self, theta: Tensor) -> Tensor:
-        """Return A^T phi'(A theta - b): (..., N) to (..., N)."""
+    def gradient(self, theta: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+        """Return A^T phi'(A theta - b), residuals weighted: (..., N) to (..., N)."""
         residual = self.residual(theta)
-        slope = 2.0 * residual + self.c * (2.0 * residual).sin()
+        slope = weights * (2.0 * residual + self.c * (2.0 * residual).sin())
         return torch.cat([slope, slope @ self.tail], dim=-1)
 
     def parts(self, count: int) -> tuple[list[Gradient], Tensor]:
         """Return gradients of f_1 .. f_count, whose mean is f, and the smoothness of each.
 
-        f_i is count times the sum over residuals i, i + count, i + 2 count and so on.
-
-        Returns:
-            The gradients, and their beta_i = (2 + 2c) count ||A_i||^2, (problems, 1, count).
+        f_i is count times the sum over residuals i, i + count, i + 2 count and so on. Its beta_i is
+        (2 + 2c) count ||A_i||^2, (problems, 1, count).
 
         Raises:
             ValueError: there are fewer than ``count`` residuals.
@@ -74,25 +71,15 @@ class SineSquares:
         m = self.tail.shape[-2]
         if not 1 <= count <= m:
             raise ValueError(f"count = {count}: expected 1 <= count <= {m}, the rows of A")
-        betas = [
-            1.0 + torch.linalg.matrix_norm(self.tail[:, first::count], ord=2).square()
-            for first in range(count)
-        ]
-        return (
-            [self._part(first, count) for first in range(count)],
-            (2.0 + 2.0 * self.c) * count * torch.stack(betas, dim=-1).unsqueeze(1),
-        )
-
-    def _part(self, first: int, count: int) -> Gradient:
-        rows = torch.zeros(self.tail.shape[-2], dtype=torch.float64)
-        rows[first::count] = count
-
-        def gradient(theta: Tensor) -> Tensor:
-            residual = self.residual(theta)
-            slope = rows * (2.0 * residual + self.c * (2.0 * residual).sin())
-            return torch.cat([slope, slope @ self.tail], dim=-1)
-
-        return gradient
+        gradients: list[Gradient] = []
+        betas = []
+        for first in range(count):
+            weights = torch.zeros(m, dtype=torch.float64)
+            weights[first::count] = count
+            gradients.append(partial(self.gradient, weights=weights))
+            norms = torch.linalg.matrix_norm(self.tail[:, first::count], ord=2)
+            betas.append(1.0 + norms.square())
+        return gradients, (2.0 + 2.0 * self.c) * count * torch.stack(betas, dim=-1).unsqueeze(1)
 
 
 def cpl_constant(c: float) -> float:
@@ -124,15 +111,6 @@ def cpl_constant(c: float) -> float:
     return 2.0 * min(float(found.fun), 4.0)
 
 
-def _accepted(value: float) -> float:
-    cpl_constant(value)
-    return value
-
-
-Weight = Annotated[float, AfterValidator(_accepted)]
-"""The weight c of the sine in F2, in settings: such that only 0 is stationary."""
-
-
 def typical_constants(c: float, epsilon: float) -> tuple[float, float]:
     """Return estimates of alpha, at most beta, and beta of `sine_squares`, before any draw."""
     beta = (2.0 + 2.0 * c) * (1.0 + epsilon**2)
@@ -149,20 +127,18 @@ def sine_squares(
         c: weight of the sine.
         epsilon: scale of the other columns, G being standard normal divided by sqrt(N - m).
         n: dimension of theta.
-        k_star: non-zeros of the minimiser, and rows of A.
+        k_star: non-zeros of the minimiser, and rows of A; less than n.
         generator: of G and the minimisers.
 
     Raises:
         ValueError: not 1 <= k_star < n, c is negative or too large.
     """
-    check_sizes(n, k_star)
-    if k_star == n:
+    if not k_star < n:
         raise ValueError(f"k_star = {k_star}: expected less than n = {n}")
     alpha = cpl_constant(c)
     normal = torch.randn((count, k_star, n - k_star), dtype=torch.float64, generator=generator)
     tail = epsilon / (n - k_star) ** 0.5 * normal
-    first = sparse_vectors(count, k_star, k_star, generator)
     minimiser = torch.zeros((count, 1, n), dtype=torch.float64)
-    minimiser[:, 0, :k_star] = first
+    minimiser[:, 0, :k_star] = sparse_vectors(count, k_star, k_star, generator)
     norms2 = 1.0 + torch.linalg.matrix_norm(tail, ord=2).square().unsqueeze(-1)
     return SineSquares(c, tail, minimiser, torch.full_like(norms2, alpha), (2.0 + 2.0 * c) * norms2)

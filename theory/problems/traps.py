@@ -13,9 +13,9 @@ class Trap:
 
     Column 0 of A is rho e_0; columns j = 1..k are p e_0 + q e_j with k p^2 = w and p^2 + q^2 = 1.
     theta* = e_0 / rho. The best parameters on coordinates 1..k all equal tau = p / (q^2 + k p^2);
-    with step 1/beta they are a fixed point of IHT with k kept entries if rho q^2 / beta < p.
-    alpha and beta are the extreme eigenvalues of A^T A. ``copies`` side by side have k* = copies,
-    and copies * k stuck entries. Instances (...) differ in rho and w.
+    with step 1/beta they are a fixed point of IHT with k kept entries if rho q^2 / beta < p
+    (`is_stuck`). alpha and beta are the extreme eigenvalues of A^T A. ``copies`` side by side have
+    k* = copies, and copies * k stuck entries. Instances (...) differ in rho and w.
 
     Raises:
         ValueError: rho is not above 0, w not between 0 and k, or k or copies are below 1.
@@ -25,31 +25,18 @@ class Trap:
 
     def __init__(self, rho: Tensor | float, w: Tensor | float, k: int, copies: int = 1) -> None:
         self.rho, self.w = (torch.as_tensor(each, dtype=torch.float64) for each in (rho, w))
-        self.k, self.copies = k, copies
-        if not bool((self.rho > 0).all()):
-            raise ValueError(f"rho = {rho}: expected more than 0")
-        if k < 1 or copies < 1:
-            raise ValueError(f"k = {k}, copies = {copies}: expected at least 1")
-        if not bool(((self.w > 0) & (self.w < k)).all()):
-            raise ValueError(f"w = {w}: expected 0 < w < k = {k}")
+        if not bool((self.rho > 0).all() & (self.w > 0).all() & (self.w < k).all()):
+            raise ValueError(f"rho = {rho}, w = {w}: expected rho > 0 and 0 < w < k = {k}")
+        if copies < 1:
+            raise ValueError(f"copies = {copies}: expected at least 1")
+        self.k, self.copies, self.n = k, copies, copies * (k + 1)
+        self.p, self.q2 = (self.w / k).sqrt(), 1.0 - self.w / k
+        self.tau = self.p / (self.q2 + self.w)
+        self.alpha, self.beta = self._extremes()
+        self.kappa = self.beta / self.alpha
+        self.is_stuck = self.rho * self.q2 / self.beta < self.p
 
-    @property
-    def p(self) -> Tensor:
-        """Return the overlap of each wrong column with the target, (...)."""
-        return (self.w / self.k).sqrt()
-
-    @property
-    def q2(self) -> Tensor:
-        """Return q^2, (...)."""
-        return 1.0 - self.w / self.k
-
-    @property
-    def tau(self) -> Tensor:
-        """Return each entry of the bad fixed point, (...)."""
-        return self.p / (self.q2 + self.w)
-
-    @property
-    def extremes(self) -> tuple[Tensor, Tensor]:
+    def _extremes(self) -> tuple[Tensor, Tensor]:
         """Return the least and the largest eigenvalue of A^T A, each (...).
 
         It acts on the span of e_0 and the uniform vector as a 2 x 2 matrix, and elsewhere as q^2.
@@ -61,31 +48,6 @@ class Trap:
         if self.k > 1:
             least, largest = torch.minimum(least, self.q2), torch.maximum(largest, self.q2)
         return least, largest
-
-    @property
-    def alpha(self) -> Tensor:
-        """Return the least eigenvalue, (...)."""
-        return self.extremes[0]
-
-    @property
-    def beta(self) -> Tensor:
-        """Return the largest eigenvalue, (...)."""
-        return self.extremes[1]
-
-    @property
-    def kappa(self) -> Tensor:
-        """Return the condition number beta/alpha, (...)."""
-        return self.beta / self.alpha
-
-    @property
-    def is_stuck(self) -> Tensor:
-        """Return whether the bad point is fixed: the right coordinate stays below the others."""
-        return self.rho * self.q2 / self.beta < self.p
-
-    @property
-    def n(self) -> int:
-        """Return N = copies (k + 1)."""
-        return self.copies * (self.k + 1)
 
     @property
     def minimiser(self) -> Tensor:
@@ -113,18 +75,17 @@ class Trap:
         """Return A theta - e_0 of each copy: (..., N) to (..., copies, k + 1)."""
         offset = theta - self.minimiser
         offset = offset.reshape(*offset.shape[:-1], self.copies, self.k + 1)
-        one = (None, None)
-        target = self.rho[..., *one] * offset[..., :1]
-        target = target + self.p[..., *one] * offset[..., 1:].sum(-1, keepdim=True)
-        return torch.cat([target, self.q2.sqrt()[..., *one] * offset[..., 1:]], dim=-1)
+        rho, p, q = (each[..., None, None] for each in (self.rho, self.p, self.q2.sqrt()))
+        target = rho * offset[..., :1]
+        target = target + p * offset[..., 1:].sum(-1, keepdim=True)
+        return torch.cat([target, q * offset[..., 1:]], dim=-1)
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return A^T (A theta - e_0): (..., N) to (..., N)."""
         residual = self.residual(theta)
+        rho, p, q = (each[..., None, None] for each in (self.rho, self.p, self.q2.sqrt()))
         target, own = residual[..., :1], residual[..., 1:]
-        one = (None, None)
-        wrong = self.p[..., *one] * target + self.q2.sqrt()[..., *one] * own
-        return torch.cat([self.rho[..., *one] * target, wrong], dim=-1).flatten(-2)
+        return torch.cat([rho * target, p * target + q * own], dim=-1).flatten(-2)
 
     def gap(self, theta: Tensor) -> Tensor:
         """Return f(theta): (..., N) to (...)."""
@@ -135,26 +96,14 @@ class Trap:
 class OneCoordinate:
     """F4: f(theta) = (theta_1 - 1)^2 / 2, whose minimisers are all theta with theta_1 = 1.
 
-    beta = 1; (1, alpha)-CPL holds for every alpha <= 4, since ||grad f||^2 = 2 (f - f*).
+    (1, alpha)-CPL holds for every alpha <= 4, since ||grad f||^2 = 2 (f - f*).
     """
 
     n: int
 
     family = "F4"
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n = {self.n}: expected at least 1")
-
-    @property
-    def alpha(self) -> Tensor:
-        """Return the largest CPL constant, ()."""
-        return torch.tensor(4.0, dtype=torch.float64)
-
-    @property
-    def beta(self) -> Tensor:
-        """Return the curvature along coordinate 1, ()."""
-        return torch.tensor(1.0, dtype=torch.float64)
+    alpha = torch.tensor(4.0, dtype=torch.float64)
+    beta = torch.tensor(1.0, dtype=torch.float64)
 
     @property
     def minimiser(self) -> Tensor:
@@ -169,6 +118,4 @@ class OneCoordinate:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return (theta_1 - 1, 0, ...): (..., N) to (..., N)."""
-        gradient = torch.zeros_like(theta)
-        gradient[..., 0] = theta[..., 0] - 1.0
-        return gradient
+        return (theta - 1.0) * self.minimiser
