@@ -129,9 +129,10 @@ def slope(x: Values, y: Values) -> Interval:
     known = all(np.isfinite(values).all() and (values > 0).all() for values in points)
     if not known or len(points[0]) < 3 or len(np.unique(points[0])) < 2:
         return exact(math.nan)
-    if np.ptp(points[1]) == 0.0:
+    logs = np.log(points)
+    if np.ptp(logs[1]) == 0.0:
         return exact(0.0)  # Of a constant the regression has no standard error.
-    found = stats.linregress(np.log(points[0]), np.log(points[1]))
+    found = stats.linregress(*logs)
     wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(points[0]) - 2)) * found.stderr
     return Interval(float(found.slope), float(found.slope - wide), float(found.slope + wide))
 

@@ -154,6 +154,8 @@ def test_intervals_of_slopes_cover_the_power() -> None:
 
 def test_a_constant_has_slope_zero() -> None:
     assert slope([1.0, 2.0, 4.0], [0.3] * 3) == exact(0.0)
+    # Values that differ have one logarithm, too.
+    assert slope([1.0, 1.0, 2.0], [4.0, 4.0, np.nextafter(4.0, 0.0)]) == exact(0.0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
