@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from acdc.config.yaml_io import assign, parsed
+from acdc.config.yaml_io import assign, parse_yaml
 from acdc.console import CONTEXT, Lazy, table
 from acdc.errors import ConfigError, DeviceError
 from acdc.messages import config_error
@@ -223,7 +223,7 @@ def describe(
     data: Any = {"model": "resnet8_s2", "dataset": "digits", "method": "acdc", "epochs": 20}
     if file is not None:
         try:
-            data = parsed(file.read_bytes(), str(file))
+            data = parse_yaml(file.read_bytes(), str(file))
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
         if not isinstance(data, dict):

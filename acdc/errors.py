@@ -1,18 +1,22 @@
-"""Errors that end a command with one sentence, and their exit statuses.
-
-==== =========================================================================================
-0    done
-1    an unexpected error, with its traceback
-2-5  an error that the user can fix
-6    the run diverged; its result records it
-7    the device ran out of memory
-8    the device does not work
-75   stopped, or locked by another process: rerun the command to resume (EX_TEMPFAIL)
-130  interrupted from the keyboard: rerun the command to resume
-==== =========================================================================================
-"""
+"""Errors that end a command with one sentence, and their exit statuses."""
 
 from __future__ import annotations
+
+EXIT_STATUSES = """\
+0    done
+1    an unexpected error, with its traceback; a check that does not hold
+2    a wrong option, configuration or environment
+3    a data file is missing or damaged
+4    a file, folder or standard stream cannot be read or written
+5    a checkpoint is damaged or belongs to another run
+6    a run diverged; its result records it
+7    the device ran out of memory
+8    the device does not work
+9    the MLflow store is down, locked or refuses access
+75   stopped, or locked by another process: rerun the command to resume
+130  interrupted from the keyboard: rerun the command to resume
+"""
+"""What the exit status of a command means; torchrun's own is 0 or 1."""
 
 
 class SuiteError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
@@ -10,6 +11,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from acdc.errors import ConfigError
+
+_LONGEST, _MOST = 200, 10
+"""Characters of a value, and errors, that a message has at most."""
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring = 4, 60
 
 
 def config_error(
@@ -19,8 +25,21 @@ def config_error(
 
     A value of None leaves ``=value`` out. ``allowed`` is in words, or the names to choose from.
     """
-    given = "" if value is None else f"={value}"
+    given = "" if value is None else f"={shown(value)}"
     return ConfigError(f"{key}{given}: {problem}. {allowed_values(value, allowed)}")
+
+
+def shown(value: object) -> str:
+    """Return a value as one short line, whatever its size."""
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        # Bounded in each level: a few lines of YAML can stand for billions of values.
+        value = _REPR.repr(value)
+    try:
+        text = str(value)
+    except ValueError:  # an integer of thousands of digits
+        text = hex(value)  # type: ignore[arg-type]
+    text = " ".join(text.split()) if isinstance(value, str) else text
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
@@ -28,21 +47,23 @@ def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
     if isinstance(allowed, str):
         return f"Allowed: {allowed}"
     names = sorted(str(name) for name in allowed)
-    close = difflib.get_close_matches(str(value), names, n=1)
+    close = difflib.get_close_matches(shown(value), names, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Allowed: {', '.join(names) or 'nothing'}"
 
 
 def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
     """Return an error of ``schema`` as messages about keys, which have a prefix: ``settings.``."""
-    return "; ".join(str(_translate(dict(item), schema, prefix)) for item in error.errors())
+    errors = [str(_translate(dict(item), schema, prefix)) for item in error.errors()]
+    more = [f"and {len(errors) - _MOST} more"] if len(errors) > _MOST else []
+    return "; ".join(errors[:_MOST] + more)
 
 
 def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) -> ConfigError:
     location = [str(part) for part in item["loc"]]
     key = (prefix + ".".join(location)).removesuffix(".") or "the description"
     value, context = item["input"], item.get("ctx", {})
-    shown = repr(value) if isinstance(value, str) else value
+    given = shown(repr(value) if isinstance(value, str) else value)
     fields = _fields(schema, location[:-1])
     match item["type"]:
         case "extra_forbidden":
@@ -52,17 +73,17 @@ def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) ->
             return ConfigError(f"{key}: missing. Allowed: a value")
         case "value_error":
             return ConfigError(
-                f"{key}={shown}: {context['error']}" if location else str(context["error"])
+                f"{key}={given}: {context['error']}" if location else str(context["error"])
             )
         case "literal_error":
-            return config_error(key, shown, "unknown value", context["expected"])
+            return config_error(key, given, "unknown value", context["expected"])
         case "model_type" | "model_attributes_type" | "dict_type":
-            return config_error(key, shown, "wrong type", "a mapping of keys to values")
+            return config_error(key, given, "wrong type", "a mapping of keys to values")
     field = fields.get(location[-1]) if location else None
     bounds = _bounds(field, context)
     if bounds and item["type"].startswith(("greater", "less", "finite")):
-        return config_error(key, shown, "out of range", bounds)
-    return ConfigError(f"{key}={shown}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+        return config_error(key, given, "out of range", bounds)
+    return ConfigError(f"{key}={given}: {item['msg'][:1].lower()}{item['msg'][1:]}")
 
 
 def _fields(schema: type[BaseModel], location: list[str]) -> dict[str, FieldInfo]:

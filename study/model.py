@@ -31,7 +31,7 @@ _CHOICES = ("method", "sparsity", "model", "dataset")
 class ReportError(SuiteError):
     """A table, figure or report cannot be made from what the study's folder holds."""
 
-    exit_status = 6
+    exit_status = 4
 
 
 @dataclass(frozen=True)

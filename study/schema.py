@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from acdc.config.recipe import Frozen, Precision, Recipe
+from acdc.config.recipe import Precision, Recipe
 from acdc.config.yaml_io import parse_yaml
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
+from acdc.frozen import Frozen
 from acdc.messages import config_error, explain
 from acdc.methods.contract import Product
 from acdc.methods.registry import method_names
@@ -313,11 +313,11 @@ def read(path: Path, schema: type[Schema]) -> Schema:
         ConfigError: names the file, the key, the value and what is allowed.
     """
     try:
-        return schema.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+        data = parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    try:
+        return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, schema)}") from None
     except ConfigError as error:

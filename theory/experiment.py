@@ -17,9 +17,9 @@ from typing import Annotated, Any, Protocol
 import torch
 from pydantic import AfterValidator, Field, ValidationError
 
-from acdc.config.recipe import Frozen
 from acdc.errors import ConfigError
 from acdc.files import write_json, write_text
+from acdc.frozen import Frozen
 from acdc.messages import config_error, explain
 from acdc.run.provenance import git_revision, hardware
 from theory.layout import EXPERIMENTS, SERIES, TRIAL

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from acdc.config.recipe import Frozen
-from acdc.config.yaml_io import parsed
+from acdc.config.yaml_io import parse_yaml
+from acdc.frozen import Frozen
 from theory.statistics import LEVEL, Interval
 
 Relation = Literal["equals", "at most", "at least", "never"]
@@ -160,5 +160,5 @@ def read_claims(experiment: str) -> dict[str, Claim]:
     path = Path(__file__).parent / "experiments" / f"{experiment}.yaml"
     return {
         key: Claim.model_validate({"id": key, **data})
-        for key, data in parsed(path.read_bytes(), str(path)).items()
+        for key, data in parse_yaml(path.read_bytes(), str(path)).items()
     }

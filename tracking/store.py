@@ -42,7 +42,7 @@ SETTINGS = {
 class TrackingError(SuiteError):
     """The tracking store is down, locked or refuses access; the results folder is unaffected."""
 
-    exit_status = 6
+    exit_status = 9
 
 
 def tracking_uri(option: str | None, study: Path) -> str:

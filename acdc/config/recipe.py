@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from acdc.data.augmentation import Augmentation
+from acdc.frozen import Frozen
 from acdc.messages import config_error
 from acdc.step import Step
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Schedule = Literal["cosine", "cosine_by_step", "step", "constant"]
-
-
-class Frozen(BaseModel):
-    """A validated, immutable value; unknown keys are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class Recipe(Frozen):
@@ -63,13 +57,17 @@ class Recipe(Frozen):
                 "lr_schedule=step needs milestones",
                 "fractions of the epochs, such as [0.5, 0.75]",
             )
-        if self.lr_schedule != "step" and self.milestones:
+        if any(first >= second for first, second in pairwise(self.milestones)):
             raise config_error(
-                "recipe.milestones",
-                list(self.milestones),
-                f"no effect with lr_schedule={self.lr_schedule}",
-                "[] or lr_schedule=step",
+                "recipe.milestones", self.milestones, "not in order", "increasing fractions"
             )
+        # One training has one fingerprint.
+        stepped, warmed = self.lr_schedule == "step", self.lr_schedule.startswith("cosine")
+        for key, used in {"milestones": stepped, "gamma": stepped, "warmup": warmed}.items():
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if not used and value != default:
+                problem = f"no effect with lr_schedule={self.lr_schedule}"
+                raise config_error(f"recipe.{key}", value, problem, f"{default}, the default")
         if self.nesterov and self.momentum == 0:
             raise config_error(
                 "recipe.nesterov", True, "needs momentum", "false, or recipe.momentum > 0"

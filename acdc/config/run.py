@@ -15,9 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from acdc.config.recipe import Frozen, Precision, Recipe
+from acdc.config.recipe import Precision, Recipe
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
+from acdc.frozen import Frozen
 from acdc.messages import config_error, explain
 from acdc.methods.contract import SparseMethod, Start
 from acdc.methods.plan import Plan
@@ -44,9 +45,9 @@ class RunConfig(Frozen):
     """Fraction of the prunable weights that are zero in the end."""
     recipe: Recipe = Recipe()
     """Optimizer, learning rate, augmentation."""
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=1_000_000)
     """Passes over the training images."""
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of initial weights, data order, augmentation and mask randomness."""
     precision: Precision = "fp32"
     """Arithmetic of the forward and backward pass; weights and masks are in single precision."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from acdc.errors import ConfigError
-from acdc.messages import config_error
+from acdc.messages import config_error, shown
 
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)",
@@ -17,6 +18,10 @@ _NUMBERS = {
         r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.inf)|\.nan"
     ),
 }
+
+
+_LARGEST = 100_000
+"""Values that a document may have, its aliases expanded."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,16 +32,38 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the document's tree; one that expands to too much is an error."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            self._size(node, {})
+        return node
+
+    def _size(self, node: yaml.Node, known: dict[int, float]) -> float:
+        """Return the number of values that a node stands for, its aliases expanded."""
+        if id(node) not in known:
+            known[id(node)] = math.inf  # where the node holds itself
+            children = node.value if isinstance(node, yaml.CollectionNode) else ()
+            if isinstance(node, yaml.MappingNode):
+                children = [each for pair in node.value for each in pair]
+            known[id(node)] = 1 + sum(self._size(child, known) for child in children)
+            if known[id(node)] > _LARGEST:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"more than {_LARGEST} values", problem_mark=node.start_mark
+                )
+        return known[id(node)]
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; a duplicate key is an error."""
+        """Return a mapping; a key that is a duplicate, or no plain value, is an error."""
         seen = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"key {key.value!r} is a duplicate", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
+            plain = isinstance(key, yaml.ScalarNode)
+            if not plain or (key.tag != "tag:yaml.org,2002:merge" and key.value in seen):
+                problem = f"key {key.value!r} is a duplicate" if plain else "a key is a collection"
+                raise yaml.constructor.ConstructorError(
+                    problem=problem, problem_mark=key.start_mark
+                )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -44,25 +71,19 @@ for _tag, _pattern in _NUMBERS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
 
 
-def parse_yaml(text: str | bytes) -> Any:
+def parse_yaml(text: str | bytes, what: str) -> Any:
     """Return the value of a YAML text, of plain types only.
 
     Raises:
-        yaml.YAMLError: the text is not YAML.
-    """
-    return yaml.load(text, _Loader)  # a SafeLoader
-
-
-def parsed(text: str | bytes, what: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        ConfigError: ``what`` is not YAML.
+        ConfigError: ``what`` is not YAML, or is nested or expands beyond reason.
     """
     try:
-        return parse_yaml(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except RecursionError:
+        raise ConfigError(f"{what} is not YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # PyYAML passes on what int, float and datetime raise.
+        raise ConfigError(f"{what} is not YAML: {shown(str(error))}") from None
 
 
 def assign(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -87,5 +108,5 @@ def assign(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
                 raise config_error(
                     "--set", assignment, f"{parent} is not a group of keys", "a group"
                 )
-        target[last] = parsed(value, f"--set: {key}: {value!r}")
+        target[last] = parse_yaml(value, f"--set: {key}={shown(value)}")
     return data

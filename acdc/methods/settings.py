@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from acdc.frozen import Frozen
 from acdc.messages import config_error
 from acdc.sparsity.layers import Layers, dense_layers
 
 
-class MethodSettings(BaseModel):
+class MethodSettings(Frozen):
     """The base of all settings; a method without any uses this class itself."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     def variant(self) -> str:
         """Return a short name for these settings in run names and tables, empty for the default."""

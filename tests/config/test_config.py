@@ -15,6 +15,7 @@ from torch import nn
 
 from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
+from acdc.messages import config_error
 from acdc.methods.registry import method_names
 from acdc.models import MODELS
 
@@ -79,7 +80,6 @@ def test_equal_configurations_are_one_run() -> None:
     same = [
         BASE,
         with_(seed=1, recipe={}, settings={}),
-        with_(sparsity="0.9", epochs=20.0),
         dict(reversed(BASE.items())),
         with_(recipe={"lr": 1e-1, "momentum": 0.90}),
         parse_run(BASE).model_dump(),
@@ -114,7 +114,7 @@ CHANGES: list[dict[str, Any]] = [
     {"recipe": {"lr_schedule": "constant"}},
     {"recipe": {"warmup": 0.1}},
     {"recipe": {"milestones": [0.5], "lr_schedule": "step"}},
-    {"recipe": {"gamma": 0.2}},
+    {"recipe": {"milestones": [0.5], "lr_schedule": "step", "gamma": 0.2}},
     {"recipe": {"label_smoothing": 0.1}},
     {"recipe": {"augmentation": "shift"}},
 ]
@@ -259,6 +259,103 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_errors_name_the_key(data: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{re.escape(key)}[=:]"):
         parse_run(data)
+
+
+WHOLE = ("epochs", "seed", "recipe.batch_size")
+REAL = (
+    "sparsity",
+    *(
+        f"recipe.{key}"
+        for key in ("lr", "momentum", "weight_decay", "warmup", "gamma", "label_smoothing")
+    ),
+)
+NO_NUMBER = (
+    True,
+    False,
+    "1",
+    "0.5",
+    "",
+    None,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    [0.5],
+    {},
+)
+
+
+@pytest.mark.parametrize("value", NO_NUMBER, ids=repr)
+@pytest.mark.parametrize("key", [*WHOLE, *REAL, "recipe.milestones.0", "settings.drop_fraction"])
+def test_only_a_number_is_a_number(key: str, value: Any) -> None:
+    data = with_(method="rigl", settings={}, recipe={"lr_schedule": "step"})
+    if key == "recipe.milestones.0":
+        data["recipe"]["milestones"] = [value]
+    else:
+        data["recipe"]["milestones"] = [0.5]
+        group, _, name = key.rpartition(".")
+        (data[group] if group else data)[name] = value
+    with pytest.raises(ConfigError, match=rf"(^|; ){re.escape(key)}[=:]"):
+        parse_run(data)
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, 1e30, 10**7, -1, 2**64, 10**400], ids=lambda v: f"{str(v)[:8]}"
+)
+@pytest.mark.parametrize("key", WHOLE)
+def test_sizes_have_bounds(key: str, value: float) -> None:
+    if key == "seed" and value == 10**7:
+        assert parse_run(with_(seed=value)).seed == value
+        return
+    data = (
+        with_(recipe={"batch_size": value}) if key == "recipe.batch_size" else with_(**{key: value})
+    )
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}=") as caught:
+        parse_run(data)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "values", [[0.9, 0.5], [0.5, 0.5], [0.2, 0.8, 0.5], [0.5, 0.2, 0.8], [0.9, 0.5, 0.5]]
+)
+def test_milestones_are_in_order(values: list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"^recipe\.milestones="):
+        parse_run(with_(recipe={"lr_schedule": "step", "milestones": values}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "key", "value"),
+    [
+        *((s, "gamma", 0.5) for s in ("cosine", "cosine_by_step", "constant")),
+        *((s, "milestones", [0.5]) for s in ("cosine", "cosine_by_step", "constant")),
+        *((s, "warmup", value) for s in ("step", "constant") for value in (0.0, 0.1)),
+    ],
+)
+def test_what_has_no_effect_makes_no_other_run(schedule: str, key: str, value: Any) -> None:
+    steps = {"milestones": [0.5]} if schedule == "step" else {}
+    recipe = {"lr_schedule": schedule, **steps}
+    with pytest.raises(ConfigError, match=rf"^recipe\.{key}="):
+        parse_run(with_(recipe=recipe | {key: value}))
+    default = json.loads(json.dumps(parse_run(with_(recipe=recipe)).recipe.model_dump()))[key]
+    assert parse_run(with_(recipe=recipe | {key: default})) == parse_run(with_(recipe=recipe))
+
+
+def test_a_value_of_any_size_is_a_short_message() -> None:
+    bomb: Any = ["lol"]
+    for _ in range(40):
+        bomb = [bomb] * 10
+    for value in (
+        "x" * 10**6,
+        list(range(10**5)),
+        {str(n): n for n in range(10**5)},
+        10**5000,
+        "a\nb",
+    ):
+        for key in ("model", "sparsity", "recipe", "settings", "sparsty"):
+            with pytest.raises(ConfigError) as caught:
+                parse_run(with_(**{key: value}))
+            assert len(str(caught.value)) < 4000
+            assert "\n" not in str(caught.value)
+    assert len(str(config_error("model", bomb, "unknown", ["a"]))) < 500
 
 
 @pytest.mark.parametrize("data", [None, [], 5, "acdc"])

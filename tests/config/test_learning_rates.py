@@ -41,7 +41,8 @@ def test_rates_scale_with_the_base_rate(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if not name.endswith("_by_step")])
 def test_constant_within_an_epoch(schedule: Schedule) -> None:
-    found = rates(recipe(schedule, lr=0.1, warmup=0.3))
+    keys = {"warmup": 0.3} if schedule == "cosine" else {}
+    found = rates(recipe(schedule, lr=0.1, **keys))
     assert all(found[at] == found[at - at % BATCHES] for at in range(len(found)))
 
 

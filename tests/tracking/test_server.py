@@ -179,7 +179,7 @@ def test_wrong_password(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not this one")
     process = syncing(str(study))
     out, err = process.communicate()
-    assert (process.returncode, out, err.count("\n")) == (6, "", 1)
+    assert (process.returncode, out, err.count("\n")) == (9, "", 1)
     assert "MLFLOW_TRACKING_PASSWORD" in err
     assert "not this one" not in err
 
@@ -214,7 +214,7 @@ def test_killed_server(server: Server, study: Path, trained: dict[str, Path]) ->
     await_(lambda: arrived() >= 3, sending)
     server.kill()
     _, err = sending.communicate()
-    assert (sending.returncode, err.count("\n")) == (6, 1)
+    assert (sending.returncode, err.count("\n")) == (9, 1)
     server.start()
     assert arrived() < 16
     sync(study)

@@ -67,10 +67,10 @@ def test_denied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails(runs: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """Run the command as a user does; it must end with exit status 6 and one line."""
+    """Run the command as a user does; it must end with exit status 9 and one line."""
     with pytest.raises(SystemExit) as end:
         main(lambda standalone_mode: sync(runs, *options))
-    assert end.value.code == 6
+    assert end.value.code == 9
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     return captured.err
