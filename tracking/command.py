@@ -2,79 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from acdc.errors import SuiteError
-from tracking.content import DamagedRunError, run_folders
+from tracking.content import DamagedRunError, run_content, run_folders, study_content
 from tracking.store import TrackingError, open_store, tracking_uri, without_password
 
-if TYPE_CHECKING:
-    from tracking.sync import Report
 
-
-@dataclass(frozen=True)
-class Request:
-    """What one call of the command is to send, and where."""
-
-    folders: tuple[Path, ...]
-    uri: str | None
-    experiment: str | None
-    scale: str | None
-
-    def studies(self) -> dict[Path, list[Path]]:
-        """Return the runs in the folders, by the study that they belong to."""
-        found: dict[Path, list[Path]] = {folder: [] for folder in self.folders if is_study(folder)}
-        for run in dict.fromkeys(run for folder in self.folders for run in run_folders(folder)):
-            study = next((parent for parent in run.parents if is_study(parent)), run.parent)
-            found.setdefault(study, []).append(run)
-        return found
-
-    def sync(self, study: Path, runs: list[Path]) -> Report:
-        """Send what MLflow lacks of a study.
-
-        Raises:
-            ConfigError: the store's address is wrong.
-            TrackingError: the store is down, locked or refuses access.
-        """
-        uri = tracking_uri(self.uri, study)
-        scale = self.scale if self.scale is not None else study.name if is_study(study) else ""
-        name = self.experiment or (f"acdc-{scale}" if scale else "acdc")
-        with open_store(uri) as client:
-            from tracking.sync import Experiment, sync_study  # here, since it imports MLflow
-
-            artifacts = None
-            if uri.startswith("sqlite:"):
-                file = Path(uri.removeprefix("sqlite:///")).absolute()
-                artifacts = file.with_name("mlartifacts").as_uri()
-            experiment = Experiment(client, name, scale, str(study), artifacts)
-            return sync_study(experiment, study, runs)
-
-    def sync_all(self, quiet: bool = False) -> list[SuiteError]:
-        """Send what MLflow lacks of each study, print what that was, and return what failed.
-
-        Args:
-            quiet: print nothing of a study of which nothing was sent.
-        """
-        failed: list[SuiteError] = []
-        for study, runs in self.studies().items():
-            try:
-                report = self.sync(study, runs)
-            except TrackingError as error:
-                failed.append(error)
-                continue
-            if report.changed or not quiet:
-                uri = tracking_uri(self.uri, study)
-                click.echo(without_password(f"synced to {uri}: {report}", uri))
-            if report.damaged:
-                failed.append(DamagedRunError("; ".join(report.damaged)))
-        return failed
+def studies(folders: tuple[Path, ...]) -> dict[Path, list[Path]]:
+    """Return the runs in the folders, by the study or else the folder that they belong to."""
+    found: dict[Path, list[Path]] = {folder: [] for folder in folders if is_study(folder)}
+    for run in dict.fromkeys(run for folder in folders for run in run_folders(folder)):
+        study = next((parent for parent in run.parents if is_study(parent)), run.parent)
+        found.setdefault(study, []).append(run)
+    return found
 
 
 def is_study(folder: Path) -> bool:
@@ -82,16 +31,47 @@ def is_study(folder: Path) -> bool:
     return (folder / "runs").is_dir()
 
 
-def follow(request: Request, seconds: float) -> NoReturn:
-    """Sync again and again; an error is printed once, until it changes."""
-    printed: list[str] = []
-    while True:
-        failed = [str(error) for error in request.sync_all(quiet=True)]
-        for text in failed:
-            if text not in printed:
-                click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
-        printed = failed
-        time.sleep(seconds)
+def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool) -> None:
+    """Send what MLflow lacks of a study and of these of its runs, and print what that was.
+
+    Args:
+        study: the folder that the runs belong to.
+        runs: their folders.
+        uri: of the store.
+        name: of the experiment; None for ``acdc-SCALE``, or ``acdc`` for runs outside of a study.
+        quiet: print nothing if nothing was sent.
+
+    Raises:
+        TrackingError: the store is down, locked or refuses access.
+        DamagedRunError: runs could not be read; all others were sent.
+    """
+    counts: Counter[str] = Counter()
+    damaged = []
+    with open_store(uri) as client:
+        from tracking.sync import Experiment  # here, since it imports MLflow
+
+        artifacts = None
+        if uri.startswith("sqlite:"):
+            file = Path(uri.removeprefix("sqlite:///")).absolute()
+            artifacts = file.with_name("mlartifacts").as_uri()
+        name = name or (f"acdc-{study.name}" if is_study(study) else "acdc")
+        there = Experiment(client, name, study, artifacts)
+        for run in runs:
+            try:
+                content = run_content(run)
+            except DamagedRunError as error:
+                damaged.append(str(error))
+            else:
+                if content:
+                    counts[there.send(content)] += 1
+        shown = study_content(study)
+        tables = there.send(shown) if shown else "unchanged"
+    if not quiet or {tables, *counts} != {"unchanged"}:
+        each = ", ".join(f"{counts[key]} {key}" for key in ("new", "updated", "unchanged"))
+        text = f"synced to {uri}: {counts.total()} runs: {each}; tables and figures {tables}"
+        click.echo(without_password(text, uri))
+    if damaged:
+        raise DamagedRunError("; ".join(damaged))
 
 
 @click.command("sync")
@@ -106,7 +86,6 @@ def follow(request: Request, seconds: float) -> NoReturn:
     "--uri", help="MLflow store.  [default: $MLFLOW_TRACKING_URI, else mlflow.db in each study]"
 )
 @click.option("--experiment", help="MLflow experiment.  [default: acdc-SCALE, or acdc]")
-@click.option("--scale", help="Scale of the runs.  [default: as in results/SCALE]")
 @click.option(
     "--follow",
     "seconds",
@@ -119,7 +98,6 @@ def sync_command(
     folders: tuple[Path, ...],
     uri: str | None,
     experiment: str | None,
-    scale: str | None,
     seconds: float | None,
     lenient: bool,
 ) -> None:
@@ -132,21 +110,39 @@ def sync_command(
       acdc sync results/smoke
       acdc sync results/small --uri https://your-server --follow 60
     """  # noqa: D301
-    request = Request(folders, uri, experiment, scale)
-    if seconds is not None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            follow(request, seconds)
-        except KeyboardInterrupt:
-            return
+
+    def sync_all(quiet: bool) -> list[SuiteError]:
+        failed: list[SuiteError] = []
+        for study, runs in studies(folders).items():
+            try:
+                sync(study, runs, tracking_uri(uri, study), experiment, quiet)
+            except (TrackingError, DamagedRunError) as error:
+                failed.append(error)
+        return failed
+
     try:
-        failed = request.sync_all()
-        if len(failed) > 1:
-            raise type(failed[0])("; ".join(map(str, failed)))
+        if seconds is not None:
+            follow(sync_all, seconds)
+            return
+        failed = sync_all(quiet=False)
         if failed:
-            raise failed[0]
+            raise type(failed[0])("; ".join(map(str, failed)))
     except SuiteError as error:
         if not lenient:
             raise
-        again = ["acdc", "sync", *map(str, folders), *(["--scale", scale] if scale else [])]
-        click.echo(f"not synced: {error}. Retry: {shlex.join(again)}")
+        retry = shlex.join(["acdc", "sync", *map(str, folders)])
+        click.echo(f"not synced: {error}. Retry: {retry}")
+
+
+def follow(sync_all: Callable[[bool], list[SuiteError]], seconds: float) -> None:
+    """Sync repeatedly until SIGTERM or Ctrl-C; print an error once, until it changes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    printed: list[str] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            failed = [str(error) for error in sync_all(True)]
+            for text in failed:
+                if text not in printed:
+                    click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+            printed = failed
+            time.sleep(seconds)

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel
-
 from acdc.errors import SuiteError
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, RunRecord, read_run
 from acdc.run.result import RESULT, Result
@@ -49,33 +47,30 @@ def digest(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """What one run in MLflow is to show."""
+    """What one run in MLflow shows."""
 
     name: str
     fingerprint: str
     status: Literal["running", "finished", "diverged", "failed"]
-    tags: dict[str, str]
     files: dict[str, Path]
     """By the artifact's name."""
+    tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     journal: bytes = b""
     """All complete lines."""
     settled: int = 0
     """Bytes of the journal that a resumed run will not rewrite."""
-    began_ms: int | None = None
-    ended_ms: int | None = None
+    epochs: tuple[tuple[int, Value], ...] = ()
+    """The metrics of the journal, each with the offset at which its line ends."""
     final: tuple[Value, ...] = ()
     """The metrics of the result."""
     result: str = ""
     """Digest of the result; empty if there is none, or one that a retry would replace."""
-
-    @property
-    def state(self) -> str:
-        """MLflow's word for the status."""
-        return {"running": "RUNNING", "finished": "FINISHED"}.get(self.status, "FAILED")
+    began_ms: int | None = None
+    ended_ms: int | None = None
 
     def claim(self, before: str) -> str:
-        """Return what identifies the journal and the result that are sent.
+        """Return what identifies the journal and the result to be sent: ``LENGTH:DIGEST:DIGEST``.
 
         Args:
             before: the claim of what was sent already, empty if nothing was. Its lines stay sent
@@ -91,15 +86,6 @@ class Content:
         same = digest(self.journal[: int(length)]) == journal
         return same and (not result or self.result in ("", result))
 
-    def metrics(self, start: int, end: int) -> Iterator[Value]:
-        """Yield the metrics of the epochs between two offsets of the journal, in bytes."""
-        for record in map(json.loads, self.journal[start:end].splitlines()):
-            if "event" not in record:
-                time_ms = round(1000 * record["time"])
-                for key, value in numbers(record).items():
-                    if key not in ("epoch", "time"):
-                        yield Value(key, value, time_ms, record["epoch"])
-
 
 def run_folders(folder: Path) -> list[Path]:
     """Return the runs in a folder or below it, or the folder itself if it is a run."""
@@ -111,69 +97,82 @@ def study_content(folder: Path) -> Content | None:
     """Return the tables, figures and report of a study; None if it has none yet."""
     found = sorted(path for pattern in SHOWN for path in folder.glob(pattern))
     files = {path.relative_to(folder).as_posix(): path for path in found}
-    return Content(STUDY, STUDY, "finished", {}, files) if files else None
+    return Content(STUDY, STUDY, "finished", files) if files else None
 
 
 def run_content(folder: Path) -> Content | None:
-    """Return what MLflow is to show of a run; None if it has not begun.
+    """Return what MLflow shows of a run; None if it has not begun.
 
     Raises:
         DamagedRunError: a file cannot be read.
     """
     newest = newest_checkpoint(folder)  # before the journal, which grows
-    record = read_run(folder)
+    run = read_run(folder)
     journal = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).exists() else b""
-    if not (journal or record.result or record.failure or record.problems):
+    if not (journal or run.result or run.failure or run.problems):
         return None
-    if record.problems or record.config is None:
-        raise DamagedRunError("; ".join(record.problems) or f"{folder / CONFIG}: missing")
-    # A last line without its end is still being written, or was cut short by a kill.
-    lines = journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
-    try:
-        return _content(record, record.config, lines, newest)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedRunError(f"{folder / JOURNAL}: damaged ({error!r})") from error
-
-
-def _content(
-    run: RunRecord, config: Mapping[str, Any], lines: list[bytes], newest: float
-) -> Content:
-    records = [json.loads(line) for line in lines]
-    times_ms = [round(1000 * record["time"]) for record in records]
+    if run.problems or run.config is None:
+        raise DamagedRunError("; ".join(run.problems) or f"{folder / CONFIG}: missing")
     status = run.result.status if run.result else "running"
     if run.result is None and run.failure is not None and run.failure.final:
         status = "failed"
     ended = status in ("finished", "diverged")
-    kept = list(itertools.takewhile(lambda r: ended or r["time"] <= newest, records))
-    name, fingerprint = run.folder.name.rsplit("-", 1)
+    lines = list(read_lines(folder / JOURNAL, journal))
+    times_ms = [time_ms for _, time_ms, _ in lines]
+    settled = itertools.takewhile(lambda line: ended or line[1] <= newest, lines)
+    name, fingerprint = folder.name.rsplit("-", 1)
     files = (CONFIG, PROVENANCE, JOURNAL, RESULT)
-    content = Content(
+    return Content(
         name,
         fingerprint,
         status,
-        tags_of(run),
-        files={file: run.folder / file for file in files if (run.folder / file).exists()},
-        params={k: v if isinstance(v, str) else json.dumps(v) for k, v in flatten(config).items()},
-        journal=b"".join(lines),
-        settled=sum(map(len, lines[: len(kept)])),
+        files={file: folder / file for file in files if (folder / file).exists()},
+        tags=tags_of(run),
+        params={
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in flatten(run.config).items()
+        },
+        journal=journal,
+        settled=max((end for end, _, _ in settled), default=0),
+        epochs=tuple((end, value) for end, _, values in lines for value in values),
+        final=tuple(final_metrics(run.result, max(times_ms, default=0))),
+        result=digest((folder / RESULT).read_bytes()) if ended else "",
         began_ms=times_ms[0] if times_ms else None,
         ended_ms=times_ms[-1] if times_ms else None,
-        final=tuple(final_metrics(run.result, max(times_ms, default=0))),
-        result=digest((run.folder / RESULT).read_bytes()) if ended else "",
     )
-    list(content.metrics(0, len(content.journal)))  # raises what a damaged record raises
-    return content
+
+
+def read_lines(path: Path, journal: bytes) -> Iterator[tuple[int, int, list[Value]]]:
+    """Yield of each line where it ends, its time in milliseconds, and an epoch's metrics.
+
+    A last line without its end is still being written, or was cut short by a kill.
+
+    Raises:
+        DamagedRunError: a line is not a record of an event or of an epoch.
+    """
+    end = 0
+    for number, line in enumerate(journal[: journal.rfind(b"\n") + 1].splitlines(True), 1):
+        end += len(line)
+        try:
+            record = json.loads(line)
+            time_ms = round(1000 * record["time"])
+            metrics = {} if "event" in record else numbers(record)
+            step = metrics.pop("epoch") if metrics else 0
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedRunError(f"{path}: line {number} is damaged") from error
+        metrics.pop("time", None)
+        yield end, time_ms, [Value(key, value, time_ms, step) for key, value in metrics.items()]
 
 
 def newest_checkpoint(folder: Path) -> float:
-    """Return when the newest checkpoint was written, in seconds since 1970; infinity without one.
+    """Return when the newest checkpoint was written, in ms since 1970; infinity without one.
 
     A run is resumed from it; older lines of the journal stay.
     """
     times = []
     for path in folder.glob("checkpoint/step-*.pt"):
         with contextlib.suppress(FileNotFoundError):  # superseded just now
-            times.append(path.stat().st_mtime)
+            times.append(1000 * path.stat().st_mtime)
     return max(times, default=math.inf)
 
 
@@ -186,7 +185,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def numbers(value: Mapping[str, Any]) -> dict[str, float]:
+def numbers(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries that are finite numbers."""
     return {
         key: number
@@ -199,15 +198,15 @@ def final_metrics(result: Result | None, time_ms: int) -> Iterator[Value]:
     """Yield the metrics of a result, such as ``sparse_last/test_accuracy``."""
     if result is None or result.status == "failed":
         return
-    groups: dict[str, BaseModel] = {"flops": result.flops, "timings": result.timings}
+    groups = {"flops": result.flops.model_dump(), "timings": result.timings.model_dump()}
     for product, evaluations in result.products.items():
-        groups[f"{product}_last"] = evaluations.last
-        groups[f"{product}_best"] = evaluations.best
+        for which, evaluation in evaluations.model_dump().items():
+            groups[f"{product}_{which}"] = evaluation
     for group, values in groups.items():
-        flat = numbers(flatten(values.model_dump()))
+        flat = numbers(flatten(values))
         step = flat.get("epoch", result.config["epochs"] - 1)
         for key, value in flat.items():
-            yield Value(f"{group}/{key}", value, time_ms, int(step))
+            yield Value(f"{group}/{key}", value, time_ms, step)
 
 
 def tags_of(run: RunRecord) -> dict[str, str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+VARIABLE = "MLFLOW_TRACKING_URI"
 LOCK_WAIT_S = 3600.0
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,24 +52,21 @@ def tracking_uri(option: str | None, study: Path) -> str:
     Raises:
         ConfigError: MLflow 3 does not write there, for example to a plain folder such as mlruns.
     """
-    default = f"sqlite:///{study.absolute() / 'mlflow.db'}"
-    uri = option or os.environ.get("MLFLOW_TRACKING_URI") or default
+    uri = option or os.environ.get(VARIABLE) or f"sqlite:///{study.absolute() / 'mlflow.db'}"
     try:
-        _ = urlsplit(uri).port
+        _ = urlsplit(uri).port, uri.encode()
         scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     except ValueError:
         scheme = ""
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES or (scheme == "sqlite" and "?" in uri):
         shown = None if set("@?") & set(uri) else uri  # which may hold a password
         allowed = "sqlite:///FILE, http://HOST:PORT, https://HOST or a database server"
-        raise config_error("--uri", shown, "not a tracking store", allowed)
+        raise config_error("--uri" if option else VARIABLE, shown, "not a tracking store", allowed)
     return uri
 
 
 def without_password(text: str, uri: str) -> str:
     """Return a text with the passwords of an address replaced by ``***``."""
-    if uri.startswith("sqlite:"):
-        return text
     parts = urlsplit(uri)
     secrets = [value for key, value in parse_qsl(parts.query) if "pass" in key.lower()]
     for secret in filter(None, [unquote(parts.password or ""), parts.password, *secrets]):
@@ -120,7 +118,7 @@ def open_store(uri: str) -> Iterator[MlflowClient]:
                 create_store(file)
             yield MlflowClient(uri, uri)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        text = f"tracking store {uri}: {reason(error)}. Nothing is lost: run sync again later"
+        text = f"tracking store {uri}: {reason(error)}"
         raise TrackingError(without_password(text, uri)) from error
 
 
@@ -153,12 +151,14 @@ def is_down(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Return what is wrong with a store, in a few words."""
+    """Return what is wrong with a store and what to do, in a few words."""
     text = " ".join(str(error).split())
     if "database is locked" in text:
-        return "locked by another program"
+        return "locked by another program. Sync again later"
     if is_down(error):
-        return "no server answers"
+        return "no server answers. Sync again later: nothing is lost"
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return "written by another version of MLflow. Delete it with mlartifacts and sync again"
     if "error code 401" in text or "not authenticated" in text:
         return "access denied. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if "error code 403" in text or "403 Client Error" in text:
@@ -167,4 +167,4 @@ def reason(error: Exception) -> str:
             f"{user} may not write there. Ask the owner of the experiment for the permission EDIT, "
             "or choose another name with --experiment"
         )
-    return text[:300]
+    return f"{text[:300]}. Nothing is lost: sync again later"

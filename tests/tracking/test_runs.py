@@ -53,7 +53,7 @@ def test_run(runs: Path, trained: dict[str, Path]) -> None:
         assert found == expected
         shown = tags(uri, run_id)
         provenance = json.loads((folder / "provenance.json").read_text())
-        assert (shown["fingerprint"], shown["scale"]) == (config.fingerprint, "tiny")
+        assert shown["fingerprint"] == config.fingerprint
         assert (shown["attempts"], shown["certificate_failures"]) == ("1", "")
         assert shown["git_revision"] == provenance["git"]["revision"]
         assert shown["cell"] == config.slug.removesuffix("_seed1")
@@ -328,7 +328,7 @@ def test_created_by_two_hosts(runs: Path) -> None:
     client = MlflowClient(uri)
     for name, run_id in assert_synced(*runs.iterdir()).items():
         known = client.get_run(run_id)
-        kept = ("fingerprint", "scale", "source", "sync.claim")
+        kept = ("fingerprint", "source", "sync.claim")
         own = {key: known.data.tags[key] for key in kept}
         client.create_run(known.info.experiment_id, tags=own, run_name=name)
     sync(runs)

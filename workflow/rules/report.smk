@@ -180,6 +180,5 @@ rule track:
         "../../environment.yml"
     params:
         folder=study_folder,
-        scale=STUDY.scale.name,
     shell:
-        "python -m tracking {params.folder:q} --scale {params.scale} --lenient > {output:q} 2> {log:q}"
+        "python -m tracking {params.folder:q} --lenient > {output:q} 2> {log:q}"
