@@ -287,31 +287,6 @@ def product_rate(precision: str, device: torch.device) -> float:
     return 2 * size**3 / min(times)
 
 
-def busiest(this: Contender, number: int, device: torch.device) -> tuple[float, list[str]]:
-    """Return the share of an epoch in which a GPU is busy, and lines on what takes longest."""
-    this.take_up()
-    this.watch.on = False
-    gpu = device.type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if gpu:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        start = this.watch.clock()
-        this.epoch(number)
-        took = this.watch.clock() - start
-    kind = "self_device_time_total" if gpu else "self_cpu_time_total"
-    spent = {
-        event.key: (1e-6 * getattr(event, kind), event.count)
-        for event in profile.key_averages()
-        if event.device_type.name == ("CUDA" if gpu else "CPU")
-    }
-    lines = [
-        f"{seconds / took:6.1%}  {count:6d} x  {name[:80]}"
-        for name, (seconds, count) in sorted(spent.items(), key=lambda item: -item[1][0])[:12]
-    ]
-    return sum(seconds for seconds, _ in spent.values()) / took, lines
-
-
 def make_contenders(
     setting: Setting, methods: list[str], precisions: list[str], modes: list[str]
 ) -> list[Contender]:
@@ -392,7 +367,6 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option("--compile", "modes", help="Modes, by commas; off is one.  [default: all that fit]")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU.  [default: torch's]")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--profile", is_flag=True, help="Show what takes longest, in one more epoch.")
 @json_option
 def main(
     model: str,
@@ -405,7 +379,6 @@ def main(
     modes: str | None,
     threads: int | None,
     device: str,
-    profile: bool,
     file: Path | None,
 ) -> None:
     """Compare epochs of training."""
@@ -428,8 +401,8 @@ def main(
         module=__name__,
         source=str(images),
     )
-    # One epoch warms up, one is watched, one may be profiled.
-    setting = Setting(model, batch, rounds + 3, made, where)
+    # One epoch warms up, one is watched; AC/DC's schedule needs 20.
+    setting = Setting(model, batch, max(rounds + 2, 20), made, where)
     record = {
         "model": model,
         "size": size,
@@ -457,11 +430,6 @@ def main(
     forward = flops.dense_flops(flops.layer_costs(network, (3, size, size)))
     record["rows"] = rows_of(contenders, trained // batch * batch, forward, ceilings)
     show(record["rows"])
-    if profile:
-        for this, row in zip(contenders, record["rows"], strict=True):
-            row["busy"], row["busiest"] = busiest(this, rounds + 2, where)
-            of = f"the GPU is busy {row['busy']:.1%} of the time" if gpu else "on the first thread"
-            click.echo("\n".join([f"\n{this.name}: {of}", *row["busiest"]]))
     write_record(file, record)
 
 

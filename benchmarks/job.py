@@ -1,22 +1,16 @@
 """The overhead of a training job: what its process takes beside training.
 
     python -m benchmarks.job [--rounds 5] [--device cpu] [--json FILE]
-    python -m benchmarks.job --study results/smoke [--elapsed SECONDS] --cores 2
 
-The first form starts real ``acdc train`` processes of two epochs, in turns with processes that only
-import torch. *Start* lasts until the first batch; *steps* is the training itself; *between* is
-validation, journal and checkpoints; *end* is what follows the last epoch's line: test, certificate,
-files and leaving.
-
-The second form shows where the core-seconds of a finished study went, from its result.json files
-and Snakemake's log, which has whole seconds. The study must have been made by one uninterrupted
-command. What a process takes outside its runs is Snakemake's time of the job less the runs'.
+Real ``acdc train`` processes of two epochs take turns with processes that only import torch.
+*Start* lasts until the first batch; *steps* is the training itself; *between* is validation,
+journal and checkpoints; *end* is what follows the last epoch's line: test, certificate, files and
+leaving.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -24,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +48,6 @@ PARTS = ("start", "steps", "between", "end")
 IMPORT = "import torch"
 BEGUN = re.compile(r": epochs \d+ to \d+$")
 LAST = re.compile(rf"^epoch +{EPOCHS - 1} ")
-# Of Snakemake's log: a time, and what follows it up to the next.
-STAMPED = re.compile(r"^\[(\w{3} [^]]*\d{4})\]\n(.*?)(?=^\[\w{3} |\Z)", re.MULTILINE | re.DOTALL)
-BEGINS = re.compile(r"(local)?rule \w+:")
-JOB = re.compile(r"^    jobid: (?P<job>\d+)$", re.MULTILINE)
-THREADS = re.compile(r"^    threads: (?P<threads>\d+)$", re.MULTILINE)
-FINISHED = re.compile(r"Finished jobid: (?P<job>\d+) \(Rule: (?P<rule>\w+)\)")
-ELAPSED = re.compile(
-    r"^Elapsed time: (?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)$", re.MULTILINE
-)
 
 
 def command(description: dict[str, Any], runs: Path, device: str, threads: int) -> list[str]:
@@ -151,99 +135,22 @@ def show_jobs(rows: list[dict[str, Any]]) -> None:
         click.echo(f"{row['job']:20}{figures}")
 
 
-def read_log(study: Path) -> tuple[float | None, dict[str, float]]:
-    """Return what Snakemake's log says: the elapsed seconds, and each rule's core-seconds."""
-    log = study / "logs" / "suite.log"
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    begun: dict[str, tuple[float, int]] = {}
-    rules: dict[str, float] = defaultdict(float)
-    for time_of, what in STAMPED.findall(text):
-        moment = datetime.strptime(time_of, "%a %b %d %H:%M:%S %Y").timestamp()
-        job = JOB.search(what)
-        finished = FINISHED.match(what)
-        if finished and finished["job"] in begun:
-            start, threads = begun.pop(finished["job"])
-            rules[finished["rule"]] += threads * (moment - start)
-        elif job and BEGINS.match(what):
-            given = THREADS.search(what)
-            begun[job["job"]] = moment, int(given["threads"]) if given else 1
-    found = ELAPSED.findall(text)
-    if not found:
-        return None, rules
-    days, hours, minutes, seconds = found[-1]
-    elapsed = 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return elapsed, rules
-
-
-def account(
-    study: Path, elapsed: float, cores: int, threads: int, rules: dict[str, float]
-) -> dict[str, Any]:
-    """Return where a study's core-seconds went."""
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(study.glob("runs/*/result.json"))
-    ]
-    timings = [result["timings"] for result in results]
-    wall, steps, test = (
-        threads * sum(timing.get(name, 0.0) for timing in timings)
-        for name in ("wall_s", "train_s", "test_s")
-    )
-    seconds = {
-        "training steps": steps,
-        "test and certificates": test,
-        "validation, files and data within runs": wall - steps - test,
-    }
-    if "train" in rules:
-        seconds["training jobs' processes outside runs"] = rules["train"] - wall
-        seconds["other rules"] = sum(rules.values()) - rules["train"]
-    total = elapsed * cores
-    seconds["the rest: Snakemake, idle cores"] = total - sum(seconds.values())
-    return {
-        "runs": len(results),
-        "elapsed_s": elapsed,
-        "cores": cores,
-        "core_seconds": seconds,
-        "shares": {what: spent / total for what, spent in seconds.items()},
-    }
-
-
-def show_account(found: dict[str, Any]) -> None:
-    """Print where the core-seconds went."""
-    click.echo(f"{found['runs']} runs in {found['elapsed_s']:.0f} s on {found['cores']} cores")
-    for what, seconds in found["core_seconds"].items():
-        click.echo(f"{what:46}{seconds:9.0f} core-s{found['shares'][what]:8.1%}")
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="CPU threads of a job.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--study", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--elapsed", type=float, help="Seconds.  [default: Snakemake's]")
-@click.option("--cores", default=os.cpu_count(), show_default=True, help="Cores of the study.")
 @json_option
 def main(
     rounds: int,
     threads: int,
     device: str,
-    study: Path | None,
-    elapsed: float | None,
-    cores: int,
     file: Path | None,
 ) -> None:
     """Measure what jobs take beside training."""
     record = circumstances(torch.device(device)) | {"threads": threads}
     click.echo(record)
-    if study is None:
-        record["rows"] = measure_jobs(rounds, device, threads)
-        show_jobs(record["rows"])
-    else:
-        logged, rules = read_log(study)
-        elapsed = elapsed or logged
-        if elapsed is None:
-            raise click.UsageError(f"{study} has no log with the elapsed time; give --elapsed")
-        record |= account(study, elapsed, cores, threads, rules)
-        show_account(record)
+    record["rows"] = measure_jobs(rounds, device, threads)
+    show_jobs(record["rows"])
     write_record(file, record)
 
 

@@ -13,8 +13,7 @@ small operations of the training loop take while images are read.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import importlib.util
+import importlib
 import itertools
 import statistics
 import tempfile
@@ -35,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from acdc.data import DATASETS, DatasetSpec, folder
-from acdc.data.decode import Draw, View, draw_crop, read
+from acdc.data.decode import Draw, View, read
 from acdc.data.loader import LoaderPlan, standardise
 from acdc.vision import torchvision_models
 from benchmarks.common import circumstances, json_option, write_record
@@ -103,28 +102,10 @@ def spec_of(root: Path, images: int) -> DatasetSpec:
     )
 
 
-def read_simplejpeg(path: str, draw: Draw) -> np.ndarray:
-    """Read as the suite does, but decode with simplejpeg."""
-    import simplejpeg
-
-    image = simplejpeg.decode_jpeg(Path(path).read_bytes())
-    crop = draw_crop(image.shape[1], image.shape[0], draw)
-    window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    resized = Image.fromarray(window).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    pixels = np.asarray(resized)
-    return pixels[:, ::-1] if crop.mirrored else pixels
-
-
-@functools.cache
-def transforms() -> Any:
-    """Return torchvision's transforms."""
-    torchvision_models()
-    return importlib.import_module("torchvision.transforms.v2")
-
-
 def plain_transform() -> Callable[[Any], Tensor]:
     """Return what torchvision's users write."""
-    v2 = transforms()
+    torchvision_models()
+    v2 = importlib.import_module("torchvision.transforms.v2")
     transform: Callable[[Any], Tensor] = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE),
@@ -175,6 +156,10 @@ class PlainSet(Dataset[Tensor]):
             return self.transform(file.convert("RGB"))
 
 
+def _read(files: folder.Files, number: int) -> np.ndarray:
+    return read(files.path(number), VIEW, Draw(1, number))
+
+
 class ByteSet(Dataset[Tensor]):
     """Whole batches of bytes, read as the suite does."""
 
@@ -190,12 +175,8 @@ class ByteSet(Dataset[Tensor]):
     def __getitems__(self, numbers: list[int]) -> Tensor:
         batch = torch.empty((len(numbers), SIZE, SIZE, 3), dtype=torch.uint8)
         for place, number in enumerate(numbers):
-            batch[place] = torch.from_numpy(self.read(number).copy())
+            batch[place] = torch.from_numpy(_read(self.files, number).copy())
         return batch
-
-    def read(self, number: int) -> np.ndarray:
-        """Read one image."""
-        return read(self.files.path(number), VIEW, Draw(1, number))
 
 
 def _as_it_is(batch: Tensor) -> Tensor:
@@ -238,78 +219,18 @@ class Threads:
         self.files, self.plan = files, plan
         self.pool = ThreadPoolExecutor(plan.workers)
 
-    def read(self, number: int) -> np.ndarray:
-        """Read one image."""
-        return read(self.files.path(number), VIEW, Draw(1, number))
-
     def epoch(self, number: int) -> Iterator[Tensor]:
-        numbers = self.plan.order(len(self.files), number).tolist()
-        size = self.plan.batch_size
-        waiting = []
-        for first in range(0, len(numbers), size):
-            waiting.append([self.pool.submit(self.read, n) for n in numbers[first : first + size]])
+        order = self.plan.order(len(self.files), number)
+        waiting: list[Iterator[np.ndarray]] = []
+        for batch in order.split(self.plan.batch_size):
+            waiting.append(self.pool.map(functools.partial(_read, self.files), batch.tolist()))
             if len(waiting) == AHEAD:
-                yield self.join([task.result() for task in waiting.pop(0)])
-        for tasks in waiting:
-            yield self.join([task.result() for task in tasks])
-
-    def join(self, images: list[np.ndarray]) -> Tensor:
-        """Make a batch of images."""
-        return normal(torch.from_numpy(np.stack(images)))
+                yield normal(torch.from_numpy(np.stack(list(waiting.pop(0)))))
+        for images in waiting:
+            yield normal(torch.from_numpy(np.stack(list(images))))
 
     def close(self) -> None:
         self.pool.shutdown()
-
-
-class Spdl(Threads):
-    """SPDL's pipeline of threads."""
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        from spdl.pipeline import PipelineBuilder
-
-        builder: Any = PipelineBuilder().add_source(
-            self.plan.order(len(self.files), number).tolist()
-        )
-        workers = self.plan.workers
-        builder = builder.pipe(self.read, concurrency=workers, output_order="input")
-        builder = builder.aggregate(self.plan.batch_size).pipe(self.join).add_sink(AHEAD)
-        pipeline = builder.build(num_threads=workers + 1)
-        with pipeline.auto_stop():
-            yield from pipeline
-
-
-class SpdlSimpleJpeg(Spdl):
-    """SPDL's pipeline with simplejpeg."""
-
-    def read(self, number: int) -> np.ndarray:
-        return read_simplejpeg(self.files.path(number), Draw(1, number))
-
-
-class Grain:
-    """Grain's random access to examples, with processes, which it restarts for each epoch."""
-
-    def __init__(self, files: folder.Files, plan: LoaderPlan) -> None:
-        self.files, self.plan = files, plan
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        import grain
-
-        examples: Any = grain.MapDataset.range(len(self.files)).shuffle(seed=number)
-        examples = examples.map(functools.partial(_read, self.files))
-        # Without the threads that would read hundreds of batches ahead.
-        batches = examples.batch(self.plan.batch_size, drop_remainder=True).to_iter_dataset(
-            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        )
-        options = grain.MultiprocessingOptions(num_workers=self.plan.workers)
-        for batch in batches.mp_prefetch(options):
-            yield normal(torch.from_numpy(batch))
-
-    def close(self) -> None:
-        pass
-
-
-def _read(files: folder.Files, number: int) -> np.ndarray:
-    return read(files.path(number), VIEW, Draw(1, number))
 
 
 PLAIN = "torchvision v2, DataLoader"
@@ -318,27 +239,16 @@ PLAIN = "torchvision v2, DataLoader"
 def make_contenders(
     files: folder.FolderSet, plan: LoaderPlan
 ) -> dict[str, Callable[[], Contender]]:
-    """Return the contenders whose libraries are installed, by name; print the others."""
+    """Return what makes each contender, by its name."""
     images = files.training
-    possible: dict[str, tuple[str, Callable[[], Contender]]] = {
-        PLAIN: ("torchvision", lambda: TorchLoader(PlainSet(images), plan)),
-        "the suite": ("PIL", lambda: Suite(files, plan)),
-        "the suite's reader, DataLoader": (
-            "torch",
-            lambda: TorchLoader(ByteSet(images), plan, collate_fn=_as_it_is),
+    return {
+        PLAIN: lambda: TorchLoader(PlainSet(images), plan),
+        "the suite": lambda: Suite(files, plan),
+        "the suite's reader, DataLoader": lambda: TorchLoader(
+            ByteSet(images), plan, collate_fn=_as_it_is
         ),
-        "the suite's reader, threads": ("torch", lambda: Threads(images, plan)),
-        "the suite's reader, SPDL": ("spdl", lambda: Spdl(images, plan)),
-        "simplejpeg, SPDL": ("simplejpeg", lambda: SpdlSimpleJpeg(images, plan)),
-        "the suite's reader, Grain": ("grain", lambda: Grain(images, plan)),
+        "the suite's reader, threads": lambda: Threads(images, plan),
     }
-    contenders = {}
-    for name, (library, build) in possible.items():
-        if importlib.util.find_spec(library) is None:
-            click.echo(f"{name}: left out, {library} is not installed")
-        else:
-            contenders[name] = build
-    return contenders
 
 
 def processor_time() -> float:
@@ -364,8 +274,6 @@ def decode_times(files: folder.Files, images: int) -> dict[str, float]:
         "torchvision v2": plain.__getitem__,
         "the suite's reader": functools.partial(_read, files),
     }
-    if importlib.util.find_spec("simplejpeg") is not None:
-        ways["simplejpeg"] = lambda number: read_simplejpeg(files.path(number), Draw(1, number))
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
         for name, run in ways.items():
@@ -437,17 +345,6 @@ def listing_time(files: int) -> float:
     return took
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what is compared."""
-    found = {}
-    for name in ("torch", "torchvision", "pillow", "spdl", "simplejpeg", "grain"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 @click.command()
 @click.option("--images", default=512, show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Images a batch.")
@@ -456,12 +353,12 @@ def versions() -> dict[str, str]:
 def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -> None:
     """Compare ways to read images from files."""
     torch.set_num_threads(1)
-    record = {**circumstances(CPU), "versions": versions(), "images": images}
+    record = {**circumstances(CPU), "images": images}
     click.echo(record)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         make_set(root, images)
-        files = folder.load(spec_of(root, images))
+        files = folder.load(spec_of(root, images), root)
         whole = len(files.training) // batch * batch
         files = replace(files, training=files.training.part(np.arange(whole)))
         mean = statistics.mean(path.stat().st_size for path in (root / "train").glob("*/*"))

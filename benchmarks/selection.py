@@ -123,9 +123,7 @@ def measure(size: int, device: torch.device, repetitions: int) -> list[dict[str,
 
 
 @click.command()
-@click.option(
-    "--size", "sizes", default=[25_502_912, 285_000_000], multiple=True, show_default=True
-)
+@click.option("--size", "sizes", default=SIZES, multiple=True, show_default=True)
 @click.option("--repetitions", default=30, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @json_option
