@@ -116,18 +116,18 @@ def _every(grid: Grid) -> Grid:
 class Dialect:
     """How one code base prunes gradually."""
 
-    unit: Literal["step", "epoch"]
-    """What positions on the ramp count: masks are updated after a step, or before an epoch."""
     grid: Grid
     """Positions of the updates, from the ramp's begin and end and the number of updates."""
     rule: Rule
-    score: Callable[[Tensor, Tensor | None], Tensor]
-    """What is ranked, from the stored weight and the mask."""
-    stored: bool
-    """Pruned weights keep their value, which momentum and weight decay still act on; otherwise the
-    weights are multiplied by the masks after every step."""
     distributions: tuple[Distribution, ...]
     """What may be ranked together, the code base's own choice first."""
+    unit: Literal["step", "epoch"] = "step"
+    """What positions on the ramp count: masks are updated after a step, or before an epoch."""
+    score: Callable[[Tensor, Tensor | None], Tensor] = magnitude
+    """What is ranked, from the stored weight and the mask."""
+    stored: bool = True
+    """Pruned weights keep their value, which momentum and weight decay still act on; otherwise the
+    weights are multiplied by the masks after every step."""
     histogram: bool = False
     """Whether the settings of contrib's histogram have an effect."""
     exact: bool = False
@@ -136,32 +136,16 @@ class Dialect:
 
 DIALECTS: dict[DialectName, Dialect] = {
     # Zhu and Gupta 2017, equation 1.
-    "zhu_gupta": Dialect(
-        unit="step",
-        grid=even_updates,
-        rule=exact_rule,
-        score=magnitude,
-        stored=True,
-        distributions=("uniform", "global"),
-        exact=True,
-    ),
+    "zhu_gupta": Dialect(even_updates, exact_rule, ("uniform", "global"), exact=True),
     # tensorflow/contrib/model_pruning, pruning.py.
-    "contrib": Dialect(
-        unit="step",
-        grid=_every(updates_since_last),
-        rule=histogram_rule,
-        score=magnitude,
-        stored=True,
-        distributions=("uniform",),
-        histogram=True,
-    ),
+    "contrib": Dialect(_every(updates_since_last), histogram_rule, ("uniform",), histogram=True),
     # IST-DASLab/ACDC, policies/pruners.py, whose configuration fine-tunes a dense network.
     "ist": Dialect(
+        _every(updates_before_end),
+        strict_rule,
+        ("global", "uniform"),
         unit="epoch",
-        grid=_every(updates_before_end),
-        rule=strict_rule,
         score=lifted_magnitude,
         stored=False,
-        distributions=("global", "uniform"),
     ),
 }
