@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from acdc.files import write_bytes
 from acdc.run.reader import RunRecord, read_run
 from acdc.run.result import DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
@@ -300,21 +298,3 @@ def _leading(lines: Iterable[Mapping[str, Any]], first: tuple[str, ...]) -> pd.D
     empty = [name for name in table.columns if table[name].isna().all()]
     table = table.astype(dict.fromkeys(empty, "float64"))
     return table.reindex(columns=[*first, *(name for name in table.columns if name not in first)])
-
-
-def write_tables(place: Path, tables: Tables) -> list[Path]:
-    """Write each table as parquet and CSV into the folder "tables" of a place; return the paths."""
-    folder = place / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in ("runs", "epochs", "events"):
-        table: pd.DataFrame = getattr(tables, name)
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        for form, content in (
-            ("parquet", buffer.getvalue()),
-            ("csv", table.to_csv(index=False, lineterminator="\n").encode()),
-        ):
-            write_bytes(folder / f"{name}.{form}", content)
-            written.append(folder / f"{name}.{form}")
-    return written

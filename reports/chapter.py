@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from reports import latex, maths
+from reports import encoding
+from reports.encoding import Tex
 from reports.statements import ID, measured, number, predicted, remarks
 from reports.theory import Found
 from study.model import Experiment
@@ -117,12 +118,12 @@ def chapter(found: Sequence[Found]) -> list[Block]:
         found: of every experiment of the theory in the study.
     """
     there = {each.name: each for each in found if not each.problem}
-    environment = latex.environment()
+    environment = encoding.prose_environment()
     environment.globals |= _functions(there) | {"level": f"{100 * LEVEL:.0f} %"}
     environment.filters |= _FILTERS
     blocks: list[Block] = []
     absent: dict[str, None] = {}
-    for paragraph in _PARAGRAPHS.split((latex.TEMPLATES / SOURCE).read_text(encoding="utf-8")):
+    for paragraph in _PARAGRAPHS.split((encoding.TEMPLATES / SOURCE).read_text(encoding="utf-8")):
         try:
             text = " ".join(environment.from_string(paragraph).render().split())
         except _AbsentError as error:
@@ -182,20 +183,18 @@ def to_html(text: str, shown: Sequence[Experiment]) -> Markup:
         figure.theory: f'<a href="#{figure.id}">Figure\N{NO-BREAK SPACE}T{number}</a>'
         for number, figure in enumerate(shown, 1)
     }
-    return Markup(_refer(text, links, maths.to_html))
+    return Markup(_refer(text, links, encoding.prose_to_html))
 
 
 def to_latex(blocks: Sequence[Block]) -> str:
     """Return the chapter as a section; its first lines list the packages that it needs."""
     references = {each.theory: rf"Figure~\ref{{fig:{each.id}}}" for each in figures(blocks)}
-    parts = []
-    for block in blocks:
-        shown = block.experiment
-        caption = maths.to_latex(f"{shown.title}. {shown.caption}") if shown else ""
-        text = _refer(block.text, references, maths.to_latex)
-        name = shown.id if shown else ID
-        parts.append({"kind": block.kind, "text": text, "id": name, "caption": caption})
-    return latex.render("theory.tex.j2", blocks=parts)
+    return encoding.render_latex(
+        "theory.tex.j2",
+        blocks=blocks,
+        table=ID,
+        prose=lambda text: Tex(_refer(text, references, encoding.prose_to_latex)),
+    )
 
 
 def _refer(text: str, references: Mapping[str | None, str], prose: Callable[[str], str]) -> str:

@@ -6,12 +6,16 @@ counted, not averaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from acdc.console import CONTEXT
+
+if TYPE_CHECKING:
+    from reports.source import Source
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _results = click.option(
@@ -22,6 +26,7 @@ _results = click.option(
     help="Folder of the study, such as results/smoke.",
 )
 _out = click.option("--out", type=_folder, help="Folder to write to, instead of the study's.")
+_id = click.argument("name", metavar="ID")
 
 
 @click.group(context_settings=CONTEXT)
@@ -33,53 +38,67 @@ def cli() -> None:
     """
 
 
+def _write(
+    folder: Path,
+    write: Callable[[Source], Iterable[Path]],
+    out: Path | None = None,
+    experiments: Collection[str] | None = None,
+) -> Source:
+    """Open a study, write outputs, print their paths, and warn of files that cannot be read."""
+    from reports.source import open_study
+
+    source = open_study(folder, out, experiments)
+    for path in write(source):
+        click.echo(path)
+    for problem in source.tables.problems:
+        click.echo(f"warning: {folder}: {problem}", err=True)
+    return source
+
+
 @cli.command("aggregate")
 @_results
 def aggregate_command(folder: Path) -> None:
     """Write every run's result and journal to tables/runs, epochs and events."""
-    from reports.aggregate import write_tables
-    from reports.source import open_study
+    from reports.outputs import write_runs
 
-    source = open_study(folder)
-    _print(write_tables(folder, source.tables), folder, source.tables.problems)
+    _write(folder, write_runs)
 
 
 @cli.command("table")
-@click.argument("name", metavar="ID")
+@_id
 @_results
 def table_command(name: str, folder: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
     from reports.outputs import write_table
-    from reports.source import open_study
 
-    source = open_study(folder, experiment=name)
-    paths = write_table(source, source.study.experiment(name))
-    _print(paths, folder, source.tables.problems)
+    _write(
+        folder,
+        lambda source: write_table(source, source.study.experiment(name)),
+        experiments=(name,),
+    )
 
 
 @cli.command("figure")
-@click.argument("name", metavar="ID")
+@_id
 @_results
 def figure_command(name: str, folder: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
     from reports.outputs import write_figure
-    from reports.source import open_study
 
-    source = open_study(folder, experiment=name)
-    paths = write_figure(source, source.study.experiment(name))
-    _print(paths, folder, source.tables.problems)
+    _write(
+        folder,
+        lambda source: write_figure(source, source.study.experiment(name)),
+        experiments=(name,),
+    )
 
 
 @cli.command("statements")
 @_results
 def statements_command(folder: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
-    from reports.aggregate import Tables
     from reports.outputs import write_statements
-    from reports.source import Source
-    from study.model import read_study
 
-    _print(write_statements(Source(folder, read_study(folder), Tables(()), folder)))
+    _write(folder, write_statements, experiments=())
 
 
 @cli.command("report")
@@ -87,10 +106,8 @@ def statements_command(folder: Path) -> None:
 def report_command(folder: Path) -> None:
     """Write the study as one self-contained page, its methods and theory also as LaTeX."""
     from reports.outputs import write_report
-    from reports.source import open_study
 
-    source = open_study(folder)
-    _print(write_report(source), folder, source.tables.problems)
+    _write(folder, write_report)
 
 
 @cli.command("all")
@@ -99,17 +116,7 @@ def report_command(folder: Path) -> None:
 def all_command(folder: Path, out: Path | None) -> None:
     """Write all tables, all figures and the report."""
     from reports.outputs import write_all
-    from reports.source import open_study
 
-    source = open_study(folder, out)
-    _print(write_all(source), folder, source.tables.problems)
+    source = _write(folder, write_all, out=out)
     runs = source.study.runs
     click.echo(source.tables.progress(runs) or f"all {len(runs)} runs", err=True)
-
-
-def _print(paths: Iterable[Path], folder: Path | None = None, problems: Iterable[str] = ()) -> None:
-    """Print the paths that were written, and warn of files that cannot be read."""
-    for path in paths:
-        click.echo(path)
-    for problem in problems:
-        click.echo(f"warning: {folder}: {problem}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from acdc.files import finite
@@ -17,14 +17,24 @@ from study.columns import COLUMNS
 from study.paper import PaperValue
 
 
-def to_csv(table: Table) -> str:
-    """Return the cells in full precision, one line per row."""
+def csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return lines as CSV; None is an empty cell."""
     buffer = io.StringIO()
-    lines = [_flat(table, line) for line in table.lines]
-    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """Return data as JSON; numbers that are not finite are null."""
+    return json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Return the cells in full precision, one line per row."""
+    lines = [_flat(table, line) for line in table.lines]
+    return csv_text(list(lines[0]), lines)
 
 
 def _flat(table: Table, line: Line) -> dict[str, Any]:
@@ -102,7 +112,7 @@ def to_json(table: Table) -> str:
         **({"so_far": table.progress} if table.progress else {}),
         "rows": [_plain_line(table, line) for line in table.lines],
     }
-    return json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n"
+    return json_text(data)
 
 
 def _plain_line(table: Table, line: Line) -> dict[str, Any]:

@@ -7,24 +7,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from acdc.run.reader import read_run
 from acdc.run.sources import staleness
-from reports import chapter, maths, statements, text
+from reports import chapter, encoding, statements, text
 from reports.aggregate import RunRow, Tables
 from reports.findings import findings
-from reports.latex import TEMPLATES
-from reports.methods import methods
 from reports.source import Source, build_table, draw_figure
 from reports.statistics import Summary
 from reports.tables import Table, requested
 from reports.theory import Found, find
 from study.columns import COLUMNS
-from study.model import Experiment, ReportError
+from study.model import Experiment, ReportError, Study
+
+if TYPE_CHECKING:
+    from acdc.methods.contract import SparseMethod
+    from acdc.methods.describe import Setting
 
 
 @dataclass(frozen=True)
@@ -89,45 +90,41 @@ def report(source: Source) -> str:
         if section.table is not None and "top1" in section.table.columns
     ]
     stale = _stale(source.folder, source.tables)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            scale=study.scale,
-            progress=source.tables.progress(study.runs),
-            tasks=dict.fromkeys(text.task(t) for e in study.experiments for t in e.tasks),
-            facts=facts(source.tables, stale),
-            sections=sections,
-            missing=_missing([*sections, *figures.values()], found),
-            findings=[(section, results) for section, results in compared if results],
-            chapter=theory,
-            figures=figures,
-            statements=[each for each in found if each.statements],
-            prose=lambda text: chapter.to_html(text, shown),
-            methods=methods(study),
-            runs=run_list(source.tables, stale),
-            refusals=[row for row in rows if row.certificate_holds is False],
-            failures=[row for row in rows if row.status == "failed"],
-            refused={(row.run, row.product) for row in rows if row.certificate_holds is False},
-            first={run: rows[0] for run, rows in source.tables.by_run.items()},
-            columns=COLUMNS,
-            legend=_legend,
-            requested=requested,
-            table_of_statements=statements,
-        )
-    )
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = encoding.html_environment()
     environment.filters |= _FILTERS
-    return environment
+    return environment.get_template("report.html.j2").render(
+        scale=study.scale,
+        progress=source.tables.progress(study.runs),
+        tasks=dict.fromkeys(text.task(t) for e in study.experiments for t in e.tasks),
+        facts=facts(source.tables, stale),
+        sections=sections,
+        missing=_missing([*sections, *figures.values()], found),
+        findings=[(section, results) for section, results in compared if results],
+        chapter=theory,
+        figures=figures,
+        statements=[each for each in found if each.statements],
+        prose=lambda text: chapter.to_html(text, shown),
+        methods=methods(study),
+        runs=run_list(source.tables, stale),
+        refusals=[row for row in rows if row.certificate_holds is False],
+        failures=[row for row in rows if row.status == "failed"],
+        refused={(row.run, row.product) for row in rows if row.certificate_holds is False},
+        first={run: rows[0] for run, rows in source.tables.by_run.items()},
+        columns=COLUMNS,
+        legend=_legend,
+        requested=requested,
+        table_of_statements=statements,
+    )
+
+
+def methods(study: Study) -> list[tuple[type[SparseMethod[Any]], tuple[Setting, ...]]]:
+    """Return the methods of the study's runs with their settings, in its order."""
+    # Imports torch, which takes seconds; nothing else of the reports needs it.
+    from acdc.methods.describe import settings
+    from acdc.methods.registry import get_method
+
+    names = dict.fromkeys(str(run.config["method"]) for run in study.runs.values())
+    return [(method, settings(method)) for method in map(get_method, names)]
 
 
 def ordered(experiments: Iterable[Experiment]) -> list[Experiment]:
@@ -164,7 +161,7 @@ def _section(source: Source, experiment: Experiment) -> Section:
         figure = draw_figure(source, experiment)
     except ReportError as error:
         return Section(experiment, title, progress, problem=str(error))
-    description = maths.to_words(f"{title}. {experiment.caption}")
+    description = encoding.prose_to_words(f"{title}. {experiment.caption}")
     svg = inline_svg(to_bytes(figure, "svg", experiment.id), experiment.id, description)
     close(figure)
     # Made by matplotlib from numbers and labels, and escaped there.
@@ -282,7 +279,6 @@ def _number(value: float | None, form: str = ".3g") -> str:
 _FILTERS: dict[str, Callable[..., Any]] = {
     "cell": lambda summary: text.NO_ROW if summary.mean is None else text.mean_and_std(summary),
     "left_out": text.left_out,
-    "maths": maths.to_html,
     "interval": _interval,
     "number": _number,
     "percent": text.percent,

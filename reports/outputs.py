@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from acdc.files import write_bytes
-from reports.aggregate import write_tables
 from reports.source import Source, build_table, draw_figure
 from study.model import Experiment, ReportError
 from theory.layout import WITHOUT_FIGURE
@@ -14,23 +14,37 @@ from theory.layout import WITHOUT_FIGURE
 FORMATS = ("pdf", "png", "svg")
 
 
+def write_runs(source: Source) -> list[Path]:
+    """Write the tidy tables of runs, epochs and events as parquet and CSV."""
+    contents: dict[str, str | bytes] = {}
+    for name in ("runs", "epochs", "events"):
+        frame = getattr(source.tables, name)
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        contents[f"{name}.parquet"] = buffer.getvalue()
+        contents[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n")
+    return _write(source.out / "tables", contents)
+
+
 def write_table(source: Source, experiment: Experiment) -> list[Path]:
-    """Write a table as .tex, .csv and .json into the folder ``tables``; return the paths."""
+    """Write a table as .tex, .csv and .json into the folder ``tables``.
+
+    Raises:
+        ReportError: the experiment is not a table.
+    """
     from reports import export, typeset
 
     table = build_table(source, experiment)
-    return _write(
-        source.out / "tables",
-        {
-            f"{experiment.id}.tex": typeset.to_latex(table),
-            f"{experiment.id}.csv": export.to_csv(table),
-            f"{experiment.id}.json": export.to_json(table),
-        },
-    )
+    contents = {
+        f"{experiment.id}.tex": typeset.to_latex(table),
+        f"{experiment.id}.csv": export.to_csv(table),
+        f"{experiment.id}.json": export.to_json(table),
+    }
+    return _write(source.out / "tables", contents)
 
 
 def write_figure(source: Source, experiment: Experiment) -> list[Path]:
-    """Write a figure as .pdf, .png and .svg into the folder ``figures``; return the paths.
+    """Write a figure as .pdf, .png and .svg into the folder ``figures``.
 
     A figure that cannot be drawn is replaced by one that gives the reason.
 
@@ -54,7 +68,7 @@ def write_figure(source: Source, experiment: Experiment) -> list[Path]:
 
 
 def write_statements(source: Source) -> list[Path]:
-    """Write the table of the theory's statements as .tex, .csv and .json; return the paths.
+    """Write the table of the theory's statements as .tex, .csv and .json.
 
     Raises:
         ReportError: the study has no experiment of the theory.
@@ -65,25 +79,24 @@ def write_statements(source: Source) -> list[Path]:
     found = find(source.folder, source.study)
     if not found:
         raise ReportError("the study has no experiment of the theory")
-    return _write(
-        source.out / "tables",
-        {
-            f"{statements.ID}.tex": statements.to_latex(found),
-            f"{statements.ID}.csv": statements.to_csv(found),
-            f"{statements.ID}.json": statements.to_json(found),
-        },
-    )
+    contents = {
+        f"{statements.ID}.tex": statements.to_latex(found),
+        f"{statements.ID}.csv": statements.to_csv(found),
+        f"{statements.ID}.json": statements.to_json(found),
+    }
+    return _write(source.out / "tables", contents)
 
 
 def write_report(source: Source) -> list[Path]:
-    """Write the report's page, and its methods and theory for a paper; return the paths."""
-    from reports import chapter, methods
-    from reports.html import report
+    """Write the report's page, and its methods and theory for a paper."""
+    from reports import chapter
+    from reports.encoding import render_latex
+    from reports.html import methods, report
     from reports.theory import find
 
     theory = chapter.chapter(find(source.folder, source.study))
     parts = {
-        "methods_appendix.tex": methods.to_latex(methods.methods(source.study)),
+        "methods_appendix.tex": render_latex("methods.tex.j2", methods=methods(source.study)),
         "theory_chapter.tex": chapter.to_latex(theory),
     }
     return [
@@ -94,18 +107,19 @@ def write_report(source: Source) -> list[Path]:
 
 def write_all(source: Source) -> Iterable[Path]:
     """Write all tables and figures and the report; yield the paths."""
-    yield from write_tables(source.out, source.tables)
+    yield from write_runs(source)
     for experiment in source.study.experiments:
         if experiment.kind == "table":
             yield from write_table(source, experiment)
         elif experiment.theory not in WITHOUT_FIGURE:
             yield from write_figure(source, experiment)
-    if any(experiment.theory for experiment in source.study.experiments):
+    if source.study.theory:
         yield from write_statements(source)
     yield from write_report(source)
 
 
 def _write(folder: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files into a folder, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_bytes(folder / name, content.encode() if isinstance(content, str) else content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,16 +27,18 @@ class Source:
     """Folder of the folders ``tables`` and ``figures`` and of report.html."""
 
 
-def open_study(folder: Path, out: Path | None = None, experiment: str | None = None) -> Source:
-    """Read a study and the results of its runs, or of those that one experiment shows.
+def open_study(
+    folder: Path, out: Path | None = None, experiments: Collection[str] | None = None
+) -> Source:
+    """Read a study and the results of its runs, or of those that some experiments show.
 
     Raises:
         ReportError: the study cannot be read, or has no such experiment.
     """
     study = read_study(folder)
     runs = study.runs
-    if experiment is not None:
-        runs = {name: runs[name] for name in study.experiment(experiment).runs}
+    if experiments is not None:
+        runs = {run: runs[run] for name in experiments for run in study.experiment(name).runs}
     return Source(folder, study, read_runs(folder, runs), out or folder)
 
 

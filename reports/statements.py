@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from acdc.files import finite
-from reports import latex, maths
+from reports.encoding import render_latex
+from reports.export import csv_text, json_text
 from reports.text import NO_ROW
 from reports.theory import Found
 from theory.statements import Statement
@@ -131,38 +128,25 @@ def rows(found: Iterable[Found]) -> list[dict[str, Any]]:
 
 def to_csv(found: Sequence[Found]) -> str:
     """Return the table as CSV, numbers unrounded."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows(found))
-    return buffer.getvalue()
+    return csv_text(_COLUMNS, rows(found))
 
 
 def to_json(found: Sequence[Found]) -> str:
     """Return the table as JSON, with the experiments without statements."""
-    data = {
-        "caption": CAPTION,
-        "statements": rows(found),
-        "missing": {each.experiment.id: each.problem for each in found if each.problem},
-    }
-    return json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n"
+    missing = {each.experiment.id: each.problem for each in found if each.problem}
+    return json_text({"caption": CAPTION, "statements": rows(found), "missing": missing})
 
 
 def to_latex(found: Sequence[Found]) -> str:
     """Return a table that spans pages; it needs booktabs, longtable, amsmath and amssymb."""
-    return latex.render(
+    return render_latex(
         "statements.tex.j2",
         id=ID,
-        caption=maths.to_latex(CAPTION),
-        groups=[
-            {
-                "title": maths.to_latex(each.experiment.title),
-                "lines": [_line(statement) for statement in each.statements],
-            }
-            for each in found
-            if each.statements
-        ],
-        missing=[latex.escape(remark) for remark in remarks(found)],
+        caption=CAPTION,
+        groups=[each for each in found if each.statements],
+        measured=measured,
+        predicted=predicted,
+        missing=remarks(found),
     )
 
 
@@ -170,23 +154,3 @@ def remarks(found: Iterable[Found]) -> list[str]:
     """Return a sentence that lists the experiments without statements, if there are any."""
     missing = [each.experiment.id for each in found if each.problem]
     return [f"Not there: {', '.join(missing)}."] if missing else []
-
-
-def _line(statement: Statement) -> dict[str, Any]:
-    value, interval = measured(statement)
-    said = {
-        "source": statement.source,
-        "claim": statement.claim,
-        "measure": statement.measure,
-        "note": statement.note,
-        "predicted": predicted(statement),
-        "value": value,
-        "interval": interval,
-        "violations": NO_ROW if statement.violations is None else f"{statement.violations}",
-    }
-    return {
-        **{key: maths.to_latex(text) for key, text in said.items()},
-        "trials": statement.trials,
-        "diverged": statement.diverged,
-        "verdict": statement.verdict,
-    }

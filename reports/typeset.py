@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reports import text
-from reports.cells import Cell, Line
-from reports.latex import escape, render
+from reports.cells import Cell
+from reports.encoding import Tex, escape_latex, render_latex
 from reports.statistics import Summary
 from reports.tables import Table, requested
 from study.columns import COLUMNS
@@ -24,18 +24,15 @@ def to_latex(table: Table) -> str:
     One that is too wide for a page is rotated, which needs the package rotating too.
     """
     environment, size = _fitting(table)
-    return render(
+    return render_latex(
         "table.tex.j2",
-        id=table.experiment.id,
+        table=table,
         environment=environment,
         size=size,
-        caption=escape(f"{table.title}. {table.caption}"),
         heads=_heads(table),
-        lines=[_line(table, line) for line in table.lines],
-        shows_own=table.shows_own,
-        notes=[escape(note) for note in table.notes],
-        nearby=[escape(note) for note in table.nearby],
-        citations=[escape(citation) for citation in table.citations],
+        requested=requested,
+        percent=_percent,
+        ours=_ours,
     )
 
 
@@ -52,7 +49,8 @@ def _heads(table: Table) -> list[dict[str, Any]]:
         integers = max((len(f"{mean:.0f}") for mean in means if mean is not None), default=least)
         heads.append(
             {
-                "heading": r"\\".join(map(escape, broken(COLUMNS[name].heading))),
+                "name": name,
+                "heading": broken(COLUMNS[name].heading),
                 "span": span,
                 "first": first,
                 "last": first + span - 1,
@@ -93,35 +91,18 @@ def _fitting(table: Table) -> tuple[str, str]:
     return "sidewaystable", "tiny"
 
 
-def _line(table: Table, line: Line) -> dict[str, Any]:
-    cells = []
-    for name, cell in line.cells.items():
-        cells.append(_ours(cell, has_spread=COLUMNS[name].form != "ratio"))
-        if name in table.paper_columns:
-            cells.append(escape(cell.paper.text))
-    return {
-        "sparsity": line.row.sparsity,
-        "label": escape(line.row.label),
-        "requested": requested(line),
-        "pruned": _percent(line.pruned),
-        "achieved": _percent(line.zeros),
-        "n": (f"{line.counts.n}" if line.runs else "--") + ("$^\\ast$" if line.notes else ""),
-        "cells": cells,
-    }
-
-
 def _percent(summary: Summary) -> str:
-    return "{--}" if summary.mean is None else f"{summary.mean:.2f}"
+    return Tex("{--}") if summary.mean is None else f"{summary.mean:.2f}"
 
 
-def _ours(cell: Cell, has_spread: bool) -> str:
+def _ours(cell: Cell, has_spread: bool) -> Tex:
     """Return a cell of ours; where it has a spread, two cells.
 
     siunitx leaves out an uncertainty of 0.00, which is a result here, hence a cell of its own.
     """
     if not has_spread:
-        return cell.text if cell.is_number else f"{{{escape(cell.text)}}}"
+        return Tex(cell.text if cell.is_number else f"{{{escape_latex(cell.text)}}}")
     if not cell.is_number:
-        return f"\\multicolumn{{2}}{{c}}{{{escape(cell.text)}}}"
+        return Tex(f"\\multicolumn{{2}}{{c}}{{{escape_latex(cell.text)}}}")
     mean, _, spread = cell.text.partition(" ± ")
-    return f"{mean} & " + (f"$\\pm$ \\num{{{spread}}}" if spread else "")
+    return Tex(f"{mean} & " + (f"$\\pm$ \\num{{{spread}}}" if spread else ""))

@@ -18,9 +18,9 @@ from acdc.console import main
 from acdc.methods.describe import settings
 from acdc.methods.registry import get_method, method_names
 from reports.cli import cli
-from reports.html import ordered, report
-from reports.latex import escape
-from reports.methods import methods, to_latex
+from reports.encoding import escape_latex as escape
+from reports.encoding import render_latex
+from reports.html import methods, ordered, report
 from reports.source import Source, build_table
 from study.model import Panel, ReportError, Run, Scale, Study
 
@@ -179,7 +179,8 @@ def test_methods_are_listed(text: str, outputs: Path) -> None:
 
 def test_appendix_is_plain_latex() -> None:
     runs = {name: Run({"method": name}) for name in method_names()}
-    latex = to_latex(methods(Study(Scale("all", "All", ""), (), runs)))
+    study = Study(Scale("all", "All", ""), (), runs)
+    latex = render_latex("methods.tex.j2", methods=methods(study))
     assert latex.isascii()
     bare = re.sub(r"\\[{}]", "", latex)
     assert bare.count("{") == bare.count("}")

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from reports.aggregate import Status, Tables, read_runs
+from reports.encoding import escape_latex as escape
 from reports.figures import blank
 from reports.figures.series import NothingToDrawError
 from reports.figures.style import close
 from reports.findings import findings
-from reports.latex import escape
 from reports.outputs import write_table
 from reports.source import Source, build_table, draw_figure, open_study
 from reports.text import NO_ROW
@@ -407,7 +407,7 @@ def test_an_empty_study_has_every_file(copy: Path) -> None:
 def test_a_table_reads_its_own_runs_only(source: Source) -> None:
     needed = source.study.experiment("figure2a").runs
     assert len(needed) < len(source.study.runs)
-    mine = open_study(source.folder, experiment="figure2a").tables
+    mine = open_study(source.folder, experiments=("figure2a",)).tables
     assert set(mine.by_run) == set(needed)
     assert isinstance(mine, Tables)
     assert read_runs(source.folder, {}).rows == ()

@@ -14,9 +14,9 @@ import pytest
 
 from reports.aggregate import RunRow, Tables
 from reports.cells import Line, line_of
+from reports.encoding import escape_latex as escape
 from reports.export import to_csv
 from reports.findings import Difference, findings
-from reports.latex import escape
 from reports.source import Source, build_table
 from reports.statistics import summarise
 from reports.tables import Table, table_of

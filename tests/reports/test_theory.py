@@ -20,8 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 
 from reports import chapter as chapters
-from reports import latex, maths
+from reports import encoding
 from reports.chapter import Block, chapter
+from reports.encoding import prose_to_html
 from reports.figures.panels import PANELS
 from reports.figures.style import close, inline_svg, sequence, to_bytes
 from reports.figures.theory import draw
@@ -326,11 +327,11 @@ def test_statements_on_the_page(page: str, source: Source) -> None:
     for found in find(source.folder, source.study):
         for each in found.statements:
             value, between = measured(each)
-            assert str(maths.to_html(value)) in page
-            assert str(maths.to_html(between)) in page
-            assert str(maths.to_html(each.claim)) in page
+            assert str(prose_to_html(value)) in page
+            assert str(prose_to_html(between)) in page
+            assert str(prose_to_html(each.claim)) in page
         verdicts = [each.verdict for each in found.statements]
-        title = page.index("</th></tr>", page.index(f">{maths.to_html(found.experiment.title)}<"))
+        title = page.index("</th></tr>", page.index(f">{prose_to_html(found.experiment.title)}<"))
         body = page[title : page.index("</tbody>", title)]
         assert re.findall(r'<span class="verdict [^>]*>([^<]*)<', body) == verdicts
 
@@ -409,15 +410,15 @@ def test_a_study_without_theory_has_no_chapter(source: Source) -> None:
 
 def test_prose_with_mathematics() -> None:
     text = r"a < $b_1 \le \|x\|^2$ & $c$"
-    html = maths.to_html(text)
+    html = prose_to_html(text)
     assert html.startswith("a &lt; <math")
     assert html.count("</math>") == 2
-    assert maths.to_latex(text) == r"a \textless{} $b_1 \le \|x\|^2$ \& $c$"
-    assert maths.to_words(text) == "a < b_1 le |x|^2 & c"
-    assert maths.to_html("5 $ only") == "5 $ only"
-    assert maths.to_latex("5 $ only") == r"5 \$ only"
+    assert encoding.prose_to_latex(text) == r"a \textless{} $b_1 \le \|x\|^2$ \& $c$"
+    assert encoding.prose_to_words(text) == "a < b_1 le |x|^2 & c"
+    assert prose_to_html("5 $ only") == "5 $ only"
+    assert encoding.prose_to_latex("5 $ only") == r"5 \$ only"
     with pytest.raises(ReportError, match=r"the formula \$x\^\$ cannot be typeset"):
-        maths.to_html("$x^$")
+        prose_to_html("$x^$")
 
 
 ROWS = [
@@ -510,7 +511,7 @@ def test_nothing_overlaps_or_leaves_the_figure(count: int) -> None:
 def test_text_names_known_experiments() -> None:
     from theory.experiment import EXPERIMENTS
 
-    text = (latex.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
+    text = (encoding.TEMPLATES / chapters.SOURCE).read_text(encoding="utf-8")
     named = re.findall(r'(?:statements?|require|verdicts)\("(\w+)', text)
     named += re.findall(r"!figure (\w+)|\[\[(\w+)\]\]", text)[0]
     assert {name for name in named if name} <= set(EXPERIMENTS)
