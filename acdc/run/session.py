@@ -164,7 +164,7 @@ class Session(Callbacks):
         if totals is not None:
             summed = totals.summed(ranks)
             summed.check(at.epoch)
-            sums = {**vars(summed), "loss": summed.loss * ranks.count}
+            sums = vars(summed)
             self.write_events(at.epoch)
         ranks.on_rank0(lambda: self._save(at, sums))
         ranks.cancel(below=StepRequest.STOP)

@@ -21,6 +21,7 @@ class Totals:
     """Sums over the batches of an epoch, kept on the device until they are needed."""
 
     loss: Tensor
+    """Of this rank's part of each batch's mean loss, so that ranks add up whatever their number."""
     correct: Tensor
     seconds: float = 0.0
 
@@ -33,10 +34,10 @@ class Totals:
         )
 
     def summed(self, ranks: Ranks) -> Totals:
-        """Return the sums over all ranks; losses, which are means over a share, are averaged."""
+        """Return the sums over all ranks."""
         loss, correct = self.loss.clone(), self.correct.clone()
         ranks.sum([loss, correct])
-        return Totals(loss / ranks.count, correct, self.seconds)
+        return Totals(loss, correct, self.seconds)
 
     def check(self, epoch: int) -> None:
         """Raise Diverged if a loss was not finite."""
@@ -90,9 +91,7 @@ def train(
             begin_epoch(state, epoch)
             callbacks.epoch_start(epoch)
         state.model.train()
-        draws = seeds.derive_many(
-            state.config.seed, "dropout", epoch, state.ranks.rank, count=state.batches
-        )
+        draws = seeds.derive_many(state.config.seed, "dropout", epoch, 0, count=state.batches)
         # Each batch has a seed of its own, so that an epoch can be resumed at any of them.
         with state.seeded("dropout", epoch):
             started = time.perf_counter()
@@ -100,7 +99,7 @@ def train(
             for batch, (inputs, labels) in enumerate(batches, first):
                 step = Step(epoch, batch, state.batches)
                 outputs, loss = train_step(state, step, inputs, labels, draws[batch])
-                totals.loss += loss.detach()
+                totals.loss.add_(loss.detach(), alpha=1 / state.ranks.count)
                 totals.correct += (outputs.detach().argmax(dim=1) == labels).sum()
                 if batch + 1 == state.batches and state.device.type == "cuda":
                     torch.cuda.synchronize(state.device)  # so that the seconds are those it took

@@ -19,6 +19,7 @@ from acdc.data.loader import LoaderPlan
 from acdc.distributed import Ranks
 from acdc.methods.contract import Context
 from acdc.models import build_model
+from acdc.models.dropout import WholeBatch
 from acdc.models.normalization import share_statistics
 from acdc.sparsity import flops
 from acdc.sparsity.layers import prunable_weights
@@ -73,6 +74,7 @@ class TrainState:
         self.model = build_model(config.model, config.dataset, config.seed).to(self.device)
         self.costs = flops.layer_costs(self.model, spec.input_shape)
         self.arithmetic = Arithmetic(config.precision, self.device)
+        self.whole_batch = WholeBatch(self.model, ranks, recipe.batch_size)
         self.network = self._network(engine.compile)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
@@ -133,9 +135,11 @@ class TrainState:
     def _gradient(self, chosen: Tensor, *position: int) -> tuple[Tensor, ...]:
         """Return the gradients of the mean loss over chosen images, each rank computing a share."""
         inputs, labels = self.loader.samples(chosen[self.ranks.slice(len(chosen))])
-        with self.seeded("gradient_samples", *position, self.ranks.rank):
+        self.whole_batch.images = len(chosen)
+        with self.seeded("gradient_samples", *position, 0):
             # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
             loss = nn.functional.cross_entropy(self.model(inputs), labels, reduction="sum")
+        self.whole_batch.images = self.config.recipe.batch_size
         found = torch.autograd.grad(loss / len(chosen), list(self.weights.values()))
         self.ranks.sum(found)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,14 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException
 
+from acdc.config.run import RunConfig
 from acdc.data.memory import MemoryLoader
 from acdc.distributed import Ranks, from_environment
 from acdc.errors import ConfigError
 from acdc.models.normalization import share_statistics
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
-from tests.support import METHODS, Drive, Silent, journal, tiny_config
+from acdc.training.state import Engine
+from tests.support import METHODS, Drive, Silent, journal, resumptions, tiny_config
 
 RANKS = 2
 
@@ -89,8 +93,29 @@ def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
     assert {"acdc", "gmp", "rigl", "top_kast"} <= differing
 
 
-def train_shared(rank: int, count: int, folder: str) -> None:
-    """Train every method on ``count`` ranks in double precision, where rounding is negligible."""
+DROPOUT = {"model": "wrn10_2_w4_s8", "epochs": 2}
+# SNIP's own gradients are of 63 images, which two ranks share unequally.
+CONFIGS = [*map(tiny_config, METHODS), *(tiny_config(m, **DROPOUT) for m in ("dense", "snip"))]
+
+
+class Killed(Silent):
+    """Ends the process without a word after some steps."""
+
+    def __init__(self, steps: int | None) -> None:
+        super().__init__()
+        self.left = steps
+
+    def step(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                os._exit(1)
+
+
+def train_shared(
+    rank: int, count: int, folder: str, configs: list[RunConfig], steps: int | None
+) -> None:
+    """Train on ``count`` ranks in double precision, where rounding is negligible."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (Path(folder) / "port").read_text()
@@ -98,12 +123,12 @@ def train_shared(rank: int, count: int, folder: str) -> None:
     single = MemoryLoader.normalise
     MemoryLoader.normalise = lambda loader, pixels: single(loader, pixels).double()  # type: ignore[method-assign]
     ranks = from_environment()
-    reporter = Silent()
+    reporter = Killed(steps)
     with ranks.joined(torch.device("cpu")):
-        for method in METHODS:
+        for config in configs:
             # Checkpoints within epochs are sums over ranks, and must change nothing.
-            options = Options(Path(folder) / "runs", checkpoint_interval_s=0.1)
-            run(tiny_config(method), options, reporter, ranks)
+            interval = 0.1 if steps is None else 0.0
+            run(config, Options(Path(folder) / "runs", Engine(), interval), reporter, ranks)
         if ranks.first:
             assert reporter.epochs
     # Only the first rank writes: a file of another's would be one too many.
@@ -116,19 +141,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def shared(count: int, folder: Path) -> Path:
-    folder.mkdir()
+def shared(
+    count: int, folder: Path, configs: list[RunConfig] = CONFIGS, steps: int | None = None
+) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "port").write_text(str(free_port()))
-    mp.spawn(train_shared, args=(count, str(folder)), nprocs=count)
-    assert len(list(folder.glob("done*"))) == count
+    killed = contextlib.nullcontext() if steps is None else pytest.raises(ProcessExitedException)
+    with killed:
+        mp.spawn(train_shared, args=(count, str(folder), configs, steps), nprocs=count)
+    assert len(list(folder.glob("done*"))) == (count if steps is None else 0)
     return folder / "runs"
 
 
 @pytest.mark.slow
 def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> None:
     alone, together = (shared(count, tmp_path / str(count)) for count in (1, 2))
-    for method in METHODS:
-        name = tiny_config(method).run_name
+    for config in CONFIGS:
+        method, name = config.method, config.run_name
         one, two = (json.loads((f / name / "result.json").read_text()) for f in (alone, together))
         assert one["products"].keys() == two["products"].keys()
         for product in one["products"]:
@@ -151,6 +180,19 @@ def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> No
                 assert mine.get(key) == theirs.get(key), (method, key)
             if "train_loss" in mine:
                 assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (3, 2)])
+def test_any_number_of_ranks_resumes_an_epoch(first: int, then: int, tmp_path: Path) -> None:
+    config = tiny_config("gmp", recipe={"batch_size": 258})
+    whole = shared(1, tmp_path / "whole", [config]) / config.run_name
+    shared(first, tmp_path / "parts", [config], steps=12)
+    parts = shared(then, tmp_path / "parts", [config]) / config.run_name
+    assert resumptions(parts) == [(2, 2)]
+    for mine, theirs in zip(journal(parts), journal(whole), strict=True):
+        for key in ("train_loss", "train_accuracy", "val_loss"):
+            assert mine.get(key) == pytest.approx(theirs.get(key), rel=1e-6), mine["epoch"]
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
