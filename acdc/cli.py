@@ -267,14 +267,20 @@ def methods(names: tuple[str, ...]) -> None:
     from acdc.methods.registry import get_method, method_names
 
     if not names:
-        found = [get_method(name) for name in method_names()]
-        rows = [
-            [m.name, m.label, reference(m), m.flops_formula, len(settings(m)), len(m.deviations)]
-            for m in found
-        ]
+        rows, broken = [], []
+        for name in method_names():
+            try:
+                m = get_method(name)
+            except ConfigError as error:
+                broken.append(str(error))
+                continue
+            counts = len(settings(m)), len(m.deviations)
+            rows.append([m.name, m.label, reference(m), m.flops_formula, *counts])
         headings = ["name", "label", "source", "training FLOPs, as published", "settings"]
         click.echo(table([*headings, "deviations"], rows, [12, 12, 32, 22, 8, 10]))
         click.echo("\nf: FLOPs of a forward pass. Details: acdc methods NAME...")
+        if broken:
+            raise ConfigError("; ".join(broken))
     for method in [get_method(name) for name in names]:
         click.echo(f"{method.name}  ({method.label})\n  {method.source}")
         click.echo(f"  Training FLOPs, as published: {method.flops_formula}\n")

@@ -13,6 +13,8 @@ from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.errors import Diverged, Interrupted, Resumable
 from acdc.files import remove_temporary, write_text
+from acdc.methods.contract import Product
+from acdc.methods.rules import broken, check_state
 from acdc.run import records
 from acdc.run.checkpoints import CheckpointPolicy, Checkpoints
 from acdc.run.failures import FAILED, ParentFailedError, record_failure, translate_errors
@@ -175,6 +177,9 @@ def _train(
         reporter.say(f"{config.run_name} diverged: {error}")
         common = records.trained(state, session.spent, session.wall_s())
         result = DivergedResult(**common, diverged_at=error.epoch, diverged=str(error))
+    except Exception:
+        check_state(state.method)  # a rule that is broken says more than where it failed
+        raise
     finally:
         state.loader.close()
     ranks.on_rank0(lambda: _conclude(files, result))
@@ -214,9 +219,13 @@ def _finish(session: Session) -> FinishedResult:
     """Evaluate the products of a trained run on the test images, and return its result."""
     state, files, ranks = session.state, session.files, session.state.ranks
     if not files.store.records["last"]:
-        # No epoch yielded a model: the method worked in its setup.
-        last = state.config.epochs - 1
-        records.keep_model(state, files.store, last, state.score("validation"), default="sparse")
+        start, last = state.config.starts_from, state.config.epochs - 1
+        # Without an epoch of its own, the method has worked in its setup.
+        default: Product | None = "sparse" if start and start.epoch == last + 1 else None
+        records.keep_model(state, files.store, last, state.score("validation"), default)
+        if not files.store.records["last"]:
+            allowed = "one of its products, at the last epoch at least"
+            raise broken(state.config.method_class, "product returned None at every epoch", allowed)
         ranks.on_rank0(files.store.write)
 
     def publish() -> None:

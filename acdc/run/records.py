@@ -13,6 +13,7 @@ from safetensors.torch import load, load_file
 from acdc.config.run import RunConfig
 from acdc.errors import Diverged
 from acdc.methods.contract import Product
+from acdc.methods.rules import checked_product
 from acdc.run.model_store import ModelStore, optimizer_name, verified, weights_name
 from acdc.run.result import (
     Certificate,
@@ -105,7 +106,7 @@ def epoch_record(
     return {
         "epoch": epoch,
         "phase": state.method.phase(step),
-        "product": state.method.product(step),
+        "product": checked_product(state.method, step),
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "sparsity": 1 - sum(nonzeros.values()) / total,
         "train_loss": float(totals.loss) / state.batches,
@@ -133,7 +134,8 @@ def keep_model(
 
     ``default`` is the product if the method names none; without it the model is not kept.
     """
-    product = state.method.product(Step(epoch, state.batches - 1, state.batches)) or default
+    step = Step(epoch, state.batches - 1, state.batches)
+    product = checked_product(state.method, step) or default
     if product is not None:
         kept = state.method.kept()
         store.keep(product, epoch, validation, kept, state.model, state.optimizer)

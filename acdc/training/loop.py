@@ -12,6 +12,7 @@ from torch import Tensor
 from acdc import seeds
 from acdc.distributed import Ranks
 from acdc.errors import Diverged
+from acdc.methods.rules import check_state, checked_product, checked_rate, checked_step
 from acdc.step import Step
 from acdc.training.state import TrainState
 
@@ -101,6 +102,9 @@ def train(
                 outputs, loss = train_step(state, step, inputs, labels, draws[batch])
                 totals.loss.add_(loss.detach(), alpha=1 / state.ranks.count)
                 totals.correct += (outputs.detach().argmax(dim=1) == labels).sum()
+                if batch == first:  # before much has been spent on a method that breaks a rule
+                    check_state(state.method)
+                    checked_product(state.method, Step(epoch, state.batches - 1, state.batches))
                 if batch + 1 == state.batches and state.device.type == "cuda":
                     torch.cuda.synchronize(state.device)  # so that the seconds are those it took
                 totals.seconds += time.perf_counter() - started
@@ -120,7 +124,7 @@ def begin_epoch(state: TrainState, epoch: int) -> None:
 def set_learning_rate(state: TrainState, step: Step) -> None:
     """Set the learning rate of a step: the recipe's, adjusted by the method."""
     rate = state.config.recipe.learning_rate(step, state.config.epochs)
-    rate = state.method.learning_rate(step, rate)
+    rate = checked_rate(state.method, step, rate)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
 
@@ -151,7 +155,7 @@ def train_step(
         outputs, loss = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
     except FloatingPointError as error:
         raise Diverged(step.epoch, str(error)) from None
-    if state.method.before_step(step):
+    if checked_step(state.method, step):
         state.optimizer.step()
     state.method.after_step(step)
     return outputs, loss

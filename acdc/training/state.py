@@ -18,6 +18,7 @@ from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
 from acdc.distributed import Ranks
 from acdc.methods.contract import Context
+from acdc.methods.rules import check_state
 from acdc.models import build_model
 from acdc.models.dropout import WholeBatch
 from acdc.models.normalization import share_statistics
@@ -111,6 +112,7 @@ class TrainState:
     def begin(self) -> None:
         """Bind the method to the weights as they are now; it makes its first masks."""
         self.method.setup(Context(self.weights, self.optimizer, self.gradients))
+        check_state(self.method)
 
     def gradients(
         self, batches: int, size: int, *position: int, training: bool = False
