@@ -23,15 +23,9 @@ rule study:
         "../../environment.yml"
     params:
         digest=STUDY.digest,
-        scale=SCALE,
-        options=[
-            part
-            for key in ("seeds", "experiments")
-            if key in config
-            for part in (f"--{key}", str(config[key]))
-        ],
+        arguments=["study", SCALE, *STUDY.arguments[2:], "--out"],
     shell:
-        "python -m workflow study {params.scale:q} {params.options:q} --out {output:q} > {log:q} 2>&1"
+        "python -m workflow {params.arguments:q} {output:q} > {log:q} 2>&1"
 
 
 rule aggregate:
@@ -51,13 +45,13 @@ rule aggregate:
     conda:
         "../../environment.yml"
     params:
-        folder=study_folder,
+        arguments=["aggregate", "--results", FOLDER],
     shell:
-        "python -m reports aggregate --results {params.folder:q} > {log:q} 2>&1"
+        "python -m reports {params.arguments:q} > {log:q} 2>&1"
 
 
-rule table:
-    """One table, as LaTeX and as data, from its own runs."""
+# One table, as LaTeX and as data, from its own runs.
+use rule aggregate as table with:
     input:
         f"{FOLDER}/study.json",
         lambda wildcards: receipts_of(STUDY.experiment(wildcards.table).runs),
@@ -66,18 +60,12 @@ rule table:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/{{table}}.log",
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
-        folder=study_folder,
-    shell:
-        "python -m reports table {wildcards.table} --results {params.folder:q} > {log:q} 2>&1"
+        arguments=lambda wildcards: ["table", wildcards.table, "--results", FOLDER],
 
 
-rule figure:
-    """One figure, from its own runs."""
+# One figure, from its own runs.
+use rule aggregate as figure with:
     input:
         f"{FOLDER}/study.json",
         lambda wildcards: receipts_of(STUDY.experiment(wildcards.figure).runs),
@@ -86,21 +74,15 @@ rule figure:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
         f"{FOLDER}/logs/figures/{{figure}}.log",
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
-        folder=study_folder,
-    shell:
-        "python -m reports figure {wildcards.figure} --results {params.folder:q} > {log:q} 2>&1"
+        arguments=lambda wildcards: ["figure", wildcards.figure, "--results", FOLDER],
 
 
-rule theory_figure:
-    """One figure of the theory."""
+# One figure of the theory.
+use rule figure as theory_figure with:
     input:
         f"{FOLDER}/study.json",
-        rules.theory.output.series,
+        f"{FOLDER}/theory/{{theory}}/series.csv",
         REPORTS,
     output:
         multiext(f"{FOLDER}/figures/theory_{{theory}}", ".pdf", ".png", ".svg"),
@@ -108,39 +90,29 @@ rule theory_figure:
         f"{FOLDER}/logs/figures/theory_{{theory}}.log",
     wildcard_constraints:
         theory=names(THEORY_FIGURES),
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
-        folder=study_folder,
-    shell:
-        "python -m reports figure theory_{wildcards.theory} --results {params.folder:q} > {log:q} 2>&1"
+        arguments=lambda wildcards: [
+            *("figure", f"theory_{wildcards.theory}", "--results", FOLDER)
+        ],
 
 
-rule statements:
-    """The theory's statements in one table: predicted, measured, and whether they hold."""
+# The theory's statements in one table: predicted, measured, and whether they hold.
+use rule aggregate as statements with:
     input:
         f"{FOLDER}/study.json",
-        expand(rules.theory.output.statements, theory=THEORY),
+        expand(f"{FOLDER}/theory/{{theory}}/statements.json", theory=THEORY),
         REPORTS,
         sources("statistics.py", "statements.py"),
     output:
         multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/theory.log",
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
-        folder=study_folder,
-    shell:
-        "python -m reports statements --results {params.folder:q} > {log:q} 2>&1"
+        arguments=["statements", "--results", FOLDER],
 
 
-rule report:
-    """One self-contained page with all of it."""
+# One self-contained page with all of it.
+use rule aggregate as report with:
     input:
         f"{FOLDER}/tables/runs.parquet",
         TABLES,
@@ -153,14 +125,8 @@ rule report:
         [f"{FOLDER}/tables/theory_chapter.tex"] * bool(THEORY),
     log:
         f"{FOLDER}/logs/report.log",
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
-        folder=study_folder,
-    shell:
-        "python -m reports report --results {params.folder:q} > {log:q} 2>&1"
+        arguments=["report", "--results", FOLDER],
 
 
 rule track:
@@ -179,6 +145,6 @@ rule track:
     conda:
         "../../environment.yml"
     params:
-        folder=study_folder,
+        arguments=[FOLDER, "--lenient"],
     shell:
-        "python -m tracking {params.folder:q} --lenient > {output:q} 2> {log:q}"
+        "python -m tracking {params.arguments:q} > {output:q} 2> {log:q}"
