@@ -37,6 +37,17 @@ rule trained:
     localrule: True
 
 
+# One of the largest jobs of each kind, of which acdc doctor asks whether SLURM would accept it.
+_LARGEST = {STUDY.gpus[job]: job for job in sorted(JOBS, key=lambda job: len(JOBS[job]))}
+
+
+rule requests:
+    input:
+        receipts_of(_LARGEST.values()),
+        theory_outputs(THEORY),
+    localrule: True
+
+
 # Each table and each figure by its name.
 for _table in TABLE_IDS:
 

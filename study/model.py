@@ -225,26 +225,19 @@ class Study:
         return {e.theory: e.settings for e in self.experiments if e.theory is not None}
 
     @functools.cached_property
-    def _configurations(self) -> dict[str, str]:
-        """Each run's configuration without its seed, as text."""
-        return {
-            name: json.dumps({**run.config, "seed": None}, sort_keys=True)
-            for name, run in self.runs.items()
-        }
-
-    @functools.cached_property
-    def _by_configuration(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name, text in self._configurations.items():
-            found.setdefault(text, []).append(name)
-        return {
-            text: sorted(names, key=lambda name: self.runs[name].config["seed"])
-            for text, names in found.items()
-        }
+    def _alike(self) -> dict[str, list[str]]:
+        """The runs that differ from a run in the seed only, itself included, by seed."""
+        groups: dict[str, list[str]] = {}
+        for name, run in self.runs.items():
+            text = json.dumps({**run.config, "seed": None}, sort_keys=True)
+            groups.setdefault(text, []).append(name)
+        for names in groups.values():
+            names.sort(key=lambda name: self.runs[name].config["seed"])
+        return {name: names for names in groups.values() for name in names}
 
     def seeds_of(self, run: str) -> list[str]:
         """Return the runs that differ from a run in the seed only, itself included, by seed."""
-        return self._by_configuration[self._configurations[run]]
+        return self._alike[run]
 
     def jobs(self, size: int | None) -> dict[str, tuple[str, ...]]:
         """Return the runs of each training job; a job is named after its first run.
@@ -255,7 +248,7 @@ class Study:
             size: most runs of a job; None: all seeds of a configuration.
         """
         jobs = {}
-        for names in self._by_configuration.values():
+        for names in (names for name, names in self._alike.items() if name == names[0]):
             step = size or len(names) if self.runs[names[0]].gpus == 1 else 1
             for start in range(0, len(names), step):
                 jobs[names[start]] = tuple(names[start : start + step])

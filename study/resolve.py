@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from typing import Any
 from acdc.config.run import RunConfig, parse_run
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.messages import allowed_values, config_error
-from acdc.methods.contract import Product
+from acdc.messages import config_error
 from study.columns import COLUMNS
 from study.model import Experiment, Panel, PaperRow, ReportError, Row, Run, Scale, Study, Task
 from study.paper import paper_values
@@ -65,7 +65,7 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
             raise ConfigError(f"{file}: {config_error('experiments', name, problem, files)}")
     resolver = Resolver(scale, file)
     resolved = tuple(resolver.experiment(files[name]) for name in chosen)
-    resolver.check()
+    resolver.check(resolved)
     options = {"--scale": scale_name, "--seeds": seeds, "--experiments": experiments}
     return Study(
         Scale(scale.name, scale.title, scale.description),
@@ -101,6 +101,15 @@ def whole_number(value: Any, key: str) -> int:
     return value
 
 
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Name a place in the message of an error that is raised within."""
+    try:
+        yield
+    except (ConfigError, ReportError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 def _listed(folder: Path) -> list[Path]:
     """Return the YAML files of a folder by name, relative to the working directory if possible."""
     here = Path.cwd()
@@ -127,29 +136,23 @@ class Resolver:
     runs: dict[str, Run] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     """Indices of the overrides that some row has matched."""
-    empty: bool = True
-    """Whether no experiment has shown anything so far."""
 
-    def check(self) -> None:
+    def check(self, experiments: Iterable[Experiment]) -> None:
         """Refuse a scale that leaves nothing to show, or that overrides nothing.
 
         Raises:
             ConfigError: names the key.
         """
-        if self.empty:
+        if not any(each.all_rows or each.theory for each in experiments):
             key = f"{self.file}: experiments, sparsities"
             allowed = "experiments with rows at these sparsities"
             raise config_error(key, None, "nothing is left to show", allowed)
         if self.scale.experiments is None and self.scale.sparsities is None:
             for number, override in enumerate(self.scale.overrides):
                 if number not in self.used:
-                    raise config_error(
-                        f"{self.file}: overrides.{number}",
-                        None,
-                        f"no row of method {override.method}, task {override.task} and sparsity "
-                        f"{override.sparsity}",
-                        "those of some row",
-                    )
+                    of = override.model_dump(include={"method", "task", "sparsity"})
+                    key = f"{self.file}: overrides.{number}"
+                    raise config_error(key, None, f"no row has {of}", "those of some row")
 
     def experiment(self, path: Path) -> Experiment:
         """Return one resolved experiment, its runs added to those of the study.
@@ -163,16 +166,9 @@ class Resolver:
         settings: Mapping[str, Any] = {}
         if spec.theory is not None:
             settings = self._settings(spec.theory, spec.settings, path)
-            self.empty = False
+        copied = ("id", "kind", "title", "caption", "paper", "awaits", "reference", "columns")
         return Experiment(
-            id=spec.id,
-            kind=spec.kind,
-            title=spec.title,
-            caption=spec.caption,
-            paper=spec.paper,
-            awaits=spec.awaits,
-            reference=spec.reference,
-            columns=spec.columns,
+            **{key: getattr(spec, key) for key in copied},
             rows=self._rows(spec, None, path) if spec.kind == "table" else (),
             panels=tuple(
                 Panel(panel.plot, panel.title, self._rows(spec, panel, path))
@@ -184,14 +180,10 @@ class Resolver:
 
     def _settings(self, name: str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Return all settings of an experiment of the theory, overridden by the scale's."""
-        try:
+        with _at(f"{path}: settings"):
             theory.parse(name, own)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: settings: {error}") from None
-        try:
+        with _at(f"{self.file}: theory.{name}"):
             settings = theory.parse(name, {**own, **self.scale.theory.get(name, {})})
-        except ConfigError as error:
-            raise ConfigError(f"{self.file}: theory.{name}: {error}") from None
         return settings.model_dump(mode="json")
 
     def _rows(self, spec: ExperimentSpec, panel: PanelSpec | None, path: Path) -> tuple[Row, ...]:
@@ -210,8 +202,11 @@ class Resolver:
         found = tuple(self._row(spec, row, s, row.task or task or "", path) for row, s in pairs)
         self._check_distinct(found, path)
         if panel is not None and panel.plot.startswith("relabelled"):
-            self._check_relabelled(found, path)
-        self.empty = self.empty and not found
+            relabelled = [name for name, dataset in DATASETS.items() if dataset.relabelled]
+            for row in found:
+                if row.task is not None and row.task.dataset not in relabelled:
+                    key = f"{path}: panels.plot ({self.file}: tasks.{row.task.name}): dataset"
+                    raise config_error(key, row.task.dataset, "no label is random", relabelled)
         return found
 
     def _row(
@@ -243,17 +238,22 @@ class Resolver:
         description |= {"sparsity": sparsity, "epochs": _epochs(row.extend, task.epochs, where)}
         seeds = row.seeds or self.scale.seeds or spec.seeds
         configs = self._train(description, seeds, task.gpu, where)
+        products = configs[0].method_class.products
+        product = row.product or products[0]
+        if product not in products:
+            problem = f"not a product of method {row.method}"
+            raise config_error(f"{where}: product", product, problem, products)
         fine_tuned: list[RunConfig] = []
         shows_fine_tuned = any(COLUMNS[name].source == "fine_tuned" for name in spec.columns)
         if shows_fine_tuned and row.method in FINE_TUNING:
-            description["method"] = FINE_TUNING[row.method]
-            fine_tuned = self._train(description, seeds, task.gpu, where)
+            described = {**description, "method": FINE_TUNING[row.method]}
+            fine_tuned = self._train(described, seeds, task.gpu, where)
         return Row(
             label=row.label,
             method=row.method,
             sparsity=sparsity,
             epochs=description["epochs"],
-            product=_product(row, configs[0], where),
+            product=product,
             runs=tuple(config.run_name for config in configs),
             fine_tuned=tuple(config.run_name for config in fine_tuned),
             paper=paper,
@@ -264,10 +264,8 @@ class Resolver:
         self, description: Mapping[str, Any], seeds: Sequence[int], gpus: int, where: str
     ) -> list[RunConfig]:
         """Return the runs of a row, added to those of the study with the runs they start from."""
-        try:
+        with _at(where):
             first = parse_run({**description, "seed": seeds[0]})
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
         configs = [first, *(first.with_seed(seed) for seed in seeds[1:])]
         for config in configs:
             self._add(config, gpus)
@@ -286,17 +284,6 @@ class Resolver:
             images=(config.epochs - before) * DATASETS[config.dataset].training_images,
         )
 
-    def _check_relabelled(self, rows: Sequence[Row], path: Path) -> None:
-        """Refuse plots of random labels on data sets without any."""
-        for row in rows:
-            if row.task is not None and not DATASETS[row.task.dataset].relabelled:
-                relabelled = [name for name, spec in DATASETS.items() if spec.relabelled]
-                raise ConfigError(
-                    f"{path}: panels.plot: no label is random in dataset={row.task.dataset} "
-                    f"({self.file}: tasks.{row.task.name}). "
-                    f"{allowed_values(row.task.dataset, relabelled)}"
-                )
-
     def _check_distinct(self, rows: Sequence[Row], path: Path) -> None:
         """Refuse rows with the same name, and two names for the same model."""
         named: set[tuple[str, float]] = set()
@@ -309,13 +296,9 @@ class Resolver:
             for run in row.runs:
                 other = shown.setdefault((run, row.product), row.label)
                 if other != row.label:
-                    raise config_error(
-                        f"{path}: rows",
-                        None,
-                        f"{other!r} and {row.label!r} are the same run at scale {self.scale.name} "
-                        f"({run})",
-                        "rows that differ in method, settings, recipe, epochs or product",
-                    )
+                    problem = f"{other!r} and {row.label!r} are the same run, {run}"
+                    allowed = "rows that differ in method, settings, recipe, epochs or product"
+                    raise config_error(f"{path}: rows", None, problem, allowed)
 
 
 def _description(
@@ -349,31 +332,12 @@ def _paper_row(spec: ExperimentSpec, row: RowSpec, sparsity: float, path: Path) 
         problem = f"row {row.label!r} names none, and the experiment is no table of the paper"
         allowed = "the number of a table of the paper"
         raise config_error(f"{path}: rows.paper.table", None, problem, allowed)
-    found = PaperRow(
-        table=table,
-        method=row.paper.method,
-        variant=row.paper.variant,
-        sparsity=sparsity if row.paper.sparsity is None else row.paper.sparsity,
-        cites=row.paper.cites,
-    )
-    try:
+    own = row.paper.sparsity
+    given = row.paper.model_dump() | {"table": table, "sparsity": sparsity if own is None else own}
+    found = PaperRow(**given)
+    with _at(f"{path}: row {row.label!r}"):
         paper_values(found)
-    except ReportError as error:
-        raise ConfigError(f"{path}: rows.{error} (row {row.label!r})") from None
     return found
-
-
-def _product(row: RowSpec, config: RunConfig, where: str) -> Product:
-    """Return which of a method's models a row shows.
-
-    Raises:
-        ConfigError: the method does not yield it.
-    """
-    products = config.method_class.products
-    if row.product is not None and row.product not in products:
-        problem = f"not a product of method {row.method}"
-        raise config_error(f"{where}: product", row.product, problem, products)
-    return row.product or products[0]
 
 
 def _epochs(extend: float, epochs: int, where: str) -> int:

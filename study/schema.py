@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from acdc.config.recipe import Precision, Recipe
 from acdc.config.yaml_io import parse_yaml
@@ -35,6 +43,7 @@ Seeds = Annotated[
     AfterValidator(_once_each),
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sparsities = Annotated[tuple[Fraction, ...], AfterValidator(_once_each)]
 
 # The dense fine-tuning of a method's best dense weights, which some columns show.
 FINE_TUNING = {"acdc": "acdc_dense"}
@@ -54,16 +63,25 @@ _KEYS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _known(value: str, key: str, names: Iterable[str]) -> str:
-    """Return a name if it is known.
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
-    Raises:
-        ConfigError: it is unknown; lists the known ones.
-    """
-    known = list(names)
-    if value not in known:
-        raise config_error(key, value, f"unknown {key}", known)
-    return value
+
+def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Return a validator that accepts known names only and suggests the one that was meant."""
+
+    def check(value: str) -> str:
+        known = list(names())
+        if value not in known:
+            raise PydanticCustomError("literal_error", "unknown", {"expected": known})
+        return value
+
+    return AfterValidator(check)
+
+
+Method = Annotated[str, _one_of(method_names)]
+Dataset = Annotated[str, _one_of(lambda: DATASETS)]
+Theory = Annotated[str, _one_of(lambda: EXPERIMENTS)]
 
 
 class PaperRowSpec(Frozen):
@@ -84,7 +102,7 @@ class RowSpec(Frozen):
 
     label: str
     """Name of the row in the table."""
-    method: str | None = None
+    method: Method | None = None
     """Training method; None where the paper's values are printed alone."""
     settings: dict[str, Any] = {}
     """Settings of the method that differ from its defaults."""
@@ -97,7 +115,7 @@ class RowSpec(Frozen):
     with it (RigL 2x)."""
     task: str | None = None
     """By default the experiment's."""
-    sparsities: tuple[Fraction, ...] | None = None
+    sparsities: Sparsities | None = None
     """By default the experiment's; [0] for dense training."""
     seeds: Seeds | None = None
     """By default the experiment's; neither a scale nor --seeds overrides these."""
@@ -106,11 +124,6 @@ class RowSpec(Frozen):
     paper: PaperRowSpec | None = None
     """The paper's row, if it has one."""
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str | None) -> str | None:
-        return value if value is None else _known(value, "method", method_names())
-
 
 class PanelSpec(Frozen):
     """One plot of a figure; keys that it leaves out are the experiment's."""
@@ -118,7 +131,7 @@ class PanelSpec(Frozen):
     plot: Plot
     title: str = ""
     task: str | None = None
-    sparsities: tuple[Fraction, ...] | None = None
+    sparsities: Sparsities | None = None
     rows: tuple[RowSpec, ...] | None = None
 
 
@@ -141,19 +154,21 @@ class ExperimentSpec(Frozen):
     """Label of the row with which the other rows of a table are compared, paired by seed."""
     task: str | None = None
     """Model and data set by the paper's names; a scale has substitutes for them."""
-    sparsities: tuple[Fraction, ...] = ()
+    sparsities: Sparsities = ()
     """Fractions of zero weights."""
     seeds: Seeds = (1, 2, 3)
     """Seeds of each row, unless the scale has others."""
     recipe: dict[str, Any] = {}
     """Keys of all rows that differ from the task's recipe and the scale's overrides of it."""
-    columns: tuple[str, ...] = ()
+    columns: Annotated[
+        tuple[Annotated[str, _one_of(lambda: COLUMNS)], ...], AfterValidator(_once_each)
+    ] = ()
     """Columns of a table, beside sparsity and number of runs."""
     rows: tuple[RowSpec, ...] = ()
     """In the order in which they are shown at one sparsity."""
     panels: tuple[PanelSpec, ...] = ()
     """The plots of a figure."""
-    theory: str | None = None
+    theory: Theory | None = None
     """Name of an experiment of the theory."""
     settings: dict[str, Any] = {}
     """Its settings that differ from its defaults; a scale may override them."""
@@ -164,18 +179,6 @@ class ExperimentSpec(Frozen):
         if value in RESERVED:
             raise config_error("id", value, "the name of a rule or a file", "any other name")
         return value
-
-    @field_validator("columns")
-    @classmethod
-    def _known_columns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            _known(name, "columns", COLUMNS)
-        return _once_each(value)
-
-    @field_validator("theory")
-    @classmethod
-    def _known_theory(cls, value: str | None) -> str | None:
-        return value if value is None else _known(value, "theory", EXPERIMENTS)
 
     @model_validator(mode="after")
     def _has_the_keys_of_its_kind(self) -> Self:
@@ -207,7 +210,7 @@ class TaskSpec(Frozen):
     """What a scale trains in place of one of the paper's tasks."""
 
     model: str
-    dataset: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    dataset: Annotated[tuple[Dataset, ...], BeforeValidator(_listed), Field(min_length=1)]
     """Of several names the first that is available; the last if none is."""
     epochs: int = Field(ge=1)
     recipe: Recipe = Recipe()
@@ -215,19 +218,11 @@ class TaskSpec(Frozen):
     gpu: int = Field(1, ge=1)
     """GPUs that share each run's batches; results change by rounding only."""
 
-    @field_validator("dataset")
-    @classmethod
-    def _known_datasets(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        for name in (value,) if isinstance(value, str) else value:
-            _known(name, "dataset", DATASETS)
-        return value
-
     @functools.cached_property
     def chosen_dataset(self) -> str:
         """The data set that is trained on."""
-        options = (self.dataset,) if isinstance(self.dataset, str) else self.dataset
-        available = (name for name in options if DATASETS[name].missing() is None)
-        return next(available, options[-1])
+        available = (name for name in self.dataset if DATASETS[name].missing() is None)
+        return next(available, self.dataset[-1])
 
 
 class Override(Frozen):
@@ -237,17 +232,12 @@ class Override(Frozen):
     method that starts from dense training changes the recipe of that training, too.
     """
 
-    method: str
+    method: Method
     """Matches its dense fine-tuning, too."""
     task: str | None = None
     sparsity: Fraction | None = None
     settings: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        return _known(value, "method", method_names())
 
     def matches(self, row: RowSpec, task: str, sparsity: float) -> bool:
         """Return whether it applies to a row of an experiment."""
@@ -271,21 +261,14 @@ class ScaleSpec(Frozen):
     """By the paper's task."""
     overrides: tuple[Override, ...] = ()
     """Settings of methods that depend on the scale."""
-    sparsities: tuple[Fraction, ...] | None = None
+    sparsities: Sparsities | None = None
     """Only these, and dense training; by default all."""
     seeds: Seeds | None = None
     """By default the experiments' own."""
     experiments: tuple[str, ...] | None = None
     """The experiments that are part of it; by default all."""
-    theory: dict[str, dict[str, Any]] = {}
+    theory: dict[Theory, dict[str, Any]] = {}
     """Settings of the theory's experiments by their names; they override the experiments' own."""
-
-    @field_validator("theory")
-    @classmethod
-    def _known_theory(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name in value:
-            _known(name, "theory", EXPERIMENTS)
-        return value
 
     @field_validator("tasks")
     @classmethod

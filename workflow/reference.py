@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from acdc.errors import SuiteError
 from acdc.files import write_json
+from acdc.run.reader import PROVENANCE, Attempt, read_run
 from study.resolve import load
 
 KEPT = (
@@ -54,13 +54,6 @@ def reference(scale: str, results: Path, out: Path) -> None:
     click.echo(f"{target}: made by {about['git']['revision']} on {about['hardware']['processor']}")
 
 
-def _provenance(folder: Path, what: str) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "provenance.json").read_text())  # type: ignore[no-any-return]
-    except OSError:
-        raise NotReproducible(f"{what} {folder.name} is missing; make the study first") from None
-
-
 def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
     """Return what all runs have in common: revision, versions, hardware.
 
@@ -70,24 +63,22 @@ def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
         NotReproducible: a run or an experiment is missing, or they do not come from one committed
             state.
     """
-    found = [_provenance(run, "run") for run in runs]
-    first = {key: found[0][key] for key in ("git", "python", "packages", "hardware")}
-    attempts = [(run, part) for run, about in zip(runs, found, strict=True)
-                for part in (about, *about.get("resumed", []))]  # fmt: skip
-    for run, about in attempts:
-        if not about["git"]["clean"]:
-            raise NotReproducible(
-                f"run {run.name} was made with edited files; commit them and reproduce it again"
-            )
-        if {key: about[key] for key in first} != first:
-            raise NotReproducible(
-                f"runs {runs[0].name} and {run.name} come from different revisions, versions or "
-                "machines; reproduce the study on one"
-            )
-    for experiment in theory:
-        if _provenance(experiment, "theory")["git"] != first["git"]:
-            raise NotReproducible(
-                f"run {runs[0].name} and theory {experiment.name} come from different revisions or "
-                "edited files; reproduce the study again"
-            )
-    return first
+    attempts = {folder: read_run(folder).provenance for folder in (*runs, *theory)}
+    (first, *_), *_ = (*attempts.values(), (Attempt(),))
+    for folder, made in attempts.items():
+        if not made:
+            raise NotReproducible(f"{folder} has no {PROVENANCE}; make the study first")
+        for attempt in made:
+            if not attempt.git.clean:
+                problem = "was made with edited files; commit them and reproduce it again"
+                raise NotReproducible(f"{folder} {problem}")
+            if attempt.git != first.git or (folder in runs and _common(attempt) != _common(first)):
+                raise NotReproducible(
+                    f"{runs[0]} and {folder} come from different revisions, versions or machines; "
+                    "reproduce the study on one"
+                )
+    return _common(first)
+
+
+def _common(attempt: Attempt) -> dict[str, Any]:
+    return attempt.model_dump(include={"git", "python", "packages", "hardware"})

@@ -9,17 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from acdc.errors import SuiteError
-from acdc.run.result import RESULT
-from study.model import Study
 from study.resolve import load
-from workflow.state import RunState, States, clock
+from workflow.state import clock
+from workflow.status import Overview, Watch
 from workflow.suite import HOLDER, SoleSuite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +81,7 @@ def reproduce(
         *("--max-jobs-per-timespan", "1000/3s"),
         *snakemake_arguments,
     ]
-    status = _watch(command, Progress(study, folder), log)
+    status = _watch(command, Watch(study, folder), log)
     if status:
         raise WorkflowError(_failures(log, folder))
     if "Nothing to be done" in log.read_text(errors="replace"):
@@ -92,52 +90,7 @@ def reproduce(
         click.echo(line)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """The progress of a study at one moment."""
-
-    done: float
-    """Fraction of the training."""
-    ended: int
-    """Runs."""
-    running: int
-
-
-class Progress:
-    """Measures how much of a study is done, in training images.
-
-    Runs that had failed at the start are retried: they count as ended once they have a new result.
-    """
-
-    def __init__(self, study: Study, folder: Path) -> None:
-        self.images = {name: run.images for name, run in study.runs.items()}
-        self.total = sum(self.images.values()) or 1
-        epochs = {name: run.config["epochs"] for name, run in study.runs.items()}
-        self.states = States(folder / "runs", epochs)
-        self.before = {name: self._written(name) for name in study.runs}
-
-    def measure(self) -> Measure:
-        """Return the progress now."""
-        states = self.states.read()
-        ended = {name for name, state in states.items() if self._has_ended(name, state)}
-        done = sum(
-            images * (1.0 if name in ended else states[name].share)
-            for name, images in self.images.items()
-        )
-        running = sum(state.status == "running" for state in states.values())
-        return Measure(done / self.total, len(ended), running)
-
-    def _has_ended(self, name: str, state: RunState) -> bool:
-        if state.status == "failed" and self._written(name) == self.before[name]:
-            return False
-        return state.settled
-
-    def _written(self, name: str) -> int:
-        path = self.states.runs / name / RESULT
-        return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _watch(command: Sequence[str], progress: Progress, log: Path) -> int:
+def _watch(command: Sequence[str], watch: Watch, log: Path) -> int:
     """Run Snakemake to its end, showing the progress, and return its exit status.
 
     Snakemake has a session of its own, so that only this process stops it; it ends with this one.
@@ -153,15 +106,15 @@ def _watch(command: Sequence[str], progress: Progress, log: Path) -> int:
             start_new_session=True,
             env=environment,
         )
-    started, before, parent = time.monotonic(), progress.measure().done, os.getppid()
+    started, before, parent = time.monotonic(), watch.look().done, os.getppid()
     # SIGINT, too: a shell that starts a command in the background has it ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:
         while snakemake.poll() is None:
-            now = progress.measure()
+            now = watch.look()
             left = _time_left(before, now.done, time.monotonic() - started)
-            display.show(now, len(progress.images), left, _stage(log))
+            display.show(now.done, _words(now, _stage(log), left))
             time.sleep(_POLL_S)
             if "MAKELEVEL" in os.environ and os.getppid() != parent:
                 raise KeyboardInterrupt  # make was killed
@@ -221,18 +174,24 @@ def _stage(log: Path) -> str:
     return rules[-1] if rules else "starting"
 
 
+def _words(now: Overview, stage: str, left_s: float | None) -> str:
+    """Return the progress in words."""
+    ended = sum(now.counts[status] for status in ("done", "diverged", "failed"))
+    left = f"about {clock(left_s)} left" if left_s is not None else "estimating the time"
+    running = now.counts["running"]
+    return f"{ended} of {len(now.entries)} runs, {running} running, {stage}; {left}"
+
+
 class Lines:
     """Shows the progress as a plain line from time to time, for a log."""
 
     def __init__(self) -> None:
         self.last = -_LINE_EVERY_S
 
-    def show(self, now: Measure, runs: int, left_s: float | None, stage: str) -> None:
+    def show(self, done: float, text: str) -> None:
         if time.monotonic() - self.last >= _LINE_EVERY_S:
             self.last = time.monotonic()
-            text = f"{now.ended} of {runs} runs done, {now.running} running, {stage}"
-            remaining = f", about {clock(left_s)} left" if left_s is not None else ""
-            click.echo(f"{100 * now.done:3.0f} %  {text}{remaining}", err=True)
+            click.echo(f"{100 * done:3.0f} %  {text}", err=True)
 
     def close(self) -> None:
         pass
@@ -246,10 +205,8 @@ class Bar:
 
         self.bar = tqdm(total=100, bar_format="{percentage:3.0f} % |{bar}| {postfix}")
 
-    def show(self, now: Measure, runs: int, left_s: float | None, stage: str) -> None:
-        self.bar.n = 100 * now.done
-        remaining = f"about {clock(left_s)} left" if left_s is not None else "estimating the time"
-        text = f"{now.ended} of {runs} runs, {now.running} running, {stage}; {remaining}"
+    def show(self, done: float, text: str) -> None:
+        self.bar.n = 100 * done
         self.bar.set_postfix_str(text)
 
     def close(self) -> None:

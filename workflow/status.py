@@ -157,6 +157,19 @@ class Overview:
         return None
 
 
+class Watch:
+    """Looks at a study again and again; a result is read once."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.title, self.folder = study.scale.title, folder
+        self.entries = entries(study)
+        self.states = States(folder / "runs", {entry.run: entry.epochs for entry in self.entries})
+
+    def look(self) -> Overview:
+        """Return the study as it is now."""
+        return Overview(self.title, self.folder, self.entries, self.states.read())
+
+
 def cell(state: RunState) -> str:
     """Return the state of a run in a few words, and on a second line the job that trains it."""
     at = f"{state.epoch}/{state.epochs}"
@@ -297,12 +310,10 @@ def status(
     the one that study.json in its folder describes, if the workflow has written it.
     """
     study = find_study(scale, results, seeds, experiments)
-    folder = results / study.scale.name
-    found = entries(study)
-    states = States(folder / "runs", {entry.run: entry.epochs for entry in found})
+    look = Watch(study, results / study.scale.name).look
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            overview = Overview(study.scale.title, folder, found, states.read())
+            overview = look()
             text = json.dumps(plain(overview, only)) if as_json else "\n".join(show(overview, only))
             if watch is not None:
                 click.clear()

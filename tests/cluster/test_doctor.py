@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from study.model import Study
 from study.resolve import load
 from workflow import doctor
 from workflow.probe import look_from
+from workflow.site import Request, Site, plan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -19,24 +19,19 @@ TINY = Path(__file__).parents[1] / "workflow" / "tiny.yaml"
 TRAIN = {"slurm_partition": "gpu", "runtime": 60, "mem_mb": 2000, "gpu_model": "a100"}
 
 
-@pytest.fixture(scope="module")
-def study() -> Study:
-    return load(str(TINY))
-
-
-def asked(folder: Path, study: Study, **train: Any) -> tuple[doctor.Request, Any]:
-    """Return what a training job asks for under a profile, and Snakemake's options."""
+def asked(folder: Path, **train: Any) -> tuple[Site, Request]:
+    """Return a site, and what a training job asks for under its profile."""
     file = folder / "site.yaml"
     options = {
         "executor": "slurm",
+        "jobs": 9,
         "latency-wait": 30,
         "default-resources": {"slurm_partition": "main", "runtime": 30, "mem_mb": 1000},
         "set-resources": {"train": TRAIN | train},
     }
     file.write_text(yaml.safe_dump(options))
-    profile = doctor.read_profile(str(file))
-    requests = doctor.requests_of(profile, study)
-    return next(request for request in requests if request.rule == "train"), profile.options
+    site = plan(str(file), scale=TINY)
+    return site, next(request for request in site["requests"] if request["rule"] == "train")
 
 
 @pytest.mark.parametrize(
@@ -56,16 +51,16 @@ def asked(folder: Path, study: Study, **train: Any) -> tuple[doctor.Request, Any
         ({"runtime": "2d"}, "error"),
     ],
 )
-def test_requests(tmp_path: Path, study: Study, train: dict[str, Any], status: str) -> None:
-    request, options = asked(tmp_path, study, **train)
-    found = list(doctor.check_slurm([request], options))
+def test_requests(tmp_path: Path, train: dict[str, Any], status: str) -> None:
+    _, request = asked(tmp_path, **train)
+    found = list(doctor.check_slurm([request]))
     assert found[0].status == "ok"
     assert ("error" in {check.status for check in found}) == (status == "error"), found
 
 
-def test_a_step_on_a_node(tmp_path: Path, study: Study) -> None:
-    request, options = asked(tmp_path, study)
-    found = list(doctor.check_node(request, options, study, tmp_path / "results"))
+def test_a_step_on_a_node(tmp_path: Path) -> None:
+    site, request = asked(tmp_path)
+    found = list(doctor.check_node(request, site, load(str(TINY)), tmp_path / "results"))
     *others, torch = found
     assert [check.status for check in others] == ["ok"] * 3, found
     # The GPUs of this cluster are none to torch.
@@ -73,9 +68,9 @@ def test_a_step_on_a_node(tmp_path: Path, study: Study) -> None:
     assert not (tmp_path / "results").exists()
 
 
-def test_a_step_that_slurm_refuses(tmp_path: Path, study: Study) -> None:
-    request, options = asked(tmp_path, study, slurm_partition="night")
-    (found,) = doctor.check_node(request, options, study, tmp_path / "results")
+def test_a_step_that_slurm_refuses(tmp_path: Path) -> None:
+    site, request = asked(tmp_path, slurm_partition="night")
+    (found,) = doctor.check_node(request, site, load(str(TINY)), tmp_path / "results")
     assert found.status == "error"
     assert "artition" in found.message
 

@@ -1,13 +1,12 @@
-"""The checks of a site: values, a recorded SLURM on the PATH, real files and locks."""
+"""The checks of a site: a profile planned by Snakemake, a recorded SLURM, real files and locks."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,51 +15,39 @@ from click.testing import CliRunner
 
 import acdc.run.lease
 from acdc.errors import ConfigError, SuiteError
-from study.model import Study
 from study.resolve import load
 from workflow import doctor
-from workflow.doctor import Profile, Request, read_profile, requests_of
 from workflow.probe import look_from
 from workflow.resources import THEORY_MINUTES, TRAIN_MB, TRAIN_MINUTES
+from workflow.site import plan
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD = {
-    "executor": "slurm",
-    "config": ["slurm_extra=--signal=USR1@120 --open-mode=append"],
-    "retries": 14,
-    "keep-going": True,
-    "nolock": True,
-    "rerun-incomplete": True,
-    "rerun-triggers": ["mtime", "params", "input"],
+TRAIN = {
+    **{"name": "train, 2 GPU", "rule": "train", "gpus": 2, "nodes": 1, "runtime": 600},
+    **{"partitions": "main", "command": ["sbatch", "-p", "main", "--gpus=2"]},
 }
-JOB = {"gpu": 2, "nodes": 1, "mem_mb": 4000, "runtime": 600, "slurm_partition": "main"}
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Study]:
-    """A study of two seeds and two experiments of the theory, whose runs take some GPUs."""
-
-    def of(gpus: int) -> Study:
-        task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20, "gpu": gpus}
-        described = {
-            "name": "examined",
-            "title": "Examined",
-            "description": "Digits.",
-            "experiments": ["table06", "theory_t2_rate", "theory_fail"],
-            "tasks": {"imagenet-resnet50": {**task, "recipe": {"batch_size": 512}}},
-            "sparsities": [0.9],
-            "seeds": [1, 2],
-        }
-        file = tmp_path_factory.mktemp("scale") / "examined.yaml"
-        file.write_text(yaml.safe_dump(described))
-        return load(str(file))
-
-    return of
+def scale(folder: Path, gpus: int) -> Path:
+    """Write a scale of two seeds and two experiments of the theory, whose runs take some GPUs."""
+    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20, "gpu": gpus}
+    described = {
+        "name": "examined",
+        "title": "Examined",
+        "description": "Digits.",
+        "experiments": ["table06", "theory_t2_rate", "theory_fail"],
+        "tasks": {"imagenet-resnet50": {**task, "recipe": {"batch_size": 512}}},
+        "sparsities": [0.9],
+        "seeds": [1, 2],
+    }
+    file = folder / "examined.yaml"
+    file.write_text(yaml.safe_dump(described))
+    return file
 
 
-def profile(folder: Path, **options: Any) -> Profile:
-    (folder / "site.yaml").write_text(yaml.safe_dump({"executor": "slurm", **options}))
-    return read_profile(str(folder / "site.yaml"))
+def profile(folder: Path, **options: Any) -> str:
+    (folder / "site.yaml").write_text(yaml.safe_dump({"executor": "slurm", "jobs": 9, **options}))
+    return str(folder / "site.yaml")
 
 
 @pytest.fixture
@@ -85,14 +72,24 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 # The profile
 
 
-def test_the_profile_of_the_repository(study: Callable[[int], Study]) -> None:
-    mine = read_profile(str(ROOT / "slurm"))
-    assert [check.status for check in doctor.check_options(mine)] == ["ok"]
-    found = requests_of(mine, study(1))
-    assert [(request.rule, request.gpus) for request in found] == [("train", 1), ("theory", 0)]
-    asked = yaml.safe_load((ROOT / "slurm" / "profile.v9+.yaml").read_text())["set-resources"]
-    for request in found:
-        assert asked[request.rule].items() - {("runtime", 30)} <= request.resources.items()
+def asked(request: Mapping[str, Any]) -> set[str]:
+    return {*request["command"], *map(" ".join, itertools.pairwise(request["command"]))}
+
+
+def test_the_profile_of_the_repository(tmp_path: Path) -> None:
+    site = plan(str(ROOT / "slurm"), scale=scale(tmp_path, 1), results=tmp_path)
+    assert site["unset"] == []
+    assert site["results"] == str(tmp_path)
+    train, theory = site["requests"]
+    assert (train["rule"], train["gpus"], train["nodes"], theory["gpus"]) == ("train", 1, 1, 0)
+    wanted = yaml.safe_load((ROOT / "slurm" / "profile.v9+.yaml").read_text())["set-resources"]
+    assert train["runtime"] == wanted["train"]["runtime"]
+    assert train["partitions"] == wanted["train"]["slurm_partition"]
+    options = {"-p gpu", "-t 1440", "--mem-per-cpu 2000", "--cpus-per-gpu=8"}
+    assert options | {"--gpus=1", "--signal=USR1@120"} <= asked(train)
+    # One job, in which the two experiments follow one another.
+    assert theory["runtime"] == 2 * wanted["theory"]["runtime"]
+    assert load(*site["study"]).theory.keys() == {"t2_rate", "fail"}
 
 
 @pytest.mark.parametrize(
@@ -100,73 +97,54 @@ def test_the_profile_of_the_repository(study: Callable[[int], Study]) -> None:
     [
         ({"nonsense": 3}, "nonsense"),
         ({"jobs": "several"}, "jobs"),
-        ({"set-resources": {"train": {"runtime": "soon"}}}, "runtime"),
+        ({"config": ["seed=5"]}, "seed=5"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        requests_of(profile(tmp_path, **options), load("quick"))
+        plan(profile(tmp_path, **options))
 
 
 def test_no_such_profile() -> None:
     with pytest.raises(ConfigError, match="nowhere"):
-        read_profile("nowhere")
-
-
-@pytest.mark.parametrize("key", [key for key in GOOD if key != "executor"])
-def test_what_resuming_relies_on(tmp_path: Path, key: str) -> None:
-    assert [each.status for each in doctor.check_options(profile(tmp_path, **GOOD))] == ["ok"]
-    without = profile(tmp_path, **{name: value for name, value in GOOD.items() if name != key})
-    found = list(doctor.check_options(without))
-    assert {each.status for each in found} == {"warning"}
-    assert len(found) == (2 if key == "config" else 1)
-
-
-def test_requests(tmp_path: Path, study: Callable[[int], Study]) -> None:
-    mine = profile(
-        tmp_path,
-        config=["gpus_per_node=2", "pack=2"],
-        **{
-            "default-resources": {"slurm_partition": "main", "runtime": 45},
-            "set-threads": {"train": 6},
-            "set-resources": {
-                "train": {"runtime": "1d", "mem": "16GB", "qos": "'q' + str(attempt)"},
-                "train_on_nodes": {"slurm_partition": "c"},
-            },
-            "group-components": ["theory=100"],
-        },
-    )
-    train, theory = requests_of(mine, study(1))
-    assert (train.rule, train.threads, train.gpus) == ("train", 6, 1)
-    expected = {"runtime": 1440, "mem_mb": 16_000, "qos": "q1", "slurm_partition": "main"}
-    assert train.resources["nodes"] == 1
-    assert expected.items() <= train.resources.items()
-    # One job, in which the two experiments follow one another.
-    assert theory.resources["runtime"] == 2 * THEORY_MINUTES
-    spread, _ = requests_of(mine, study(4))
-    assert (spread.rule, spread.gpus, spread.resources["nodes"]) == ("train_on_nodes", 4, 2)
-    expected = {"slurm_partition": "c", "mem_mb": TRAIN_MB, "runtime": TRAIN_MINUTES}
-    assert expected.items() <= spread.resources.items()
+        plan("nowhere")
 
 
 @pytest.mark.parametrize(
-    ("config", "mem_mb", "minutes"),
+    ("config", "runs", "at_once"),
     [
-        # All seeds of a configuration one after the other, one run, two runs at once.
-        ([], TRAIN_MB, 2 * TRAIN_MINUTES),
-        (["pack=1"], TRAIN_MB, TRAIN_MINUTES),
-        (["pack=2"], 2 * TRAIN_MB, 2 * TRAIN_MINUTES),
+        # All seeds of a configuration one after the other, two runs at once.
+        ([], 2, 1),
+        (["pack=2"], 2, 2),
     ],
 )
-def test_jobs_of_several_runs(
-    tmp_path: Path,
-    study: Callable[[int], Study],
-    config: list[str],
-    mem_mb: int,
-    minutes: int,
-) -> None:
-    train, _ = requests_of(profile(tmp_path, config=config), study(1))
-    assert (train.resources["mem_mb"], train.resources["runtime"]) == (mem_mb, minutes)
+def test_jobs_of_several_runs(tmp_path: Path, config: list[str], runs: int, at_once: int) -> None:
+    file = scale(tmp_path, 1)
+    site = plan(profile(tmp_path, config=[f"scale={file}", *config]))
+    train, theory = site["requests"]
+    assert f"--mem {at_once * TRAIN_MB}" in asked(train)
+    assert (train["runtime"], theory["runtime"]) == (runs * TRAIN_MINUTES, THEORY_MINUTES)
+    assert {"retries", "keep-going", "nolock", "rerun-incomplete", "rerun-triggers"} < {
+        *site["unset"]
+    }
+    assert doctor.check_profile(site).status == "warning"
+    assert doctor.check_profile({**site, "unset": []}).status == "ok"
+
+
+def test_jobs_on_several_nodes(tmp_path: Path) -> None:
+    resources = {
+        "train": {"slurm_partition": "b"},
+        "train_on_nodes": {"slurm_partition": "c", "gpu_model": "nvidia_a100-sxm4"},
+    }
+    config = [f"scale={scale(tmp_path, 4)}", "gpus_per_node=2"]
+    site = plan(profile(tmp_path, config=config, **{"set-resources": resources}))
+    spread, _ = site["requests"]
+    assert (spread["rule"], spread["gpus"], spread["nodes"]) == ("train_on_nodes", 4, 2)
+    assert spread["partitions"] == "c"
+    assert spread["runtime"] == TRAIN_MINUTES
+    # The executor refuses this before SLURM is asked.
+    assert "GPU model" in spread["refusal"]
+    assert doctor.check_request(spread).status == "error"
 
 
 # SLURM
@@ -175,35 +153,18 @@ def test_jobs_of_several_runs(
 def test_slurm_is_asked_for_each_request(tmp_path: Path, slurm: Callable[..., None]) -> None:
     said = "sbatch: Job 7 to start at 2026-11-30T03:11:22 using 8 processors on nodes n1"
     slurm(sbatch=(0, said), scontrol=(0, "Slurmctld(primary) at host is UP"))
-    requests = [
-        Request("train", 8, JOB | {"slurm_extra": "--signal=USR1@9"}),
-        Request("theory", 1, {}),
-    ]
-    found = list(doctor.check_slurm(requests, profile(tmp_path).options))
+    found = list(doctor.check_slurm([TRAIN, TRAIN | {"command": ["sbatch", "-p", "gpu"]}]))
     assert [each.status for each in found] == ["ok", "ok", "ok"]
-    asked = [line for line in (tmp_path / "bin/asked").read_text().splitlines() if "sbatch" in line]
-    for option in ("-p main", "-t 600", "--mem 4000", "--gpus=2", "--cpus-per-task=8", "--signal"):
-        assert option in asked[0]
-    assert all("--test-only" in line for line in asked)
-    assert len(asked) == 2
+    lines = [line for line in (tmp_path / "bin/asked").read_text().splitlines() if "sbatch" in line]
+    assert [line.split()[2] for line in lines] == ["main", "gpu"]
+    assert all("--test-only" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("resources", "said"),
-    [
-        ({}, "allocation failure: Requested node configuration is not available"),
-        # The executor refuses these before SLURM is asked.
-        ({"slurm_extra": "--mem=4G"}, "memory"),
-        ({"gpu_model": "nvidia_a100-sxm4"}, "Invalid GPU model"),
-    ],
-)
-def test_a_refusal_is_told_in_its_own_words(
-    tmp_path: Path, slurm: Callable[..., None], resources: dict[str, Any], said: str
-) -> None:
+def test_a_refusal_is_told_in_its_own_words(slurm: Callable[..., None]) -> None:
     slurm(sbatch=(1, "allocation failure: Requested node configuration is not available"))
-    check = doctor.check_request(Request("train", 1, JOB | resources), profile(tmp_path).options)
+    check = doctor.check_request(TRAIN)
     assert check.status == "error"
-    assert said in check.message
+    assert "Requested node configuration" in check.message
     assert "train" in check.advice
 
 
@@ -222,7 +183,7 @@ def test_limits_that_sbatch_does_not_tell(
     slurm: Callable[..., None], limit: str, errors: int
 ) -> None:
     slurm(sinfo=(0, limit))
-    found = list(doctor.check_partitions(Request("train", 1, JOB)))
+    found = list(doctor.check_partitions(TRAIN))
     assert [each.status for each in found] == ["error"] * errors
 
 
@@ -230,11 +191,10 @@ def test_without_slurm(
     tmp_path: Path, slurm: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm(scontrol=(1, "Slurmctld(primary) at host is DOWN"))
-    requests = [Request("train", 1, JOB)]
-    (found,) = doctor.check_slurm(requests, SimpleNamespace())
+    (found,) = doctor.check_slurm([TRAIN])
     assert (found.status, found.message) == ("error", "Slurmctld(primary) at host is DOWN")
     monkeypatch.setenv("PATH", str(tmp_path))
-    (found,) = doctor.check_slurm(requests, SimpleNamespace())
+    (found,) = doctor.check_slurm([TRAIN])
     assert "sbatch" in found.message
 
 
@@ -319,4 +279,4 @@ def test_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / "quick" / "runs" / run
         folder.mkdir(parents=True)
         (folder / "result.json").touch()
-    assert doctor.check_space(study, tmp_path, os.cpu_count() or 1).status == "ok"
+    assert doctor.check_space(study, tmp_path, 2).status == "ok"

@@ -31,7 +31,7 @@ from tests.run.test_stops import PATIENCE_S, spawn, wait_for_epochs
 from tests.workflow.conftest import ROOT, TINY
 from tests.workflow.ended import end
 from workflow.state import RunState, States, clock, pace_of, read_state
-from workflow.status import Overview, cell, entries, show, status, summary
+from workflow.status import Overview, Watch, cell, entries, show, status, summary
 
 HOUR = 3600.0
 EPOCHS = 4
@@ -77,9 +77,7 @@ def study_of(folder: Path, *runs: tuple[str, float, int]) -> Study:
 
 
 def overview_of(folder: Path, study: Study) -> Overview:
-    found = entries(study)
-    states = States(folder / "mine" / "runs", {entry.run: entry.epochs for entry in found})
-    return Overview("Mine", folder / "mine", found, states.read())
+    return Watch(study, folder / "mine").look()
 
 
 def shown(results: Path, *arguments: str, scale: str | Path = "mine") -> str:

@@ -1,8 +1,7 @@
-"""The folder of a study: its lease, its receipts, the configurations of its runs, the progress."""
+"""The folder of a study: its lease, its receipts, the configurations of its runs."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from acdc.run.result import FailedResult, write_result
 from study.model import Study
 from study.resolve import load
 from tests.workflow.conftest import TINY
-from workflow.reproduce import Progress
 from workflow.suite import SoleSuite, drop_receipts, failed, write_configs
 
 
@@ -139,17 +137,3 @@ def test_configurations_are_written_once(study: Study, tmp_path: Path) -> None:
     written[run].parent.touch()
     with pytest.raises(RunDirectoryError, match=run):
         write_configs(tmp_path, study.runs)
-
-
-def test_progress_counts_images_and_retries(study: Study, tmp_path: Path) -> None:
-    runs = [name for name, run in study.runs.items() if run.images]
-    names = {name: study.runs[name] for name in runs[:2]}
-    part = dataclasses.replace(study, runs=names, experiments=())
-    end(part, tmp_path, runs[0], "failed")
-    progress = Progress(part, tmp_path)
-    now = progress.measure()
-    assert (now.done, now.ended, now.running) == (0, 0, 0)
-    # A new result, which is a failure again.
-    os.utime(tmp_path / "runs" / runs[0] / "result.json", ns=(1, 1))
-    now = progress.measure()
-    assert (now.done, now.ended) == (pytest.approx(0.5), 1)

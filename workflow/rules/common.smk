@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from acdc.messages import config_error
 from acdc.errors import ConfigError, SuiteError
 from theory.layout import WITHOUT_FIGURE
-from workflow import signals, slurm, suite
+from workflow import signals, site, slurm, suite
 from study import resolve
 
 # The process that holds the study's folder for this Snakemake, if another one does.
@@ -225,10 +225,23 @@ onerror:
 
 
 @atexit.register
-def print_cost():
-    """End a dry run with its cost, the last thing that is read."""
+def conclude_dry_run():
+    """End a dry run with its cost, the last thing that is read, or leave the site for doctor."""
     planning = workflow.is_main_process and workflow.dryrun and not REFUSED
-    if planning and workflow.dag is not None:
+    if not planning or workflow.dag is None:
+        return
+    if site.REPORT in os.environ:
+        jobs = list(workflow.dag.needrun_jobs(exclude_finished=False))
+        jobs = [
+            job
+            for rule in (*TRAINING, "theory")
+            for job in jobs
+            if job.rule.name == rule
+        ]
+        about = {"study": (SCALE, config.get("seeds"), EXPERIMENTS), "results": RESULTS_FOLDER}
+        about["data"] = os.environ.get("ACDC_DATA")
+        site.write_site(config, jobs, os.environ[site.REPORT], **about)
+    else:
         from workflow.cost import closing_lines
 
         lines = closing_lines(STUDY, Path(RESULTS_FOLDER), planned_runs())
