@@ -38,7 +38,9 @@ rule trained:
 
 
 # One of the largest jobs of each kind, of which acdc doctor asks whether SLURM would accept it.
-_LARGEST = {STUDY.gpus[job]: job for job in sorted(JOBS, key=lambda job: len(JOBS[job]))}
+_LARGEST = {
+    STUDY.gpus[job]: job for job in sorted(JOBS, key=lambda job: len(JOBS[job]))
+}
 
 
 rule requests:

@@ -33,6 +33,9 @@ from theory.layout import EXPERIMENTS
 FOLDER = Path(__file__).resolve().parents[1] / "workflow"
 """Where the suite's own scales and experiments are."""
 
+LARGEST = 1000
+"""Of the numbers that ``--config`` takes: seeds per row, runs per job, GPUs per node."""
+
 # Tasks that no scale has a substitute for yet; an experiment that needs one has the key awaits.
 AWAITED_TASKS = ("wikitext103-transformer_xl",)
 
@@ -91,13 +94,13 @@ def find_scale(name: str) -> Path:
 
 
 def whole_number(value: Any, key: str) -> int:
-    """Return a value that has to be a whole number from 1 on.
+    """Return a value that has to be a whole number from 1 to ``LARGEST``.
 
     Raises:
         ConfigError: it is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise config_error(key, value, "not a whole number from 1 on", "1 or more")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        raise config_error(key, value, "out of range", f"a whole number from 1 to {LARGEST}")
     return value
 
 

@@ -117,46 +117,33 @@ class Speeds:
                 runs[work.device] += len(rates)
         return runs.most_common(1)[0][0] if runs else DEFAULT_GPU
 
-    def images_per_second(self, work: Work) -> float:
-        """Return the median measured speed, else one that is derived from the device's peak.
+    def images_per_second(self, work: Work) -> tuple[float, str]:
+        """Return the median measured speed, else one derived from the device's peak, and its basis.
 
         On a device without a known peak, other networks are assumed to reach the FLOP/s that were
         measured there.
         """
         if work in self.rates:
-            return statistics.median(self.rates[work])
+            found = self.rates[work]
+            return statistics.median(found), f"measured (median of {len(found)} runs)"
         gpu = gpu_name(work.device)
         if gpu is not None:
-            return 1e12 * UTILISATION * _peak(gpu, work.precision) / work.flops
+            peak = PEAKS[gpu].get(work.precision, PEAKS[gpu]["fp32"])
+            basis = f"assumed {100 * UTILISATION:.0f} % of {peak:g} TFLOP/s"
+            return 1e12 * UTILISATION * peak / work.flops, basis
         measured = [
             rate * other.flops
             for other, rates in self.rates.items()
             if other.device == work.device
             for rate in rates
         ]
-        return statistics.median(measured) / work.flops
-
-    def basis(self, work: Work) -> str:
-        """Return where a speed comes from, in words."""
-        what = f"{work.model} on {work.dataset}, {work.precision}, {work.device}"
-        rate = f"{self.images_per_second(work):,.0f} images/s"
-        if work in self.rates:
-            return f"{what}: {rate}, measured (median of {len(self.rates[work])} runs)"
-        gpu = gpu_name(work.device)
-        if gpu is None:
-            return f"{what}: {rate}, estimated from other networks there"
-        peak = _peak(gpu, work.precision)
-        return f"{what}: {rate}, assumed {100 * UTILISATION:.0f} % of {peak:g} TFLOP/s"
+        return statistics.median(measured) / work.flops, "estimated from other networks there"
 
 
 def gpu_name(device: str) -> str | None:
     """Return the name in ``PEAKS`` of a device such as ``NVIDIA A100-SXM4-80GB``, if it has one."""
     words = re.findall(r"[a-z]+ ?\d+(?: ?ti| ?super)?", device.lower())
     return next((name for word in words if (name := word.replace(" ", "")) in PEAKS), None)
-
-
-def _peak(gpu: str, precision: str) -> float:
-    return PEAKS[gpu].get(precision, PEAKS[gpu]["fp32"])
 
 
 def checkpoint_bytes(run: Run) -> int:
@@ -249,13 +236,18 @@ def estimate(study: Study, results: Path, gpu: str | None = None) -> Estimate:
         lines.append(line(experiment.id, runs, new, experiment.awaits))
         new -= set(runs)
     total = line(study.scale.name, study.runs, set(study.runs))
-    basis = tuple(speeds.basis(work._replace(device=device)) for work in works)
+    found = {work: speeds.images_per_second(work._replace(device=device)) for work in works}
+    basis = tuple(
+        f"{w.model} on {w.dataset}, {w.precision}, {device}: {rate:,.0f} images/s, {why}"
+        for w, (rate, why) in found.items()
+    )
     return Estimate(tuple(lines), total, costs, device, basis)
 
 
 def _cost(run: Run, device: str, speeds: Speeds) -> Cost:
     work = Work.of(run.config, device)
-    gpu_hours = run.images / speeds.images_per_second(work) / 3600
+    rate, _ = speeds.images_per_second(work)
+    gpu_hours = run.images / rate / 3600
     return Cost(1, run.images * work.flops, gpu_hours, kept_bytes(run))
 
 

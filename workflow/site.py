@@ -57,11 +57,11 @@ def plan(profile: str, **config: str | Path | None) -> Site:
     return site
 
 
-def write_site(config: Mapping[str, Any], jobs: Iterable[Any], path: str, **more: Any) -> None:
+def write_site(settings: Mapping[str, Any], jobs: Iterable[Any], path: str, **more: Any) -> None:
     """Write what a dry run knows of a site.
 
     Args:
-        config: the workflow's configuration.
+        settings: of the workflow.
         jobs: planned in the dry run that SLURM would run.
         path: of the file.
         more: is written, too.
@@ -71,7 +71,7 @@ def write_site(config: Mapping[str, Any], jobs: Iterable[Any], path: str, **more
 
     # What Snakemake itself has made of the profile; it keeps nothing of SLURM in a dry run.
     _, options = parse_args(sys.argv[1:])
-    extra = str(config.get("slurm_extra") or "")
+    extra = settings.get("slurm_extra", "")
     wanted = {
         "retries": options.retries,
         "keep-going": options.keep_going,
@@ -83,7 +83,7 @@ def write_site(config: Mapping[str, Any], jobs: Iterable[Any], path: str, **more
     }
     requests: dict[str, Request] = {}
     if options.executor == "slurm":
-        settings = ExecutorPluginRegistry().get_plugin("slurm").get_settings(options)
+        executor = ExecutorPluginRegistry().get_plugin("slurm").get_settings(options)
         rules: dict[str, list[Any]] = {}
         for job in jobs:
             rules.setdefault(job.rule.name, []).append(job)
@@ -91,7 +91,7 @@ def write_site(config: Mapping[str, Any], jobs: Iterable[Any], path: str, **more
             # Jobs of a group follow one another in one job of SLURM.
             together = min((options.group_components or {}).get(alike[0].group, 1), len(alike))
             for job in sorted(alike, key=lambda job: job.resources.get("runtime", 0)):
-                found = _request(job, settings, together)
+                found = _request(job, executor, together)
                 requests[found["name"]] = found
     site = {
         "slurm": options.executor == "slurm",
@@ -103,7 +103,7 @@ def write_site(config: Mapping[str, Any], jobs: Iterable[Any], path: str, **more
     Path(path).write_text(json.dumps(site | more))
 
 
-def _request(job: Any, settings: Any, together: int) -> Request:
+def _request(job: Any, executor: Any, together: int) -> Request:
     """Return what a job asks SLURM for, and others of its kind that follow it."""
     from snakemake.iocontainers import ResourceList
 
@@ -120,12 +120,12 @@ def _request(job: Any, settings: Any, together: int) -> Request:
         "partitions": str(resources.get("slurm_partition", "")),
     }
     try:
-        return {**request, "command": _sbatch(stand_in, rule, settings)}
+        return {**request, "command": _sbatch(stand_in, rule, executor)}
     except Exception as error:
         return {**request, "refusal": " ".join(str(error).split())}
 
 
-def _sbatch(job: Any, rule: str, settings: Any) -> list[str]:
+def _sbatch(job: Any, rule: str, executor: Any) -> list[str]:
     """Return the command with which the executor plugin submits a job, without a script."""
     from snakemake_executor_plugin_slurm import accounts, submit_string, utils, validation
 
@@ -141,5 +141,5 @@ def _sbatch(job: Any, rule: str, settings: Any) -> list[str]:
         "partition": f"-p {shlex.quote(str(partition))}" if partition else "",
         "workdir": None,
     }
-    call = submit_string.get_submit_command(job, params, settings)
+    call = submit_string.get_submit_command(job, params, executor)
     return shlex.split(call + utils.set_gres_string(job))

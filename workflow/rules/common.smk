@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from acdc.messages import config_error
 from acdc.errors import ConfigError, SuiteError
 from theory.layout import WITHOUT_FIGURE
-from workflow import signals, site, slurm, suite
+from workflow import settings, signals, site, slurm, suite
 from study import resolve
 
 # The process that holds the study's folder for this Snakemake, if another one does.
@@ -28,32 +28,20 @@ if not workflow.deployment_settings.deployment_method:
     shell.prefix(
         f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     )
-SETTINGS = ("scale", "seeds", "experiments", "results", "data", "pack")
-# Of the site, from its profile.
-SITE = ("gpus_per_node", "slurm_extra")
-# Criteria of the target "trained", which makes the runs that match all of them.
-CHOICES = ("experiment", "row", "method", "sparsity", "model", "dataset")
-CHOICE = {key: config[key] for key in CHOICES if key in config}
-# Snakemake parses what looks like a number.
-SCALE = str(config.get("scale", "smoke"))
-RESULTS_FOLDER = str(config.get("results", "results"))
-EXPERIMENTS = str(config["experiments"]) if "experiments" in config else None
-# The folder of the data sets; jobs inherit it.
-if "data" in config:
-    os.environ.update(ACDC_DATA=str(Path(str(config["data"])).absolute()))
 try:
-    for key in config:
-        if key not in SETTINGS + SITE + CHOICES:
-            known = SETTINGS + SITE + CHOICES
-            raise config_error(f"--config {key}", config[key], "unknown key", known)
+    SETTINGS = settings.read_settings(config, workflow.config_settings.config_args)
+    # Criteria of the target "trained".
+    CHOICE = {key: SETTINGS[key] for key in settings.CHOICES if key in SETTINGS}
+    SCALE, RESULTS_FOLDER = SETTINGS["scale"], SETTINGS["results"]
     # Runs at a time in a job; None: all seeds of a configuration, one after the other.
-    PACK = resolve.whole_number(config["pack"], "pack") if "pack" in config else None
-    GPUS_PER_NODE = resolve.whole_number(
-        config.get("gpus_per_node", 8), "gpus_per_node"
-    )
-    STUDY = resolve.load(SCALE, config.get("seeds"), EXPERIMENTS)
+    PACK = SETTINGS.get("pack")
+    RESOLVED = (SCALE, SETTINGS.get("seeds"), SETTINGS.get("experiments"))
+    # The folder of the data sets; jobs inherit it.
+    if "data" in SETTINGS:
+        os.environ.update(ACDC_DATA=str(Path(SETTINGS["data"]).absolute()))
+    STUDY = resolve.load(*RESOLVED)
     CHOSEN = STUDY.select(**CHOICE)
-    NODES = slurm.nodes(STUDY.gpus, GPUS_PER_NODE)
+    NODES = slurm.nodes(STUDY.gpus, SETTINGS["gpus_per_node"])
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -110,11 +98,6 @@ def theory_outputs(chosen):
     ]
 
 
-def study_folder(wildcards):
-    """Return the study's folder."""
-    return FOLDER
-
-
 def sources(*patterns):
     """Return files of the theory by pattern; its experiments follow their code."""
     return sorted(str(path) for each in patterns for path in Path("theory").glob(each))
@@ -139,7 +122,7 @@ def parents_of(wildcards):
 
 def slurm_extra(wildcards):
     """Return the site's options of sbatch; earlier jobs of the same runs have to end first."""
-    options = str(config.get("slurm_extra", ""))
+    options = SETTINGS.get("slurm_extra", "")
     if not options or not workflow.is_main_process:
         return options
     # Jobs of an earlier controller, which may have had other packs.
@@ -238,9 +221,9 @@ def conclude_dry_run():
             for job in jobs
             if job.rule.name == rule
         ]
-        about = {"study": (SCALE, config.get("seeds"), EXPERIMENTS), "results": RESULTS_FOLDER}
+        about = {"study": RESOLVED, "results": RESULTS_FOLDER}
         about["data"] = os.environ.get("ACDC_DATA")
-        site.write_site(config, jobs, os.environ[site.REPORT], **about)
+        site.write_site(SETTINGS, jobs, os.environ[site.REPORT], **about)
     else:
         from workflow.cost import closing_lines
 
