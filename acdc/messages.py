@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -60,7 +60,7 @@ def explain(error: ValidationError, schema: type[BaseModel], prefix: str = "") -
 
 
 def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) -> ConfigError:
-    location = [str(part) for part in item["loc"]]
+    location = [str(part) for part in item["loc"] if part != "[key]"]
     key = (prefix + ".".join(location)).removesuffix(".") or "the description"
     value, context = item["input"], item.get("ctx", {})
     given = shown(repr(value) if isinstance(value, str) else value)
@@ -88,17 +88,24 @@ def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) ->
 
 def _fields(schema: type[BaseModel], location: list[str]) -> dict[str, FieldInfo]:
     """Return the fields of the model at a location, none if there is no model."""
-    fields = dict(schema.model_fields)
-    for part in location:
-        annotation = fields[part].annotation if part in fields else None
-        models = (
-            option
-            for option in (annotation, *get_args(annotation))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        )
-        model = next(models, None)
+    fields, parts = dict(schema.model_fields), iter(location)
+    for part in parts:
+        model, contained = _model(fields[part].annotation if part in fields else None)
+        if contained:
+            next(parts, None)  # its index, or its key in a mapping
         fields = dict(model.model_fields) if model else {}
     return fields
+
+
+def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model in an annotation, if any, and whether a list or a mapping contains it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    for option in get_args(annotation):
+        model, contained = _model(option)
+        if model is not None:
+            return model, contained or get_origin(annotation) in (dict, list, tuple)
+    return None, False
 
 
 _SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
