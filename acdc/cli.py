@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -251,12 +252,13 @@ def pick_device(name: str | None) -> str:
                 "Exclude the node, or train on the CPU with --device cpu"
             )
         return "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise config_error("--device", name, "not available", there) from None
-    return name
+    gpus = range(torch.cuda.device_count())  # of CUDA_VISIBLE_DEVICES
+    there = ["cpu", *["cuda"][: len(gpus)], *(f"cuda:{i}" for i in gpus)]
+    with contextlib.suppress(RuntimeError):
+        if name in there:
+            torch.empty(0, device=name)
+            return name
+    raise config_error("--device", name, "not available", there)
 
 
 @cli.command()

@@ -150,7 +150,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--seeds", "1,1"], "--seeds"),
     (["--seeds", "1,x"], "--seeds"),
     (["--device", "cuda:99"], "--device"),
-    (["--device", "gpu"], "--device"),
+    *((["--device", name], "--device") for name in ("gpu", "meta", "cpu:3", "cuda:9", "mps", "")),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, split
-from acdc.data.spec import DatasetSpec, Location, not_found, roots
+from acdc.data.spec import DatasetSpec, Location, absence, not_found, roots
 from acdc.errors import DataError
 from acdc.vision import torchvision_module
 
@@ -29,9 +29,8 @@ def locate(spec: DatasetSpec) -> Location:
     folders = [parent / _FOLDERS[name] for root in roots() for parent in (root, root / name)]
     for folder in filter(Path.is_dir, folders):
         for file in _FILES[name]:
-            if not (folder / file).is_file():
-                missing = f"data file {folder / file} is missing; {_download(name, folder.parent)}"
-                return Location(folder, missing)
+            if absent := absence(folder / file):
+                return Location(folder, f"{absent}; {_download(name, folder.parent)}")
         return Location(folder)
     remedy = f"set ACDC_DATA to the folder that holds {_FOLDERS[name]}, or "
     return not_found(name, folders, remedy + _download(name, roots()[0]))

@@ -28,6 +28,7 @@ class Finding:
     sizes: Mapping[Split, int] = field(default_factory=dict)
     """Images of each split; empty unless the set is there."""
     verified: str = ""
+    remark: str = ""
     problem: str = ""
     """What is wrong and how to fix it."""
 
@@ -43,7 +44,7 @@ def examine(spec: DatasetSpec) -> Finding:
         images = spec.load()
     except DataError as error:
         return Finding("incomplete", place.folder, problem=str(error))
-    return Finding("there", place.folder, images.sizes, images.verified)
+    return Finding("there", place.folder, images.sizes, images.verified, images.remark)
 
 
 def require_known(names: Sequence[str]) -> None:
@@ -82,9 +83,9 @@ def check(names: tuple[str, ...]) -> None:
     headings = ["data set", "", images, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
     # Sets that share files share problems.
-    for problem in dict.fromkeys(finding.problem for finding in findings.values()):
-        if problem:
-            click.echo(f"\n{problem}")
+    for text in dict.fromkeys(f.problem or f.remark for f in findings.values()):
+        if text:
+            click.echo(f"\n{text}")
     unusable = [
         f"{name} is {finding.state}"
         for name, finding in findings.items()

@@ -80,14 +80,17 @@ def read(path: str, view: View, draw: Draw | None) -> np.ndarray:
         draw: of the random crop and flip; None: the centre.
 
     Raises:
-        DataError: the file is missing, truncated or not an image.
+        DataError: the file is missing, truncated, too large or not an image.
     """
     try:
         with Image.open(path) as file:
             file.load()
             image = file if file.mode == "RGB" else file.convert("RGB")  # which copies
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"data file {path} cannot be read as an image ({error})") from None
+    except Exception as error:  # of any kind, by Pillow's many readers
+        raise DataError(
+            f"data file {path} cannot be read as an image ({error}); restore it, or remove it and "
+            "correct the number of images of the data set"
+        ) from None
     if draw is None:
         return np.asarray(_centre(image, view))
     crop = draw_crop(*image.size, draw)

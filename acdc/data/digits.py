@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
-from acdc.data.spec import DatasetSpec, Location
+from acdc.data.spec import DatasetSpec, Location, absence
 
 _FILE = Path("datasets", "data", "digits.csv.gz")
 _SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
@@ -25,8 +25,8 @@ def locate(spec: DatasetSpec) -> Location:
             missing="dataset=digits: comes with scikit-learn, which is not installed; install it"
         )
     path = Path(package.origin).parent / _FILE
-    missing = None if path.exists() else f"data file {path} is missing; {_REINSTALL}"
-    return Location(path.parent, missing)
+    absent = absence(path)
+    return Location(path.parent, f"{absent}; {_REINSTALL}" if absent else None)
 
 
 def load(spec: DatasetSpec, folder: Path) -> ImageSet:

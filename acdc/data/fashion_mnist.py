@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
-from acdc.data.spec import DatasetSpec, Location, not_found, roots
+from acdc.data.spec import DatasetSpec, Location, absence, not_found, roots
 
 # sha256 of the uncompressed IDX content, so that neither compressor nor its settings matter.
 _TEST = {
@@ -63,9 +63,8 @@ def locate(spec: DatasetSpec) -> Location:
 
 def _location(folder: Path, checksums: dict[str, str], remedy: str) -> Location:
     for name, digest in checksums.items():
-        if not _path(folder, name).exists():
-            missing = f"data file {folder / name} is missing (sha256 {digest}); {remedy}"
-            return Location(folder, missing)
+        if absent := absence(_path(folder, name)):
+            return Location(folder, f"{absent} (sha256 {digest}); {remedy}")
     return Location(folder)
 
 

@@ -21,6 +21,7 @@ from acdc.errors import DataError
 
 _HELD_OUT_PER_CLASS = 10
 _SUFFIXES = (".jpeg", ".jpg", ".png")
+_NOT_CLASSES = ("__MACOSX", "@eaDir", "lost+found")
 _LAYOUT = "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
 
 
@@ -37,6 +38,8 @@ class Files:
     """File names within the folder of the class, (N,)."""
     labels: np.ndarray
     """Indices into the classes, (N,) as int64."""
+    ignored: tuple[str, ...] = ()
+    """Hidden folders and images, which desktops and notebooks leave behind."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,7 +101,9 @@ def load(spec: DatasetSpec, folder: Path) -> FolderSet:
     held_out = _held_out(train.labels)
     training, validation = train.part(~held_out), train.part(held_out)
     found = FolderSet(
-        training, validation, test, spec.image_size, spec.folders, verified="files counted"
+        *(training, validation, test, spec.image_size, spec.folders),
+        verified="files counted",
+        remark=_remark([*train.ignored, *test.ignored]),
     )
     for what, count, expected in (
         ("classes", len(train.classes), spec.classes),
@@ -112,7 +117,7 @@ def load(spec: DatasetSpec, folder: Path) -> FolderSet:
         if expected is not None and count != expected:
             raise DataError(
                 f"data folder {folder} is incomplete: it has {count} {what}, not {expected}; "
-                "unpack it again"
+                "unpack it again or correct its DatasetSpec"
             )
     return found
 
@@ -121,15 +126,18 @@ def list_files(folder: Path) -> Files:
     """Return the images below a folder, sorted by class and name.
 
     Raises:
-        DataError: the folder is missing, or has no classes or an empty one.
+        DataError: the folder has no classes or an empty one.
     """
-    try:
-        with os.scandir(folder) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise DataError(
-            f"data folder {folder} cannot be read ({error.strerror}); expected {_LAYOUT}"
-        ) from None
+    ignored: list[str] = []
+
+    def seen(entry: os.DirEntry[str]) -> bool:
+        hidden = entry.name.startswith(".") or entry.name in _NOT_CLASSES
+        if hidden:
+            ignored.append(entry.path)
+        return not hidden
+
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.name for entry in filter(seen, entries) if entry.is_dir())
     if not classes:
         raise DataError(f"data folder {folder} has no classes; expected {_LAYOUT}")
     names: list[bytes] = []
@@ -137,8 +145,8 @@ def list_files(folder: Path) -> Files:
     for name in classes:
         # Names alone: on some file systems a file's kind takes a system call.
         with os.scandir(folder / name) as files:
-            images = (file.name for file in files if file.name.lower().endswith(_SUFFIXES))
-            found = sorted(map(os.fsencode, images))
+            images = filter(lambda file: file.name.lower().endswith(_SUFFIXES), files)
+            found = sorted(os.fsencode(file.name) for file in filter(seen, images))
         if not found:
             raise DataError(
                 f"data folder {folder / name} has no images; expected {', '.join(_SUFFIXES)}"
@@ -146,16 +154,26 @@ def list_files(folder: Path) -> Files:
         names += found
         counts.append(len(found))
     labels = np.repeat(np.arange(len(classes)), counts)
-    return Files(folder, tuple(classes), np.array(names), labels)
+    return Files(folder, tuple(classes), np.array(names), labels, tuple(ignored))
+
+
+def _remark(ignored: list[str]) -> str:
+    if not ignored:
+        return ""
+    return f"hidden files and folders are ignored: {ignored[0]}, {len(ignored)} in all"
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
-    """Return which images are for validation, (N,) as bool."""
+    """Return which images are for validation, (N,) as bool.
+
+    Where every class has fewer than ten images, one of each class that has two or more.
+    """
     chosen = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(SPLIT_SEED)
     starts = np.searchsorted(labels, np.arange(labels[-1] + 2))
+    few = np.diff(starts).max() < 10
     for start, stop in pairwise(starts):
-        count = min(_HELD_OUT_PER_CLASS, (stop - start) // 10)
+        count = int(stop - start > 1) if few else min(_HELD_OUT_PER_CLASS, (stop - start) // 10)
         chosen[start + generator.permutation(stop - start)[:count]] = True
     return chosen
 

@@ -79,6 +79,8 @@ class Dataset(abc.ABC, Generic[ImagesT]):
 
     verified: str = field(default="nothing", kw_only=True)
     """What loading verified."""
+    remark: str = field(default="", kw_only=True)
+    """What else there is to know of the files."""
 
     @property
     def sizes(self) -> dict[Split, int]:
@@ -104,6 +106,7 @@ class Loader(abc.ABC):
         self.plan = plan
         self.sizes = images.sizes
         """Images of each split, over all ranks."""
+        self.remark = images.remark
 
     @abc.abstractmethod
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:

@@ -37,6 +37,17 @@ def not_found(name: str, folders: list[Path], remedy: str) -> Location:
     return Location(missing=f"dataset={name}: not found in {searched}; {remedy}")
 
 
+def absence(path: Path) -> str:
+    """Return how a file is not there, empty if it is."""
+    if path.is_file():
+        return ""
+    return f"data file {path} is " + ("a folder, not a file" if path.is_dir() else "missing")
+
+
+def _unreadable(error: OSError) -> str:
+    return f"data file {error.filename} cannot be read ({error.strerror}); check its permissions"
+
+
 @dataclass(frozen=True)
 class ClassFolders:
     """How images in files are read and normalised: one folder per class, see ``data/folder.py``."""
@@ -88,7 +99,10 @@ class DatasetSpec:
 
     def locate(self) -> Location:
         """Look for the files by name, without opening them."""
-        location: Location = self._module().locate(self)
+        try:
+            location: Location = self._module().locate(self)
+        except OSError as error:
+            return Location(missing=_unreadable(error))
         return location
 
     def missing(self) -> str | None:
@@ -104,7 +118,13 @@ class DatasetSpec:
         place = self.locate()
         if place.missing:
             raise DataError(place.missing)
-        dataset: Dataset[Any] = self._module().load(self, place.folder)
+        try:
+            dataset: Dataset[Any] = self._module().load(self, place.folder)
+        except OSError as error:
+            raise DataError(_unreadable(error)) from None
+        for split, images in dataset.sizes.items():
+            if not images:
+                raise DataError(f"data set {self.title} has no {split} images; it needs more")
         if self.relabelled:
             from acdc.data.memory import ImageSet, relabel
 

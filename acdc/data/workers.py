@@ -14,12 +14,14 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,9 +67,16 @@ class Workers:
         # One more, so that samples can be read while a training epoch is suspended.
         shape = (self.depth + 1, size, view.size, view.size, 3)
         memory = torch.empty(shape, dtype=torch.uint8)
-        self.batches: Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
+        try:
+            self.batches: Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
+            self.pool = ProcessPoolExecutor(count, _server(), _begin, (self.batches, view))
+        except (RuntimeError, OSError) as error:
+            raise WorkerError(
+                f"data workers: no {memory.nbytes >> 20} MiB of shared memory in /dev/shm "
+                f"({error}); provide more (docker run --shm-size=1g), or use fewer --workers or "
+                "smaller batches"
+            ) from None
         self.free = list(range(len(self.batches)))
-        self.pool = ProcessPoolExecutor(count, _server(), _begin, (self.batches, view))
         if device.type == "cuda":
             _lock(self.batches)
 
@@ -115,10 +124,16 @@ class Workers:
             self.free += mine
 
     def _submit(self, place: int, batch: Sequence[Request]) -> list[Future[None]]:
-        return [
-            self.pool.submit(_fill, place, first, batch[first : first + _TASK])
-            for first in range(0, len(batch), _TASK)
-        ]
+        # Processes are started here as they are needed. They would import the main module, though
+        # they need nothing of it, and a script without a guard would start to train again.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            return [
+                self.pool.submit(_fill, place, first, batch[first : first + _TASK])
+                for first in range(0, len(batch), _TASK)
+            ]
+        finally:
+            sys.modules["__main__"] = main
 
     def close(self) -> None:
         """Terminate the processes."""

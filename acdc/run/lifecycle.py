@@ -153,6 +153,8 @@ def _train(
     parent = _train_parent(config, options, reporter, ranks, stops) if newest is None else None
     policy = CheckpointPolicy(options.checkpoint_interval_s, options.checkpoint_share)
     state = TrainState(config, options.engine, ranks)
+    if state.loader.remark:
+        reporter.say(state.loader.remark)
     session = Session(state, files, policy, reporter, stops, started)
     result: FinishedResult | DivergedResult
     try:
