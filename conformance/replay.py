@@ -3,58 +3,79 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acdc.errors import SuiteError
-from conformance.formats import acdc, flops, gmp, rigl, soft_threshold, top_kast, woodfisher
+from conformance.formats import (
+    acdc,
+    flops,
+    gmp,
+    rigl,
+    soft_threshold,
+    top_kast,
+    traces,
+    woodfisher,
+)
 from conformance.vectors import Case
 
-
-class ConformanceError(SuiteError):
-    """There is nothing to replay, or a method does not agree with its original."""
-
-    exit_status = 1
-
-
-@dataclass(frozen=True)
-class Format:
-    """How the figures of a file are replayed."""
-
-    replay: Callable[[Any], Iterator[Case]]
-    sections: tuple[str, ...]
-    """Beginnings of the names of the sections that are replayed."""
-
-    def left_out(self, data: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the sections of a file that are not replayed, remarks not counted."""
-        return tuple(key for key in data if not key.startswith((*self.sections, *_REMARKS)))
-
-
-_REMARKS = ("format", "source", "note", "identity", "generator", "trajectory_note", "facts")
-
-FORMATS = {
-    "acdc_masks_schedules": Format(
-        acdc.masks_schedules,
-        ("percentile", "masks", "nm", "schedules", "cosine_lr_by_epoch", "momentum_reset"),
-    ),
-    "acdc_training_trace": Format(acdc.training_trace, ("setup", "trace", "kept_per_phase")),
-    "gmp": Format(
-        gmp.schedules_and_masks,
-        ("cubic_", "mask_update_steps", "woodfisher_schedule", "mask_rules_on_"),
-    ),
-    "rigl_update": Format(rigl.updates, ("cases",)),
-    "rigl_drop_fraction": Format(rigl.drop_fraction, ("values",)),
-    "distributions": Format(rigl.distributions, ("cases", "layers", "total_params")),
-    "small_distributions": Format(rigl.small_distributions, ("cases",)),
-    "str": Format(soft_threshold.cases, ("soft_threshold", "getSparsity", "threshold_trajectory")),
-    "top_kast": Format(top_kast.sets, ("cases", "torch_topkast_quantile_rule")),
-    "woodfisher": Format(woodfisher.blocks, ("cases",)),
-    # Every section is a network, but for the schedule's.
-    "flops": Format(flops.counts, ("",)),
+FORMATS: dict[str, Callable[[Any], Iterator[Case]]] = {
+    "acdc_masks_schedules": acdc.masks_schedules,
+    "acdc_training_trace": traces.acdc,
+    "gmp": gmp.schedules_and_masks,
+    "rigl_update": rigl.updates,
+    "rigl_drop_fraction": rigl.drop_fraction,
+    "rigl_training_trace": traces.rigl,
+    "distributions": rigl.distributions,
+    "small_distributions": rigl.small_distributions,
+    "str": soft_threshold.cases,
+    "top_kast": top_kast.sets,
+    "woodfisher": woodfisher.blocks,
+    "flops": flops.counts,
 }
+
+
+class Figures(dict[str, Any]):
+    """An object of a file; knows which of its keys were asked for."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        super().__init__(data)
+        self.used: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.used.add(key)
+        return super().get(key, default)
+
+    def values(self) -> list[Any]:  # type: ignore[override]
+        return [self[key] for key in self]
+
+    def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]
+        return [(key, self[key]) for key in self]
+
+
+def unused(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the keys and positions that lead to numbers which were not asked for."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from unused(item, (*path, number))
+    elif isinstance(value, Figures):
+        for key, item in dict.items(value):
+            if key in value.used:
+                yield from unused(item, (*path, key))
+            elif holds_numbers(item):
+                yield (*path, key)
+
+
+def holds_numbers(value: Any) -> bool:
+    """Return whether there is a number or a boolean in a value."""
+    items = dict.values(value) if isinstance(value, dict) else value
+    nested = isinstance(value, dict | list)
+    return any(map(holds_numbers, items)) if nested else isinstance(value, bool | int | float)
 
 
 @dataclass(frozen=True)
@@ -62,42 +83,38 @@ class Replay:
     """The cases of one file."""
 
     file: str
-    format: str
-    cases: tuple[Case, ...]
-    left_out: tuple[str, ...] = ()
-    """Sections of the file that are not replayed."""
+    format: str | None
+    """None if it is unknown."""
+    cases: tuple[Case, ...] = ()
+    left_out: tuple[tuple[str | int, ...], ...] = ()
+    """The keys and positions that lead to numbers which were not used."""
+    problem: str = ""
+    """Why the file cannot be replayed, or only its first cases; empty if it can."""
 
     @property
     def agrees(self) -> bool:
-        """Whether every case does, and there is one."""
-        return bool(self.cases) and all(case.agrees for case in self.cases)
+        """Whether every case does, there is one, and the file is whole."""
+        return bool(self.cases) and not self.problem and all(case.agrees for case in self.cases)
 
 
-def replay_file(path: Path) -> Replay | None:
-    """Return the replay of one file, or none where its format is unknown.
-
-    What cannot be read or replayed is a case that does not agree.
-    """
+def replay_file(path: Path) -> Replay:
+    """Return the replay of one file; raises nothing."""
+    format_ = None
+    cases: list[Case] = []
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return Replay(path.name, "unreadable", (_failed("the file", error),))
-    known = FORMATS.get(data.get("format", "")) if isinstance(data, dict) else None
-    if known is None:
-        return None
-    cases = tuple(_guarded(known.replay(data)))
-    return Replay(path.name, data["format"], cases, known.left_out(data))
-
-
-def _guarded(cases: Iterator[Case]) -> Iterator[Case]:
-    try:
-        yield from cases
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, SuiteError) as error:
-        yield _failed("what follows", error)
-
-
-def _failed(name: str, error: Exception) -> Case:
-    return Case(name, math.inf, 0.0, f"{type(error).__name__}: {error}")
+        data = json.loads(path.read_bytes(), object_hook=Figures)
+        named = data["format"] if isinstance(data, Figures) and "format" in data else None
+        if not isinstance(named, str) or named not in FORMATS:
+            return Replay(path.name, None)
+        format_ = named
+        for case in FORMATS[named](data):
+            cases.append(case)
+        return Replay(path.name, named, tuple(cases), tuple(unused(data)))
+    except Exception as error:  # a damaged file can raise anything
+        after = f" after case {cases[-1].name!r}" if cases else ""
+        words = " ".join(str(error).split())[:200]
+        problem = f"{path}: damaged{after} ({type(error).__name__}: {words})"
+        return Replay(path.name, format_, tuple(cases), problem=problem)
 
 
 def summary(replays: Sequence[Replay]) -> str:

@@ -1,30 +1,23 @@
-"""IST-DASLab/ACDC: thresholds and ties, masks, schedules, learning rates, training traces."""
+"""IST-DASLab/ACDC: thresholds and ties, masks, schedules, learning rates."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from acdc.config.recipe import warmup_cosine
-from acdc.config.run import RunConfig, parse_run
-from acdc.methods.contract import Context, SparseMethod
 from acdc.methods.optimizer import reset_momentum
 from acdc.methods.phases import PUBLISHED_SCHEDULES
 from acdc.models import MODELS
-from acdc.sparsity.layers import Layers, dense_layers, prunable_layers, prunable_weights
+from acdc.sparsity.layers import Layers, dense_layers, prunable_layers
 from acdc.sparsity.patterns import pattern_masks
 from acdc.sparsity.released import released_global_masks, released_layer_masks, strictly_above_masks
 from acdc.sparsity.selection import kth_largest
-from acdc.step import Step
-from acdc.training.optimizers import build_optimizer
 from baselines._ramps import updates_before_end
 from conformance.vectors import Case, compare, hashval
 
@@ -73,6 +66,8 @@ def _masks(case: Mapping[str, Any]) -> Iterator[Case]:
         masks = released_layer_masks(weights, dict.fromkeys(weights, level))
     for key, mask in case["masks"].items():
         yield compare(f"{name}: {key}", masks[key], mask)
+    if "n_total" in case:
+        yield compare(f"{name}: weights", sum(w.numel() for w in weights.values()), case["n_total"])
     if "n_kept" in case:
         yield compare(f"{name}: count", sum(m.sum() for m in masks.values()), case["n_kept"])
 
@@ -168,128 +163,3 @@ def _momentum_reset(case: Mapping[str, Any]) -> Case:
         optimizer.state[parameter]["momentum_buffer"],
         case["buffer_after_reset_with_grad_zeros"],
     )
-
-
-class _Trace:
-    """The network, the batches and the run of a training trace, from the text that sets them up."""
-
-    def __init__(self, setup: Mapping[str, Any], reset: bool) -> None:
-        pairs = re.findall(r"Linear\((\d+),(\d+)\)", setup["net"])
-        salt = int(re.findall(r"salts (\d+)", setup["net"])[0])
-        self.linear = [nn.Linear(int(a), int(b)).double() for a, b in pairs]
-        self.model = nn.Sequential(self.linear[0], nn.ReLU(), self.linear[1])
-        with torch.no_grad():
-            for number, parameter in enumerate(self.model.parameters()):
-                parameter.copy_(hashval(parameter.shape, salt + number))
-        self.batch_size = int(re.findall(r"x=hashval\(\((\d+),", setup["batch"])[0])
-        self.inputs = self.linear[0].in_features
-        self.input_salt = int(re.findall(r",(\d+)\+it\)", setup["batch"])[0])
-        factor, classes = re.findall(r"\((\d+)\*i\+it\)%(\d+)", setup["batch"])[0]
-        self.factor, self.classes = int(factor), int(classes)
-        self.batches = setup["steps_per_epoch"]
-        self.epochs = setup["epochs"]
-        self.config = self._config(setup, reset)
-
-    @staticmethod
-    def _config(setup: Mapping[str, Any], reset: bool) -> RunConfig:
-        number = r"([\d.]+(?:e-?\d+)?)"
-        found = re.findall(rf"lr {number} momentum {number} wd {number}", setup["optimizer"])[0]
-        lr, momentum, decay = (float(value) for value in found)
-        scope = setup.get("global_threshold", "")
-        switches = sorted([*setup["prune_epochs"], *setup["restore_epochs"]])
-        epochs = setup["epochs"]
-        bounds = [*([] if 0 in switches else [0]), *switches, epochs]
-        phases: list[tuple[str, int, int]] = [
-            ("sparse" if start in setup["prune_epochs"] else "dense", start, end)
-            for start, end in itertools.pairwise(bounds)
-        ]
-        if phases[-1][0] == "dense":
-            # A run of the suite has to end sparse; the trace ends before this phase begins.
-            phases.append(("sparse", epochs, epochs + 1))
-        return parse_run(
-            {
-                "model": "resnet8_s2",  # only named: the trace brings its own network and batches
-                "dataset": "digits",
-                "method": "acdc",
-                "sparsity": setup["sparsity"],
-                "epochs": phases[-1][2],
-                "settings": {
-                    "schedule": None,
-                    "phases": phases,
-                    "selection": "released",
-                    "distribution": "uniform" if "per layer" in scope else "global",
-                    "reset_momentum": reset,
-                },
-                "recipe": {
-                    "lr": lr,
-                    "momentum": momentum,
-                    "weight_decay": decay,
-                    "nesterov": bool(re.search("(?<!no )nesterov", setup["optimizer"])),
-                    "lr_schedule": "constant",
-                },
-            }
-        )
-
-    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        labels = [(self.factor * i + iteration) % self.classes for i in range(self.batch_size)]
-        inputs = hashval((self.batch_size, self.inputs), self.input_salt + iteration)
-        return inputs.double(), torch.tensor(labels)
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Train, and yield what the original wrote down after each step."""
-        weights = prunable_weights(self.model)
-        optimizer = build_optimizer(self.model, self.config.recipe)
-        layers = prunable_layers(self.model)
-        plan = replace(self.config.plan, layers=layers, batches_per_epoch=self.batches)
-        method: SparseMethod[Any] = self.config.method_class(plan)
-        method.setup(Context(weights, optimizer, _no_gradients))
-        for epoch in range(self.epochs):
-            method.epoch_start(Step(epoch, 0, self.batches))
-            for number in range(self.batches):
-                step = Step(epoch, number, self.batches)
-                inputs, labels = self.batch(step.iteration)
-                loss = nn.functional.cross_entropy(self.model(inputs), labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if method.before_step(step):
-                    optimizer.step()
-                method.after_step(step)
-                record: dict[str, Any] = {"loss": loss}
-                for key, layer in zip("ab", self.linear, strict=True):
-                    weight = layer.weight
-                    name = next(n for n, w in weights.items() if w is weight)
-                    record |= {
-                        f"{key}_w": weight,
-                        f"{key}_bias": layer.bias,
-                        f"{key}_mom": optimizer.state[weight]["momentum_buffer"],
-                        f"{key}_mask": method.masks.get(name, torch.ones_like(weight)),
-                    }
-                yield record
-
-
-def _no_gradients(*_arguments: object, **_options: object) -> Iterator[dict[str, Tensor]]:
-    raise ValueError("AC/DC asks for no gradients outside of training")
-
-
-def training_trace(data: Any) -> Iterator[Case]:
-    """Replay whole training runs step by step, in double precision: 1e-12.
-
-    Under torch 2 the released code's momentum reset does nothing, so that its trace as shipped is
-    ours with the option off.
-    """
-    for variant, steps in data["trace"].items():
-        trace = _Trace(data["setup"], reset=variant == "reset_effective")
-        wanted = {expected["it"]: expected for expected in steps}
-        for number, ours in enumerate(trace.records()):
-            for key, value in ours.items():
-                if key in wanted.get(number, {}):
-                    name = f"{variant}, step {number}: {key}"
-                    yield compare(name, value, wanted[number][key], 1e-12)
-    for variant, counts in data.get("kept_per_phase", {}).items():
-        trace = _Trace(data["setup"], reset=variant == "reset_effective")
-        kept: dict[int, int] = {}
-        for number, record in enumerate(trace.records()):
-            masks = [record["a_mask"], record["b_mask"]]
-            kept[number // trace.batches] = int(sum(mask.sum() for mask in masks))
-        ours_counts = [[epoch, count] for epoch, count in kept.items()]
-        yield compare(f"{variant}: weights kept by epoch", ours_counts, counts)

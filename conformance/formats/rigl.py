@@ -18,31 +18,47 @@ from conformance.vectors import Case, compare
 
 def distributions(data: Any) -> Iterator[Case]:
     """Replay sparsities per layer (1e-12) and numbers of zeros (exact) of whole networks."""
-    shapes = {layer["name"]: _to_torch(layer["shape_hwio"]) for layer in data["layers"]}
-    sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-    if "total_params" in data:
-        yield compare("weights in all", sum(sizes.values()), data["total_params"])
-    for case in data["cases"]:
-        power = case.get("erk_power_scale", 1.0)
-        name = f"{case['method']} at {case['default_sparsity']}"
-        name += f", power {power}" if power != 1 else ""
-        name += f", custom {case['custom']}" if case["custom"] else ""
-        ours = _sparsities(case["method"], shapes, case["default_sparsity"], case["custom"], power)
-        theirs = case["layer_sparsities"]
-        yield compare(f"{name}: sparsities", [ours[key] for key in theirs], theirs.values(), 1e-12)
-        zeros = {key: count_zeros(ours[key], sizes[key]) for key in ours}
-        if "n_zeros_by_floor" in case:
-            expected = case["n_zeros_by_floor"]
-            yield compare(f"{name}: zeros", [zeros[key] for key in expected], expected.values())
-        if "overall_sparsity_all_layers" in case:
-            overall = sum(zeros.values()) / sum(sizes.values())
-            expected = case["overall_sparsity_all_layers"]
-            yield compare(f"{name}: overall", overall, expected, 1e-12)
-        if "dense_layers" in case:
-            dense = {key for key in ours if ours[key] == 0}
-            expected = set(case["dense_layers"])
-            sizes_of = [len(dense), len(dense | expected)]
-            yield compare(f"{name}: dense layers", sizes_of, [len(expected)] * 2)
+    for network, figures in data.get("networks", {"": data}).items():
+        shapes = {layer["name"]: _to_torch(layer["shape_hwio"]) for layer in figures["layers"]}
+        sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+        prefix = f"{network}, " if network else ""
+        for layer in figures["layers"]:
+            if "n" in layer:
+                name = f"{prefix}weights of {layer['name']}"
+                yield compare(name, sizes[layer["name"]], layer["n"])
+        if "total_params" in figures:
+            yield compare(f"{prefix}weights in all", sum(sizes.values()), figures["total_params"])
+        for case in figures["cases"]:
+            yield from _distribution(prefix, shapes, sizes, case)
+
+
+def _distribution(
+    prefix: str,
+    shapes: Mapping[str, Sequence[int]],
+    sizes: Mapping[str, int],
+    case: Mapping[str, Any],
+) -> Iterator[Case]:
+    power = case.get("erk_power_scale", 1.0)
+    name = f"{prefix}{case['method']} at {case['default_sparsity']}"
+    name += f", power {power}" if power != 1 else ""
+    name += f", custom {case['custom']}" if case["custom"] else ""
+    ours = _sparsities(case["method"], shapes, case["default_sparsity"], case["custom"], power)
+    theirs = case["layer_sparsities"]
+    yield compare(f"{name}: sparsities", [ours[key] for key in theirs], theirs.values(), 1e-12)
+    zeros = {key: count_zeros(ours[key], sizes[key]) for key in ours}
+    if "n_zeros_by_floor" in case:
+        expected = case["n_zeros_by_floor"]
+        yield compare(f"{name}: zeros", [zeros[key] for key in expected], expected.values())
+    if "overall_sparsity_all_layers" in case:
+        overall = sum(zeros.values()) / sum(sizes.values())
+        expected = case["overall_sparsity_all_layers"]
+        yield compare(f"{name}: overall", overall, expected, 1e-12)
+    if "dense_layers" in case:
+        dense = {key for key in ours if ours[key] == 0}
+        listed = set(case["dense_layers"])
+        yield compare(
+            f"{name}: dense layers", [key in listed for key in ours], [key in dense for key in ours]
+        )
 
 
 def small_distributions(data: Any) -> Iterator[Case]:
@@ -96,5 +112,7 @@ def updates(data: Any) -> Iterator[Case]:
         yield compare(f"{case['name']}: mask", updated, tensor("out_mask"))
         yield compare(f"{case['name']}: weights", weight, tensor("out_weights"))
         yield compare(f"{case['name']}: momentum", momentum, tensor("out_momentum"))
+        if "n_active_before" in case:
+            yield compare(f"{case['name']}: active before", mask.sum(), case["n_active_before"])
         if "n_active_after" in case:
             yield compare(f"{case['name']}: active", updated.sum(), case["n_active_after"])

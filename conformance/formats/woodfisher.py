@@ -28,6 +28,10 @@ def _block(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
     gradients = _tensor(case["G"], (count, size))
     weight = _tensor(case["w"], (size,))
     block_size = case["block"] if case["block"] > 0 else size
+    if "blocks" in case:
+        bounds = range(0, size, block_size)
+        blocks = [list(range(start, min(start + block_size, size))) for start in bounds]
+        yield compare(f"{name}: blocks", blocks, case["blocks"])
     inverse = InverseFisher(weight, count, block_size, case["damp"])
     for gradient in gradients:
         inverse.add(gradient)
