@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from acdc.run.reader import RunRecord, read_run
-from acdc.run.result import DivergedResult, Evaluation, FailedResult, FinishedResult
+from acdc.run.result import CertifiedLayer, DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
 from study.model import Run
 
@@ -120,6 +120,8 @@ class Tables:
     """The lines of all journals: epochs, and events (prune, restore, update, resume)."""
     problems: tuple[str, ...] = ()
     """Files that cannot be read, one sentence each."""
+    layers: Mapping[str, tuple[CertifiedLayer, ...]] = field(default_factory=dict)
+    """The layers of each run's own product after the last epoch, from its certificate."""
 
     @functools.cached_property
     def by_run(self) -> dict[str, list[RunRow]]:
@@ -166,6 +168,7 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
     rows: list[RunRow] = []
     journal: list[dict[str, Any]] = []
     problems: list[str] = []
+    layers = {}
     for name, run in runs.items():
         record = read_run(folder / "runs" / name)
         # Without the path of the study, so that a copy of it makes the same tables.
@@ -178,7 +181,10 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         if mine[0].status != "missing":
             identity = {"run": name, "seed": run.config["seed"]}
             journal += [identity | _flat(line) for line in record.journal.lines]
-    return Tables(tuple(rows), tuple(journal), tuple(problems))
+        if isinstance(record.result, FinishedResult):
+            certificate = record.result.products[record.result.primary].last.certificate
+            layers[name] = certificate.layers if certificate else ()
+    return Tables(tuple(rows), tuple(journal), tuple(problems), layers)
 
 
 def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> Iterator[RunRow]:

@@ -48,10 +48,14 @@ class Model:
     outcomes: tuple[Outcome, ...]
     """By seed."""
 
+    def values(self, value: Callable[[RunRow], float], which: str = "last") -> dict[int, float]:
+        """Return a value of each run that finished and is not refused, by seed."""
+        return {each.seed: value(getattr(each, which)) for each in self.outcomes if each.last}
+
     def mean(self, value: Callable[[RunRow], float], which: str = "last") -> Summary:
         """Return the mean of a value over the runs that finished and are not refused."""
         counts = Counter(outcome.status for outcome in self.outcomes)
-        values = [value(getattr(each, which)) for each in self.outcomes if each.last]
+        values = list(self.values(value, which).values())
         return summarise(values, **{status: counts[status] for status in text.LEFT_OUT})
 
     def averaged(self) -> list[RunRow]:
@@ -181,7 +185,7 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
         columns: names of the table's columns; none for a row of a figure.
         tables: the runs, of which only the row's own are used.
     """
-    models = _models(row, tables)
+    models = models_of(row, tables)
     shown = _shown(row, columns, models)
     own = models.get("row", Model(()))
     paper = (paper_values(row.paper) or None) if row.paper else None
@@ -210,7 +214,7 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
     )
 
 
-def _models(row: Row, tables: Tables) -> dict[Source, Model]:
+def models_of(row: Row, tables: Tables) -> dict[Source, Model]:
     """Return the models that a row has; none where it has no runs."""
     models: dict[Source, Model] = {}
     if row.runs:
@@ -294,13 +298,17 @@ def _accuracy(record: RunRow) -> float:
 
 def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
     """Return the mean of a column over a row's runs; no runs where it has no such model."""
-    field = column.field
-    if field is None or column.source not in models:
+    if column.field is None or column.source not in models:
         return NOTHING
+    return models[column.source].mean(value_of(column, row))
+
+
+def value_of(column: Column, row: Row) -> Callable[[RunRow], float]:
+    """Return the function of a run's record that a column shows of a row; one with a field."""
     epochs = row.task.epochs if row.task else row.epochs
 
     def value(record: RunRow) -> float:
-        number = _number(record, field)
+        number = _number(record, str(column.field))
         if column.over:
             whole = _number(record, column.over)
             # Rows that train longer are compared with dense training for the task's epochs.
@@ -308,7 +316,7 @@ def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
             number /= whole / record.epochs * epochs if is_training else whole
         return PERCENT * number if column.form == "percent" else number
 
-    return models[column.source].mean(value)
+    return value
 
 
 def _cell(

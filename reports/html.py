@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from acdc.run.reader import read_run
 from acdc.run.sources import staleness
 from reports import chapter, encoding, statements, text
 from reports.aggregate import RunRow, Tables
+from reports.claims import Judgement, counts
 from reports.findings import findings
 from reports.source import Source, build_table, draw_figure
 from reports.statistics import Summary
@@ -72,8 +73,13 @@ _LEGENDS = {
 _LINES = "Lines: means over seeds; bands: one sample standard deviation."
 
 
-def report(source: Source) -> str:
-    """Return the page as HTML: no scripts, no requests, a function of the results and the code."""
+def report(source: Source, judgements: Sequence[Judgement] = ()) -> str:
+    """Return the page as HTML: no scripts, no requests, a function of the results and the code.
+
+    Args:
+        source: what it shows.
+        judgements: on the paper's claims, with which it opens.
+    """
     study, rows = source.study, source.tables.rows
     found = find(source.folder, study)
     theory = chapter.chapter(found) if found else []
@@ -97,6 +103,8 @@ def report(source: Source) -> str:
         progress=source.tables.progress(study.runs),
         tasks=dict.fromkeys(text.task(t) for e in study.experiments for t in e.tasks),
         facts=facts(source.tables, stale),
+        claims=_claims(judgements, sections),
+        counts=counts(judgements),
         sections=sections,
         missing=_missing([*sections, *figures.values()], found),
         findings=[(section, results) for section, results in compared if results],
@@ -115,6 +123,17 @@ def report(source: Source) -> str:
         requested=requested,
         table_of_statements=statements,
     )
+
+
+def _claims(
+    judgements: Iterable[Judgement], sections: Iterable[Section]
+) -> list[tuple[Section, list[Judgement]]]:
+    """Return the judgements on the claims about each experiment of the study, in its order."""
+    found = [
+        (section, [each for each in judgements if each.claim.experiment == section.experiment.id])
+        for section in sections
+    ]
+    return [(section, about) for section, about in found if about]
 
 
 def methods(study: Study) -> list[tuple[type[SparseMethod[Any]], tuple[Setting, ...]]]:

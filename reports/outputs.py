@@ -88,20 +88,23 @@ def write_statements(source: Source) -> list[Path]:
 
 
 def write_report(source: Source) -> list[Path]:
-    """Write the report's page, and its methods and theory for a paper."""
-    from reports import chapter
+    """Write the report's page and the verdicts on the claims; for a paper, methods and theory."""
+    from reports import chapter, claims
     from reports.encoding import render_latex
     from reports.html import methods, report
     from reports.theory import find
 
+    judged = claims.judge(claims.read_claims(), source.study, source.tables)
     theory = chapter.chapter(find(source.folder, source.study))
     parts = {
+        "claims.tex": claims.to_latex(judged),
+        "claims.csv": claims.to_csv(judged),
         "methods_appendix.tex": render_latex("methods.tex.j2", methods=methods(source.study)),
         "theory_chapter.tex": chapter.to_latex(theory),
     }
     return [
         *_write(source.out / "tables", parts),
-        *_write(source.out, {"report.html": report(source)}),
+        *_write(source.out, {"report.html": report(source, judged)}),
     ]
 
 

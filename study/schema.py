@@ -51,7 +51,7 @@ FINE_TUNING = {"acdc": "acdc_dense"}
 RESERVED = (
     *("all", "trained", "data", "train", "train_on_nodes", "study"),
     *("aggregate", "report", "track", "table", "figure", "theory", "theory_figure", "statements"),
-    *("runs", "epochs", "events", "methods_appendix", "theory_chapter"),
+    *("runs", "epochs", "events", "claims", "methods_appendix", "theory_chapter"),
 )
 
 # The keys that experiments of a kind require, and those that are optional.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -242,6 +244,12 @@ def _outputs(folder: Path) -> Iterator[str]:
     for what, path in paths:
         if path.exists():
             yield f"  {what:7} {path}"
+    claims = folder / "tables" / "claims.csv"
+    if claims.exists():
+        with claims.open(encoding="utf-8", newline="") as file:
+            found = Counter(line["verdict"] for line in csv.DictReader(file))
+        said = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
+        yield f"  {'claims':7} {said}, of {found.total()}"
     tracking, store = folder / "tracking.txt", folder / "mlflow.db"
     if tracking.exists():
         yield f"  {'MLflow':7} {tracking.read_text(encoding='utf-8').partition(chr(10))[0]}"

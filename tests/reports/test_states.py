@@ -370,7 +370,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_all_makes_what_the_commands_make(outputs: Path, copy: Path) -> None:
     """Also twice, and elsewhere without touching the study's own files."""
     made = digests(outputs)
-    assert len(made) == 6 + 6 * 3 + 2 + 3 * 3 + 1
+    assert len(made) == 6 + 6 * 3 + 2 + 2 + 3 * 3 + 1
     stamps = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     done = invoke("all", "--results", copy, "--out", copy / "partial")
     assert done.stderr == f"all {len(open_study(copy).study.runs)} runs\n"
@@ -390,7 +390,7 @@ def test_an_empty_study_has_every_file(copy: Path) -> None:
     done = invoke("all", "--results", copy)
     study = open_study(copy).study
     assert done.stderr == f"0 of {len(study.runs)} runs so far\n"
-    assert len(digests(copy)) == 6 + 6 * 3 + 2 + 3 * 3 + 1
+    assert len(digests(copy)) == 6 + 6 * 3 + 2 + 2 + 3 * 3 + 1
     with (copy / "tables" / "runs.csv").open(encoding="utf-8") as file:
         statuses = [(line["run"], line["status"]) for line in csv.DictReader(file)]
     assert statuses == [(name, "missing") for name in study.runs]

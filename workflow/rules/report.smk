@@ -5,7 +5,7 @@ REPORTS = [
     str(path)
     for package in ("reports", "study")
     for path in sorted(Path(package).rglob("*"))
-    if path.suffix in (".py", ".j2", ".css", ".csv")
+    if path.suffix in (".py", ".j2", ".css", ".csv", ".yaml")
 ]
 
 
@@ -111,7 +111,7 @@ use rule aggregate as statements with:
         arguments=["statements", "--results", FOLDER],
 
 
-# One self-contained page with all of it.
+# One self-contained page with all of it, which opens with the verdicts on the paper's claims.
 use rule aggregate as report with:
     input:
         f"{FOLDER}/tables/runs.parquet",
@@ -121,6 +121,7 @@ use rule aggregate as report with:
         REPORTS,
     output:
         f"{FOLDER}/report.html",
+        multiext(f"{FOLDER}/tables/claims", ".csv", ".tex"),
         f"{FOLDER}/tables/methods_appendix.tex",
         [f"{FOLDER}/tables/theory_chapter.tex"] * bool(THEORY),
     log:
