@@ -17,29 +17,24 @@ from acdc.data.spec import ClassFolders, DatasetSpec
 __all__ = ["DATASETS", "ClassFolders", "DatasetSpec"]
 
 
-def _fashion_mnist(title: str, training_images: int, source: str) -> DatasetSpec:
-    return DatasetSpec(
-        title=title,
-        channels=1,
-        image_size=28,
-        classes=10,
-        training_images=training_images,
-        module="acdc.data.fashion_mnist",
-        source=source,
-    )
-
-
-def _cifar(classes: int) -> DatasetSpec:
-    return DatasetSpec(
-        title=f"CIFAR-{classes}",
-        channels=3,
-        image_size=32,
-        classes=classes,
-        training_images=45_000,
-        module="acdc.data.cifar",
-        source=f"cifar{classes}",
-    )
-
+_FASHION_MNIST = DatasetSpec(
+    title="Fashion-MNIST",
+    channels=1,
+    image_size=28,
+    classes=10,
+    training_images=54_000,
+    module="acdc.data.fashion_mnist",
+    source="full",
+)
+_CIFAR10 = DatasetSpec(
+    title="CIFAR-10",
+    channels=3,
+    image_size=32,
+    classes=10,
+    training_images=45_000,
+    module="acdc.data.cifar",
+    source="cifar10",
+)
 
 DATASETS: dict[str, DatasetSpec] = {
     "digits": DatasetSpec(
@@ -52,15 +47,22 @@ DATASETS: dict[str, DatasetSpec] = {
         upright=True,
     ),
     **{
-        f"fashion_mnist_{images // 1000}k": _fashion_mnist(
-            f"Fashion-MNIST, {images:,} training images", images, "embedded"
+        name: replace(
+            _FASHION_MNIST,
+            title=f"Fashion-MNIST, {images:,} training images",
+            training_images=images,
+            source="embedded",
         )
-        for images in (1_000, 2_000, 4_000)
+        for name, images in (
+            ("fashion_mnist_1k", 1_000),
+            ("fashion_mnist_2k", 2_000),
+            ("fashion_mnist_4k", 4_000),
+            ("fashion_mnist_10k", 9_000),
+        )
     },
-    "fashion_mnist_10k": _fashion_mnist("Fashion-MNIST, 9,000 training images", 9_000, "embedded"),
-    "fashion_mnist": _fashion_mnist("Fashion-MNIST", 54_000, "full"),
-    "cifar10": _cifar(10),
-    "cifar100": _cifar(100),
+    "fashion_mnist": _FASHION_MNIST,
+    "cifar10": _CIFAR10,
+    "cifar100": replace(_CIFAR10, title="CIFAR-100", classes=100, source="cifar100"),
     "imagenet": DatasetSpec(
         title="ImageNet (ILSVRC 2012)",
         channels=3,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,7 +15,7 @@ from acdc.files import write_json
 from acdc.messages import config_error
 
 if TYPE_CHECKING:
-    from acdc.data.loader import Split
+    from acdc.data.loader import Dataset
 
 
 @dataclass(frozen=True)
@@ -25,33 +24,22 @@ class Finding:
 
     state: Literal["there", "incomplete", "missing"]
     folder: Path | None
-    sizes: Mapping[Split, int] = field(default_factory=dict)
-    """Images of each split; empty unless the set is there."""
-    verified: str = ""
-    remark: str = ""
     problem: str = ""
-    """What is wrong and how to fix it."""
+    """What is wrong and how to fix it, or else what there is to remark."""
+    images: Dataset[Any] | None = None
+    """The data set, if it is there."""
 
 
 def examine(spec: DatasetSpec) -> Finding:
     """Locate a data set, and load it if no file is missing."""
     place = spec.locate()
-    if place.missing is not None:
-        return Finding(
-            "incomplete" if place.folder else "missing", place.folder, problem=place.missing
-        )
+    if place.folder is None and place.missing:
+        return Finding("missing", None, place.missing)
     try:
         images = spec.load()
     except DataError as error:
-        return Finding("incomplete", place.folder, problem=str(error))
-    return Finding("there", place.folder, images.sizes, images.verified, images.remark)
-
-
-def require_known(names: Sequence[str]) -> None:
-    """Raise ConfigError unless all names are those of data sets."""
-    for name in names:
-        if name not in DATASETS:
-            raise config_error("dataset", name, "unknown dataset", DATASETS)
+        return Finding("incomplete", place.folder, str(error))
+    return Finding("there", place.folder, images.remark, images)
 
 
 @click.group("data")
@@ -61,31 +49,36 @@ def data_command() -> None:
 
 @data_command.command()
 @click.argument("names", nargs=-1)
-def check(names: tuple[str, ...]) -> None:
+@click.option(
+    "--manifest",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the number of images of each set as JSON, if all are usable.",
+)
+def check(names: tuple[str, ...], manifest: Path | None) -> None:
     """Show which data sets (default: all) are present and intact, and how to get the others.
 
     Verifies the checksums of sets held in memory and counts the files of image folders. Exit status
     3: a named set is missing, or any set is incomplete.
     """
-    require_known(names)
+    for name in names:
+        if name not in DATASETS:
+            raise config_error("dataset", name, "unknown dataset", DATASETS)
     findings = {name: examine(DATASETS[name]) for name in names or DATASETS}
-    rows = [
-        [
-            name,
-            finding.state,
-            " + ".join(f"{count:,}" for count in finding.sizes.values()),
-            finding.verified,
-            str(finding.folder or ""),
-        ]
-        for name, finding in findings.items()
-    ]
+    rows, sizes = [], {}
+    for name, found in findings.items():
+        counts, verified = "", ""
+        if found.images is not None:
+            sizes[name] = {"title": DATASETS[name].title, "images": found.images.sizes}
+            counts = " + ".join(f"{count:,}" for count in found.images.sizes.values())
+            verified = found.images.verified
+        rows.append([name, found.state, counts, verified, str(found.folder or "")])
     images = "images: training + validation + test"
     headings = ["data set", "", images, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
     # Sets that share files share problems.
-    for text in dict.fromkeys(f.problem or f.remark for f in findings.values()):
-        if text:
-            click.echo(f"\n{text}")
+    for problem in dict.fromkeys(finding.problem for finding in findings.values()):
+        if problem:
+            click.echo(f"\n{problem}")
     unusable = [
         f"{name} is {finding.state}"
         for name, finding in findings.items()
@@ -93,21 +86,5 @@ def check(names: tuple[str, ...]) -> None:
     ]
     if unusable:
         raise DataError(f"data sets: {', '.join(unusable)}; see above how to get them")
-
-
-@data_command.command()
-@click.argument("name")
-@click.option(
-    "--manifest",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the number of images as JSON.",
-)
-def verify(name: str, manifest: Path | None) -> None:
-    """Verify one data set."""
-    require_known([name])
-    spec = DATASETS[name]
-    images = spec.load()
-    counts = ", ".join(f"{count} {split}" for split, count in images.sizes.items())
-    click.echo(f"{name}: {spec.title}: {counts} images; verified: {images.verified}")
     if manifest is not None:
-        write_json(manifest, {name: {"title": spec.title, "images": images.sizes}})
+        write_json(manifest, sizes)

@@ -229,7 +229,7 @@ class FolderLoader(Loader):
             for mine in shares:
                 places = enumerate(chosen[mine].tolist(), mine.start)
                 yield [
-                    Request(files.path(number), None if key is None else Draw(key, at))
+                    (files.path(number), None if key is None else Draw(key, at))
                     for at, number in places
                 ]
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +42,8 @@ class WorkerError(DataError):
     recurs = False
 
 
-class Request(NamedTuple):
-    """An image to decode."""
-
-    path: str
-    draw: Draw | None
+Request = tuple[str, Draw | None]
+"""The path of an image to decode, and the draw of its crop."""
 
 
 class Workers:
@@ -190,8 +187,8 @@ def _exit_with_parent() -> None:
 
 def _fill(place: int, first: int, requests: Sequence[Request]) -> None:
     """Decode images into a batch, starting at position ``first``."""
-    for number, request in enumerate(requests, first):
-        _batches[place, number] = read(request.path, _view, request.draw)
+    for number, (path, draw) in enumerate(requests, first):
+        _batches[place, number] = read(path, _view, draw)
 
 
 def _lock(memory: Tensor) -> None:

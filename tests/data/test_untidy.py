@@ -149,6 +149,8 @@ def test_damaged_images_are_named(how: str, tmp_path: Path) -> None:
     try:
         with pytest.raises(DataError) as refusal:
             list(loader.training(0))
+        # The other files can still be read.
+        assert sum(len(labels) for _, labels in loader.evaluation("test")) == len(images.test)
     finally:
         loader.close()
     assert str(refusal.value).startswith(f"data file {path} cannot be read as an image (")

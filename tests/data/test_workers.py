@@ -28,25 +28,6 @@ def images(tmp_path: Path) -> FolderSet:
     return spec_of(make(tmp_path / "images")).load()
 
 
-def test_unreadable_files_are_named(images: FolderSet) -> None:
-    path = Path(images.training.path(11))
-    whole = path.read_bytes()
-    loader = images.loader(PLAN)
-    try:
-        for content in (whole[: len(whole) // 2], b"no image", b"", None):
-            path.unlink()
-            if content is not None:
-                path.write_bytes(content)
-            with pytest.raises(DataError) as refusal:
-                list(loader.training(0))
-            assert str(refusal.value).startswith(f"data file {path} cannot be read as an image (")
-            assert "\n" not in str(refusal.value)
-        # The other files can still be read.
-        assert sum(len(labels) for _, labels in loader.evaluation("test")) == len(images.test)
-    finally:
-        loader.close()
-
-
 @pytest.mark.parametrize("victims", [1, 2])
 def test_killed_workers(victims: int, images: FolderSet) -> None:
     loader = images.loader(replace(PLAN, workers=2))

@@ -19,7 +19,7 @@ rule data:
     conda:
         "../../environment.yml"
     shell:
-        "python -m acdc data verify {wildcards.dataset} --manifest {output:q} > {log:q} 2>&1"
+        "python -m acdc data check {wildcards.dataset} --manifest {output:q} > {log:q} 2>&1"
 
 
 rule train:
