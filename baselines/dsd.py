@@ -66,7 +66,7 @@ class DSD(SparseMethod[Settings]):
         Deviation(
             original="not stated: momentum of the weights that come back",
             ours="set to zero, as the weights are; the other weights keep theirs",
-            why="a weight that starts anew should not move by gradients from before",
+            why="a weight that starts again should not move by gradients from before",
         ),
     )
     products = ("dense", "sparse")

@@ -8,7 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acdc.methods.rewiring import DRAWS, FIXED_BATCHES, TIES, Rewiring, RewiringSettings
+from acdc.methods.rewiring import (
+    COSINE,
+    DRAWS,
+    FIXED_BATCHES,
+    LAST_LAYER,
+    OUTPUTS,
+    TIES,
+    Rewiring,
+    RewiringSettings,
+)
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
 from acdc.step import Step
 
@@ -25,7 +34,7 @@ class RigL(Rewiring[RewiringSettings]):
         "Evci, Gale, Menick, Castro, Elsen: Rigging the Lottery: Making All Tickets Winners. "
         "ICML 2020. Code: google-research/rigl at d39fc7d."
     )
-    deviations = (FIXED_BATCHES, DRAWS, TIES)
+    deviations = (FIXED_BATCHES, DRAWS, TIES, COSINE, LAST_LAYER, OUTPUTS)
     flops_formula = "(3 f_S dT + 2 f_S + f_D) / (dT + 1) (Evci et al. 2020, Appendix H)"
 
     def before_step(self, step: Step) -> bool:

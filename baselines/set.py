@@ -16,7 +16,15 @@ from torch import Tensor
 
 from acdc.messages import config_error
 from acdc.methods.contract import Deviation
-from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
+from acdc.methods.rewiring import (
+    COSINE,
+    DRAWS,
+    LAST_LAYER,
+    OUTPUTS,
+    TIES,
+    Rewiring,
+    RewiringSettings,
+)
 from acdc.sparsity.selection import top_k_mask
 from acdc.step import Step
 
@@ -64,6 +72,9 @@ class SET(Rewiring[Settings]):
     deviations = (
         DRAWS,
         TIES,
+        COSINE,
+        LAST_LAYER,
+        OUTPUTS,
         Deviation(
             original="the original draws each weight of the first mask by itself, with a "
             "probability that follows from epsilon = 20",

@@ -14,7 +14,15 @@ from pydantic import Field
 from torch import Tensor
 
 from acdc.methods.contract import Context, Deviation
-from acdc.methods.rewiring import DRAWS, TIES, Rewiring, RewiringSettings
+from acdc.methods.rewiring import (
+    COSINE,
+    DRAWS,
+    LAST_LAYER,
+    OUTPUTS,
+    TIES,
+    Rewiring,
+    RewiringSettings,
+)
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
 from acdc.sparsity.masks import Masks
 from acdc.step import Step
@@ -46,6 +54,9 @@ class SNFS(Rewiring[Settings]):
         ),
         DRAWS,
         TIES,
+        COSINE,
+        LAST_LAYER,
+        OUTPUTS,
     )
     flops_formula = "2 f_S + f_D (Evci et al. 2020, Appendix H)"
 

@@ -32,7 +32,7 @@ class SNIP(SparseMethod[Settings]):
     )
     deviations = (
         Deviation(
-            original="ranks one set of initial weights and trains another, drawn anew",
+            original="ranks one set of initial weights and trains another, drawn again",
             ours="ranks and trains the network's own initial weights",
             why="every method of a comparison starts from the same weights, and the paper's "
             "Algorithm 1 has only one set",

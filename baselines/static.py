@@ -8,7 +8,7 @@ drops and zeroes weak weights at times).
 from __future__ import annotations
 
 from acdc.methods.contract import Context, Deviation
-from acdc.methods.rewiring import SparseStart, SparseStartSettings
+from acdc.methods.rewiring import LAST_LAYER, OUTPUTS, SparseStart, SparseStartSettings
 from acdc.sparsity.apply import apply_masks
 
 
@@ -27,6 +27,8 @@ class Static(SparseStart[SparseStartSettings]):
             ours="weights outside the masks are zero",
             why="they never come into the forward pass",
         ),
+        LAST_LAYER,
+        OUTPUTS,
     )
 
     def setup(self, context: Context) -> None:

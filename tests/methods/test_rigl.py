@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from acdc.methods.phases import cosine_drop_fraction
-from acdc.sparsity.distributions import layer_sparsities
+from acdc.sparsity.distributions import erk_sparsities, layer_sparsities
 from acdc.sparsity.flops import LayerCost, layer_costs, step_flops
 from acdc.sparsity.layers import prunable_layers
 from acdc.step import Step
@@ -175,3 +175,14 @@ def test_resnet50_costs_what_the_original_counts() -> None:
         assert sparse / dense == pytest.approx(inference, abs=5e-5)
     # At the last of them, sparsity 0.9.
     assert training_flops(sparse, dense, 100) / (3 * dense) == pytest.approx(0.2456, abs=5e-5)
+
+
+def test_numbers_of_the_declared_deviations() -> None:
+    fraction = cosine_drop_fraction(5, 0.5, 15)
+    assert np.float32(fraction) - np.spacing(np.float32(fraction)) == np.float32(0.37499997)
+    assert [int(np.float32(16) * np.float32(f)) for f in (0.37499997, fraction)] == [5, 6]
+    densities = [
+        1 - erk_sparsities({"hidden": (1024, 1024, 1, 1), "last": last}, 0.9)["last"]
+        for last in ((1000, 1024), (1000, 1024, 1, 1))
+    ]
+    assert densities[0] / densities[1] == pytest.approx(1, abs=1e-3)
