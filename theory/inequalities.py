@@ -39,9 +39,7 @@ def exceeds(left: Tensor, right: Tensor, scale: Tensor | None = None) -> Tensor:
 def nearest_minimiser(problem: SineSquares, theta: Tensor) -> Tensor:
     """Return the squared distance to the nearest minimiser of F2, ||A^+ (A theta - b)||^2.
 
-    Args:
-        problem: instances (count,).
-        theta: (count, any, N).
+    Instances (count,) and theta (count, any, N) give (count, any).
     """
     residual = problem.residual(theta).mT
     gram = torch.eye(residual.shape[-2], dtype=torch.float64) + problem.tail @ problem.tail.mT
@@ -63,11 +61,9 @@ class Point:
         return self.theta - self.gradient
 
     def lemma2(self, gap: Tensor, moved: Tensor) -> Tensor:
-        """Return the right side of Lemma 2, a bound on f - f* at another point.
+        """Return the right side of Lemma 2, a bound on f - f* at theta', (instances, N).
 
-        Args:
-            gap: f(theta) - f*, (instances,).
-            moved: theta', (instances, N).
+        The gap is f - f* at theta, (instances,).
         """
         union = (self.theta != 0.0) | (moved != 0.0)
         return gap - 0.5 * _square(self.gradient, union) + 0.5 * _square(moved - self.y, union)
@@ -75,14 +71,14 @@ class Point:
     def lemma3(self, moved: Tensor, extra: Tensor, compared: Tensor, factor: float = 1.0) -> Sides:
         """Return both sides of Lemma 3, or of Corollary 2, for the hardest R.
 
-        R is any subset of S minus S' that is as large as S' minus S and X, and I is the
-        union of S, S' and X.
+        R is any subset of S minus S' that is as large as S' minus S and X, and I is the union of S,
+        S' and X.
 
         Args:
             moved: theta' = T_k(y).
             extra: X, masks (instances, N).
             compared: theta' in Lemma 3, theta* in Corollary 2.
-            factor: of the square on the right; 1, and 2 k* / (k + k*).
+            factor: of the square on the right; 1 in Lemma 3, 2 k* / (k + k*) in Corollary 2.
         """
         before, after = self.theta != 0.0, moved != 0.0
         union, dropped = before | after | extra, before & ~after

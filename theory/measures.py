@@ -12,9 +12,7 @@ ROUNDING = 1e-20
 def first_at_most(values: Tensor, level: Tensor | float) -> Tensor:
     """Return the first iteration at which a quantity is at most a level, NaN if there is none.
 
-    Args:
-        values: (iterations + 1, ...).
-        level: broadcasts to (...).
+    Values (iterations + 1, ...) and a level that broadcasts to (...) give (...).
     """
     reached = values <= level
     first = reached.to(torch.uint8).argmax(0).to(torch.float64)
@@ -22,14 +20,10 @@ def first_at_most(values: Tensor, level: Tensor | float) -> Tensor:
 
 
 def worst_ratio(values: Tensor, floor: Tensor | float = ROUNDING) -> Tensor:
-    """Return the largest ratio of successive values, over steps that start above a floor.
+    """Return the largest ratio of successive values, (iterations + 1, ...) to (...).
 
-    Args:
-        values: (iterations + 1, ...), at least 0.
-        floor: as a fraction of the first value; steps that start below it are skipped.
-
-    Returns:
-        (...), NaN where no step starts above the floor.
+    Steps that start below the floor, a fraction of the first value, are skipped; NaN where none is
+    left.
     """
     before, after = values[:-1], values[1:]
     counted = (before > floor * values[0]) & after.isfinite() & before.isfinite()

@@ -25,14 +25,8 @@ def gaussian(
 ) -> Gradient:
     """Return a gradient with Gaussian noise, equal in all coordinates of a support.
 
-    Its variance is sigma^2 at every theta, so that A1 holds with equality.
-
-    Args:
-        gradient: to which it is added.
-        sigma: square root of E||noise||^2 over all coordinates, by trial.
-        generator: of the noise.
-        support: the coordinates that have noise, a mask that broadcasts to (..., N); by default
-            all.
+    Its variance E||noise||^2 is sigma^2 at every theta, so that A1 holds with
+    equality. Sigma is by trial, the support a mask that broadcasts to (..., N), by default all.
 
     Raises:
         ValueError: sigma is negative or not finite, or a support is empty.
@@ -40,7 +34,6 @@ def gaussian(
     level = torch.as_tensor(sigma, dtype=torch.float64)
     if not bool(((level >= 0) & level.isfinite()).all()):
         raise ValueError(f"sigma = {sigma}: expected a finite number >= 0")
-
     if support is not None and not bool(support.any(-1).all()):
         raise ValueError("support: expected at least one coordinate with noise")
 

@@ -92,7 +92,7 @@ class Outcome:
             trials: number of independent trials.
             diverged: number of trials that diverged, or a mask of them.
             words: names in the claim's texts, beside the settings.
-            violations: number of violations, of a claim that something never happens.
+            violations: of a claim that something never happens.
         """
         counts = {"trials": trials, "violations": violations}
         counts["diverged"] = int(torch.as_tensor(diverged).sum())

@@ -38,7 +38,7 @@ class Theorem2:
         E D' <= (1 + sqrt(k*/k))^2 [(1 - alpha/beta) D + sigma^2 / beta^2]    for every k >= k*.
 
     The factor of D is below one only if k is large enough for the given beta/alpha; otherwise the
-    inequality is true but vacuous (`is_vacuous`). The theorem requires more,
+    inequality is true but vacuous. The theorem requires more,
     k >= 64 k* (beta/alpha)^2 (`meets_condition`), and then states the floors
     2 sigma^2 / (alpha beta) for E D and sigma^2 / alpha for E f - f*.
 
@@ -72,11 +72,6 @@ class Theorem2:
     def factor(self) -> Tensor:
         """Return the factor of D in the one-step bound."""
         return expansion(self.k_star, self.k) * (1.0 - self.alpha / self.beta)
-
-    @property
-    def is_vacuous(self) -> Tensor:
-        """Return whether the bound allows D to grow."""
-        return self.factor >= 1.0
 
     @property
     def enough(self) -> Tensor:

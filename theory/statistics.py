@@ -34,6 +34,9 @@ class Interval:
         return max(self.high - self.value, self.value - self.low)
 
 
+_UNKNOWN = Interval(math.inf, -math.inf, math.inf)
+
+
 def exact(value: float) -> Interval:
     """Return what was computed without a sample, and so has no spread."""
     return Interval(value, value, value)
@@ -52,23 +55,16 @@ def _finite(values: Values) -> Array | None:
 
 
 def mean(values: Values, seed: int = 0) -> Interval:
-    """Return the mean with its bootstrap interval (bias-corrected and accelerated, BCa).
+    """Return the mean of two or more values with its bootstrap interval (BCa; seeded resampling).
 
     Equal values have an interval of one point. Of twenty strongly skewed values it covers the mean
     in about 95 % of samples, not 99. A value that is not finite, as a diverged trial has, makes
     the mean and both ends infinite.
-
-    Args:
-        values: one for each trial, at least two.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: there are fewer than two values.
     """
     from scipy import stats
 
     if (sample := _finite(values)) is None:
-        return Interval(math.inf, -math.inf, math.inf)
+        return _UNKNOWN
     least, spread = float(sample.min()), float(np.ptp(sample))
     if spread == 0.0:
         return exact(least)
@@ -86,17 +82,14 @@ def mean(values: Values, seed: int = 0) -> Interval:
 
 
 def student_mean(values: Values) -> Interval:
-    """Return the mean with Student's interval, for fewer values than a bootstrap needs.
+    """Return the mean of two or more values with Student's interval, exact for normal ones.
 
-    Exact for normal values. A value that is not finite has the effect that it has on `mean`.
-
-    Raises:
-        ValueError: there are fewer than two values.
+    For fewer values than a bootstrap needs. One that is not finite has the effect it has on `mean`.
     """
     from scipy import stats
 
     if (sample := _finite(values)) is None:
-        return Interval(math.inf, -math.inf, math.inf)
+        return _UNKNOWN
     middle, error = float(sample.mean()), float(stats.sem(sample))
     wide = float(stats.t.ppf(0.5 + LEVEL / 2, len(sample) - 1)) * error
     return Interval(middle, middle - wide, middle + wide)
@@ -106,13 +99,9 @@ def geometric_mean(values: Values) -> Interval:
     """Return the geometric mean with Student's interval of the logarithms, for few ratios.
 
     A value that is not finite or not above 0 makes it unknown: infinite, as in `mean`.
-
-    Raises:
-        ValueError: there are fewer than two values.
     """
     sample = np.asarray(values, dtype=np.float64)
-    positive = np.where(sample > 0.0, sample, np.inf)
-    logs = student_mean(np.log(positive))
+    logs = student_mean(np.log(np.where(sample > 0.0, sample, np.inf)))
     return Interval(*(float(np.exp(each)) for each in (logs.value, logs.low, logs.high)))
 
 
@@ -138,11 +127,7 @@ def slope(x: Values, y: Values) -> Interval:
 
 
 def proportion(count: int, trials: int) -> Interval:
-    """Return a relative frequency with Clopper and Pearson's exact interval.
-
-    Raises:
-        ValueError: there are no trials.
-    """
+    """Return a relative frequency with Clopper and Pearson's exact interval; needs a trial."""
     from scipy import stats
 
     found = stats.binomtest(count, trials).proportion_ci(LEVEL, "exact")

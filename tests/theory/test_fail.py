@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
+from tests.theory.support import trap_design
 from theory.experiments import fail
 from theory.noise import stream
 from theory.outcome import Outcome
@@ -43,10 +44,7 @@ def test_the_largest_stuck_k(kappa: float, k: int) -> None:
 def test_the_largest_trap_holds_a_plain_loop_at_its_condition_number() -> None:
     k = 15
     kappa, w, rho = fail.least_kappa(k)
-    p = math.sqrt(w / k)
-    design = np.zeros((k + 1, k + 1))
-    design[0, 0], design[0, 1:] = rho, p
-    design[1:, 1:] = math.sqrt(1 - w / k) * np.eye(k)
+    design = trap_design(rho, w, k)
     values = np.linalg.eigvalsh(design.T @ design)
     assert values[-1] / values[0] == pytest.approx(kappa, rel=1e-9)
     start = np.zeros(k + 1)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import scipy.linalg
 import torch
@@ -16,20 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
+from tests.theory.support import Array, generator, normal
 from theory.iht import Trace, dense_phase, hard_threshold, iht, on_support
 from theory.problems.base import Gradient, sparse_vectors
 from theory.problems.quadratic import rotated_quadratics
-
-Array = npt.NDArray[np.float64]
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
-
 
 # T_k
 

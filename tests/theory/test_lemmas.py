@@ -24,26 +24,11 @@ def outcome() -> Outcome:
     return lemmas.run(SMALL)
 
 
-@pytest.mark.parametrize(
-    ("name", "verdict"),
-    [
-        ("lemma1", "holds"),
-        ("lemma1_tight", "holds"),
-        ("lemma1_below", "holds"),
-        ("lemma2", "holds"),
-        ("lemma3", "holds"),
-        ("corollary2", "holds"),
-        ("lemma4", "holds"),
-        ("lemma5_upper", "holds"),
-        ("lemma5_lower", "holds"),
-        ("lemma5_chosen", "does not hold"),
-        ("lemma6_scalar", "holds"),
-        ("lemma6", "holds"),
-    ],
-)
-def test_verdicts(outcome: Outcome, name: str, verdict: str) -> None:
-    (found,) = (each for each in outcome.statements if each.id == name)
-    assert found.verdict == verdict
+def test_all_lemmas_hold_but_lemma_5_for_a_set_that_depends_on_the_noise(outcome: Outcome) -> None:
+    verdicts = {each.id: each.verdict for each in outcome.statements}
+    assert len(verdicts) == 12
+    assert {name for name, verdict in verdicts.items() if verdict != "holds"} == {"lemma5_chosen"}
+    assert verdicts["lemma5_chosen"] == "does not hold"
 
 
 def of(outcome: Outcome, lemma: str) -> list[dict[str, Any]]:
@@ -141,17 +126,6 @@ def test_lemma_1_draws_every_admissible_k(outcome: Outcome) -> None:
     assert {a for a, _ in drawn} == set(range(1, 9))
     below = [row for row in outcome.trials if row["lemma"] == "1, k < k*"]
     assert all(0 <= row["k"] < row["k_star"] for row in below)
-
-
-@pytest.mark.parametrize("ensemble", inequalities.ENSEMBLES)
-def test_the_best_sparse_vector_of_lemma_1_is_the_best_of_all_supports(ensemble: str) -> None:
-    for x in inequalities.vectors(ensemble, (20, 6), stream(3, ensemble)):
-        best = float((hard_threshold(x, 2) - x).square().sum())
-        every = [
-            sum(float(x[i]) ** 2 for i in range(6) if i not in kept)
-            for kept in itertools.combinations(range(6), 2)
-        ]
-        assert best == pytest.approx(min(every), rel=1e-12, abs=1e-300)
 
 
 def test_an_excess_beyond_rounding_is_a_violation() -> None:

@@ -9,25 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from theory import experiment, rates
+from tests.theory.support import outcome_of, statement, trap_design
+from theory import rates
 from theory.experiments.phase_diagram import rho_of
 from theory.iht import hard_threshold
 from theory.noise import stream
 from theory.outcome import Outcome
 from theory.problems.quadratic import rotated_quadratics
 from theory.problems.sine import sine_squares
-from theory.problems.traps import Trap
-from theory.statements import Statement
-
-
-def outcome_of(name: str, **settings: Any) -> Outcome:
-    return experiment.load(name).run(experiment.parse(name, settings))
-
-
-def statement(outcome: Outcome, name: str) -> Statement:
-    (found,) = (each for each in outcome.statements if each.id == name)
-    return found
-
 
 T3 = {"trials": 2, "n": 20, "k_star": 4, "ks": [2, 6], "sizes": [1.0, 3.0], "iterations": 6}
 
@@ -254,11 +243,7 @@ def test_rho_gives_the_condition_number_that_is_asked_for(k: int) -> None:
     for row, kappa in enumerate(kappas.flatten().tolist()):
         for column in range(3):
             if rho[row, column].isfinite():
-                trap = Trap(float(rho[row, column]), float(w[column]), k)
-                p, q = math.sqrt(float(w[column]) / k), math.sqrt(1 - float(w[column]) / k)
-                design = np.zeros((k + 1, k + 1))
-                design[0, 0], design[0, 1:] = float(trap.rho), p
-                design[1:, 1:] = q * np.eye(k)
+                design = trap_design(float(rho[row, column]), float(w[column]), k)
                 assert np.linalg.cond(design) ** 2 == pytest.approx(kappa, rel=1e-6)
 
 

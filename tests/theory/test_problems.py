@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import scipy.linalg
 import scipy.stats
@@ -17,24 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from theory.iht import iht
+from tests.theory.support import Array, generator, normal, trap_design
 from theory.problems import Problem
 from theory.problems.base import sparse_vectors
 from theory.problems.quadratic import diagonal_quadratics, rotated_quadratics
 from theory.problems.regression import LeastSquares, gaussian_least_squares, restricted_constants
 from theory.problems.sine import SineSquares, cpl_constant, sine_squares
 from theory.problems.traps import OneCoordinate, Trap
-
-Array = npt.NDArray[np.float64]
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
-
 
 FAMILIES: dict[str, tuple[Problem, int]] = {
     "F1": (rotated_quadratics([1.0, 3.0, 50.0], 8, 3, generator(0)), 3),
@@ -95,12 +83,6 @@ def test_gradient_is_that_of_the_gap(name: str) -> None:
     assert theta.grad is not None
     found = problem.gradient(theta.detach())
     np.testing.assert_allclose(found, theta.grad, rtol=1e-10, atol=1e-12)
-    # And by central differences, whose error is of the order of the squared step.
-    step = 1e-5
-    for i, unit in enumerate(torch.eye(8, dtype=torch.float64)):
-        ahead, behind = (problem.gap(theta.detach() + s * step * unit) for s in (1, -1))
-        slopes = (ahead - behind) / (2 * step)
-        np.testing.assert_allclose(found[..., i], slopes, rtol=1e-6, atol=1e-8)
 
 
 @EVERY
@@ -389,87 +371,6 @@ def test_columns_beside_the_identity_have_the_scale_asked_for() -> None:
     assert bool((sine_squares(2, 1.0, 0.0, 9, 4, generator(37)).tail == 0).all())
 
 
-# F3
-
-
-SIZES = pytest.mark.parametrize(
-    ("k", "copies"), [(1, 1), (1, 3), (2, 1), (3, 2), (8, 1), (8, 3), (25, 1)]
-)
-
-
-def traps(k: int, copies: int, count: int = 7) -> Trap:
-    """Return every trap of a grid of ``count`` rho and of those w that are below k."""
-    shares = [w for w in (0.05, 0.4, 0.9, 2.5, 7.0) if w < k]
-    pairs = list(itertools.product(np.geomspace(0.02, 3.0, count), shares))
-    rho, w = torch.tensor(pairs, dtype=torch.float64).mT
-    return Trap(rho, w, k, copies)
-
-
-def trap_design(rho: float, w: float, k: int, copies: int) -> Array:
-    """Return A with its columns as the paper's reconstruction has them."""
-    unit = np.eye(k + 1)
-    p = math.sqrt(w / k)
-    columns = [rho * unit[0]] + [p * unit[0] + math.sqrt(1 - p**2) * unit[j + 1] for j in range(k)]
-    return np.asarray(scipy.linalg.block_diag(*[np.stack(columns, axis=1)] * copies))
-
-
-@SIZES
-def test_trap_extremes_are_eigenvalues_of_its_columns(k: int, copies: int) -> None:
-    batch = traps(k, copies)
-    for index, (rho, w) in enumerate(zip(batch.rho.tolist(), batch.w.tolist(), strict=True)):
-        design = trap_design(rho, w, k, copies)
-        assert len(design) == batch.n
-        values = np.linalg.svd(design, compute_uv=False) ** 2
-        assert batch.alpha[index].item() == pytest.approx(values[-1], rel=1e-9)
-        assert batch.beta[index].item() == pytest.approx(values[0], rel=1e-12)
-        assert batch.kappa[index].item() == pytest.approx(values[0] / values[-1], rel=1e-9)
-
-
-@SIZES
-def test_the_bad_point_is_the_least_squares_fit_on_its_support(k: int, copies: int) -> None:
-    batch = traps(k, copies)
-    for index, (rho, w) in enumerate(zip(batch.rho.tolist(), batch.w.tolist(), strict=True)):
-        design = trap_design(rho, w, k, copies)
-        target = np.tile(np.eye(k + 1)[0], copies)
-        wrong = np.flatnonzero(np.arange(len(design)) % (k + 1))
-        expected = np.zeros(len(design))
-        expected[wrong] = np.linalg.lstsq(design[:, wrong], target, rcond=None)[0]
-        np.testing.assert_allclose(batch.bad_point[index], expected, atol=1e-12)
-        np.testing.assert_allclose(design @ batch.minimiser[index].numpy(), target, atol=1e-12)
-        loss = float(np.sum((design @ expected - target) ** 2)) / 2
-        assert batch.gap(batch.bad_point)[index].item() == pytest.approx(loss)
-    assert bool(((batch.minimiser != 0).sum(-1) == copies).all())
-
-
-@SIZES
-def test_iht_stays_at_the_bad_point_exactly_where_it_is_stuck(k: int, copies: int) -> None:
-    # So many that some lie close to the border on either side.
-    batch = traps(k, copies, 200)
-    start = batch.bad_point
-    found = iht(
-        batch.gradient,
-        start,
-        copies * k,
-        1.0 / batch.beta,
-        100,
-        lambda theta: {"right": (theta[..., :: k + 1] != 0).any(-1).double()},
-    )
-    stays = (found.watched["right"] == 0).all(0)
-    assert torch.equal(stays, batch.is_stuck)
-    assert set(stays.tolist()) == {True, False}
-    np.testing.assert_allclose(found.last[stays], start[stays], atol=1e-12)
-    assert bool((batch.gap(start) > 0).all())
-    assert bool((batch.gap(found.last) < batch.gap(start))[~stays].all())
-
-
-@SIZES
-def test_iht_with_one_more_entry_leaves_the_trap(k: int, copies: int) -> None:
-    batch = traps(k, copies)
-    kept = copies * k + 1
-    found = iht(batch.gradient, batch.bad_point, kept, 1.0 / batch.beta, 1, lambda theta: {})
-    assert bool(((found.last != 0).sum(-1) == kept).all())
-
-
 # F4
 
 
@@ -491,11 +392,8 @@ IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
     (lambda: rotated_quadratics([2.0, 0.99], 5, 2, generator(0)), "kappas = "),
     (lambda: rotated_quadratics([math.inf], 5, 2, generator(0)), "kappas = "),
     (lambda: rotated_quadratics([math.nan], 5, 2, generator(0)), "kappas = "),
-    (lambda: rotated_quadratics([2.0], 5, 6, generator(0)), "6 non-zeros"),
     (lambda: diagonal_quadratics([0.5], 5, 2, generator(0)), "kappas = "),
-    (lambda: diagonal_quadratics([2.0], 5, 0, generator(0)), "0 non-zeros"),
     (lambda: sparse_vectors(1, 5, 6, generator(0)), "6 non-zeros"),
-    (lambda: gaussian_least_squares(1, 5, 9, 6, generator(0)), "6 non-zeros"),
     (lambda: gaussian_least_squares(1, 5, 0, 2, generator(0)), "m = 0"),
     (lambda: gaussian_least_squares(1, 5, 9, 2, generator(0), -0.1), "error = -0.1"),
     (lambda: gaussian_least_squares(1, 5, 5, 2, generator(0), 0.1), "error = 0.1"),
@@ -506,7 +404,6 @@ IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
     (lambda: sine_squares(1, 1.0, 0.1, 5, 0, generator(0)), "0 non-zeros"),
     (lambda: Trap(rho=0.0, w=0.5, k=3), "rho = 0.0"),
     (lambda: Trap(rho=1.0, w=0.0, k=3), "w = 0.0"),
-    (lambda: Trap(rho=1.0, w=3.0, k=3), "w = 3.0"),
     (lambda: Trap(rho=1.0, w=torch.tensor([1.0, 3.0]), k=3), "w = "),
     (lambda: Trap(rho=1.0, w=0.5, k=0), "k = 0"),
     (lambda: Trap(rho=1.0, w=0.5, k=1, copies=0), "copies = 0"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
+from tests.theory.support import statement
 from theory.experiments import t1_floor, t1_gap, t1_rate
 from theory.noise import stream
 from theory.outcome import Outcome
@@ -29,11 +30,6 @@ def rate() -> Outcome:
 def gap() -> Outcome:
     settings = t1_gap.Settings(repetitions=4, n=720, iterations=40, quadratic_n=20, k_star=2)
     return t1_gap.run(settings)
-
-
-def statement(outcome: Outcome, name: str) -> Statement:
-    (found,) = (each for each in outcome.statements if each.id == name)
-    return found
 
 
 # The rate
@@ -92,9 +88,9 @@ def test_gaps_and_ratios_are_those_of_a_plain_loop() -> None:
 def found_ratios(worst: list[list[float]]) -> dict[str, torch.Tensor]:
     shape = (len(worst), 2)
     return {
-        "worst": torch.tensor(worst, dtype=torch.float64),
-        "factor": torch.full((len(worst), 1), 0.9, dtype=torch.float64),
-        "left": torch.zeros(shape, dtype=torch.float64),
+        "worst_ratio": torch.tensor(worst, dtype=torch.float64),
+        "bound": torch.full((len(worst), 1), 0.9, dtype=torch.float64),
+        "gap": torch.zeros(shape, dtype=torch.float64),
         "late": torch.zeros(shape, dtype=torch.bool),
         "diverged": torch.zeros(shape, dtype=torch.bool),
     }

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from theory import experiment, statistics
+from tests.theory.support import outcome_of, statement
+from theory import statistics
 from theory.measures import first_at_most, tail_mean, worst_ratio
 from theory.noise import stream
 from theory.outcome import Outcome
 from theory.problems.quadratic import rotated_quadratics
-from theory.statements import Statement
-
-
-def outcome_of(name: str, **settings: Any) -> Outcome:
-    return experiment.load(name).run(experiment.parse(name, settings))
-
-
-def statement(outcome: Outcome, name: str) -> Statement:
-    (found,) = (each for each in outcome.statements if each.id == name)
-    return found
-
 
 RATE = {"trials": 2, "n": 24, "k_star": 2, "kappas": [2, 8], "k_ratios": [1, 3, 12]}
 WIDE = {"wide_n": 600, "wide_trials": 2, "iterations": 200}

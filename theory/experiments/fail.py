@@ -125,8 +125,7 @@ def _search(outcome: Outcome, settings: Settings) -> None:
         outcome.record(
             (1,),
             trap,
-            # The vectors of a large trap do not fit into memory.
-            n=trap.n,
+            n=trap.n,  # The vectors of a large trap do not fit into memory.
             k_star=1,
             k=k,
             seed=None,

@@ -82,20 +82,11 @@ def _record(
     **columns: object,
 ) -> None:
     """Record instances (instances,) of left <= right."""
-    first: dict[str, Any] = {
-        "lemma": lemma,
-        "case": case,
-        "left": left,
-        "right": right,
-        "violated": violated,
-    }
-    outcome.record(
-        left.shape,
-        # Of negative numbers the ratio says nothing.
-        worst_ratio=torch.where(right > 0.0, left / right, torch.nan),
-        bound=1.0,
-        **({**first, "removed": None} | columns),
-    )
+    first: dict[str, Any] = {"lemma": lemma, "case": case, "left": left, "right": right}
+    # Of negative numbers the ratio says nothing.
+    ratio = torch.where(right > 0.0, left / right, torch.nan)
+    first |= {"violated": violated, "removed": None}
+    outcome.record(left.shape, worst_ratio=ratio, bound=1.0, **(first | columns))
 
 
 def _compare(
@@ -228,12 +219,9 @@ def _lemma5(outcome: Outcome, settings: Settings) -> None:
         # A sample mean above an expectation is no violation.
         _record(outcome, "5", case, square, true + 1.0, None, n=n, k=kept, sigma=1.0)
         excess[case] = mean(square - true, settings.seed)
-    for id, case in (
-        ("lemma5_upper", "fixed"),
-        ("lemma5_lower", "fixed"),
-        ("lemma5_chosen", "chosen from g"),
-    ):
-        outcome.state(id, excess[case], trials, words={"kept": kept})
+    cases = {"upper": "fixed", "lower": "fixed", "chosen": "chosen from g"}
+    for name, case in cases.items():
+        outcome.state(f"lemma5_{name}", excess[case], trials, words={"kept": kept})
 
 
 def _lemma6(outcome: Outcome, settings: Settings) -> None:

@@ -24,6 +24,8 @@ from theory.statistics import Interval, exact, mean
 # The assumed constant of (1, alpha)-CPL of F4. Every alpha up to 4 is one, and the
 # theorem requires alpha below beta = 1.
 CPL = 0.9
+_THEOREM = Theorem1(CPL, OneCoordinate.beta, 1)
+_ENOUGH = math.ceil(float(_THEOREM.enough_with_noise))
 # Starts and steps of the search for a spread-out gradient.
 _STARTS, _STEPS = 16, 30
 
@@ -110,14 +112,13 @@ def _stuck(outcome: Outcome, settings: Settings) -> None:
     """Start at random without noise: trials (steps, trials), each step with its required k."""
     generator = stream(settings.seed, "t1_gap", "starts")
     problem = OneCoordinate(settings.n)
-    theorem = Theorem1(CPL, problem.beta, 1)
     steps = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
     shape = (2, settings.trials)
     r = 10.0 ** (2.0 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1.0)
     k = torch.stack(
         [
             torch.randint(math.ceil(float(least)), settings.n, shape[1:], generator=generator)
-            for least in (theorem.enough, theorem.enough_with_noise)
+            for least in (_THEOREM.enough, _THEOREM.enough_with_noise)
         ]
     )
     trace = _iterate(settings, problem.gradient, r, k, steps, generator)
@@ -139,11 +140,10 @@ def contradicts(gap: Tensor, r: Tensor, steps: Tensor) -> Tensor:
 def _sweep(outcome: Outcome, settings: Settings) -> None:
     """Draw the final gap against R: without noise, and at the largest sigma."""
     problem = OneCoordinate(settings.n)
-    theorem = Theorem1(CPL, problem.beta, 1)
     sigma = settings.sigmas[-1]
     distances = torch.tensor(settings.distances, dtype=torch.float64).unsqueeze(-1)
     r = distances.expand(-1, settings.repetitions)
-    k = torch.full(r.shape, math.ceil(float(theorem.enough_with_noise)))
+    k = torch.full(r.shape, _ENOUGH)
     for line, level, step in (
         (r"no noise, $\eta=1/\beta$", 0.0, 1.0),
         (rf"$\sigma={sigma:g}$, $\eta=1/(2\beta)$", sigma, 0.5),
@@ -152,24 +152,23 @@ def _sweep(outcome: Outcome, settings: Settings) -> None:
         gradient = gaussian(problem.gradient, level, generator)
         trace = _iterate(settings, gradient, r, k, step, generator)
         gap = tail_mean(trace.watched["gap"])
-        columns: dict[str, Any] = {"k": k, "sigma": level, "bound": theorem.floor(level)}
+        columns: dict[str, Any] = {"k": k, "sigma": level, "bound": _THEOREM.floor(level)}
         columns |= {"subject": "sweep", "r": r, "step": step}
         _record(outcome, settings, gap, trace, **columns)
         for distance, each in zip(settings.distances, gap, strict=True):
             outcome.draw_range("stuck", line, distance, each, torch.mean)
     line = rf"$16\,\sigma^2/\alpha$, $\sigma={sigma:g}$"
-    outcome.draw_level("stuck", line, settings.distances, float(theorem.floor(sigma)))
+    outcome.draw_level("stuck", line, settings.distances, float(_THEOREM.floor(sigma)))
 
 
 def _noisy(outcome: Outcome, settings: Settings) -> None:
     """Run stochastic IHT with step 1/(2 beta) from far away: trials (sigmas, repetitions)."""
     problem = OneCoordinate(settings.n)
-    theorem = Theorem1(CPL, problem.beta, 1)
     sigmas = torch.tensor(settings.sigmas, dtype=torch.float64).unsqueeze(-1)
     shape = (len(settings.sigmas), settings.repetitions)
     r = torch.full(shape, settings.far, dtype=torch.float64)
-    k = torch.full(shape, math.ceil(float(theorem.enough_with_noise)))
-    bound = theorem.floor(sigmas)
+    k = torch.full(shape, _ENOUGH)
+    bound = _THEOREM.floor(sigmas)
     for name, where, support in (
         ("first", "on coordinate 1", problem.minimiser != 0.0),
         ("everywhere", "in all coordinates", None),
@@ -183,13 +182,9 @@ def _noisy(outcome: Outcome, settings: Settings) -> None:
         _record(outcome, settings, gap, trace, **columns)
         ratios = [mean(each, settings.seed) for each in gap / bound]
         largest = max(ratios, key=lambda ratio: ratio.high)
-        outcome.state(
-            "floor_%(name)s",
-            largest,
-            settings.repetitions,
-            trace.diverged,
-            {"name": name, "where": where, "alpha": CPL, "least": min(x.value for x in ratios)},
-        )
+        words = {"name": name, "where": where, "alpha": CPL}
+        words["least"] = min(ratio.value for ratio in ratios)
+        outcome.state("floor_%(name)s", largest, settings.repetitions, trace.diverged, words)
 
 
 def least_cpl(problem: Quadratic, k_star: int, generator: torch.Generator) -> Tensor:

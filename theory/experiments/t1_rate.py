@@ -64,12 +64,12 @@ def run(settings: Settings) -> Outcome:
     for weight in settings.weights:
         for place, start in enumerate(STARTS):
             for part in settings.k_parts:
-                worst = found[weight, part]["worst"][:, place]
+                worst = found[weight, part]["worst_ratio"][:, place]
                 worst = worst[~worst.isnan()]
                 if len(worst):
                     outcome.draw_range("ratio", f"$c={weight:g}$, {start}", part, worst, torch.mean)
         for part in (settings.k_parts[0], settings.k_parts[-1]):
-            bound = float(found[weight, part]["factor"].mean())
+            bound = float(found[weight, part]["bound"].mean())
             outcome.draw("ratio", rf"$1-\alpha/8\beta$, $c={weight:g}$", "bound", part, bound)
     enough = [values for (_, part), values in found.items() if part >= 1.0]
     judge(outcome, settings, {key: torch.cat([each[key] for each in enough]) for key in enough[0]})
@@ -90,11 +90,9 @@ def _iterate(outcome: Outcome, settings: Settings, weight: float, part: float) -
     trace = iht(problem.gradient, start, k, step_size, settings.iterations, watch_gap(problem))
     gap = trace.watched["gap"]
     found = {
-        "worst": worst_ratio(gap, settings.tolerance / gap[0]),
-        "factor": theorem.factor,
-        "left": gap[-1],
-        # Above the bound of as many steps, with room for the rounding error of a gap of zero.
-        "late": gap[-1] > (theorem.factor**settings.iterations * gap[0]).clamp(settings.tolerance),
+        "gap": gap[-1],
+        "worst_ratio": worst_ratio(gap, settings.tolerance / gap[0]),
+        "bound": theorem.factor,
         "diverged": trace.diverged,
     }
     outcome.record(
@@ -104,10 +102,7 @@ def _iterate(outcome: Outcome, settings: Settings, weight: float, part: float) -
         k=k,
         alpha=theorem.alpha,
         iterations=first_at_most(gap, settings.tolerance),
-        gap=gap[-1],
-        worst_ratio=found["worst"],
-        bound=theorem.factor,
-        diverged=trace.diverged,
+        **found,
         weight=weight,
         k_part=part,
         random_start=torch.arange(2),
@@ -115,7 +110,9 @@ def _iterate(outcome: Outcome, settings: Settings, weight: float, part: float) -
     )
     if part == min(each for each in settings.k_parts if each >= 1.0):
         _draw_gap(outcome, weight, gap, theorem)
-    return found
+    # Above the bound of as many steps, with room for the rounding error of a gap of zero.
+    bound = theorem.factor**settings.iterations * gap[0]
+    return found | {"late": gap[-1] > bound.clamp(settings.tolerance)}
 
 
 def _draw_gap(outcome: Outcome, weight: float, gap: Tensor, theorem: Theorem1) -> None:
@@ -129,7 +126,7 @@ def _draw_gap(outcome: Outcome, weight: float, gap: Tensor, theorem: Theorem1) -
 
 def judge(outcome: Outcome, settings: Settings, found: Mapping[str, Tensor]) -> None:
     """Judge the claims by trials (problems, starts) whose k is at least the required one."""
-    worst, factor, diverged = found["worst"], found["factor"], found["diverged"]
+    worst, factor, diverged = found["worst_ratio"], found["bound"], found["diverged"]
     # A trial in which no step was compared supports nothing.
     known = ~worst.isnan()
     settings.require(bool(known.any(0).all()), "tolerance", "less, such that steps are compared")
@@ -142,6 +139,6 @@ def judge(outcome: Outcome, settings: Settings, found: Mapping[str, Tensor]) -> 
     outcome.state_never("from_zero", from_zero, diverged[:, 0], weights | ends)
     outcome.state("speed", exact(float(speed.min())), len(speed), diverged[:, 0], weights)
     outcome.state_never("any_start", any_start, diverged[:, 1], weights)
-    left = {"left": float(found["left"][:, 1].max())}
+    left = {"left": float(found["gap"][:, 1].max())}
     late = found["late"][:, 1]
     outcome.state_never("any_start_converges", late, diverged[:, 1], weights | left)

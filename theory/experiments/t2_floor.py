@@ -152,13 +152,10 @@ def _by_curvature_and_noise(outcome: Outcome, settings: Settings, where: Where) 
     variance = torch.tensor([x**2 for x in sigmas.tolist()], dtype=torch.float64)
     for panel, x, part in (("alpha", kappas, by_curvature), ("sigma", variance, by_noise)):
         _draw(outcome, panel, LABELS[where], x[part], floor[part], settings.trials)
-    for id, x, part in (
-        ("variance_%(where)s", variance, by_noise),
-        ("curvature_%(where)s", kappas, by_curvature),
-    ):
+    for id, x, part in (("variance", variance, by_noise), ("curvature", kappas, by_curvature)):
         found, diverged = slope(x[part], floor[part]), trace.diverged[part]
         words = {"where": where, "noise": LABELS[where]}
-        outcome.state(id, found, len(diverged), diverged, words)
+        outcome.state(f"{id}_%(where)s", found, len(diverged), diverged, words)
 
 
 def _by_restricted_curvature(outcome: Outcome, settings: Settings) -> None:

@@ -78,17 +78,14 @@ def run(settings: Settings) -> Outcome:
 
     # All k on one problem count as one trial.
     violated = torch.cat([(each["violations"] > 0).any(-1) for each in (found, enough)])
-    diverged = int(found["diverged"].sum() + enough["diverged"].sum())
-    outcome.state_never("one_step", violated, diverged)
+    lost = int(found["diverged"].sum() + enough["diverged"].sum())
+    outcome.state_never("one_step", violated, lost)
     for place, ratio in enumerate(settings.k_ratios):
         if ratio in settings.extreme_ratios:
-            outcome.state(
-                "iterations_k%(ratio)s",
-                slope(found["kappa"][:, place], found["iterations"][:, place]),
-                len(kappas),
-                found["diverged"][:, place],
-                {"ratio": ratio, "multiple": ratio if ratio > 1 else ""},
-            )
+            growth = slope(found["kappa"][:, place], found["iterations"][:, place])
+            words = {"ratio": ratio, "multiple": ratio if ratio > 1 else ""}
+            diverged = found["diverged"][:, place]
+            outcome.state("iterations_k%(ratio)s", growth, len(kappas), diverged, words)
     latest = exact(float((enough["iterations"] / enough["predicted_iterations"]).max()))
     outcome.state("iterations_enough", latest, settings.wide_trials, enough["diverged"])
     return outcome
@@ -154,7 +151,7 @@ def _draw_gaps(
     for place, ratio in enumerate(ratios.tolist()):
         line = rf"$k/k^\ast={ratio}$"
         outcome.draw_trace("gap", line, gap[: _DRAWN + 1, :, place])
-        if not bool(theorem.is_vacuous[:, place].any()):
+        if bool((theorem.factor[:, place] < 1.0).all()):
             for t in range(_DRAWN + 1):
                 outcome.draw("gap", line, "bound", t, float(bound[t, :, place].mean()))
 

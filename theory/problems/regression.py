@@ -117,9 +117,6 @@ def restricted_constants(
         size: |S|, 1 to N.
         supports: number of random ones.
         generator: of these.
-
-    Raises:
-        ValueError: size is not between 1 and N.
     """
     count, m, n = design.shape
     if not 1 <= size <= n:

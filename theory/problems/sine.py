@@ -122,13 +122,8 @@ def sine_squares(
 ) -> SineSquares:
     """Draw instances of shape (count, 1, n) for trials (count, any).
 
-    Args:
-        count: number of instances.
-        c: weight of the sine.
-        epsilon: scale of the other columns, G being standard normal divided by sqrt(N - m).
-        n: dimension of theta.
-        k_star: non-zeros of the minimiser, and rows of A; less than n.
-        generator: of G and the minimisers.
+    A has k_star rows, as many as the minimiser has non-zeros; c is the weight of the sine, and
+    epsilon the scale of the other columns, G being standard normal divided by sqrt(N - m).
 
     Raises:
         ValueError: not 1 <= k_star < n, c is negative or too large.
