@@ -66,7 +66,7 @@ def draw_figure(source: Source, experiment: Experiment) -> Figure:
         from reports.figures import theory
         from reports.theory import read_series
 
-        return theory.draw(experiment.theory, read_series(source.folder, experiment.theory))
+        return theory.draw(experiment.theory, read_series(source.folder, experiment))
     from reports.figures import draw
 
     return draw(experiment, source.study.scale, source.tables)

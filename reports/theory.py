@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
+from pydantic import ValidationError
 
+from acdc.messages import explain
 from study.model import Experiment, ReportError, Study
-from theory.layout import SERIES, Role
+from theory.layout import SERIES
+from theory.results import Results, Series
 from theory.statements import Statement
 
 _WORDS = SERIES[:3]
@@ -38,66 +41,63 @@ def find(folder: Path, study: Study) -> list[Found]:
     for experiment in study.experiments:
         if experiment.theory is not None:
             try:
-                found.append(Found(experiment, read_statements(folder, experiment.theory)))
+                statements = read_results(folder, experiment).statements
+                found.append(Found(experiment, statements))
             except ReportError as error:
                 found.append(Found(experiment, problem=str(error)))
     return found
 
 
-def read_series(study: Path, name: str) -> pd.DataFrame:
+def read_series(study: Path, experiment: Experiment) -> pd.DataFrame:
     """Return the points of an experiment's figure, the columns SERIES.
 
     Raises:
-        ReportError: series.csv is missing, damaged, or has a role that is unknown.
+        ReportError: series.csv is missing, or is not what the experiment wrote.
     """
-    path = study / "theory" / name / "series.csv"
-    _require(path, name)
+    expected = read_results(study, experiment).series
+    path = study / "theory" / str(experiment.theory) / "series.csv"
     try:
-        table = pd.read_csv(
-            path,
-            dtype={**dict.fromkeys(_WORDS, str), **dict.fromkeys(_NUMBERS, float)},
-            keep_default_na=False,
-            na_values={key: [""] for key in _NUMBERS},
-        )
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError):
-        raise ReportError(f"{path} is damaged. Run the experiment again") from None
-    missing = [column for column in SERIES if column not in table.columns]
-    if missing:
-        raise ReportError(
-            f"{path} lacks the columns {', '.join(missing)}. Run the experiment again"
-        )
-    for role in table["role"].unique():
-        if role not in get_args(Role):
-            allowed = ", ".join(get_args(Role))
-            raise ReportError(f"{path}: role={role}: unknown. Allowed: {allowed}")
-    return table
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error.strerror)) from None
+    if Series.of(content) != expected:
+        raise _damaged(path, f"it is not as it was written, with {expected.rows} rows")
+    return pd.read_csv(
+        io.BytesIO(content),
+        dtype={**dict.fromkeys(_WORDS, str), **dict.fromkeys(_NUMBERS, float)},
+        keep_default_na=False,
+        na_values={key: [""] for key in _NUMBERS},
+    )
 
 
-def read_statements(study: Path, name: str) -> tuple[Statement, ...]:
-    """Return an experiment's statements, whose verdicts follow from their numbers.
+def read_results(study: Path, experiment: Experiment) -> Results:
+    """Return an experiment's results, whose verdicts follow from their numbers.
 
     Raises:
-        ReportError: statements.json is missing or damaged, or has a verdict that its numbers do not
-            give.
+        ReportError: statements.json is missing, damaged, of other settings than the study's, or has
+            a verdict that its numbers do not give.
     """
+    name = str(experiment.theory)
     path = study / "theory" / name / "statements.json"
-    _require(path, name)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["statements"]
-        kept = Statement.model_fields
-        found = [Statement(**{key: item[key] for key in kept}) for item in stored]
-        verdicts = [item["verdict"] for item in stored]
-    except (KeyError, TypeError, ValueError):
-        raise ReportError(f"{path} is damaged. Run the experiment again") from None
-    for statement, verdict in zip(found, verdicts, strict=True):
-        if statement.verdict != verdict:
-            raise ReportError(
-                f"{path}: statement {statement.id}: verdict={verdict}, but its interval gives "
-                f"{statement.verdict!r}. Run the experiment again"
-            )
-    return tuple(found)
+        found = Results.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise ReportError(
+            f"{path} is missing; run 'acdc theory run {name} --out {path.parent}'"
+        ) from None
+    except ValidationError as error:
+        raise _damaged(path, explain(error, Results)) from None
+    except (OSError, RecursionError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    if found.experiment != name:
+        raise _damaged(path, f"experiment={found.experiment}, not {name}")
+    for key in sorted(found.settings.keys() | experiment.settings.keys()):
+        # JSON makes lists of tuples.
+        own, wanted = (json.dumps(x.get(key)) for x in (found.settings, experiment.settings))
+        if own != wanted:
+            raise _damaged(path, f"settings.{key}={own}, but the study has {wanted}")
+    return found
 
 
-def _require(path: Path, name: str) -> None:
-    if not path.exists():
-        raise ReportError(f"{path} is missing; run 'acdc theory run {name} --out {path.parent}'")
+def _damaged(path: Path, problem: str) -> ReportError:
+    return ReportError(f"{path} is damaged: {problem}. Run the experiment again")

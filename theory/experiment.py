@@ -1,32 +1,19 @@
-"""Experiments: their settings, how to load one by name, and the files that it writes."""
+"""Experiments: their settings, and how to load one by its name."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
-import math
-import platform
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Protocol
 
-import torch
 from pydantic import AfterValidator, Field, ValidationError
 
 from acdc.errors import ConfigError
-from acdc.files import write_json, write_text
 from acdc.frozen import Frozen
 from acdc.messages import config_error, explain
-from acdc.run.provenance import git_revision, hardware
-from theory.layout import EXPERIMENTS, SERIES, TRIAL
+from theory.layout import EXPERIMENTS
 from theory.outcome import Outcome
 from theory.problems.sine import cpl_constant
-
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
 def ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -51,19 +38,19 @@ def _small(weight: float) -> float:
 
 Ascending = AfterValidator(ascending)
 Several = Field(min_length=1, max_length=100)
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Steps = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Trials = Annotated[int, Field(strict=True, ge=2, le=10_000)]
-Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000)]
+Trials = Annotated[int, Field(ge=2, le=10_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Size = Annotated[Count, Field(ge=2)]
 Counts = Annotated[tuple[Count, ...], Several, Ascending]
-Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
 Factors = Annotated[tuple[Positive, ...], Several, Ascending]
-Fraction = Annotated[float, Field(strict=True, gt=0, lt=1)]
-Level = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Level = Annotated[float, Field(ge=0, le=1e6)]
 Sigmas = Annotated[tuple[Level, ...], Several, Ascending]
 """Noise levels, the square root of E||g - grad f||^2."""
-Condition = Annotated[float, Field(strict=True, ge=1, le=1e6)]
+Condition = Annotated[float, Field(ge=1, le=1e6)]
 Kappas = Annotated[tuple[Condition, ...], Several, Ascending]
 """Condition numbers beta/alpha."""
 Weight = Annotated[float, Field(strict=True), AfterValidator(_small)]
@@ -124,54 +111,3 @@ def parse(name: str, data: Mapping[str, Any]) -> Settings:
         return schema.model_validate(dict(data))
     except ValidationError as error:
         raise ConfigError(explain(error, schema)) from None
-
-
-def write(name: str, settings: Settings, out: Path) -> Outcome:
-    """Run an experiment, and write trials.csv, series.csv and statements.json into a folder.
-
-    Floats have ten digits; a cell that does not apply is empty. provenance.json holds the software,
-    the hardware and the time. Each file is replaced as a whole, statements.json last.
-
-    Raises:
-        OSError: the folder cannot be written; before the experiment runs.
-    """
-    started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out) as probe:
-        probe.write(bytes(4096))
-    outcome = load(name).run(settings)
-    write_text(out / "trials.csv", _csv(outcome.trials, TRIAL))
-    write_text(out / "series.csv", _csv(outcome.series, SERIES))
-    about = {
-        "git": git_revision(),
-        "python": platform.python_version(),
-        "packages": {package: metadata.version(package) for package in PACKAGES},
-        "hardware": hardware(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "wall_s": round(time.perf_counter() - started, 2),
-    }
-    write_json(out / "provenance.json", about)
-    write_json(
-        out / "statements.json",
-        {
-            "experiment": name,
-            "settings": settings.model_dump(mode="json"),
-            "statements": [statement.plain() for statement in outcome.statements],
-        },
-    )
-    return outcome
-
-
-def _csv(found: Sequence[Mapping[str, Any]], first: Sequence[str]) -> str:
-    columns = list(dict.fromkeys([*first, *(name for row in found[:1] for name in row)]))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in found)
-    return buffer.getvalue()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.10g}"
-    return value

@@ -11,8 +11,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StrictFloat,
-    StrictInt,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -25,10 +25,10 @@ Verdict = Literal["holds", "does not hold", "undecided"]
 # JSON has no numbers that are not finite: they are stored as these strings.
 _NOT_FINITE = ("inf", "-inf", "nan")
 Number = Annotated[
-    StrictInt | StrictFloat,
+    int | float,
     BeforeValidator(lambda value: float(value) if value in _NOT_FINITE else value),
 ]
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(ge=0)]
 
 # With no violation in 51 trials, Clopper and Pearson's interval ends below this frequency.
 _RARE = 0.1
@@ -101,6 +101,14 @@ class Statement(Claim):
     diverged: Count = 0
     """Trials that diverged."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.high < self.low:
+            raise ValueError(f"{self.id}: low={self.low} exceeds high={self.high}")
+        if self.relation == "never" and self.value * self.trials != self.violations:
+            raise ValueError(f"{self.id}: value={self.value} is not violations over trials")
+        return self
+
     @property
     def measured(self) -> Interval:
         """The measured value with its interval."""
@@ -142,7 +150,7 @@ class Statement(Claim):
         return f"the whole {LEVEL:.0%} interval is {self.relation} the prediction"
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON data, from which it can be validated, with the verdict and the criterion."""
+        """Return JSON data with the verdict and the criterion; see `Stored`."""
         return {
             **{
                 key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -153,6 +161,22 @@ class Statement(Claim):
             "verdict": self.verdict,
             "criterion": self.criterion,
         }
+
+
+def _follows(data: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate what `Statement.plain` returns: what follows from its numbers does."""
+    if not isinstance(data, dict):
+        return validate(data)
+    found = validate({key: data[key] for key in Statement.model_fields if key in data})
+    expected = found.plain()
+    for key in sorted(expected.keys() | data.keys()):
+        if data.get(key) != expected.get(key):
+            raise ValueError(f"{key}={data.get(key)}, but the rest gives {expected.get(key)!r}")
+    return found
+
+
+Stored = Annotated[Statement, WrapValidator(_follows)]
+"""A statement, validated from its plain data."""
 
 
 def read_claims(experiment: str) -> dict[str, Claim]:

@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
+from pydantic import TypeAdapter
 
 from reports import chapter as chapters
 from reports import encoding
@@ -28,15 +27,15 @@ from reports.figures.style import close, inline_svg, sequence, to_bytes
 from reports.figures.theory import draw
 from reports.html import report
 from reports.outputs import write_statements
-from reports.source import Source, draw_figure, open_study
+from reports.source import Source, draw_figure
 from reports.statements import measured, number, predicted, to_csv, to_json, to_latex
 from reports.text import NO_ROW
-from reports.theory import Found, find, read_series, read_statements
+from reports.theory import Found, find, read_series
 from study.model import Experiment, ReportError
 from tests.reports import tiny
-from tests.reports.tiny import check_layout, invoke
+from tests.reports.tiny import check_layout
 from theory.layout import SERIES
-from theory.statements import Statement
+from theory.statements import Statement, Stored
 from theory.statistics import proportion
 
 
@@ -79,15 +78,7 @@ SURE = never(
 )
 
 
-def store(study: Path, name: str, *statements: Statement, **change: Any) -> None:
-    """Write statements.json; what is given by name is changed in every statement."""
-    folder = study / "theory" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = [each.plain() | change for each in statements]
-    data = {"experiment": name, "settings": {}, "statements": plain}
-    (folder / "statements.json").write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-
-
+@pytest.mark.parametrize("relation", ["equals", "at most"])
 @pytest.mark.parametrize(
     "interval",
     [
@@ -98,42 +89,14 @@ def store(study: Path, name: str, *statements: Statement, **change: Any) -> None
     ],
 )
 def test_a_statement_comes_back_as_it_was(
-    interval: tuple[float, float, float], tmp_path: Path
+    interval: tuple[float, float, float], relation: str
 ) -> None:
-    first = statement("first", interval, relation="equals", tolerance=0.5, note="n")
-    store(tmp_path, "t3", first, SURE)
-    found = read_statements(tmp_path, "t3")
-    # Compared as text, since nan is not itself.
-    assert [each.plain() for each in found] == [first.plain(), SURE.plain()]
-    assert [each.verdict for each in found] == [first.verdict, "holds"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"verdict": "holds"},
-        {"verdict": "undecided"},
-        {"high": 0.5, "low": 0.1, "value": 0.2, "diverged": 0},
-        {"predicted": 2.0, "diverged": 0},
-        {"diverged": 0, "relation": "at least"},
-    ],
-)
-def test_wrong_verdict(change: dict[str, Any], tmp_path: Path) -> None:
-    store(tmp_path, "t3", FAILS, **change)
-    with pytest.raises(ReportError, match=r"statement fails: verdict=.*its interval gives"):
-        read_statements(tmp_path, "t3")
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"statements": [{"id": "a"}]}', '{"statements": 1}']
-)
-def test_damaged_statements_are_refused(content: str, tmp_path: Path) -> None:
-    store(tmp_path, "t3", HOLDS)
-    (tmp_path / "theory" / "t3" / "statements.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ReportError, match=r"statements\.json is damaged"):
-        read_statements(tmp_path, "t3")
-    with pytest.raises(ReportError, match=r"missing; run 'acdc theory run c1 --out .*theory/c1'"):
-        read_statements(tmp_path, "c1")
+    first = statement("first", interval, relation=relation, tolerance=0.5, note="n")
+    for each in (first, SURE):
+        plain = json.loads(json.dumps(each.plain(), allow_nan=False))
+        found = TypeAdapter(Stored).validate_python(plain)
+        # Compared as text, since nan is not itself.
+        assert (found.plain(), found.verdict) == (each.plain(), each.verdict)
 
 
 FOUND = [
@@ -348,58 +311,6 @@ def test_chapter_of_the_study(page: str, outputs: Path) -> None:
     assert r"Figure~\ref{fig:theory_t2_rate}" in text
 
 
-@pytest.fixture
-def theory(study: Path, tmp_path: Path) -> Path:
-    """A copy of the study with its theory alone."""
-    folder = tmp_path / "study"
-    shutil.copytree(study / "theory", folder / "theory")
-    plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    plan["experiments"] = [each for each in plan["experiments"] if each["kind"] == "theory"]
-    (folder / "study.json").write_text(json.dumps(plan | {"runs": {}}), encoding="utf-8")
-    return folder
-
-
-def lose(folder: Path) -> None:
-    (folder / "statements.json").unlink()
-
-
-def tamper(folder: Path) -> None:
-    path = folder / "statements.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data["statements"][0]["verdict"] = "proven"
-    path.write_text(json.dumps(data), encoding="utf-8")
-
-
-@pytest.mark.parametrize(("change", "said"), [(lose, "is missing"), (tamper, "verdict=proven")])
-def test_damaged_statements(change: Callable[[Path], None], said: str, theory: Path) -> None:
-    change(theory / "theory" / "t2_rate")
-    invoke("statements", "--results", theory)
-    invoke("report", "--results", theory)
-    tex = (theory / "tables" / "theory.tex").read_text(encoding="utf-8")
-    assert "Not there: theory\\_t2\\_rate." in tex
-    assert said.replace("'", "&#39;") in (theory / "report.html").read_text("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "damaged"),
-        ("panel,line\na,b\n", "lacks the columns role"),
-        ("panel,line,role,x,y,low,high\na,b,pie,1,1,,\n", "role=pie: unknown"),
-        ("panel,line,role,x,y,low,high\na,b,fit,one,1,,\n", "damaged"),
-    ],
-)
-def test_damaged_series_cost_their_figure_only(content: str, said: str, theory: Path) -> None:
-    (theory / "theory" / "t2_rate" / "series.csv").write_text(content, encoding="utf-8")
-    with pytest.raises(ReportError, match=said):
-        read_series(theory, "t2_rate")
-    invoke("figure", "theory_t2_rate", "--results", theory)
-    assert (theory / "figures" / "theory_t2_rate.svg").stat().st_size
-    text = report(open_study(theory))
-    assert "Not there: " in text
-    assert "Theorem 2 without noise" in text
-
-
 def test_a_study_without_theory_has_no_chapter(source: Source) -> None:
     study = replace(source.study, experiments=(source.study.experiment("own"),))
     without = replace(source, study=study)
@@ -481,8 +392,9 @@ def test_every_line_of_every_panel_is_drawn() -> None:
 
 
 def test_real_series_are_drawn_whole(source: Source) -> None:
-    series = read_series(source.folder, "t2_rate")
-    figure = draw_figure(source, source.study.experiment("theory_t2_rate"))
+    experiment = source.study.experiment("theory_t2_rate")
+    series = read_series(source.folder, experiment)
+    figure = draw_figure(source, experiment)
     for axes, (panel, rows) in zip(figure.axes, series.groupby("panel", sort=False), strict=True):
         assert panel in PANELS["t2_rate"]
         expected = {

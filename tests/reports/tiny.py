@@ -16,7 +16,8 @@ from reports.cells import Line
 from reports.cli import cli
 from reports.source import Source, build_table
 from study.model import Experiment, Panel, PaperRow, Row, Run, Scale, Study, Task, write_study
-from theory.experiment import parse, write
+from theory.experiment import parse
+from theory.results import write
 
 EPOCHS = 4
 SEEDS = (1, 2, 3)
@@ -229,8 +230,12 @@ def experiments_of(names: Mapping[str, tuple[str, ...]]) -> list[Experiment]:
     }
     return [
         *(
-            experiment(f"theory_{name}", "theory", f"The ${name[0]}_1^\\ast$ & co", theory=name)
-            for name in THEORY
+            experiment(
+                *(f"theory_{name}", "theory", f"The ${name[0]}_1^\\ast$ & co"),
+                theory=name,
+                settings=parse(name, settings).model_dump(mode="json"),
+            )
+            for name, settings in THEORY.items()
         ),
         experiment("own", "table", "No paper", columns=OWN, rows=unprinted),
         experiment("figure3", "figure", "Cost", panels=(Panel("accuracy_by_flops", "", rows),)),
