@@ -77,6 +77,8 @@ def _translate(item: Mapping[str, Any], schema: type[BaseModel], prefix: str) ->
             )
         case "literal_error":
             return config_error(key, given, "unknown value", context["expected"])
+        case "tuple_type":
+            return config_error(key, given, "wrong type", "a list")
         case "model_type" | "model_attributes_type" | "dict_type":
             return config_error(key, given, "wrong type", "a mapping of keys to values")
     field = fields.get(location[-1]) if location else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from acdc.config.yaml_io import assign
-from theory import experiment, results
+from theory import experiment
 from theory.layout import EXPERIMENTS
 
 
@@ -44,7 +44,7 @@ def list_command() -> None:
 def run_command(name: str, out: Path, assignments: tuple[str, ...]) -> None:
     """Carry out EXPERIMENT and print what its statements have come to."""
     settings = experiment.parse(name, assign({}, assignments))
-    outcome = results.write(name, settings, out)
+    outcome = experiment.write(name, settings, out)
     for statement in outcome.statements:
         measured = statement.measured
         click.echo(

@@ -98,10 +98,10 @@ def assign(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
-        if not equals:
-            raise config_error("--set", assignment, "has no '='", "KEY=VALUE")
-        target = data
         *parents, last = key.split(".")
+        if not equals or not all((*parents, last)):
+            raise config_error("--set", assignment, "has no '=' or no key", "KEY=VALUE")
+        target = data
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):

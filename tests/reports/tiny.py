@@ -16,8 +16,7 @@ from reports.cells import Line
 from reports.cli import cli
 from reports.source import Source, build_table
 from study.model import Experiment, Panel, PaperRow, Row, Run, Scale, Study, Task, write_study
-from theory.experiment import parse
-from theory.results import write
+from theory.experiment import parse, write
 
 EPOCHS = 4
 SEEDS = (1, 2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import json
 import math
@@ -108,10 +109,71 @@ def test_a_run_needs_a_folder(theory: Any) -> None:
     assert "--out" in errors
 
 
-def test_a_mistake_exits_with_2(theory: Any, tmp_path: Path) -> None:
-    arguments = ("run", "t2_rate", "--set", "kappa=2", "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("kappa=2", "kappa"),
+        ("trials=100000000000", "trials=100000000000"),
+        ("trials=1e30", "trials=1e+30"),
+        ("trials=.nan", "trials=nan"),
+        ("trials=true", "trials=True"),
+        ("trials=", "trials"),
+        ("kappas=2", "kappas=2"),
+        ("kappas=[.inf]", "kappas.0=inf"),
+        ("trials={{ n }}", "--set"),
+        ("=1", "--set==1"),
+        (".trials=1", "--set=.trials=1"),
+        ("trials", "--set=trials"),
+        ("", "--set="),
+    ],
+)
+def test_a_mistake_exits_with_2_before_anything_is_written(
+    assignment: str, key: str, theory: Any, tmp_path: Path
+) -> None:
+    arguments = ("run", "t2_rate", "--set", assignment, "--out", tmp_path / "out")
     status, output, errors = theory(*arguments)
     assert (status, output) == (2, "")
-    assert errors.startswith("error: kappa")
+    assert errors.startswith(f"error: {key}")
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/dev/null/x", "/proc/x", "/dev/full"])
+def test_a_folder_that_cannot_be_written_ends_it_before_it_computes(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(settings: object) -> None:
+        raise AssertionError("it was run")
+
+    monkeypatch.setattr("theory.experiments.t2_rate.run", computed)
+    (tmp_path / "file").touch()
+    places = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}
+    with pytest.raises(OSError, match=r"."):
+        experiment.write("t2_rate", experiment.parse("t2_rate", {}), places.get(place, Path(place)))
+
+
+def test_a_full_disk_ends_it_before_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("theory.experiments.t2_rate.run", lambda settings: pytest.fail("it ran"))
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(OSError, match="No space"):
+        experiment.write("t2_rate", experiment.parse("t2_rate", {}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 8 bytes")]
+)
+def test_settings_that_do_not_fit_the_memory_are_one_sentence(
+    error: Exception, theory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("theory.experiments.t2_rate.run", fails)
+    status, _, errors = theory(*small(tmp_path / "out"))
+    assert (status, errors.count("\n")) == (7, 1)
+    assert "t2_rate" in errors

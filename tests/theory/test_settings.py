@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from acdc.errors import ConfigError
 from theory import experiment, layout
@@ -72,6 +73,9 @@ WRONG += [
     for name in layout.EXPERIMENTS
     for wrong in ({"trials": 1}, {"seed": -1}, {"nonsense": 1})
 ]
+NOT_NUMBERS = (math.nan, math.inf, -math.inf, True, "1", "abc", "", None, {})
+ABSURD = (1e30, 10**30, -(10**30), -1)
+"""In the place of a number, and as an element where there are several."""
 
 
 @pytest.mark.parametrize(("name", "wrong", "key"), WRONG)
@@ -80,6 +84,22 @@ def test_wrong(name: str, wrong: dict[str, Any], key: str) -> None:
         experiment.parse(name, wrong)
     assert str(error.value).startswith(key)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", layout.EXPERIMENTS)
+def test_numbers_are_numbers_within_bounds(name: str) -> None:
+    for key, field in experiment.load(name).Settings.model_fields.items():
+        default = field.default
+        if not isinstance(default, int | float | tuple):
+            continue
+        wrong: list[Any] = [*NOT_NUMBERS, *ABSURD]
+        if isinstance(default, tuple):
+            wrong = [*([each] for each in wrong), [*default] * 100, *NOT_NUMBERS, 1]
+        elif isinstance(default, int):
+            wrong += [default + 0.5, [default]]
+        for value in wrong:
+            with pytest.raises(ConfigError, match=rf"^{key}[^\n]*$"):
+                experiment.parse(name, {key: value})
 
 
 @pytest.mark.parametrize("name", layout.EXPERIMENTS)
@@ -93,9 +113,7 @@ def test_claims(name: str) -> None:
 
 
 def test_a_statement_is_made_once() -> None:
-    from theory.statistics import exact
-
     outcome = Outcome("recovery", experiment.parse("recovery", {}))
-    outcome.state("descent", exact(0.0), 1)
+    outcome.state_never("descent", torch.zeros(9))
     with pytest.raises(AssertionError, match="descent"):
-        outcome.state("descent", exact(0.0), 1)
+        outcome.state_never("descent", torch.zeros(9))

@@ -10,7 +10,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from theory import experiment
-from theory.experiment import Ascending, Condition, Count, Counts, Positive, Size, Steps, Trials
+from theory.experiment import (
+    Ascending,
+    Condition,
+    Count,
+    Counts,
+    Positive,
+    Several,
+    Size,
+    Steps,
+    Trials,
+)
 from theory.iht import dense_phase, hard_threshold, on_support
 from theory.measures import ROUNDING, first_at_most
 from theory.noise import stream
@@ -33,12 +43,7 @@ class Settings(experiment.Settings):
     kappa: Condition = Field(32.0, description="Condition number of F1.")
     dense_steps: Counts = (1, 4, 16, 64)
     """Gradient steps of a dense phase, all of the same size 1/beta."""
-    sparse_steps: Annotated[tuple[Steps, ...], Field(min_length=2, max_length=100), Ascending] = (
-        0,
-        4,
-        16,
-        64,
-    )
+    sparse_steps: Annotated[tuple[Steps, ...], Several, Ascending] = (0, 4, 16, 64)
     """Gradient steps of a sparse phase; the first is what the others are compared with."""
     steps: Count = Field(384, description="All gradient steps of a trial.")
     success: Positive = 1e-6
@@ -50,7 +55,8 @@ class Settings(experiment.Settings):
     def _fits(self) -> Self:
         self.require(self.k <= self.n, "k", f"at most n = {self.n}")
         self.require(self.k_star <= self.k, "k_star", f"at most k = {self.k}")
-        self.require(self.sparse_steps[0] == 0, "sparse_steps", "0, no sparse phase, and more")
+        some = self.sparse_steps[0] == 0 and len(self.sparse_steps) > 1
+        self.require(some, "sparse_steps", "0, no sparse phase, and more")
         longest = self.dense_steps[-1] + self.sparse_steps[-1]
         self.require(self.steps >= longest, "steps", f"{longest} or more, one round of phases,")
         return self
