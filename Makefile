@@ -29,6 +29,9 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
 	--constraint constraints.txt
 
+# As one word of the shell.
+quoted = '$(subst ','\'',$(1))'
+
 .PHONY: reproduce quick test test-slow check bench format ui test-server test-cluster clean help
 .DEFAULT_GOAL := help
 
@@ -36,11 +39,11 @@ help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
 reproduce: $(VENV)/suite
-	@$(BIN)/python -m workflow reproduce $(SCALE) --results "$(RESULTS)" $(if $(CORES),--cores $(CORES)) \
-		$(if $(SEEDS),--seeds $(SEEDS))
+	@$(BIN)/python -m workflow reproduce $(call quoted,$(SCALE)) --results $(call quoted,$(RESULTS)) \
+		$(if $(CORES),--cores $(CORES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 quick: $(VENV)/suite
-	@$(BIN)/python -m workflow reproduce quick --results "$(RESULTS)" $(if $(CORES),--cores $(CORES))
+	@$(BIN)/python -m workflow reproduce quick --results $(call quoted,$(RESULTS)) $(if $(CORES),--cores $(CORES))
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from acdc.data import DATASETS
 from acdc.errors import SuiteError
@@ -313,6 +313,20 @@ class Study:
 
 
 _ADAPTER = TypeAdapter(Study)
+_REMEDY = "Remove it and make the study again"
+
+
+class _Described(BaseModel):
+    """What every reader takes from a run's configuration."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model: str
+    dataset: str
+    method: str
+    sparsity: float = Field(ge=0, lt=1)
+    epochs: int = Field(ge=1)
+    seed: int = Field(ge=0)
 
 
 def write_study(study: Study, path: Path) -> None:
@@ -328,8 +342,12 @@ def read_study(folder: Path) -> Study:
         ReportError: study.json is missing or damaged, or needs a run that it does not describe.
     """
     path = folder / STUDY
+    where: tuple[str, ...] = ()
     try:
-        study = _ADAPTER.validate_json(path.read_bytes())
+        study = _ADAPTER.validate_json(path.read_bytes(), strict=True)
+        for name, run in study.runs.items():
+            where = ("runs", name, "config")
+            _Described.model_validate(dict(run.config))
     except OSError as error:
         raise ReportError(
             f"{path}: {error.strerror}. Write it with acdc study SCALE --out {path} and the "
@@ -337,10 +355,11 @@ def read_study(folder: Path) -> Study:
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ReportError(f"{path}: {key or 'content'}: {first['msg']}") from None
-    for experiment in study.experiments:
-        for run in experiment.runs:
-            if run not in study.runs:
-                raise ReportError(f"{path}: runs lacks {run}, which {experiment.id} needs")
+        key = ".".join(map(str, (*where, *first["loc"]))) or "content"
+        raise ReportError(f"{path}: {key}: {first['msg']}. {_REMEDY}") from None
+    needed = [run for experiment in study.experiments for run in experiment.runs]
+    needed += [run.parent for run in study.runs.values() if run.parent is not None]
+    for name in needed:
+        if name not in study.runs:
+            raise ReportError(f"{path}: runs lacks {name}, which is needed. {_REMEDY}")
     return study

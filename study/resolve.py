@@ -15,6 +15,7 @@ from acdc.data import DATASETS
 from acdc.errors import ConfigError
 from acdc.messages import config_error
 from study.columns import COLUMNS
+from study.files import FOLDER, find_experiments, find_scale
 from study.model import Experiment, Panel, PaperRow, ReportError, Row, Run, Scale, Study, Task
 from study.paper import paper_values
 from study.schema import (
@@ -28,10 +29,6 @@ from study.schema import (
     read,
 )
 from theory import experiment as theory
-from theory.layout import EXPERIMENTS
-
-FOLDER = Path(__file__).resolve().parents[1] / "workflow"
-"""Where the suite's own scales and experiments are."""
 
 LARGEST = 1000
 """Of the numbers that ``--config`` takes: seeds per row, runs per job, GPUs per node."""
@@ -52,15 +49,11 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     Raises:
         ConfigError: names the file, the key, the value and what is allowed.
     """
-    file = find_scale(scale_name)
-    scale = read(file, ScaleSpec)
+    file, scale = find_scale(scale_name)
     if seeds is not None:
         numbers = tuple(range(1, whole_number(seeds, "seeds") + 1))
         scale = scale.model_copy(update={"seeds": numbers})
-    found = _listed(Path(experiments or FOLDER / "experiments"))
-    if not found:
-        raise config_error("experiments", experiments, "no YAML files", "a folder with some")
-    files = {path.stem: path for path in sorted(found, key=_display_order)}
+    files = find_experiments(Path(experiments or FOLDER / "experiments"))
     chosen = scale.experiments if scale.experiments is not None else tuple(files)
     for name, times in Counter(chosen).items():
         if name not in files or times > 1:
@@ -76,21 +69,6 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
         resolver.runs,
         {key: str(value) for key, value in options.items() if value is not None},
     )
-
-
-def find_scale(name: str) -> Path:
-    """Return the file of a scale, by its name or its path.
-
-    Raises:
-        ConfigError: no such scale; lists the known ones.
-    """
-    known = {path.stem: path for path in _listed(FOLDER / "scales")}
-    if name in known:
-        return known[name]
-    if name.endswith(".yaml") and Path(name).exists():
-        return Path(name)
-    allowed = f"{', '.join(known)}, or the path of a YAML file"
-    raise config_error("scale", name, "unknown scale", allowed)
 
 
 def whole_number(value: Any, key: str) -> int:
@@ -113,22 +91,6 @@ def _at(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Return the YAML files of a folder by name, relative to the working directory if possible."""
-    here = Path.cwd()
-    near = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return sorted(near.glob("*.yaml"))
-
-
-def _display_order(path: Path) -> tuple[int, int, str]:
-    """Return the sorting key of an experiment: tables, figures, the suite's own, the theory."""
-    kinds = ("table", "figure")
-    kind = next((i for i, kind in enumerate(kinds) if path.stem.startswith(kind)), 2)
-    name = path.stem.removeprefix("theory_")
-    known = path.stem != name and name in EXPERIMENTS
-    return kind, EXPERIMENTS.index(name) if known else -1, path.stem
-
-
 @dataclass
 class Resolver:
     """Resolves experiments at a scale, and gathers their runs."""
@@ -139,6 +101,8 @@ class Resolver:
     runs: dict[str, Run] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     """Indices of the overrides that some row has matched."""
+    sparsities: set[float] = field(default_factory=set)
+    """Of all rows, whichever of them the scale leaves out."""
 
     def check(self, experiments: Iterable[Experiment]) -> None:
         """Refuse a scale that leaves nothing to show, or that overrides nothing.
@@ -150,6 +114,10 @@ class Resolver:
             key = f"{self.file}: experiments, sparsities"
             allowed = "experiments with rows at these sparsities"
             raise config_error(key, None, "nothing is left to show", allowed)
+        for number, sparsity in enumerate(self.scale.sparsities or ()):
+            if self.sparsities and sparsity not in self.sparsities:
+                key = f"{self.file}: sparsities.{number}"
+                raise config_error(key, sparsity, "no row has it", sorted(self.sparsities))
         if self.scale.experiments is None and self.scale.sparsities is None:
             for number, override in enumerate(self.scale.overrides):
                 if number not in self.used:
@@ -199,6 +167,7 @@ class Resolver:
         if not rows or not (sparsities or all(row.sparsities for row in rows)):
             raise config_error(f"{path}: rows, sparsities", None, "empty", "one or more of each")
         pairs = [(row, s) for row in rows for s in row.sparsities or sparsities]
+        self.sparsities |= {sparsity for _, sparsity in pairs}
         if self.scale.sparsities is not None:
             pairs = [(row, s) for row, s in pairs if s == 0 or s in self.scale.sparsities]
         pairs.sort(key=lambda pair: pair[1])

@@ -79,6 +79,7 @@ def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=60)]
 Method = Annotated[str, _one_of(method_names)]
 Dataset = Annotated[str, _one_of(lambda: DATASETS)]
 Theory = Annotated[str, _one_of(lambda: EXPERIMENTS)]
@@ -138,7 +139,7 @@ class PanelSpec(Frozen):
 class ExperimentSpec(Frozen):
     """A table, a figure, or an experiment of the theory: its runs and how they are shown."""
 
-    id: str = Field(pattern=r"^[a-z0-9_]+$")
+    id: Name
     """Name of its file and of the files that are made of it."""
     kind: Kind
     """Table, figure, or a check of the theory, which needs no runs."""
@@ -251,8 +252,8 @@ class Override(Frozen):
 class ScaleSpec(Frozen):
     """The size of a study: its substitutes for the paper's tasks, and what it leaves out."""
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    """Name of the results folder."""
+    name: Name
+    """Name of the results folder; a built-in scale's is refused in any other file."""
     title: str
     """One line above every table."""
     description: str

@@ -16,6 +16,7 @@ from acdc.errors import ConfigError
 from acdc.run.reader import RunRecord, read_run
 from acdc.run.result import RESULT, DivergedResult, FinishedResult
 from acdc.run.sources import staleness
+from study.model import ReportError, read_study
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,21 @@ def describe(found: Sequence[Stale], place: Path, results: Path) -> Iterator[str
     command = shlex.join(["acdc", "stale", *scale, "--results", str(results), "--folders"])
     yield f"To retrain: {command} | tr '\\n' '\\0' | xargs -0 rm -r"
     if scale:
-        yield f"then make reproduce SCALE={scale[1]} RESULTS={shlex.quote(str(results))}"
+        yield f"then {_retraining(place.parent, results)}"
+
+
+def _retraining(folder: Path, results: Path) -> str:
+    """Return the command that makes a study again, whatever it was resolved from."""
+    try:
+        options = read_study(folder).options
+    except ReportError:
+        options = {"--scale": folder.name}
+    words = {key.removeprefix("--"): value for key, value in options.items()}
+    words["results"] = str(results)
+    if "experiments" in words:
+        pairs = [f"{key}={value}" for key, value in words.items()]
+        return shlex.join(["snakemake", "--cores", "all", "--config", *pairs])
+    return f"make reproduce {' '.join(f'{k.upper()}={shlex.quote(v)}' for k, v in words.items())}"
 
 
 def _row(name: str, members: Sequence[Stale]) -> list[object]:

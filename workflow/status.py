@@ -15,7 +15,7 @@ from typing import Any, get_args
 import click
 from tabulate import tabulate
 
-from study.model import STUDY, Study, read_study
+from study.model import STUDY, ReportError, Study, read_study
 from workflow.state import RunState, States, Status, clock
 
 COLOURS: dict[Status, dict[str, Any]] = {
@@ -66,7 +66,7 @@ def entries(study: Study) -> list[Entry]:
         model, dataset, seed = config["model"], config["dataset"], config["seed"]
         end = f"_s{100 * config['sparsity']:g}_seed{seed}-{name.rpartition('-')[2]}"
         # The parent of a run need not be in any row.
-        task, label = rows.get(name) or (tasks[model, dataset], config["method"])
+        task, label = rows.get(name) or (tasks.get((model, dataset), ""), config["method"])
         found.append(
             Entry(
                 run=name,
@@ -84,7 +84,7 @@ def entries(study: Study) -> list[Entry]:
         )
     labels = list(dict.fromkeys(label for _, label in rows.values()))
     places = {label: place for place, label in enumerate(labels)}
-    order = list(dict.fromkeys([*(task for task, _ in rows.values()), *tasks.values()]))
+    order = list(dict.fromkeys([*(task for task, _ in rows.values()), *tasks.values(), ""]))
     return sorted(
         found,
         key=lambda e: (order.index(e.task), places.get(e.label, len(places)), e.sparsity, e.method),
@@ -271,10 +271,12 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
 
     Raises:
         ConfigError: no such scale.
-        ReportError: the written study is damaged.
     """
     if seeds is None and experiments is None and (results / scale / STUDY).is_file():
-        return read_study(results / scale)
+        try:
+            return read_study(results / scale)
+        except ReportError as error:
+            click.echo(f"warning: {error}", err=True)
     # Imports torch, which takes seconds.
     from study.resolve import load
 

@@ -7,18 +7,17 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from acdc.config.run import RunConfig, parse_run
-from acdc.errors import ConfigError
 from acdc.step import Step
-from study.model import ReportError, Row, Study, read_study, write_study
+from study.model import Row, Study, read_study, write_study
 from study.paper import paper_values
 from study.resolve import FOLDER, load
 from study.schema import ExperimentSpec, ScaleSpec, read
+from tests.study.conftest import ACDC, RIGL, Resolve
 from tests.support import METHOD_SETTINGS
 from tests.workflow.conftest import ROOT, TINY
 from theory.experiment import parse
@@ -49,46 +48,6 @@ def rows_of_tasks(study: Study) -> list[Row]:
     ]
 
 
-@pytest.fixture
-def edited(tmp_path: Path) -> Callable[..., str]:
-    """Return a function that writes the tiny scale with some keys changed."""
-
-    def write(**changes: object) -> str:
-        data = yaml.safe_load(TINY.read_text()) | changes
-        path = tmp_path / "edited.yaml"
-        path.write_text(yaml.safe_dump(data))
-        return str(path)
-
-    return write
-
-
-Resolve = Callable[..., Study]
-
-
-@pytest.fixture
-def resolved(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
-    """Return a function that resolves a table of one task of 20 epochs on the digits."""
-
-    def resolve(*rows: dict[str, Any], scale: dict[str, Any] | None = None, **keys: Any) -> Study:
-        experiment = {
-            "id": "mine",
-            "kind": "table",
-            "title": "Mine",
-            "caption": "Mine.",
-            "task": "imagenet-resnet50",
-            "sparsities": [0.9],
-            "columns": ["top1"],
-            "rows": rows,
-        } | keys
-        folder = tmp_path / "experiments"
-        folder.mkdir(exist_ok=True)
-        (folder / "mine.yaml").write_text(yaml.safe_dump(experiment))
-        file = edited(**{"experiments": ["mine"], "sparsities": None, **(scale or {})})
-        return load(file, experiments=folder)
-
-    return resolve
-
-
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_row_has_its_runs(scale: str) -> None:
     study = known(scale)
@@ -111,21 +70,6 @@ def test_a_written_study_is_read_back(scale: str, tmp_path: Path) -> None:
     assert read_study(tmp_path).digest == study.digest
     for name, run in study.runs.items():
         assert parse_run(run.config).run_name == name
-
-
-def test_a_damaged_study_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"study\.json: .*acdc study"):
-        read_study(tmp_path)
-    text = known(str(TINY)).to_json()
-    run = next(iter(known(str(TINY)).runs))
-    for damaged, key in (
-        (text[:100], "content"),
-        (text.replace('"product"', '"produkt"'), "product"),
-        (text.replace(f'"{run}": {{', '"other": {'), run),
-    ):
-        (tmp_path / "study.json").write_text(damaged)
-        with pytest.raises(ReportError, match=key):
-            read_study(tmp_path)
 
 
 @pytest.mark.parametrize("scale", WHOLE)
@@ -279,10 +223,6 @@ def test_experiments_that_await_something() -> None:
     assert len(study.experiment("table13").runs) == len(study.experiment("table14").runs) == 18
 
 
-RIGL = {"label": "RigL", "method": "rigl"}
-ACDC = {"label": "AC/DC", "method": "acdc"}
-
-
 @pytest.mark.parametrize(("extend", "epochs"), [(2, 40), (5.0, 100), (0.5, 10), (1.15, 23)])
 def test_extend_multiplies_the_epochs(extend: float, epochs: int, resolved: Resolve) -> None:
     study = resolved(
@@ -299,19 +239,6 @@ def test_extend_multiplies_the_epochs(extend: float, epochs: int, resolved: Reso
     assert parent is not None
     assert study.runs[parent].config["epochs"] == epochs
     assert study.with_parents(one_shot.runs) == (parent, *one_shot.runs)
-
-
-@pytest.mark.parametrize(
-    ("extend", "message"),
-    [
-        (1.33, r"extend=1.33: .*1.3 \(26 epochs\) or 1.35 \(27 epochs\)$"),
-        (0.01, r"extend=0.01: .*0.05 \(1 epoch\)$"),
-        (0, "rows.0.extend"),
-    ],
-)
-def test_epochs_are_not_rounded(extend: float, message: str, resolved: Resolve) -> None:
-    with pytest.raises(ConfigError, match=message):
-        resolved(RIGL | {"extend": extend})
 
 
 def test_rows_are_sorted_by_sparsity(resolved: Resolve) -> None:
@@ -408,23 +335,6 @@ def test_selected_runs_come_with_their_parents() -> None:
     assert study.select(method="acdc", sparsity=0.9, row="AC/DC") == acdc
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ({"method": "rigl"}, "method=rigl: .*acdc, acdc_dense, dense"),
-        ({"row": "acdc"}, r"row=acdc: .*AC/DC, AC/DC\*, Dense"),
-        ({"experiment": "table6"}, "experiment=table6: .*'table06'"),
-        ({"sparsity": 0.8}, "sparsity=0.8: .*0.9"),
-        ({"color": 1}, "color=1: .*dataset, experiment, method"),
-        ({"method": ["acdc"]}, r"method=\['acdc'\]"),
-        ({"method": "dense", "sparsity": 0.9}, "method=dense, sparsity=0.9: "),
-    ],
-)
-def test_a_choice_without_runs_names_the_key(choice: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        known(str(TINY)).select(**choice)
-
-
 def test_jobs_hold_the_seeds_of_one_configuration() -> None:
     study = known("quick")
     for size in (None, 1, 2, 3):
@@ -443,109 +353,6 @@ def test_jobs_hold_the_seeds_of_one_configuration() -> None:
     assert {paper.gpus[name] for name in paper.runs} == {1, 4}
 
 
-SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
-    ({"seedz": [1]}, "edited.yaml: seedz"),
-    ({"experiments": ["table9"]}, "edited.yaml: experiments=table9: .*'table09'"),
-    ({"experiments": ["table06"] * 2}, "experiments=table06: "),
-    ({"experiments": []}, "edited.yaml: experiments, sparsities: "),
-    ({"tasks": {}}, "table06.yaml: task=imagenet-resnet50: "),
-    ({"sparsities": [1.0]}, "sparsities.0"),
-    ({"seeds": [2, 2]}, "edited.yaml: seeds"),
-    ({"overrides": [{"method": "acdcc"}]}, "overrides.0.method='acdcc': .*'acdc'"),
-    ({"theory": {"t2_rat": {}}}, "edited.yaml: theory.t2_rat.*'t2_rate'"),
-    ({"theory": {"t2_rate": {"trialz": 3}}}, "edited.yaml: theory.t2_rate: trialz"),
-    ({"theory": {"t2_rate": {"kappas": [0.5]}}}, "edited.yaml: theory.t2_rate: kappas.0"),
-    ({"tasks.dataset": ["digitz", "digits"]}, "tasks.imagenet-resnet50.dataset.0=.*'digits'"),
-    ({"tasks.dataset": []}, "edited.yaml: tasks.imagenet-resnet50.dataset"),
-    ({"tasks.model": "resnet9"}, r"tasks.imagenet-resnet50\): model.*resnet9.*resnet20"),
-    ({"tasks.epochs": 19}, r"table06.yaml: row 'AC/DC' \(.*edited.yaml: .*\): epochs.*19"),
-    ({"tasks.gpu": 3}, "tasks.imagenet-resnet50.gpu=3: "),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), SCALE_ERRORS)
-def test_a_wrong_scale_names_file_and_key(
-    edited: Callable[..., str], changes: dict[str, Any], message: str
-) -> None:
-    ((key, value),) = changes.items()
-    if key.startswith("tasks."):
-        task = yaml.safe_load(TINY.read_text())["tasks"]["imagenet-resnet50"]
-        task |= {key.removeprefix("tasks."): value}
-        changes = {"tasks": {"imagenet-resnet50": task}}
-    with pytest.raises(ConfigError, match=message) as caught:
-        load(edited(**changes))
-    assert "\n" not in str(caught.value)
-
-
-def test_tasks_that_train_the_same_network_use_the_same_gpus(edited: Callable[..., str]) -> None:
-    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20}
-    with pytest.raises(ConfigError, match=r"tasks\.b\.gpu=1: "):
-        load(edited(tasks={"a": task | {"gpu": 2}, "b": task}))
-
-
-RELABELLED = {"kind": "figure", "columns": [], "panels": [{"plot": "relabelled_true"}]}
-EXPERIMENT_ERRORS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
-    ([ACDC], {"columns": ["top2"]}, "mine.yaml: columns.0='top2': .*'top1'"),
-    ([ACDC], {"columns": []}, "mine.yaml: columns: "),
-    ([ACDC], {"kind": "figure", "columns": []}, "mine.yaml: panels: "),
-    ([ACDC], {"panels": [{"plot": "schedule"}]}, "mine.yaml: panels: "),
-    ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "pie"}]}, "panels.0.plot"),
-    ([ACDC], {"columns": ["top1", "top1"]}, "mine.yaml: columns"),
-    ([ACDC], {"columns": ["agreement"]}, "mine.yaml: columns=agreement: "),
-    ([ACDC], {"reference": "DC/AC"}, "mine.yaml: reference=DC/AC: .*AC/DC"),
-    ([ACDC], {"recipe": {"lrr": 1}}, r"row 'AC/DC' .*: recipe.lrr"),
-    ([ACDC], {"id": "yours"}, "mine.yaml: id=yours: "),
-    ([ACDC], {"id": "train"}, "mine.yaml: id=train: "),
-    ([ACDC], {"sparsities": []}, "mine.yaml: rows, sparsities: "),
-    ([ACDC], RELABELLED, "mine.yaml: panels.plot .*edited.yaml.*dataset=digits"),
-    ([ACDC | {"method": "acdcc"}], {}, "rows.0.method='acdcc': .*'acdc'"),
-    ([ACDC | {"seeds": [1, 1]}], {}, "mine.yaml: rows.0.seeds"),
-    ([ACDC | {"task": "nowhere"}], {"awaits": "something"}, "mine.yaml: task=nowhere: "),
-    ([ACDC | {"paper": {"method": "DC/AC", "table": "1"}}], {}, "row 'AC/DC': paper.method=DC/AC"),
-    ([ACDC | {"paper": {"method": "AC/DC", "table": "99"}}], {}, "row 'AC/DC': paper.*99"),
-    ([ACDC | {"paper": {"method": "AC/DC"}}], {}, "rows.paper.table: row 'AC/DC'"),
-    ([ACDC | {"product": "dence"}], {}, "mine.yaml: rows.0.product"),
-    ([RIGL | {"product": "dense"}], {}, "row 'RigL' .*: product=dense: .*sparse"),
-    ([ACDC, ACDC], {}, "rows.label=AC/DC: "),
-    ([ACDC, ACDC | {"label": "Ours", "settings": {"distribution": "global"}}], {},
-     "rows: 'AC/DC' and 'Ours' are the same run"),
-    ([ACDC | {"settings": {"schedule": "imagenet-100-short"}}], {},
-     r"row 'AC/DC' \(.*: tasks.imagenet-resnet50\): epochs.*20"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("found", "keys", "message"), EXPERIMENT_ERRORS)
-def test_a_wrong_experiment_names_file_and_key(
-    resolved: Resolve, found: list[dict[str, Any]], keys: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        resolved(*found, **keys)
-    assert "\n" not in str(caught.value)
-
-
-THEORY = {
-    "id": "theory_t2_rate",
-    "kind": "theory",
-    "theory": "t2_rate",
-    "title": "Mine",
-    "caption": "Mine.",
-}
-
-
-@pytest.fixture
-def theory(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
-    """Return a function that resolves one experiment of the theory."""
-
-    def resolve(scale: dict[str, Any] | None = None, **keys: Any) -> Study:
-        folder = tmp_path / "experiments"
-        folder.mkdir(exist_ok=True)
-        (folder / "theory_t2_rate.yaml").write_text(yaml.safe_dump(THEORY | keys))
-        file = edited(**{"experiments": ["theory_t2_rate"], "theory": {}, **(scale or {})})
-        return load(file, experiments=folder)
-
-    return resolve
-
-
 def test_a_scale_overrides_the_settings_of_the_theory(theory: Resolve) -> None:
     defaults = parse("t2_rate", {}).model_dump(mode="json")
     assert theory().theory == {"t2_rate": defaults}
@@ -555,59 +362,9 @@ def test_a_scale_overrides_the_settings_of_the_theory(theory: Resolve) -> None:
     assert study.digest != theory(settings=own).digest
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"theory": None}, "theory_t2_rate.yaml: theory: "),
-        ({"theory": "t9"}, "theory_t2_rate.yaml: theory='t9': "),
-        ({"theory": "t2_floor"}, "id=theory_t2_rate: .*theory_t2_floor"),
-        ({"settings": {"trialz": 3}}, "theory_t2_rate.yaml: settings: trialz"),
-        ({"settings": {"trials": 1}}, "theory_t2_rate.yaml: settings: trials"),
-        ({"rows": [ACDC]}, "theory_t2_rate.yaml: rows: "),
-        ({"recipe": {"lr": 1}}, "theory_t2_rate.yaml: recipe: "),
-        ({"kind": "table", "columns": ["top1"], "rows": [ACDC]}, "theory: "),
-    ],
-)
-def test_a_wrong_experiment_of_the_theory_names_the_key(
-    theory: Resolve, keys: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        theory(**keys)
-
-
-def test_an_override_without_rows_is_refused(resolved: Resolve) -> None:
-    overrides = [{"method": "rigl", "sparsity": 0.8, "settings": {"update_interval": 7}}]
-    with pytest.raises(ConfigError, match=r"edited.yaml: overrides.0: "):
-        resolved(RIGL, scale={"experiments": None, "overrides": overrides})
-
-
-def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "twice.yaml"
-    path.write_text(TINY.read_text() + "seeds: [1, 2]\n")
-    with pytest.raises(ConfigError, match=r"twice.yaml is not YAML: .*seeds"):
-        load(str(path))
-
-
 def test_both_models_of_a_run_can_have_rows(resolved: Resolve) -> None:
     study = resolved(ACDC, {"label": "its dense model", "method": "acdc", "product": "dense"})
     assert len(study.runs) == 1
-
-
-@pytest.mark.parametrize("seeds", [0, -1, "many", 1.5])
-def test_the_number_of_seeds_is_a_whole_one(seeds: Any) -> None:
-    with pytest.raises(ConfigError, match=f"seeds={seeds}: "):
-        load(str(TINY), seeds=seeds)
-
-
-@pytest.mark.parametrize("scale", ["huge", "missing.yaml"])
-def test_an_unknown_scale_lists_the_known_ones(scale: str) -> None:
-    with pytest.raises(ConfigError, match=f"scale={scale}: .*paper, quick, small, smoke"):
-        load(scale)
-
-
-def test_experiments_without_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"experiments={tmp_path}: "):
-        load(str(TINY), experiments=tmp_path)
 
 
 def test_conda_users_get_the_versions_that_were_tested() -> None:

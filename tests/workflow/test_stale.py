@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from acdc.run.reader import PROVENANCE, read_run
 from acdc.run.result import RESULT, FailedResult, FinishedResult
 from acdc.run.sources import science_digest
+from study.model import STUDY, Scale, Study, write_study
 from tests.support import tiny_config, train
 from tests.workflow.ended import end
 from workflow.cli import cli
@@ -90,6 +91,28 @@ def test_the_commands_that_retrain(results: Path) -> None:
     subprocess.run(["bash", "-c", command], check=True, env={**os.environ, "PATH": beside})
     assert list((results / "old" / "runs").iterdir()) == []
     assert len(list((results / "tiny" / "runs").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({"--scale": "tiny"}, "make reproduce SCALE=tiny RESULTS={results}"),
+        (
+            {"--scale": "my scale.yaml", "--seeds": "2"},
+            "make reproduce SCALE='my scale.yaml' SEEDS=2 RESULTS={results}",
+        ),
+        (
+            {"--scale": "a.yaml", "--experiments": "e"},
+            "snakemake --cores all --config scale=a.yaml experiments=e results={results}",
+        ),
+    ],
+)
+def test_a_study_is_made_again_from_what_it_was_resolved(
+    results: Path, options: dict[str, str], command: str
+) -> None:
+    study = Study(Scale("old", "Old", ""), (), {}, options)
+    write_study(study, results / "old" / STUDY)
+    assert command.format(results=results) in stale(results)
 
 
 @pytest.mark.parametrize(

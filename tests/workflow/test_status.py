@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from filelock import SoftFileLease
 
 import workflow.state
 from acdc.config.run import parse_run
-from acdc.errors import ConfigError, SuiteError
+from acdc.errors import ConfigError
 from acdc.run.failures import FAILED
 from acdc.run.lease import LEASE, host_at_work
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, read_lines
@@ -479,10 +480,27 @@ def test_refusals(tmp_path: Path) -> None:
     error = refused("--scale", "smokey")
     assert isinstance(error, ConfigError)
     assert "scale" in str(error)
-    (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / STUDY).write_text("{")
-    error = refused()
-    assert isinstance(error, SuiteError)
-    assert str(tmp_path / "smoke" / STUDY) in str(error)
     for arguments in (("--only", "lost"), ("--watch", "0"), ("--seeds", "0")):
         assert CliRunner().invoke(status, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"runs": null}', "{"])
+def test_a_damaged_study_is_named_and_resolved_again(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "quick" / STUDY
+    path.parent.mkdir()
+    path.write_text(content)
+    done = CliRunner().invoke(status, ["--scale", "quick", "--results", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert str(path) in done.stderr
+    assert len(json.loads(done.stdout)["runs"]) == len(load("quick").runs)
+
+
+def test_a_study_of_another_checkout(tmp_path: Path) -> None:
+    """Its model, data set and method are none of this one's, and its parents are in no row."""
+    study = study_of(tmp_path, ("acdc", 0.9, 1))
+    run = next(iter(study.runs))
+    config = {**study.runs[run].config, "dataset": "theirs", "model": "theirs", "method": "theirs"}
+    runs = {**study.runs, "their_parent-0": Run(config)}
+    write_study(dataclasses.replace(study, runs=runs), tmp_path / "mine" / STUDY)
+    assert {entry["run"] for entry in as_data(tmp_path)["runs"]} == {run, "their_parent-0"}
+    assert "theirs" in shown(tmp_path)
