@@ -107,23 +107,3 @@ def test_gradient_feedback() -> None:
     assert moved > 0
     assert drive.method.gradient_masks() == {}
     assert all(density == 1 for density in drive.method.densities().gradient.values())
-
-
-def test_products_and_phases_by_epoch() -> None:
-    drive = dpf()
-    seen: list[tuple[str, str | None]] = []
-
-    def look(step: Step) -> None:
-        if step.batch == 4:
-            seen.append((drive.method.phase(step), drive.method.product(step)))
-
-    drive.run(look)
-    assert seen == [("ramp", None), *[("sparse", "sparse")] * 3]
-
-
-def test_dense_layers_are_left_alone() -> None:
-    drive = dpf(0.5, dense_layers=["first"], distribution="uniform", begin=0.25, end=0.75)
-    assert nonzeros(drive.weights) == 90
-    drive.run()
-    kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
-    assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}

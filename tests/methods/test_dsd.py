@@ -107,18 +107,6 @@ def test_the_last_phase_has_a_lower_learning_rate(factor: float) -> None:
     assert rates == [0.5, 0.5, 0.5, 0.5 * factor]
 
 
-def test_dense_layers_are_never_pruned() -> None:
-    drive = dsd(0.5, dense_layers=["first"])
-
-    def look(step: Step) -> None:
-        if step.epoch == 2:
-            kept = {name: int((w != 0).sum()) for name, w in drive.weights.items()}
-            assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}
-
-    drive.run(look)
-    assert drive.config.settings.variant() == "first"
-
-
 def test_phases_follow_the_settings() -> None:
     assert Settings().sparse_epochs(200) == (100, 150)
     drive = dsd(epochs=6, sparse_begin=0.34, sparse_end=0.8)

@@ -134,26 +134,8 @@ def test_forward_uses_masked_weights() -> None:
     drive.run(look)
 
 
-def test_phases_and_products_by_epoch() -> None:
-    drive = gmp()
-    seen: list[tuple[str, str | None]] = []
-
-    def look(step: Step) -> None:
-        if step.batch == drive.batches - 1:
-            seen.append((drive.method.phase(step), drive.method.product(step)))
-
-    drive.run(look)
-    assert seen == [("ramp", None), ("ramp", None), ("ramp", None), ("sparse", "sparse")]
-
-
 @pytest.mark.parametrize("settings", [{"begin": 0.99, "end": 0.999}, {"begin": 0.0, "end": 0.01}])
 def test_short_ramps_reach_the_target(settings: dict[str, float]) -> None:
     drive = gmp(**settings).run()
     assert nonzeros(drive.weights) == sum(n - math.floor(0.75 * n) for n in SIZES.values())
     assert drive.method.product(Step(3, 4, 5)) == "sparse"
-
-
-def test_dense_layers_are_left_alone() -> None:
-    drive = gmp(0.5, dense_layers=["first", "last"], distribution="global").run()
-    kept = {name: nonzeros({name: weight}) for name, weight in drive.weights.items()}
-    assert kept == {"conv.weight": 18, "hidden.weight": 24, "out.weight": 24}

@@ -220,3 +220,54 @@ def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict
     published = drive.method.published_flops(costs)
     assert min(3 * nonzero, 3 * kept) <= published * (1 + 1e-9)
     assert published <= 3 * dense_flops(costs) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        (
+            "gmp",
+            {"begin": 0.2, "end": 0.8, "updates": 6},
+            [*[("ramp", None)] * 3, ("sparse", "sparse")],
+        ),
+        ("dpf", {"update_interval": 4}, [("ramp", None), *[("sparse", "sparse")] * 3]),
+        ("woodfisher", {}, [("dense", None), *[("ramp", None)] * 2, ("sparse", "sparse")]),
+    ],
+)
+def test_phases_and_products_by_epoch(
+    method: str, settings: dict[str, Any], expected: list[tuple[str, str | None]]
+) -> None:
+    drive = Drive(configured(method, settings), BATCHES)
+    seen: list[tuple[str, str | None]] = []
+
+    def look(step: Step) -> None:
+        if step.batch == BATCHES - 1:
+            seen.append((drive.method.phase(step), drive.method.product(step)))
+
+    drive.run(look)
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "kept"),
+    [
+        ("acdc", {"dense_layers": ["first"]}, {"conv.weight": 18, "others": 36}),
+        ("gmp", {"dense_layers": ["first", "last"], "distribution": "global"},
+         {"conv.weight": 18, "hidden.weight": 24, "out.weight": 24}),
+        ("dpf", {"dense_layers": ["first"], "distribution": "uniform", "begin": 0.25, "end": 0.75},
+         {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}),
+        ("dsd", {"dense_layers": ["first"]},
+         {"conv.weight": 18, "hidden.weight": 24, "out.weight": 12}),
+        ("woodfisher", {"dense_layers": ["last"], "fisher_batch_size": 8, "block_size": 10},
+         {"out.weight": 24, "others": 33}),
+    ],
+)  # fmt: skip
+def test_the_sparsity_counts_over_layers_that_are_not_dense(
+    method: str, settings: dict[str, Any], kept: dict[str, int]
+) -> None:
+    drive = Drive(configured(method, settings | {"sparsity": 0.5}), BATCHES)
+    # DSD is sparse in its third epoch alone.
+    drive.run(until=3 * BATCHES if method == "dsd" else None)
+    counts = {name: int((weight != 0).sum()) for name, weight in drive.weights.items()}
+    named = {name: counts.pop(name) for name in kept if name != "others"}
+    assert named | {"others": sum(counts.values())} == {"others": 0} | kept

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
 from baselines.set import SET, Settings, core_mask
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, tiny_config
 
 
 def set_drive(**settings: Any) -> Drive:
@@ -60,15 +58,6 @@ def test_grown_connections_do_not_depend_on_the_gradient() -> None:
 
     assert torch.equal(grown(1e-9), grown(2e-9))
     assert int(grown(1e-9).sum()) > 0
-
-
-def test_training_flops_are_three_sparse_passes() -> None:
-    drive = set_drive(dense_layers=()).run()
-    costs = tuple(
-        LayerCost(name, weight.numel(), 2 * weight.numel())
-        for name, weight in drive.weights.items()
-    )
-    assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))
 
 
 def python_core(weight: list[float], fraction: float) -> list[bool]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -55,12 +54,3 @@ def test_at_sparsity_zero_it_is_dense_training() -> None:
     assert static.losses == dense.losses
     for name, weight in static.effective().items():
         assert torch.equal(weight, dense.effective()[name])
-
-
-def test_training_flops_are_three_sparse_passes() -> None:
-    drive = Drive(tiny_config("static", settings={"distribution": "er"}))
-    costs = tuple(
-        LayerCost(name, weight.numel(), 2 * weight.numel())
-        for name, weight in drive.weights.items()
-    )
-    assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))

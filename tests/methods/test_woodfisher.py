@@ -160,18 +160,6 @@ def test_fisher_gradients_are_masked() -> None:
         assert bool((inverse.diagonal()[~pruned] < 1e5).any())
 
 
-def test_phases_and_products_by_epoch() -> None:
-    drive = woodfisher()
-    seen: list[tuple[str, str | None]] = []
-
-    def look(step: Step) -> None:
-        if step.batch == 4:
-            seen.append((drive.method.phase(step), drive.method.product(step)))
-
-    drive.run(look)
-    assert seen == [("dense", None), ("ramp", None), ("ramp", None), ("sparse", "sparse")]
-
-
 def test_published_ramp() -> None:
     published = Settings(grid="released").prunings(100)
     assert published == (1, 40, (1, 6, 11, 16, 21, 26, 31, 36))
@@ -237,9 +225,3 @@ def test_the_learning_rate_is_the_recipes_times_the_factor() -> None:
     drive = woodfisher()
     assert drive.method.learning_rate(Step(2, 0, 5), 0.3) == 0.15
     assert Settings().lr_factor * 0.256 == pytest.approx(0.005)
-
-
-def test_dense_layers_are_left_alone() -> None:
-    drive = woodfisher(0.5, dense_layers=["last"]).run()
-    assert nonzeros({"": drive.weights["out.weight"]}) == 24
-    assert nonzeros(drive.weights) == 24 + 33
