@@ -1,7 +1,10 @@
-"""The base of all validated values."""
+"""The base of all validated values, and the fingerprint of plain data."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -24,14 +27,21 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists_are_tuples(cls, data: Any) -> Any:
+    def _lists_aretuples(cls, data: Any) -> Any:
         """Take the lists of YAML and JSON where a strict model has tuples."""
-        return _tuples(data)
+        return tuples(data)
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Return a value with tuples in the place of lists."""
     if isinstance(value, list | tuple):
-        return tuple(map(_tuples, value))
+        return tuple(map(tuples, value))
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: tuples(item) for key, item in value.items()}
     return value
+
+
+def fingerprint(plain: Mapping[str, Any]) -> str:
+    """Return twelve hexadecimal digits that identify plain data, a resolved configuration."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -178,7 +178,8 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         mine = list(_rows(record, run.config, found))
         rows += mine
         problems += found
-        if mine[0].status != "missing":
+        # Of a journal that is not whole nothing is shown: a series cut short looks like a result.
+        if mine[0].status != "missing" and record.journal.problem is None:
             identity = {"run": name, "seed": run.config["seed"]}
             journal += [identity | _flat(line) for line in record.journal.lines]
         if isinstance(record.result, FinishedResult):

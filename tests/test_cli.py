@@ -127,7 +127,7 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {**METHOD_SETTINGS["acdc"], "dense_layers": ["first"]}
     result = train(tiny_config("acdc", settings=settings), tmp_path)
     result["products"]["sparse"]["last"]["certificate"]["failures"] = ["too few zeros"]
-    print_summary(FinishedResult.model_validate(result), tmp_path)
+    print_summary(FinishedResult.model_validate_json(json.dumps(result)), tmp_path)
     output = capsys.readouterr().out
     ratio = result["flops"]["training_published"] / result["flops"]["dense_training"]
     for records in result["products"].values():

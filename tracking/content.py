@@ -111,8 +111,9 @@ def run_content(folder: Path) -> Content | None:
     journal = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).exists() else b""
     if not (journal or run.result or run.failure or run.problems):
         return None
-    if run.problems or run.config is None:
-        raise DamagedRunError("; ".join(run.problems) or f"{folder / CONFIG}: missing")
+    problems = [*run.problems, *([run.journal.problem] if run.journal.problem else [])]
+    if problems or run.config is None:
+        raise DamagedRunError("; ".join(problems) or f"{folder / CONFIG}: missing")
     status = run.result.status if run.result else "running"
     if run.result is None and run.failure is not None and run.failure.final:
         status = "failed"

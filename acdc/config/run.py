@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Self
 
 from pydantic import (
@@ -18,7 +16,7 @@ from pydantic import (
 from acdc.config.recipe import Precision, Recipe
 from acdc.data import DATASETS
 from acdc.errors import ConfigError
-from acdc.frozen import Frozen
+from acdc.frozen import Frozen, fingerprint
 from acdc.messages import config_error, explain
 from acdc.methods.contract import SparseMethod, Start
 from acdc.methods.plan import Plan
@@ -133,8 +131,7 @@ class RunConfig(Frozen):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that identify the resolved configuration."""
-        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return fingerprint(self.plain())
 
     @property
     def slug(self) -> str:

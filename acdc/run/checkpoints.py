@@ -14,10 +14,12 @@ import torch
 
 from acdc.errors import CheckpointError
 from acdc.files import write_atomically
+from acdc.messages import shown
 
 SCHEMA = 1
 """The version of a checkpoint's state."""
 _KEPT = 2
+_KEYS = {"epoch", "batch", "totals", "trainer", "progress", "products", "files", "journal_length"}
 _NAME = re.compile(r"step-(\d{10})\.pt")
 
 
@@ -72,9 +74,15 @@ class Checkpoints:
         for path in self.paths():
             raw = path.read_bytes()
             if hashlib.sha256(memoryview(raw)[32:]).digest() != raw[:32]:
-                wrong = "is damaged"
+                wrong: str | None = "is damaged"
             else:
-                wrong = problem(self.read(path, torch.device("cpu"))) or ""
+                try:
+                    state = self.read(path, torch.device("cpu"))
+                    wrong = problem(state) if state.keys() >= _KEYS else "is incomplete"
+                except CheckpointError:
+                    raise
+                except Exception as error:  # whatever torch raises of content that is not its own
+                    wrong = f"is damaged ({shown(f'{type(error).__name__}: {error}')})"
             if not wrong:
                 return path
             warn(f"checkpoint {path} {wrong}; resuming from the one before it")

@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from acdc.errors import DeviceMemoryError, RunDirectoryError, SuiteError
 from acdc.files import write_json
+from acdc.run.result import Record
 
 FAILED = "failed.json"
 
@@ -61,10 +60,8 @@ def translate_errors(run_name: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
-class Failure(BaseModel):
+class Failure(Record):
     """The error that ended an attempt at a run."""
-
-    model_config = ConfigDict(frozen=True)
 
     error: str
     exit_status: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.files import finite, flush
+from acdc.run.reader import parse_lines
 
 
 class Journal:
@@ -22,12 +23,20 @@ class Journal:
         """Size in bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def problem(self, length: int) -> str | None:
+        """Return what is wrong with the beginning that a checkpoint counts on, if anything is."""
+        content = self.path.read_bytes()[:length] if self.path.exists() else b""
+        if len(content) < length:  # after a power failure
+            return f"needs {length} bytes of {self.path}, which has {len(content)}"
+        problem = parse_lines(content, self.path).problem
+        if not problem and content[-1:] not in (b"", b"\n"):
+            problem = f"{self.path}: cut within a line"
+        return f"needs a whole journal, but {problem}" if problem else None
+
     def cut(self, length: int) -> None:
         """Drop what was written after the checkpoint that is being resumed from."""
         with self.path.open("ab") as file:
-            # A journal can be shorter than its checkpoint says, after a power failure; truncate
-            # would fill it up with zero bytes.
-            file.truncate(min(length, file.tell()))
+            file.truncate(length)
 
     def flush(self) -> None:
         """Wait until what was written is on the disk, before a checkpoint that counts on it."""

@@ -146,7 +146,11 @@ def _train(
     )
     newest = ranks.on_rank0(
         lambda: files.checkpoints.newest(
-            reporter.say, lambda saved: files.store.problem(saved["files"])
+            reporter.say,
+            lambda saved: (
+                files.store.problem(saved["files"])
+                or files.journal.problem(saved["journal_length"])
+            ),
         )
     )
     # Before anything of this run takes up memory.
@@ -169,7 +173,7 @@ def _train(
         else:
             at, totals = session.resume(saved)
         if ranks.first:
-            record_provenance(folder, config, state.device, ranks, resumed=saved is not None)
+            record_provenance(folder, config, options.engine, ranks, resumed=saved is not None)
         session.spent.attempts += 1
         ranks.cancel(below=StepRequest.STOP + 1)  # what was asked for in the run before
         reporter.start(config, at)
@@ -177,7 +181,8 @@ def _train(
         result = _finish(session)
     except Diverged as error:
         reporter.say(f"{config.run_name} diverged: {error}")
-        common = records.trained(state, session.spent, session.wall_s())
+        lines = session.journal_lines()
+        common = records.trained(state, session.spent, lines, session.wall_s())
         result = DivergedResult(**common, diverged_at=error.epoch, diverged=str(error))
     except Exception:
         check_state(state.method)  # a rule that is broken says more than where it failed
@@ -238,5 +243,6 @@ def _finish(session: Session) -> FinishedResult:
     started = time.perf_counter()
     products = records.evaluate_products(state, files.store, files.folder)
     test_s = time.perf_counter() - started
-    common = records.trained(state, session.spent, session.wall_s(), test_s)
+    lines = session.journal_lines()
+    common = records.trained(state, session.spent, lines, session.wall_s(), test_s)
     return FinishedResult(**common, products=products, files=digests(files.folder))

@@ -17,7 +17,8 @@ from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.files import write_json
 from acdc.run.reader import PROVENANCE
-from acdc.run.sources import science_digest
+from acdc.run.sources import ROOT, science_digest
+from acdc.training.state import Engine
 
 # What results are made by, as paths from the root of the repository; new files count too.
 SCIENCE = (":/acdc", ":/baselines", ":/study", ":/theory", ":/workflow")
@@ -37,7 +38,10 @@ def _git(*arguments: str) -> str | None:
 
 def git_revision() -> dict[str, Any]:
     """Return the revision of the source, and whether what makes results is as it was there."""
-    revision = _git("rev-parse", "HEAD")
+    revision = None
+    # Not that of another repository that the suite was copied or unpacked into.
+    if _git("rev-parse", "--show-toplevel") == str(ROOT) and _git("ls-files", __file__):
+        revision = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--", *SCIENCE) if revision else None
     return {"revision": revision, "clean": status == "" if status is not None else None}
 
@@ -59,24 +63,30 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def record(
-    folder: Path, config: RunConfig, device: torch.device, ranks: Ranks, *, resumed: bool
-) -> None:
-    """Record what an attempt at a run is made by; a resumed one adds to those before it."""
+def record(folder: Path, config: RunConfig, engine: Engine, ranks: Ranks, *, resumed: bool) -> None:
+    """Record what an attempt at a run is made by; a resumed one adds to those before it.
+
+    A record that is missing or damaged stands for an attempt that nothing is known of.
+    """
     now = {
         "git": git_revision(),
         "science": science_digest(config),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "hardware": hardware(device),
+        "hardware": hardware(engine.device),
         "ranks": ranks.count,
         "threads": torch.get_num_threads(),
+        "compile": engine.compile,
+        "deterministic": engine.deterministic,
         "system": f"{platform.system()} {platform.release()}",
         "host": platform.node(),
         "job": os.environ.get("SLURM_JOB_ID"),
     }
     path = folder / PROVENANCE
-    if resumed and path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        now = {**begun, "resumed": [*begun.get("resumed", []), now]}
+    if resumed:
+        begun: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, RecursionError):
+            begun = dict(json.loads(path.read_bytes()))
+        before = begun.get("resumed")
+        now = {**begun, "resumed": [*(before if isinstance(before, list) else []), now]}
     write_json(path, now)

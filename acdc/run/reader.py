@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
 from acdc.errors import SuiteError
+from acdc.frozen import fingerprint
+from acdc.messages import shown
 from acdc.run.failures import FAILED, Failure
-from acdc.run.result import RESULT, Result, read_result
+from acdc.run.result import RESULT, Count, Fraction, Positive, Record, Result, read_result
 
 JOURNAL = "journal.jsonl"
 PROVENANCE = "provenance.json"
@@ -27,13 +29,7 @@ CONFIG = "config.yaml"
 T = TypeVar("T")
 
 
-class _Tolerant(BaseModel):
-    """What older or newer versions did not record is None."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Git(_Tolerant):
+class Git(Record):
     """The revision of the source tree."""
 
     revision: str | None = None
@@ -41,16 +37,16 @@ class Git(_Tolerant):
     """Whether the code that makes results was as it is at the revision."""
 
 
-class Hardware(_Tolerant):
+class Hardware(Record):
     """The machine of an attempt."""
 
     processor: str | None = None
-    cores: int | None = None
+    cores: Count | None = None
     device: str | None = None
 
 
-class Attempt(_Tolerant):
-    """The code, versions, machine and job of one attempt at a run."""
+class Attempt(Record):
+    """The code, versions, machine and job of one attempt; what was not recorded is None."""
 
     git: Git = Git()
     science: str | None = None
@@ -58,8 +54,11 @@ class Attempt(_Tolerant):
     python: str | None = None
     packages: dict[str, str] = {}
     hardware: Hardware = Hardware()
-    ranks: int = 1
-    threads: int = 1
+    ranks: Count = 1
+    threads: Count = 1
+    compile: str | None = None
+    """The mode of torch.compile."""
+    deterministic: bool | None = None
     system: str | None = None
     host: str | None = None
     job: str | None = None
@@ -75,7 +74,7 @@ class JournalRecords:
 
     lines: tuple[dict[str, Any], ...]
     problem: str | None = None
-    """Set if a line before the last cannot be read; it and those after it are left out."""
+    """Why the journal is not whole; ``lines`` are those before the first that is damaged."""
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -86,6 +85,11 @@ class JournalRecords:
     def events(self) -> list[dict[str, Any]]:
         """The records of prunings, restorations, updates and resumptions."""
         return [line for line in self.lines if "event" in line]
+
+    @property
+    def length(self) -> int:
+        """The number of lines, resumptions left out, as a result records it."""
+        return sum(line.get("event") != "resume" for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,13 @@ class RunRecord:
 
     @cached_property
     def journal(self) -> JournalRecords:
-        """The journal, read when it is first asked for."""
-        return read_lines(self.folder / JOURNAL)
+        """The journal, read when it is first asked for, and compared with the result's count."""
+        found = read_lines(self.folder / JOURNAL)
+        expected = None if self.result is None else getattr(self.result, "journal_lines", None)
+        if found.problem is None and expected not in (None, found.length):
+            problem = f"{self.folder / JOURNAL}: {found.length} lines, the result says {expected}"
+            return replace(found, problem=problem)
+        return found
 
     @property
     def source_digest(self) -> str | None:
@@ -127,9 +136,10 @@ def read_run(folder: Path) -> RunRecord:
             return None
         except SuiteError as error:
             problems.append(str(error))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-            words = " ".join(str(error).split())
-            problems.append(f"{path}: damaged ({type(error).__name__}: {words})")
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}")
+        except Exception as error:  # whatever json, yaml and pydantic raise of hostile content
+            problems.append(f"{path}: damaged ({_reason(error)})")
         return None
 
     result = attempt(folder / RESULT, lambda path: read_result(path.parent))
@@ -147,6 +157,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     data = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(data, dict):
         raise ValueError("no mapping of keys to values")
+    if fingerprint(data) != path.parent.name.rpartition("-")[2]:
+        raise ValueError("not the configuration that the folder is named after")
     return data
 
 
@@ -156,17 +168,70 @@ def _read_provenance(path: Path) -> tuple[Attempt, ...]:
     return tuple(Attempt.model_validate(attempt) for attempt in attempts)
 
 
+class _Event(Record):
+    """A line of a journal about what a method did, or about a resumption."""
+
+    event: str
+    epoch: Count
+    time: Positive
+
+
+class _Epoch(Record):
+    """A line of a journal about an epoch."""
+
+    epoch: Count
+    time: Positive
+    phase: str
+    product: str | None
+    learning_rate: Positive
+    sparsity: Fraction
+    train_loss: Positive
+    train_accuracy: Fraction
+    val_loss: Positive
+    val_accuracy: Fraction
+    forward_flops: Positive
+    train_flops: Positive
+    train_flops_published: Positive
+    nonzeros: dict[str, Count]
+    train_s: Positive
+
+
 def read_lines(path: Path) -> JournalRecords:
     """Return the records of a journal, which need not exist."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        return parse_lines(path.read_bytes(), path)
+    except FileNotFoundError:
         return JournalRecords(())
+    except OSError as error:
+        return JournalRecords((), f"{path} cannot be read: {error.strerror}")
+
+
+def parse_lines(content: bytes, path: Path) -> JournalRecords:
+    """Return the records of a journal of this content.
+
+    Epochs follow each other without a gap; the events of one are before its record.
+    """
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    epoch: int | None = None
+    # What follows the last newline is being written, or was cut short by a kill.
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            problem = f"{path}: line {number} is damaged" if number < len(lines) else None
+            record = json.loads(line)
+            kind = _Event if "event" in record else _Epoch
+            kind.model_validate(record)
+            if epoch is not None and record["epoch"] != epoch + 1:
+                raise ValueError(f"epoch {record['epoch']} follows epoch {epoch}")
+        except (ValueError, TypeError, RecursionError) as error:
+            problem = f"{path}: line {number} is damaged ({_reason(error)})"
             return JournalRecords(tuple(records), problem)
+        epoch = record["epoch"] if kind is _Epoch else epoch
+        records.append(record)
     return JournalRecords(tuple(records))
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return shown(f"{type(error).__name__}: {error}")

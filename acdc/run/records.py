@@ -12,6 +12,7 @@ from safetensors.torch import load, load_file
 
 from acdc.config.run import RunConfig
 from acdc.errors import Diverged
+from acdc.frozen import tuples
 from acdc.methods.contract import Product
 from acdc.methods.rules import checked_product
 from acdc.run.model_store import ModelStore, optimizer_name, verified, weights_name
@@ -159,6 +160,8 @@ def _evaluate(
     weights = folder / weights_name(product, which)
     state.model.load_state_dict(load_file(weights, device=str(state.device)))
     test = state.score("test")
+    if not test.finite:
+        raise Diverged(kept["epoch"], f"the test loss is {test.loss}")
     # Counted in the very weights that were just evaluated.
     nonzeros = state.nonzeros()
     certificate = certify(
@@ -177,7 +180,7 @@ def _evaluate(
         test_accuracy=test.accuracy,
         test_loss=test.loss,
         inference_flops=state.inference_flops(nonzeros),
-        certificate=Certificate.model_validate(certificate),
+        certificate=Certificate.model_validate(tuples(certificate)),
     )
 
 
@@ -194,7 +197,9 @@ def identity(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def trained(state: TrainState, spent: Spent, wall_s: float, test_s: float = 0.0) -> dict[str, Any]:
+def trained(
+    state: TrainState, spent: Spent, journal_lines: int, wall_s: float, test_s: float = 0.0
+) -> dict[str, Any]:
     """Return the fields of the result of a run that has trained, to its end or until it diverged.
 
     It took ``wall_s`` seconds, ``test_s`` of them for the evaluation on the test images.
@@ -217,4 +222,5 @@ def trained(state: TrainState, spent: Spent, wall_s: float, test_s: float = 0.0)
             attempts=spent.attempts,
             test_s=round(test_s, 3),
         ),
+        "journal_lines": journal_lines,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AllowInfNan,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,8 @@ from pydantic import (
 
 from acdc.errors import RunDirectoryError
 from acdc.files import write_json
+from acdc.frozen import fingerprint, tuples
+from acdc.messages import shown
 
 RESULT = "result.json"
 SCHEMA: Literal[2] = 2
@@ -32,99 +35,106 @@ def _nan_for_null(value: Any) -> Any:
 
 def _none_if_unreadable(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
-        return validate(value)
+        return validate(tuples(value))
     except ValidationError:
         return None
 
 
-Number = Annotated[float, BeforeValidator(_nan_for_null)]
+Number = Annotated[float, AllowInfNan(), BeforeValidator(_nan_for_null)]
 """A float; JSON has no NaN and no infinity, which are written as null and read as NaN."""
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+class Record(BaseModel):
+    """What a run has written, of this version or an older one: types and ranges are validated."""
+
+    model_config = ConfigDict(
+        frozen=True, populate_by_name=True, strict=True, allow_inf_nan=False, extra="ignore"
+    )
 
 
-class CertifiedLayer(_Record):
+class CertifiedLayer(Record):
     """The counts of one prunable layer."""
 
     name: str
-    weights: int
-    kept: int
+    weights: Count
+    kept: Count
     """Weights that the mask keeps."""
-    nonzeros: int
+    nonzeros: Count
     """Weights that were not zero at the evaluation."""
-    flops: int
+    flops: Count
     """Of one image, at these non-zero weights."""
 
 
-class Certificate(_Record):
+class Certificate(Record):
     """The sparsity certificate of an evaluated model; see ``acdc.sparsity.certificate``."""
 
     holds: bool
     failures: tuple[str, ...]
-    requested: float
-    tolerance: float
-    pruned: float
+    requested: Annotated[float, Field(ge=0, lt=1)]
+    tolerance: Fraction
+    pruned: Fraction
     """Sparsity over the layers that are not exempt."""
-    achieved: float
+    achieved: Fraction
     """Sparsity over all prunable weights."""
-    dead_filters: int
+    dead_filters: Count
     exempt: tuple[str, ...]
     layers: tuple[CertifiedLayer, ...]
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """The metrics of one saved model; accuracies are fractions, FLOPs those of one image."""
 
-    epoch: int
-    val_accuracy: float
-    val_loss: Number
-    test_accuracy: float
-    test_loss: Number
-    inference_flops: float
+    epoch: Count
+    val_accuracy: Fraction
+    val_loss: Positive
+    test_accuracy: Fraction
+    test_loss: Positive
+    inference_flops: Positive
     certificate: Annotated[Certificate | None, WrapValidator(_none_if_unreadable)] = None
     """None if the file holds none that can be read."""
 
 
-class Evaluations(_Record):
+class Evaluations(Record):
     """The evaluations of a product: after its last epoch and at its best validation accuracy."""
 
     last: Evaluation
     best: Evaluation
 
 
-class TrainingFlops(_Record):
+class TrainingFlops(Record):
     """FLOPs: ``dense_inference`` of one image, the others of the whole run."""
 
-    dense_inference: int
-    dense_training: int
-    training: float
-    training_published: float
+    dense_inference: Count
+    dense_training: Count
+    training: Positive
+    training_published: Positive
     """By the accounting of the method's own publication."""
     published_formula: str
 
 
-class MaskChange(_Record):
+class MaskChange(Record):
     """How much a pruning changed the masks of the pruning before it."""
 
-    epoch: int
+    epoch: Count
     relative: Number
     of_kept: Number
     jaccard: Number
 
 
-class Timings(_Record):
+class Timings(Record):
     """Seconds that the run took in all its attempts."""
 
-    wall_s: float
-    train_s: float
-    checkpoint_s: float
-    attempts: int
-    test_s: float = 0.0
+    wall_s: Positive
+    train_s: Positive
+    checkpoint_s: Positive
+    attempts: Count
+    test_s: Positive = 0.0
 
 
-class _Ended(_Record):
+class _Ended(Record):
     """What every result holds."""
 
     version: Literal[2] = Field(default=SCHEMA, alias="schema")
@@ -143,8 +153,10 @@ class _Ended(_Record):
 class _Trained(_Ended):
     flops: TrainingFlops
     mask_changes: tuple[MaskChange, ...]
-    prunable_weights: int
+    prunable_weights: Count
     timings: Timings
+    journal_lines: Count | None = None
+    """Lines of the journal, resumptions left out; None where it was not recorded."""
 
 
 class FinishedResult(_Trained):
@@ -152,7 +164,7 @@ class FinishedResult(_Trained):
 
     status: Literal["finished"] = "finished"
     products: dict[str, Evaluations]
-    files: dict[str, str]
+    files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """The sha256 of each file of weights and of optimizer state."""
 
 
@@ -161,7 +173,7 @@ class DivergedResult(_Trained):
 
     status: Literal["diverged"] = "diverged"
     products: dict[str, Evaluations] = {}
-    diverged_at: int
+    diverged_at: Count
     """The epoch."""
     diverged: str
 
@@ -184,23 +196,25 @@ def read_result(folder: Path) -> Result | None:
     """Return the result of the run in a folder, None if the run has not ended.
 
     Raises:
-        RunDirectoryError: it is damaged, of another schema, or of another run.
+        RunDirectoryError: it is damaged, of another schema, or of another run or configuration.
     """
     path = folder / RESULT
     try:
-        data = json.loads(path.read_bytes())
-        schema = data["schema"]
+        content = path.read_bytes()
+        schema = json.loads(content)["schema"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError):
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise RunDirectoryError(f"{path}: damaged. Delete it to train the run again") from None
     if schema != SCHEMA:
         raise RunDirectoryError(
-            f"{path}: schema={schema}: written by another version. Allowed: {SCHEMA}; delete "
-            f"{path.parent} to train the run again"
+            f"{path}: schema={shown(schema)}: written by another version. Allowed: {SCHEMA}; "
+            f"delete {path.parent} to train the run again"
         )
     try:
-        result = _RESULT.validate_python(data)
+        result = _RESULT.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -208,10 +222,16 @@ def read_result(folder: Path) -> Result | None:
             f"{path}: damaged ({key}: {first['msg']}). Delete it to train the run again"
         ) from None
 
-    if result.run != folder.name:
-        raise RunDirectoryError(
-            f"{path}: run={result.run}: the result of another run. Delete it to train the run again"
-        )
+    for key, value, expected in (
+        ("run", result.run, folder.name),
+        ("fingerprint", result.fingerprint, folder.name.rpartition("-")[2]),
+        ("config", fingerprint(result.config), result.fingerprint),
+    ):
+        if value != expected:
+            raise RunDirectoryError(
+                f"{path}: {key}={shown(value)}: the result of another run, not of {expected}. "
+                "Delete it to train the run again"
+            )
     return result
 
 

@@ -16,6 +16,7 @@ from acdc.run.journal import Journal
 from acdc.run.lease import Lease
 from acdc.run.model_store import ModelStore
 from acdc.run.progress import Reporter
+from acdc.run.reader import read_lines
 from acdc.run.records import Spent, epoch_record, keep_model, validate
 from acdc.run.signals import StopRequests
 from acdc.step import Step
@@ -198,6 +199,10 @@ class Session(Callbacks):
             f"{at.epoch}, batch {at.batch} of {at.batches_per_epoch}; rerun the same command to "
             "resume it"
         )
+
+    def journal_lines(self) -> int:
+        """Return the number of lines in the journal, resumptions left out."""
+        return self.state.ranks.on_rank0(lambda: read_lines(self.files.journal.path).length)
 
     def wall_s(self) -> float:
         """Return the seconds that the run has taken, earlier attempts up to their checkpoints."""

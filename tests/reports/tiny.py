@@ -16,6 +16,7 @@ from reports.cells import Line
 from reports.cli import cli
 from reports.source import Source, build_table
 from study.model import Experiment, Panel, PaperRow, Row, Run, Scale, Study, Task, write_study
+from tests.support import epoch_line
 from theory.experiment import parse, write
 
 EPOCHS = 4
@@ -128,15 +129,15 @@ def journal_of(config: RunConfig) -> Iterable[dict[str, Any]]:
         is_sparse = config.method != "dense" and epoch % 2 == 1
         if is_sparse:
             change = {"relative": 0.01, "of_kept": 0.02, "jaccard": 0.9} if epoch > 1 else None
-            yield {"epoch": epoch, "event": "prune", "mask_change": change}
-        yield {
-            "epoch": epoch,
-            "phase": "sparse" if is_sparse else "dense",
-            "sparsity": config.sparsity if is_sparse else 0.0,
-            "val_accuracy": draw.uniform(0.3, 0.9),
-            "forward_flops": 1e4,
-            "nonzeros": LAYERS,
-        }
+            yield {"epoch": epoch, "event": "prune", "mask_change": change, "time": 0.0}
+        yield epoch_line(
+            epoch,
+            phase="sparse" if is_sparse else "dense",
+            sparsity=config.sparsity if is_sparse else 0.0,
+            val_accuracy=draw.uniform(0.3, 0.9),
+            forward_flops=1e4,
+            nonzeros=LAYERS,
+        )
 
 
 def write_run(folder: Path, config: RunConfig, diverged: bool = False) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from acdc.errors import RunDirectoryError
 from acdc.files import write_json
+from acdc.frozen import fingerprint
 from acdc.run.failures import Failure
 from acdc.run.reader import read_run
 from acdc.run.result import DivergedResult, FailedResult, FinishedResult, read_result, write_result
@@ -55,10 +58,11 @@ def test_finished(finished: Path) -> None:
     assert run.source_digest == attempt.science
 
 
+CONFIG: dict[str, Any] = {"settings": {"pattern": None}, "milestones": [0.5]}
 ENDED: dict[str, Any] = {
-    "run": "x-0",
-    "fingerprint": "0",
-    "config": {"settings": {"pattern": None}},
+    "run": f"x-{fingerprint(CONFIG)}",
+    "fingerprint": fingerprint(CONFIG),
+    "config": CONFIG,
     "label": "X",
     "variant": "",
     "primary": "dense",
@@ -71,7 +75,7 @@ TRAINED: dict[str, Any] = ENDED | {
         "training_published": 3.0,
         "published_formula": "3 F",
     },
-    "mask_changes": [{"epoch": 1, "relative": 0.5, "of_kept": float("nan"), "jaccard": 0.5}],
+    "mask_changes": ({"epoch": 1, "relative": 0.5, "of_kept": float("nan"), "jaccard": 0.5},),
     "prunable_weights": 1,
     "timings": {"wall_s": 1.0, "train_s": 1.0, "checkpoint_s": 0.0, "attempts": 1},
 }
@@ -122,16 +126,176 @@ def test_failure(tmp_path: Path) -> None:
     assert read_run(tmp_path).failure == FAILURE
 
 
-@pytest.mark.parametrize("name", ["result.json", "provenance.json", "failed.json"])
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"null", b"\xff\xfe"])
-def test_damage_is_reported(name: str, content: bytes, finished: Path, tmp_path: Path) -> None:
+Edit = Callable[[Any], Any]
+
+
+def put(*place: Any) -> Edit:
+    """Return an edit that puts its last argument at a place in nested data."""
+    *keys, last, value = place
+
+    def edit(data: Any) -> Any:
+        target = data
+        for key in keys:
+            target = target[key]
+        target[last] = value
+        return data
+
+    return edit
+
+
+def without(key: str) -> Edit:
+    return lambda data: {k: v for k, v in data.items() if k != key}
+
+
+BEST = ("products", "sparse", "best")
+CONTENTS = (b"", b"[1]", b"{", b"null", b"7", b'"text"', b"\xff\xfe", b"[" * 20_000, b"{}\n{}")
+RESULTS: dict[str, Edit] = {
+    **{f"no {key}": without(key) for key in ("status", "run", "config", "flops", "timings")},
+    **{f"accuracy {v}": put(*BEST, "test_accuracy", v) for v in (1.7, -0.1, None, "0.9", True, [])},
+    **{f"loss {v}": put(*BEST, "test_loss", v) for v in (None, -1.0, "1.0", math.inf, math.nan)},
+    **{f"epoch {v}": put(*BEST, "epoch", v) for v in (-1, 1.5, "1", None, True)},
+    **{f"flops {v}": put("flops", "training", v) for v in (-1.0, None, "1", math.inf)},
+    **{f"seconds {v}": put("timings", "wall_s", v) for v in (-1.0, None, math.nan)},
+    **{f"files {v}": put("files", v) for v in ({"a": "0"}, {"a": None}, [], None)},
+    **{f"products {v}": put("products", v) for v in (None, [], {"sparse": {}}, {"sparse": None})},
+    **{f"weights {v}": put("prunable_weights", v) for v in (-1, 1.5, None)},
+    **{f"status {v}": put("status", v) for v in ("done", 7, None, "diverged")},
+    **{f"schema {v}": put("schema", v) for v in (1, 3, "2", None, [2])},
+    "sparsity of another run": put("config", "sparsity", 0.5),
+    "seed of another run": put("config", "seed", 2),
+    "no configuration": put("config", {}),
+    "fingerprint of another run": put("fingerprint", "0" * 12),
+    "name of another run": put("run", "another-" + "0" * 12),
+    "another run altogether": lambda data: data
+    | {"config": {}, "fingerprint": fingerprint({}), "run": f"x-{fingerprint({})}"},
+}  # fmt: skip
+PROVENANCES: dict[str, Edit] = {
+    **{f"ranks {v}": put("ranks", v) for v in (-1, "2", None, True)},
+    **{f"resumed {v}": put("resumed", v) for v in (7, "x", [7], [[]])},
+    "git": put("git", "abc"),
+    "cores": put("hardware", "cores", -1),
+    "packages": put("packages", ["torch"]),
+}
+FAILURES: dict[str, Edit] = {
+    **{f"no {key}": without(key) for key in ("error", "exit_status", "final")},
+    **{f"final {v}": put("final", v) for v in ("yes", 1, None)},
+}
+CONFIGS: dict[str, Edit] = {
+    "sparsity of another run": put("sparsity", 0.5),
+    "empty": lambda data: {},
+    "no recipe": without("recipe"),
+}
+DAMAGES = [
+    *((f"{name}.json", data) for name in ("result", "provenance", "failed") for data in CONTENTS),
+    *(("config.yaml", data) for data in (b"", b"[1]", b"{", b"7", b"\xff\xfe", b"[" * 20_000)),
+    *(("result.json", edit) for edit in RESULTS.values()),
+    *(("provenance.json", edit) for edit in PROVENANCES.values()),
+    *(("failed.json", edit) for edit in FAILURES.values()),
+    *(("config.yaml", edit) for edit in CONFIGS.values()),
+]  # fmt: skip
+
+
+def damaged_copy(finished: Path, tmp_path: Path, name: str, how: bytes | Edit) -> Path:
+    """Return a copy of a run's folder in which one file has other content."""
     folder = shutil.copytree(finished, tmp_path / finished.name)
-    (folder / name).write_bytes(content)
+    write_json(folder / "failed.json", FAILURE.model_dump())
+    if name == "config.yaml":
+        (folder / "result.json").unlink()  # which has the configuration, too
+    path = folder / name
+    if isinstance(how, bytes):
+        path.write_bytes(how)
+    elif name == "config.yaml":
+        path.write_text(yaml.safe_dump(how(yaml.safe_load(path.read_bytes()))))
+    else:
+        path.write_text(json.dumps(how(json.loads(path.read_bytes()))))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "how"), DAMAGES)
+def test_a_damaged_file_is_named_and_the_rest_is_read(
+    name: str, how: bytes | Edit, finished: Path, tmp_path: Path
+) -> None:
+    folder = damaged_copy(finished, tmp_path, name, how)
     run = read_run(folder)
     (problem,) = run.problems
-    assert problem.startswith(str(folder / name))
-    assert (run.result is None) == (name == "result.json")
-    assert run.config is not None
+    assert problem.startswith(f"{folder / name}"), problem
+    assert "\n" not in problem
+    assert len(problem) < 600
+    assert (run.result is None) == (name in ("result.json", "config.yaml"))
+    assert (run.config is None) == (name == "config.yaml")
+    assert (run.failure is None) == (name == "failed.json")
+    assert (run.provenance == ()) == (name == "provenance.json")
+    assert len(run.journal.epochs) == 4
+    if name == "result.json":
+        with pytest.raises(RunDirectoryError):
+            read_result(folder)
+
+
+@pytest.mark.parametrize("name", ["result.json", "provenance.json", "failed.json", "journal.jsonl"])
+def test_a_folder_in_the_place_of_a_file(name: str, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / finished.name)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    run = read_run(folder)
+    problems = [*run.problems, *filter(None, [run.journal.problem])]
+    assert any(problem.startswith(str(folder / name)) for problem in problems)
+
+
+def line(change: dict[str, Any]) -> Callable[[list[bytes]], list[bytes]]:
+    """Return an edit that changes the record of the second epoch."""
+
+    def edit(lines: list[bytes]) -> list[bytes]:
+        at = next(n for n, text in enumerate(lines) if json.loads(text).get("val_loss") and n)
+        return [*lines[:at], json.dumps(json.loads(lines[at]) | change).encode(), *lines[at + 1 :]]
+
+    return edit
+
+
+JOURNALS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    **{f"{text[:9]!r} in the middle": lambda lines, text=text: [*lines[:3], text, *lines[4:]]
+       for text in (b"", b"{", b"[1]", b"7", b"null", b"\x00" * 9, b"\xff", b"[" * 20_000)},
+    **{f"{key} {value}": line({key: value}) for key, value in (
+        ("epoch", None), ("epoch", "1"), ("epoch", -1), ("epoch", True), ("time", None),
+        ("val_accuracy", 1.7), ("val_accuracy", None), ("val_loss", -1.0), ("train_loss", "nan"),
+        ("sparsity", 2.0), ("nonzeros", {"a": -1}), ("nonzeros", None), ("train_s", -1.0),
+        ("phase", 7), ("event", 7))},
+    "a line lost": lambda lines: [*lines[:3], *lines[4:]],
+    "an epoch lost": lambda lines: [t for t in lines if json.loads(t).get("val_loss") is None
+                                    or json.loads(t)["epoch"] != 2],
+    "an epoch twice": lambda lines: [*lines, lines[-1]],
+    "the end lost": lambda lines: lines[:-1],
+    "half lost": lambda lines: lines[: len(lines) // 2],
+    "the beginning lost": lambda lines: lines[1:],
+    "all lost": lambda lines: [],
+    "two exchanged": lambda lines: [*lines[:-2], lines[-1], lines[-2]],
+    "half a line": lambda lines: [*lines[:3], lines[3][:20], *lines[4:]],
+    "half a last line": lambda lines: [*lines[:-1], lines[-1][:20]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", JOURNALS.values(), ids=JOURNALS.keys())
+def test_a_journal_that_is_not_whole_is_named(
+    how: Callable[[list[bytes]], list[bytes]], finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / finished.name)
+    path = folder / "journal.jsonl"
+    path.write_bytes(b"\n".join([*how(path.read_bytes().splitlines()), b""]))
+    run = read_run(folder)
+    assert run.problems == ()
+    assert run.journal.problem is not None
+    assert run.journal.problem.startswith(str(path))
+    assert len(run.journal.problem) < 600
+
+
+def test_a_journal_that_is_being_written_has_no_problem(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / finished.name)
+    path = folder / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_run(folder).journal.problem is not None, "the result says how long it is"
+    (folder / "result.json").unlink()
+    run = read_run(folder)
+    assert len(run.journal.epochs) == 3
+    assert run.journal.problem is None
 
 
 @given(st.binary(max_size=60), st.integers(0), st.sampled_from(FILES))
@@ -149,22 +313,6 @@ def test_no_damage_raises(finished: Path, tmp_path: Path, noise: bytes, at: int,
     assert run.journal.lines is not None
 
 
-def test_foreign_result(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "another"
-    shutil.copytree(finished, folder)
-    assert read_run(folder).result is None
-    with pytest.raises(RunDirectoryError, match="run="):
-        read_result(folder)
-
-
-def test_other_schema(finished: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished, tmp_path / finished.name)
-    write_json(folder / "result.json", on_disk(folder) | {"schema": 1})
-    run = read_run(folder)
-    assert run.result is None
-    assert "schema=1" in run.problems[0]
-
-
 def test_an_unreadable_certificate_is_none(finished: Path, tmp_path: Path) -> None:
     folder, data = shutil.copytree(finished, tmp_path / finished.name), on_disk(finished)
     data["products"]["sparse"]["last"]["certificate"]["layers"] = "lost"
@@ -173,15 +321,6 @@ def test_an_unreadable_certificate_is_none(finished: Path, tmp_path: Path) -> No
     assert result is not None
     assert result.products["sparse"].last.certificate is None
     assert result.products["sparse"].best.certificate is not None
-
-
-def test_cut_short(finished: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished, tmp_path / finished.name)
-    path = folder / "journal.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    run = read_run(folder)
-    assert len(run.journal.epochs) == 3
-    assert run.journal.problem is None
 
 
 def test_without_torch(finished: Path) -> None:

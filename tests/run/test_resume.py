@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import json
+import pickle
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from acdc.config.run import RunConfig
 from acdc.errors import CheckpointError, RunDirectoryError
 from acdc.run import checkpoints
+from acdc.run.reader import read_run
 from acdc.step import Step
 from tests.support import (
     METHODS,
@@ -163,43 +170,125 @@ def test_a_result_of_another_version_is_refused(
         train(config, tmp_path)
 
 
-@pytest.mark.parametrize("how", ["one bit flipped", "cut short", "emptied"])
-def test_a_damaged_newest_checkpoint_is_passed_over_and_said_to_be(
-    how: str, tmp_path: Path, uninterrupted: Uninterrupted
+def write_checkpoint(path: Path, content: bytes) -> None:
+    """Write a checkpoint whose digest is right, whatever its content."""
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def change_state(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the state of a checkpoint, and its digest accordingly."""
+    state = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    write_checkpoint(path, saved(change(state)))
+
+
+def lines_until(path: Path, epoch: int) -> list[bytes]:
+    """Return the lines of a journal up to the record of an epoch."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = [n for n, text in enumerate(lines) if json.loads(text).get("val_loss")][epoch]
+    return lines[: last + 1]
+
+
+Damage = Callable[[Path], object]
+NEWEST, MODEL = "checkpoint/step-0000000015.pt", "checkpoint/dense-000002.safetensors"
+SURVIVED: dict[str, tuple[Damage, list[int], str]] = {
+    **{
+        f"checkpoint {how}": (partial(damage, how=how), [2, 3], NEWEST)
+        for how in ("one bit flipped", "cut short", "emptied")
+    },
+    **{
+        f"checkpoint of {name}": (partial(write_checkpoint, content=content), [2, 3], NEWEST)
+        for name, content in {
+            "nothing": b"",
+            "text": b"text",
+            "a pickle": pickle.dumps({"schema": 1}),
+            "pickled code": pickle.dumps(print),
+            "a list": saved([1, 2]),
+            "a number": saved(7),
+        }.items()
+    },
+    **{
+        f"checkpoint without {key}": (
+            partial(change_state, change=lambda s, k=key: {n: v for n, v in s.items() if n != k}),
+            [2, 3],
+            NEWEST,
+        )
+        for key in ("trainer", "progress", "files", "journal_length", "epoch")
+    },
+    # Of the last dense phase: only the newest checkpoint has it.
+    "model one bit flipped": (partial(damage, how="one bit flipped"), [2, 3], MODEL),
+    "model removed": (Path.unlink, [2, 3], MODEL),
+    "all checkpoints cut": (
+        lambda path: [damage(each, "cut short") for each in path.glob("step-*.pt")],
+        [0, 1, 2, 3],
+        "checkpoint",
+    ),
+    "no checkpoint": (shutil.rmtree, [0, 1, 2, 3], "checkpoint"),
+    **{
+        f"provenance {content!r}": (partial(Path.write_bytes, data=content), [3], "provenance.json")
+        for content in (b"", b"{", b"[]", b"7", b"\xff", b'{"resumed": 7}', b"[" * 20_000)
+    },
+    "no provenance": (Path.unlink, [3], "provenance.json"),
+    "journal without the epoch after the checkpoint": (
+        lambda path: path.write_bytes(b"".join(lines_until(path, 2))),
+        [3],
+        "journal.jsonl",
+    ),
+    "journal without its last byte": (
+        lambda path: path.write_bytes(b"".join(lines_until(path, 2))[:-1]),
+        [2, 3],
+        "journal.jsonl",
+    ),
+    "journal without an epoch": (
+        lambda path: path.write_bytes(b"".join(lines_until(path, 1))),
+        [2, 3],
+        "journal.jsonl",
+    ),
+    "journal with a damaged end": (
+        lambda path: path.write_bytes(
+            b"".join([*(lines := lines_until(path, 2))[:-1], b"x" * (len(lines[-1]) - 1), b"\n"])
+        ),
+        [2, 3],
+        "journal.jsonl",
+    ),
+    "journal of other bytes": (
+        lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+        [0, 1, 2, 3],
+        "journal.jsonl",
+    ),
+    "journal cut to a line": (
+        lambda path: path.write_bytes(lines_until(path, 0)[0]),
+        [0, 1, 2, 3],
+        "journal.jsonl",
+    ),
+    "no journal": (Path.unlink, [0, 1, 2, 3], "journal.jsonl"),
+}
+
+
+@pytest.mark.parametrize(("act", "left", "name"), SURVIVED.values(), ids=SURVIVED.keys())
+def test_what_is_damaged_is_trained_again_and_reported(
+    act: Damage, left: list[int], name: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(3))
-    newest = tmp_path / config.run_name / "checkpoint" / "step-0000000015.pt"
-    damage(newest, how)
+    folder = tmp_path / config.run_name
+    act(folder / name)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
-    assert f"checkpoint {newest} is damaged; resuming from the one before it" in reporter.said
-    assert reporter.epochs == [2, 3]
-    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
-
-
-@pytest.mark.parametrize("how", ["one bit flipped", "removed"])
-def test_a_checkpoint_whose_models_are_damaged_is_passed_over(
-    how: str, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config("acdc")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path, Interrupter(3))
-    folder = tmp_path / config.run_name / "checkpoint"
-    model = folder / "dense-000002.safetensors"  # of the last dense phase: only the newest has it
-    if how == "removed":
-        model.unlink()
-    else:
-        damage(model, how)
-    reporter = Silent()
-    result = train(config, tmp_path, reporter)
-    assert reporter.epochs == [2, 3]
-    assert reporter.said[0] == (
-        f"checkpoint {folder / 'step-0000000015.pt'} refers to {model.name}, which is missing or "
-        "damaged; resuming from the one before it"
-    )
-    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
+    assert reporter.epochs == left
+    assert_same_run(folder, result, *uninterrupted(config))
+    record = read_run(folder)
+    assert (record.problems, record.journal.problem) == ((), None)
+    reported = [line for line in reporter.said if Path(name).name in line]
+    assert bool(reported) == (left != [3] and act is not shutil.rmtree)
+    # An attempt that nothing is known of counts as other code.
+    assert (record.source_digest is None) == ("provenance" in name)
 
 
 def test_a_checkpoint_of_another_version_is_refused(
@@ -212,19 +301,3 @@ def test_a_checkpoint_of_another_version_is_refused(
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="another version"):
         train(config, tmp_path)
-
-
-def test_with_all_checkpoints_damaged_a_run_starts_anew(
-    tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config("gmp")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path, Interrupter(3))
-    paths = sorted((tmp_path / config.run_name / "checkpoint").glob("step-*.pt"))
-    for path in paths:
-        damage(path, "cut short")
-    reporter = Silent()
-    result = train(config, tmp_path, reporter)
-    assert sum("is damaged" in line for line in reporter.said) == len(paths) == 2
-    assert reporter.epochs == [0, 1, 2, 3]
-    assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))

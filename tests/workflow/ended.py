@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from acdc.frozen import fingerprint
 from acdc.run.result import (
     DivergedResult,
     FailedResult,
@@ -13,6 +14,9 @@ from acdc.run.result import (
     TrainingFlops,
     write_result,
 )
+
+NOTHING = fingerprint({})
+"""The fingerprint of an empty configuration, with which the names of made-up runs end."""
 
 
 def end(
@@ -31,7 +35,8 @@ def end(
         wall_s: the seconds that it took.
         more: further fields of the result.
     """
-    ended: dict[str, Any] = {"run": folder.name, "fingerprint": "0", "config": config or {}}
+    ended: dict[str, Any] = {"run": folder.name, "config": config or {}}
+    ended["fingerprint"] = fingerprint(ended["config"])
     ended |= {"label": "", "variant": "", "primary": "sparse", "products": {}}
     if kind is not FailedResult:
         flops = {"dense_inference": 1, "dense_training": 1, "training": 1, "training_published": 1}

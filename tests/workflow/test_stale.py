@@ -17,7 +17,7 @@ from acdc.run.result import RESULT, FailedResult, FinishedResult
 from acdc.run.sources import science_digest
 from study.model import STUDY, Scale, Study, write_study
 from tests.support import tiny_config, train
-from tests.workflow.ended import end
+from tests.workflow.ended import NOTHING, end
 from workflow.cli import cli
 from workflow.stale import hours
 
@@ -122,7 +122,8 @@ def test_what_training_took(
     tmp_path: Path, device: str, ranks: int, expected: tuple[float, float]
 ) -> None:
     """GPU-hours or core-hours by the run's own clock."""
-    end(tmp_path / "run", FinishedResult, wall_s=2 * 3600)
+    run = tmp_path / f"run-{NOTHING}"
+    end(run, FinishedResult, wall_s=2 * 3600)
     about = {"hardware": {"device": device}, "ranks": ranks, "threads": 3}
-    (tmp_path / "run" / PROVENANCE).write_text(json.dumps(about))
-    assert hours(read_run(tmp_path / "run")) == expected
+    (run / PROVENANCE).write_text(json.dumps(about))
+    assert hours(read_run(run)) == expected

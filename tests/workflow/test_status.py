@@ -29,8 +29,9 @@ from acdc.run.result import RESULT, DivergedResult, FailedResult, FinishedResult
 from study.model import STUDY, Experiment, Row, Run, Scale, Study, Task, write_study
 from study.resolve import load
 from tests.run.test_stops import PATIENCE_S, spawn, wait_for_epochs
+from tests.support import epoch_line
 from tests.workflow.conftest import ROOT, TINY
-from tests.workflow.ended import end
+from tests.workflow.ended import NOTHING, end
 from workflow.state import RunState, States, clock, pace_of, read_state
 from workflow.status import Overview, Watch, cell, entries, show, status, summary
 
@@ -40,7 +41,7 @@ IMAGES = 1000
 
 
 def name_of(method: str, sparsity: float = 0.9, seed: int = 1) -> str:
-    return f"net_digits_{method}_s{100 * sparsity:g}_seed{seed}-0123456789ab"
+    return f"net_digits_{method}_s{100 * sparsity:g}_seed{seed}-{NOTHING}"
 
 
 def study_of(folder: Path, *runs: tuple[str, float, int]) -> Study:
@@ -112,7 +113,7 @@ def write_journal(
             lines.append({"event": "resume", "epoch": epoch, "batch": 0, "time": 0.0})
         else:
             stamp = time.time() - ago - last + at
-            lines.append({"epoch": epoch, "train_s": train_s, "time": stamp})
+            lines.append(epoch_line(epoch, train_s=train_s, time=stamp))
             epoch += 1
     (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -177,28 +178,30 @@ def test_a_run_that_is_killed_and_resumed(tmp_path: Path) -> None:
 
 def test_a_run_that_has_only_its_configuration_is_queued(tmp_path: Path) -> None:
     assert read_state(tmp_path / "nothing", 4) == RunState("queued", 4)
-    (tmp_path / CONFIG).write_text("seed: 1\n")
-    assert read_state(tmp_path, 4) == RunState("queued", 4)
-    (tmp_path / "checkpoint").mkdir()
-    assert read_state(tmp_path, 4) == RunState("stopped", 4)
+    folder = tmp_path / f"run-{NOTHING}"
+    folder.mkdir()
+    (folder / CONFIG).write_text("{}")
+    assert read_state(folder, 4) == RunState("queued", 4)
+    (folder / "checkpoint").mkdir()
+    assert read_state(folder, 4) == RunState("stopped", 4)
 
 
 def test_results(tmp_path: Path) -> None:
-    end(tmp_path / "a", FinishedResult)
-    assert read_state(tmp_path / "a", 4) == RunState("done", 4, 4, settled=True)
-    end(tmp_path / "b", DivergedResult, diverged_at=3, diverged="the loss")
-    assert read_state(tmp_path / "b", 4) == RunState("diverged", 4, 3, settled=True)
-    end(tmp_path / "c", FailedResult, error="It broke.", exit_status=3)
-    write_journal(tmp_path / "c", [0.0])
-    state = read_state(tmp_path / "c", 4)
+    a, b, c, d = (tmp_path / f"{name}-{NOTHING}" for name in "abcd")
+    end(a, FinishedResult)
+    assert read_state(a, 4) == RunState("done", 4, 4, settled=True)
+    end(b, DivergedResult, diverged_at=3, diverged="the loss")
+    assert read_state(b, 4) == RunState("diverged", 4, 3, settled=True)
+    end(c, FailedResult, error="It broke.", exit_status=3)
+    write_journal(c, [0.0])
+    state = read_state(c, 4)
     assert state == RunState("failed", 4, 1, error="It broke.", exit_status=3, settled=True)
-    assert [s.left for s in States(tmp_path, dict.fromkeys("abcd", 4)).read().values()] == [
-        *(0, 0, 0, 1)
-    ]
+    epochs = dict.fromkeys((folder.name for folder in (a, b, c, d)), 4)
+    assert [s.left for s in States(tmp_path, epochs).read().values()] == [0, 0, 0, 1]
 
 
 def test_a_failed_run_that_is_trained_again_is_running(tmp_path: Path, take: Take) -> None:
-    folder = tmp_path / "run"
+    folder = tmp_path / f"run-{NOTHING}"
     end(folder, FailedResult, error="It broke.", exit_status=1)
     take(folder)
     again = read_state(folder, 4)
@@ -230,8 +233,10 @@ def test_a_run_that_ends_while_it_is_read_is_not_taken_for_stopped(
 ) -> None:
     """It writes its result and leaves just before one of the two is read."""
     read = getattr(workflow.state, reader)
-    lease = take(tmp_path)
-    write_journal(tmp_path, [0.0, 1.0])
+    run = tmp_path / f"run-{NOTHING}"
+    run.mkdir()
+    lease = take(run)
+    write_journal(run, [0.0, 1.0])
 
     def end_and_read(folder: Path) -> Any:
         end(folder, FinishedResult)
@@ -239,7 +244,7 @@ def test_a_run_that_ends_while_it_is_read_is_not_taken_for_stopped(
         return read(folder)
 
     monkeypatch.setattr(workflow.state, reader, end_and_read)
-    assert read_state(tmp_path, 2).status == "done"
+    assert read_state(run, 2).status == "done"
 
 
 @pytest.mark.parametrize("name", [RESULT, JOURNAL, PROVENANCE, FAILED])

@@ -29,7 +29,7 @@ def end(study: Study, folder: Path, run: str, status: str = "finished") -> None:
     """Write the smallest result of a run that ended so."""
     result = FailedResult(
         run=run,
-        fingerprint="",
+        fingerprint=run.rpartition("-")[2],
         config=dict(study.runs[run].config),
         label="",
         variant="",
