@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from acdc.config.yaml_io import assign, parse_yaml
-from acdc.console import CONTEXT, Lazy, table
+from acdc.console import CONTEXT, EPILOG, Lazy, PathName, Seconds, table
 from acdc.errors import ConfigError, DeviceError
 from acdc.messages import config_error
 
@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(cls=Lazy, lazy={"data": "acdc.data.command:data_command"}, context_settings=CONTEXT)
+@click.group(
+    cls=Lazy,
+    lazy={"data": "acdc.data.command:data_command"},
+    context_settings=CONTEXT,
+    epilog=EPILOG,
+)
+@click.version_option(package_name="acdc-suite", prog_name="acdc")
 def cli() -> None:
     """Sparse training of neural networks: AC/DC and its baselines."""
 
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-COUNT, SECONDS = click.IntRange(1), click.FloatRange(0)
+FILE = PathName(dir_okay=False, path_type=Path)
+FOLDER = PathName(file_okay=False, path_type=Path)
+COUNT, SECONDS = click.IntRange(1, 1024), Seconds()
 MODES = click.Choice(["off", "default", "reduce-overhead", "max-autotune"])
 
 # Options as rows: name, type, default, help.
@@ -80,7 +86,25 @@ def _options(rows: Sequence[tuple[str, Any, Any, str]]) -> Callable[[F], F]:
     return decorate
 
 
-@cli.command()
+class _Train(click.Command):
+    """Says of an unknown option that is a key of the configuration how that is set."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from acdc.config.recipe import Recipe
+
+            key = error.option_name.lstrip("-").replace("-", "_")
+            places = {"precision": key, **{name: f"recipe.{name}" for name in Recipe.model_fields}}
+            if key not in places:
+                raise
+            raise click.UsageError(
+                f"No such option: {error.option_name}. Did you mean --set {places[key]}=VALUE?", ctx
+            ) from None
+
+
+@cli.command(cls=_Train, epilog=EPILOG)
 @click.argument("files", nargs=-1, type=FILE, metavar="[CONFIG.yaml]...")
 @_options(DESCRIPTION)
 @click.option(
@@ -126,6 +150,9 @@ def train(
         for file in files or (None,)
         for target in targets_of(file, describe(file, keys, assignments), seeds, runs)
     ]
+    if processes % nodes:
+        allowed = "1, or a divisor of --processes"
+        raise config_error("--nodes", nodes, f"cannot share {processes} processes", allowed)
     if processes > 1 and "RANK" not in os.environ:
         from acdc.run.launch import exec_torchrun, run_on_nodes
 
@@ -211,7 +238,7 @@ def several(text: str) -> list[int]:
         ConfigError: it is no list of different integers.
     """
     parts = [part.strip() for part in text.split(",")]
-    found = [int(part) for part in parts if part.isdecimal()]
+    found = [int(part) for part in parts if part.isdecimal() and len(part) < 20]
     if len(set(found)) < len(parts):
         raise config_error("--seeds", text, "no list of seeds", "different integers, as in 1,2,3")
     return found

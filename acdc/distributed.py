@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -126,14 +127,29 @@ class Ranks:
 
 
 def from_environment() -> Ranks:
-    """Return what torchrun says of this process, or a single rank."""
-    return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    """Return what torchrun says of this process, or a single rank.
+
+    Raises:
+        ConfigError: the environment says a part of it only, left over from something else.
+    """
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    if set(found.values()) == {None}:
+        return Ranks()
+    if found["WORLD_SIZE"] not in (None, "0", "1"):
+        found |= {name: os.environ.get(name) for name in ("LOCAL_RANK", "MASTER_PORT")}
+    wrong = [name for name, value in found.items() if not re.fullmatch("[0-9]{1,5}", value or "")]
+    if not wrong and int(found["RANK"] or 0) >= int(found["WORLD_SIZE"] or 0):
+        wrong = ["RANK"]
+    if wrong:
+        allowed = "unset RANK and WORLD_SIZE, or all that torchrun sets"
+        raise config_error(wrong[0], found[wrong[0]], "not as torchrun sets it", allowed)
+    return Ranks(int(found["RANK"] or 0), int(found["WORLD_SIZE"] or 0))
 
 
 def local_device(name: str) -> str:
     """Return the device of this rank, where ``cuda`` stands for one GPU a process of a machine."""
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if name == "cuda" and local is not None else name
+    of_torchrun = name == "cuda" and "RANK" in os.environ
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if of_torchrun else name
 
 
 class Rank0Error(SuiteError):

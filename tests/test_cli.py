@@ -15,6 +15,7 @@ import yaml
 import baselines
 from acdc.cli import describe, targets_of
 from acdc.config.run import RunConfig, parse_run
+from acdc.distributed import from_environment
 from acdc.methods.registry import get_method, method_names
 from acdc.run.progress import print_summary
 from acdc.run.result import FinishedResult, read_result
@@ -164,6 +165,83 @@ def test_a_mistake_is_one_line_and_exit_status_two(
     assert errors.startswith(f"error: {key}"), errors
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+NUMBERS = ("--checkpoint-interval", "--wait")
+COUNTS = ("--threads", "--processes", "--nodes", "--at-once", "--workers")
+WRONG_OPTIONS: list[tuple[list[str], str]] = [
+    *(([option, v], option) for option in NUMBERS for v in ("nan", "inf", "-inf", "-1", "", "1h")),
+    *(([option, v], option) for option in COUNTS for v in ("0", "-1", "1.5", "100000000", "nan")),
+    *(([option, v], option) for option in ("--epochs", "--seed") for v in ("1e30", "nan", "0.5")),
+    *((["--epochs", v], "epochs") for v in ("0", "-1", "10000000", "9" * 30)),
+    *((["--seed", v], "seed") for v in ("-1", "9" * 30)),
+    *((["--sparsity", v], "sparsity") for v in ("nan", "inf", "-inf", "1e400", "2")),
+    *(([option, ""], option) for option in ("--runs", "--receipt", "--device", "--seeds")),
+    (["--nodes", "2"], "--nodes"),
+    (["--nodes", "3", "--processes", "2"], "--nodes"),
+    (["--seeds", "1," + "9" * 5000], "--seeds"),
+    *((["--device", v], "--device") for v in ("meta", "cpu:3", "mps", "xpu", "cuda:x", "c u")),
+    (["--lr", "0.1"], "recipe.lr"),
+    (["--weight-decay", "0.1"], "recipe.weight_decay"),
+    (["--batch-size=64"], "recipe.batch_size"),
+    (["--precision", "bf16"], "--set precision"),
+    (["--set", "epochs=true"], "epochs"),
+    (["--set", "recipe={{ recipe }}"], "--set"),
+    (["--set", "recipe=" + "[" * 20_000], "--set"),
+    (["--set", "model=" + "x" * 10_000], "model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), WRONG_OPTIONS, ids=[" ".join(a)[:40] for a, _ in WRONG_OPTIONS]
+)
+def test_a_wrong_option_is_named_before_anything_starts(
+    arguments: list[str], key: str, acdc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, output, errors = acdc("train", "--method", "dense", *arguments)
+    assert (status, output) == (2, "")
+    assert key in errors
+    assert len(errors) < 1000
+    assert not list(tmp_path.iterdir())
+
+
+LEFTOVERS: list[tuple[dict[str, str], str]] = [
+    ({"RANK": "first"}, "RANK"),
+    ({"RANK": "3"}, "WORLD_SIZE"),
+    ({"RANK": "0"}, "WORLD_SIZE"),
+    ({"WORLD_SIZE": "2"}, "RANK"),
+    ({"WORLD_SIZE": "0"}, "RANK"),
+    ({"WORLD_SIZE": ""}, "RANK"),
+    ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK"),
+    ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK"),
+    ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK"),
+    ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE"),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "LOCAL_RANK"),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "MASTER_PORT"),
+    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x", "MASTER_PORT": "1"}, "LOCAL_RANK"),
+    ({"RANK": "9" * 5000, "WORLD_SIZE": "2"}, "RANK"),
+]
+
+
+@pytest.mark.parametrize(("left", "name"), LEFTOVERS, ids=[str(x)[:60] for x, _ in LEFTOVERS])
+def test_ranks_left_in_the_environment_are_named(
+    left: dict[str, str], name: str, acdc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in left.items():
+        monkeypatch.setenv(key, value)
+    status, output, errors = acdc("train", "--method", "dense", "--runs", tmp_path)
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {name}")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_of_one_process_is_a_single_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (from_environment().rank, from_environment().count) == (0, 1)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert (from_environment().rank, from_environment().count) == (0, 1)
 
 
 @pytest.mark.parametrize(

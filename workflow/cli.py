@@ -21,8 +21,13 @@ COMMANDS = {
     "theory": "theory.command:theory_command",
 }
 
-cli = Lazy("acdc", commands=library.commands, lazy=COMMANDS, context_settings=CONTEXT)
-cli.help = library.help
+cli = Lazy(
+    "acdc",
+    commands=library.commands,
+    lazy=COMMANDS,
+    context_settings=CONTEXT,
+    **{key: getattr(library, key) for key in ("params", "help", "epilog")},
+)
 
 
 def main() -> None:

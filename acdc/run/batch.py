@@ -18,7 +18,7 @@ from pathlib import Path
 
 from acdc.config.run import RunConfig
 from acdc.distributed import Rank0Error, Ranks
-from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
+from acdc.errors import Diverged, Interrupted, Resumable, RunDirectoryError, SuiteError
 from acdc.files import write_json
 from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Lines, Reporter, print_summary
@@ -70,7 +70,11 @@ def _train(job: Job, reporter: Reporter, ranks: Ranks, stops: StopRequests) -> i
         reporter.say(traceback.format_exc().rstrip())
         return 1
     if ranks.first:
-        print_summary(result, job.options.runs)
+        try:
+            print_summary(result, job.options.runs)
+        except OSError as error:  # the run has its result, and others may follow
+            reporter.say(f"error: standard output: {error.strerror}")
+            return RunDirectoryError.exit_status
     diverged = isinstance(result, DivergedResult) and not job.options.allow_failure
     return Diverged.exit_status if diverged else 0
 

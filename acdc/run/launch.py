@@ -40,14 +40,11 @@ def run_on_nodes(nodes: int, processes: int, arguments: Sequence[str]) -> int:
     ``processes`` is their number over all nodes.
 
     Raises:
-        ConfigError: this is no SLURM job, or the nodes cannot have equal shares.
+        ConfigError: this is no SLURM job.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         raise config_error("--nodes", nodes, "not within a SLURM job", "1, or a job of SLURM")
-    if processes % nodes:
-        allowed = f"a divisor of {processes}, the number of processes"
-        raise config_error("--nodes", nodes, "shares would differ", allowed)
     step = ("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
     placement = (
         *(f"--nnodes={nodes}", f"--nproc-per-node={processes // nodes}", "--rdzv-backend=c10d"),
