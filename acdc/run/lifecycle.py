@@ -144,15 +144,7 @@ def _train(
         Checkpoints(folder / "checkpoint", config.fingerprint),
         ModelStore(folder / "checkpoint", config.method_class.resumable),
     )
-    newest = ranks.on_rank0(
-        lambda: files.checkpoints.newest(
-            reporter.say,
-            lambda saved: (
-                files.store.problem(saved["files"])
-                or files.journal.problem(saved["journal_length"])
-            ),
-        )
-    )
+    newest = ranks.on_rank0(lambda: files.checkpoints.newest(reporter.say, files.problem))
     # Before anything of this run takes up memory.
     parent = _train_parent(config, options, reporter, ranks, stops) if newest is None else None
     policy = CheckpointPolicy(options.checkpoint_interval_s, options.checkpoint_share)
@@ -181,9 +173,7 @@ def _train(
         result = _finish(session)
     except Diverged as error:
         reporter.say(f"{config.run_name} diverged: {error}")
-        lines = session.journal_lines()
-        common = records.trained(state, session.spent, lines, session.wall_s())
-        result = DivergedResult(**common, diverged_at=error.epoch, diverged=str(error))
+        result = DivergedResult(**session.trained(), diverged_at=error.epoch, diverged=str(error))
     except Exception:
         check_state(state.method)  # a rule that is broken says more than where it failed
         raise
@@ -242,7 +232,5 @@ def _finish(session: Session) -> FinishedResult:
     ranks.on_rank0(publish)
     started = time.perf_counter()
     products = records.evaluate_products(state, files.store, files.folder)
-    test_s = time.perf_counter() - started
-    lines = session.journal_lines()
-    common = records.trained(state, session.spent, lines, session.wall_s(), test_s)
+    common = session.trained(test_s=time.perf_counter() - started)
     return FinishedResult(**common, products=products, files=digests(files.folder))

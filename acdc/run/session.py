@@ -17,7 +17,7 @@ from acdc.run.lease import Lease
 from acdc.run.model_store import ModelStore
 from acdc.run.progress import Reporter
 from acdc.run.reader import read_lines
-from acdc.run.records import Spent, epoch_record, keep_model, validate
+from acdc.run.records import Spent, epoch_record, keep_model, trained, validate
 from acdc.run.signals import StopRequests
 from acdc.step import Step
 from acdc.training.loop import Callbacks, Totals
@@ -47,6 +47,10 @@ class RunFiles:
     journal: Journal
     checkpoints: Checkpoints
     store: ModelStore
+
+    def problem(self, saved: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the files that a checkpoint counts on, if anything is."""
+        return self.store.problem(saved["files"]) or self.journal.problem(saved["journal_length"])
 
 
 @dataclass
@@ -200,9 +204,10 @@ class Session(Callbacks):
             "resume it"
         )
 
-    def journal_lines(self) -> int:
-        """Return the number of lines in the journal, resumptions left out."""
-        return self.state.ranks.on_rank0(lambda: read_lines(self.files.journal.path).length)
+    def trained(self, test_s: float = 0.0) -> dict[str, Any]:
+        """Return the fields of a result; ``test_s`` are the seconds of the final evaluation."""
+        lines = self.state.ranks.on_rank0(lambda: read_lines(self.files.journal.path).length)
+        return trained(self.state, self.spent, lines, self.wall_s(), test_s)
 
     def wall_s(self) -> float:
         """Return the seconds that the run has taken, earlier attempts up to their checkpoints."""
