@@ -109,7 +109,8 @@ def replay_file(path: Path) -> Replay:
         format_ = named
         for case in FORMATS[named](data):
             cases.append(case)
-        return Replay(path.name, named, tuple(cases), tuple(unused(data)))
+        problem = "" if cases else f"{path}: holds no case of the format {named}"
+        return Replay(path.name, named, tuple(cases), tuple(unused(data)), problem)
     except Exception as error:  # a damaged file can raise anything
         after = f" after case {cases[-1].name!r}" if cases else ""
         words = " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -111,6 +112,27 @@ def test_command_fails_on_a_difference(tmp_path: Path) -> None:
     assert "agrees" not in done.output.replace("DIFFER", "")
 
 
+@pytest.mark.parametrize(
+    ("file", "place", "name"),
+    [
+        ("acdc_flops", (), "efficientnet_b99"),
+        ("gmp_schedules_and_masks", ("mask_rules_on_10x20_hash51", "0.5"), "granet"),
+        ("small_sparsity_distributions", ("cases",), "two_fc|balanced|0.5"),
+    ],
+)
+def test_unknown_networks_and_rules_are_listed(
+    file: str, place: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    """They are no disagreement."""
+    data = json.loads((GOLDEN / f"{file}.json").read_text())
+    target = functools.reduce(operator.getitem, place, data)
+    target[name] = copy.deepcopy(next(item for item in target.values() if isinstance(item, dict)))
+    (tmp_path / "more.json").write_text(json.dumps(data))
+    replay = replay_file(tmp_path / "more.json")
+    assert replay.agrees
+    assert (*place, name) in {keys[: len(place) + 1] for keys in replay.left_out}
+
+
 def test_numbers_that_are_not_used_are_named(tmp_path: Path) -> None:
     data = json.loads((GOLDEN / "rigl_single_update.json").read_text())
     data["cases"][1]["note"] = {"seen": [{"by": 3}]}
@@ -126,7 +148,8 @@ UNKNOWN = ["null", "5", '"gmp"', "[]", "{}", '{"cases": []}', '{"format": "gmp2"
            '{"format": 5}', '{"format": ["gmp"]}', '{"format": {"gmp": 1}}', '{"format": null}',
            "[" * 500 + "]" * 500]  # fmt: skip
 DAMAGED = ["", "{", "[" * 20_000, '{"a":' * 20_000, "\xff", '{"format": "gmp"}',
-           '{"format": "str", "getSparsity": 5}']  # fmt: skip
+           '{"format": "str", "getSparsity": 5}', '{"format": "flops"}',
+           '{"format": "flops", "vgg_b99": {"dense": {"conv_linear_macs": 1}}}']  # fmt: skip
 DAMAGED += [
     f'{{"format": "rigl_update", "cases": {cases}}}'
     for cases in (5, "null", "[5]", "[null]", "[{}]", '[{"out_mask": [1]}]', '["x"]')

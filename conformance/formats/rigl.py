@@ -15,6 +15,8 @@ from acdc.sparsity.distributions import erk_sparsities, uniform_sparsities
 from acdc.sparsity.masks import count_zeros
 from conformance.vectors import Case, compare
 
+_METHODS = ("random", "erdos_renyi", "erdos_renyi_kernel")
+
 
 def distributions(data: Any) -> Iterator[Case]:
     """Replay sparsities per layer (1e-12) and numbers of zeros (exact) of whole networks."""
@@ -38,6 +40,8 @@ def _distribution(
     sizes: Mapping[str, int],
     case: Mapping[str, Any],
 ) -> Iterator[Case]:
+    if case["method"] not in _METHODS:
+        return
     power = case.get("erk_power_scale", 1.0)
     name = f"{prefix}{case['method']} at {case['default_sparsity']}"
     name += f", power {power}" if power != 1 else ""
@@ -65,6 +69,8 @@ def small_distributions(data: Any) -> Iterator[Case]:
     """Replay the sparsities of nets that force layers to be dense, in several rounds: 1e-12."""
     for name, case in data["cases"].items():
         _, method, sparsity = name.split("|")
+        if method not in _METHODS:
+            continue
         shapes = {f"l{number}": _to_torch(shape) for number, shape in enumerate(case["shapes"])}
         power = case.get("erk_power_scale", 1.0)
         ours = _sparsities(method, shapes, float(sparsity), case.get("custom", {}), power)
@@ -86,7 +92,7 @@ def _sparsities(
 ) -> dict[str, float]:
     if method == "random":
         return uniform_sparsities(list(shapes), sparsity, custom=custom)
-    kernel = {"erdos_renyi_kernel": True, "erdos_renyi": False}[method]
+    kernel = method == "erdos_renyi_kernel"
     return erk_sparsities(shapes, sparsity, custom=custom, power=power, include_kernel=kernel)
 
 
