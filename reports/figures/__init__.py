@@ -11,24 +11,22 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure, SubFigure
 
 from reports.aggregate import Tables
-from reports.figures.by_epoch import accuracy_by_epoch, relabelled, schedule
+from reports.figures import by_epoch
 from reports.figures.by_flops import accuracy_by_flops
-from reports.figures.by_phase import mask_change, phase_flops
-from reports.figures.curves import SPARSE_PHASE
 from reports.figures.series import NothingToDrawError, Panel, notes, series_of
 from reports.figures.style import Look, close, curve_looks, fit_legend, letter, point_looks, style
 from study import model
 from study.model import Experiment, ReportError, Row, Scale
 
 PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
-    "schedule": schedule,
-    "accuracy_by_epoch": accuracy_by_epoch,
+    "schedule": by_epoch.schedule,
+    "accuracy_by_epoch": by_epoch.accuracy_by_epoch,
     "accuracy_by_flops": accuracy_by_flops,
-    "mask_change": mask_change,
-    "sparse_flops": phase_flops,
-    "dense_flops": phase_flops,
-    "relabelled_true": relabelled,
-    "relabelled_given": relabelled,
+    "mask_change": by_epoch.mask_change,
+    "sparse_flops": by_epoch.phase_flops,
+    "dense_flops": by_epoch.phase_flops,
+    "relabelled_true": by_epoch.relabelled,
+    "relabelled_given": by_epoch.relabelled,
 }
 """Draw each plot into its part of a figure, and return the axes that carry the title."""
 
@@ -174,8 +172,8 @@ def _legend(figure: Figure, heading: str) -> None:
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if SPARSE_PHASE in handles:
-        handles[SPARSE_PHASE] = handles.pop(SPARSE_PHASE)
+    if by_epoch.SPARSE_PHASE in handles:
+        handles[by_epoch.SPARSE_PHASE] = handles.pop(by_epoch.SPARSE_PHASE)
     count = len(handles)
     columns = (-(-count // lines) for lines in range(-(-count // _MOST_COLUMNS), count + 1))
     place = "outside upper center"

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from reports.figures.curves import SPARSE_PHASE, shade_between
+from reports.figures.by_epoch import SPARSE_PHASE, shade_between
 from reports.figures.panels import PANELS, Plot
 from reports.figures.style import INK, Look, fit_legend, letter, sequence, style
 
