@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from acdc.errors import EXIT_STATUSES, Interrupted, Resumable, RunDirectoryError, SuiteError
-from acdc.messages import shown
+from acdc.messages import plain, shown
 
 EXIT_OS = RunDirectoryError.exit_status
 EPILOG = f"\b\nExit status:\n{indent(EXIT_STATUSES, '  ')}"
@@ -46,7 +46,7 @@ def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
     from tabulate import tabulate
 
     text: str = tabulate(
-        rows,
+        [[plain(str(cell)) for cell in row] for row in rows],
         headings,
         tablefmt="grid",
         maxcolwidths=widths,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args, get_origin
 
@@ -38,8 +39,20 @@ def shown(value: object) -> str:
         text = str(value)
     except ValueError:  # an integer of thousands of digits
         text = hex(value)  # type: ignore[arg-type]
-    text = " ".join(text.split()) if isinstance(value, str) else text
+    text = " ".join(plain(text).split()) if isinstance(value, str) else text
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def plain(text: str) -> str:
+    """Return text without control characters, the same for terminals, pages, figures and LaTeX.
+
+    White space of any kind is a space. Other characters that move the cursor, turn the direction of
+    writing or show nothing are named by their code point: ``U+001B``.
+    """
+    return "".join(
+        " " if c.isspace() else f"U+{ord(c):04X}" if unicodedata.category(c)[0] == "C" else c
+        for c in unicodedata.normalize("NFC", text)
+    )
 
 
 def allowed_values(value: object, allowed: str | Iterable[object]) -> str:

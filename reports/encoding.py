@@ -1,8 +1,10 @@
 """Text for LaTeX and HTML: one function that escapes for each, and the templates' environments."""
+# ruff: noqa: RUF001  # characters that look like others are what this is about
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,35 +14,50 @@ import markupsafe
 from latex2mathml.converter import convert
 from markupsafe import Markup
 
-from study.model import ReportError
+from acdc.messages import plain
 
 TEMPLATES = Path(__file__).with_name("templates")
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-    "\N{EN DASH}": r"--",
-    "\N{MINUS SIGN}": r"$-$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-}
-_PATTERN = re.compile("|".join(re.escape(character) for character in _SPECIAL) + r"|[^\x00-\x7f]")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_COMMANDS = _pairs(r"""
+    & \&  % \%  $ \$  # \#  _ \_  { \{  } \}
+    \ \textbackslash{}  ~ \textasciitilde{}  ^ \textasciicircum{}  ` \textasciigrave{}
+    < \textless{}  > \textgreater{}  | \textbar{}  † \textdagger{}  ‡ \textdaggerdbl{}
+    – --  — ---  ‘ \textquoteleft{}  ’ '  “ \textquotedblleft{}  ” \textquotedblright{}  … \dots{}
+    • \textbullet{}  ° \textdegree{}  § \S{}  € \texteuro{}  © \textcopyright{}  ß \ss{}  ı \i{}
+    æ \ae{}  Æ \AE{}  œ \oe{}  Œ \OE{}  ø \o{}  Ø \O{}  ł \l{}  Ł \L{}
+""")
+_SYMBOLS = _pairs(r"""
+    ± \pm  × \times  ÷ \div  · \cdot  − -  → \to  ← \gets  ≤ \leq  ≥ \geq  ≠ \neq  ≈ \approx
+    ∞ \infty
+    α \alpha  β \beta  γ \gamma  δ \delta  ε \varepsilon  ζ \zeta  η \eta  θ \theta  ι \iota
+    κ \kappa  λ \lambda  μ \mu  ν \nu  ξ \xi  π \pi  ρ \rho  σ \sigma  τ \tau  υ \upsilon
+    φ \varphi  χ \chi  ψ \psi  ω \omega  Γ \Gamma  Δ \Delta  Θ \Theta  Λ \Lambda  Ξ \Xi  Π \Pi
+    Σ \Sigma  Φ \Phi  Ψ \Psi  Ω \Omega
+""")
+"""Characters that LaTeX has in mathematics only."""
+_ACCENTS = dict(
+    zip(
+        "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327",
+        "`'^~=u.\"rHvc",
+        strict=True,
+    )
+)
+"""Combining accents, by what stands after the backslash."""
+_SPECIAL = re.compile(r"""([-',])(?=\1)|[\\&%$#_{}~^<>|`]|[^\x00-\x7f]""")
 _DELIMITERS = {
     **{"block_start_string": "<%", "block_end_string": "%>"},
     **{"variable_start_string": "<<", "variable_end_string": ">>"},
     **{"comment_start_string": "<#", "comment_end_string": "#>"},
 }
+_WORD = 40
+"""Letters after which a longer word may be broken."""
+_BREAK = "\u200b"
 _MATHS = re.compile(r"\$([^$]+)\$")
 
 
@@ -57,9 +74,28 @@ def escape_latex(value: object) -> Tex:
     """
     if isinstance(value, Tex):
         return value
-    return Tex(
-        _PATTERN.sub(lambda match: _SPECIAL.get(match[0]) or f"U+{ord(match[0]):04X}", str(value))
-    )
+    text = re.sub(rf"(\S{{{_WORD}}})(?=\S)", rf"\1{_BREAK}", plain(str(value)))
+    tex = _SPECIAL.sub(_command, text)
+    # At the beginning of a line of a table these would be read as an option of what ends the last.
+    return Tex(re.sub(r"^(\s*)([*\[])", r"\1{\2}", tex))
+
+
+def _command(match: re.Match[str]) -> str:
+    """Return the LaTeX of a character that does not stand for itself."""
+    character = match[0]
+    if match[1]:
+        return f"{character}{{}}"  # two of them would be one other character
+    if character in _SYMBOLS:
+        return f"${_SYMBOLS[character]}$"
+    base, *accents = list(unicodedata.normalize("NFD", character))
+    if base.isascii() and accents and _ACCENTS.keys() >= set(accents):
+        letter = f"\\{base}" if base in "ij" else base
+        for accent in accents:
+            letter = f"\\{_ACCENTS[accent]}{{{letter}}}"
+        return letter
+    if character == _BREAK:
+        return r"\allowbreak{}"
+    return _COMMANDS.get(character, f"U+{ord(character):04X}")
 
 
 def prose_to_latex(text: str) -> Tex:
@@ -70,10 +106,9 @@ def prose_to_latex(text: str) -> Tex:
 def prose_to_html(text: str) -> Markup:
     """Return prose as HTML, its mathematics between dollar signs as MathML.
 
-    Raises:
-        ReportError: a formula cannot be typeset.
+    A formula that is not LaTeX is shown as it is written.
     """
-    return Markup(_typeset(text, markupsafe.escape, _mathml))
+    return Markup(_typeset(text, escape_html, _mathml))
 
 
 def prose_to_words(text: str) -> str:
@@ -90,15 +125,18 @@ def _typeset(text: str, prose: Callable[[str], str], formula: Callable[[str], st
 def _mathml(formula: str) -> str:
     try:
         return str(convert(formula))
-    except Exception as error:  # each kind of mistake is a class of its own, without a common one
-        raise ReportError(
-            f"the formula ${formula}$ cannot be typeset ({type(error).__name__})"
-        ) from None
+    except Exception:  # each kind of mistake is a class of its own, without a common one
+        return escape_html(f"${formula}$")
+
+
+def escape_html(value: object) -> Markup:
+    """Return a value as HTML that shows it as it is; what is HTML already stays."""
+    return markupsafe.escape(value if isinstance(value, Markup) else plain(str(value)))
 
 
 def html_environment() -> jinja2.Environment:
     """Return the environment of templates for HTML, which escapes all values but Markup."""
-    return _environment(prose_to_html, autoescape=True)
+    return _environment(prose_to_html, autoescape=True, finalize=escape_html)
 
 
 def latex_environment() -> jinja2.Environment:

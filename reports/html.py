@@ -43,6 +43,11 @@ class Section:
     """Why there is no figure."""
 
     @property
+    def heading(self) -> str:
+        """Its title, with mathematics in those of the theory."""
+        return encoding.prose_to_html(self.title) if self.experiment.theory else self.title
+
+    @property
     def missing(self) -> list[str]:
         """What the experiment does not show yet, and why."""
         reasons = self.table.missing if self.table else (self.experiment.awaits, self.problem)
@@ -162,8 +167,12 @@ def _missing(
     sections: Iterable[Section], found: Iterable[Found]
 ) -> list[tuple[str, str, list[str]]]:
     """Return the anchor and title of what is not complete, and the reasons."""
-    listed = [(each.experiment.id, each.title, each.missing) for each in sections]
-    listed += [("page-theory", f.experiment.title, [f.problem]) for f in found if f.problem]
+    listed = [(each.experiment.id, each.heading, each.missing) for each in sections]
+    listed += [
+        ("page-theory", encoding.prose_to_html(f.experiment.title), [f.problem])
+        for f in found
+        if f.problem
+    ]
     return [(anchor, title, reasons) for anchor, title, reasons in listed if reasons]
 
 
@@ -180,7 +189,9 @@ def _section(source: Source, experiment: Experiment) -> Section:
         figure = draw_figure(source, experiment)
     except ReportError as error:
         return Section(experiment, title, progress, problem=str(error))
-    description = encoding.prose_to_words(f"{title}. {experiment.caption}")
+    description = f"{title}. {experiment.caption}"
+    if experiment.theory:
+        description = encoding.prose_to_words(description)
     svg = inline_svg(to_bytes(figure, "svg", experiment.id), experiment.id, description)
     close(figure)
     # Made by matplotlib from numbers and labels, and escaped there.

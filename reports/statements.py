@@ -32,6 +32,7 @@ _COLUMNS = (
     *("value", "low", "high", "level", "trials", "violations", "diverged", "verdict", "criterion"),
     "note",
 )
+_FLOATS = ("predicted", "tolerance", "value", "low", "high")
 _ROUNDING = 1e-9
 _WIDE = 100.0
 """Ends whose ratio exceeds it are rounded separately."""
@@ -120,7 +121,12 @@ def _not_finite(value: float) -> str:
 def rows(found: Iterable[Found]) -> list[dict[str, Any]]:
     """Return every statement as plain data, in the order of the table."""
     return [
-        {"experiment": each.experiment.id, **statement.plain()}
+        {"experiment": each.experiment.id}
+        | {
+            # JSON may have a whole number where a float is meant.
+            key: float(value) if key in _FLOATS and isinstance(value, int) else value
+            for key, value in statement.plain().items()
+        }
         for each in found
         for statement in each.statements
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
+from acdc.messages import plain
 from reports import text
-from reports.cells import Cell
+from reports.cells import Cell, Line
 from reports.encoding import Tex, escape_latex, render_latex
 from reports.statistics import Summary
 from reports.tables import Table, requested
@@ -16,6 +18,10 @@ _CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
 _PAGE_PT = {"table": 400.0, "sidewaystable": 620.0}
 """Width of a table, upright and rotated, on a page with the usual margins."""
 _GAP_PT = 6.0
+_LABEL = 40
+"""Letters of a line of a label."""
+_LONGEST = 2500
+"""Letters of a caption; LaTeX sets it in one line first, of at most 5.7 m."""
 
 
 def to_latex(table: Table) -> str:
@@ -27,9 +33,11 @@ def to_latex(table: Table) -> str:
     return render_latex(
         "table.tex.j2",
         table=table,
+        is_long=len(table.title + table.caption) > _LONGEST,
         environment=environment,
         size=size,
         heads=_heads(table),
+        label=_label,
         requested=requested,
         percent=_percent,
         ours=_ours,
@@ -74,7 +82,7 @@ def broken(heading: str) -> tuple[str, ...]:
 
 def _fitting(table: Table) -> tuple[str, str]:
     """Return the environment and the largest font in which the table fits on a page."""
-    widths = [max(len(line.row.label) for line in table.lines)]
+    widths = [max(len(part) for line in table.lines for part in _wrapped(line.row.label))]
     widths += [6, 6, 6, 3] if table.shows_own else [6, 3]
     gaps = len(widths)
     for name in table.columns:
@@ -89,6 +97,16 @@ def _fitting(table: Table) -> tuple[str, str]:
             if sum(widths) * _CHARACTER_PT[size] + gaps * _GAP_PT <= page:
                 return environment, size
     return "sidewaystable", "tiny"
+
+
+def _wrapped(label: str) -> list[str]:
+    """Return a label in lines that leave room for the columns."""
+    return textwrap.wrap(plain(label), _LABEL) or [""]
+
+
+def _label(line: Line) -> Tex:
+    lines = [escape_latex(part) for part in _wrapped(line.row.label)]
+    return Tex(r"\shortstack[l]{" + r"\\".join(lines) + "}") if len(lines) > 1 else lines[0]
 
 
 def _percent(summary: Summary) -> str:

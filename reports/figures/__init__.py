@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
@@ -14,7 +13,16 @@ from reports.aggregate import Tables
 from reports.figures import by_epoch
 from reports.figures.by_flops import accuracy_by_flops
 from reports.figures.series import NothingToDrawError, Panel, notes, series_of
-from reports.figures.style import Look, close, curve_looks, fit_legend, letter, point_looks, style
+from reports.figures.style import (
+    Look,
+    close,
+    curve_looks,
+    fit_legend,
+    letter,
+    point_looks,
+    style,
+    words,
+)
 from study import model
 from study.model import Experiment, ReportError, Row, Scale
 
@@ -75,7 +83,7 @@ def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
             empty.append(error)
             axes = _empty(places[index], "no run to draw")
         if len(panels) > 1:
-            letter(axes, index, experiment.panels[index].title)
+            letter(axes, index, words(experiment.panels[index].title))
     if len(empty) == len(panels):
         close(figure)
         raise empty[0]
@@ -88,8 +96,7 @@ def blank(experiment: Experiment, scale: Scale, tables: Tables, reason: str) -> 
     """Draw the heading of a figure that cannot be drawn, and the reason."""
     style()
     figure = plt.figure(figsize=_ALONE)
-    width = round(_LETTERS_PER_INCH * figure.get_figwidth())
-    _empty(figure, "\n".join(textwrap.wrap(reason, width)))
+    _empty(figure, words(reason, _letters(figure)))
     figure.suptitle(_heading(experiment, scale), fontsize=9)
     _below(figure, _remarks(experiment, tables))
     return figure
@@ -119,12 +126,12 @@ def _axes(place: SubFigure, panel: Panel) -> Axes:
     return PLOTS[panel.plot](place, panel)
 
 
-def _empty(place: SubFigure | Figure, words: str) -> Axes:
+def _empty(place: SubFigure | Figure, text: str) -> Axes:
     """Return axes that hold nothing but words."""
     place.clear()
     axes = place.subplots()
     axes.axis("off")
-    axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=9, parse_math=False)
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9)
     return axes
 
 
@@ -153,16 +160,19 @@ def _layout(experiment: Experiment) -> tuple[int, int, tuple[float, float]]:
 
 def _heading(experiment: Experiment, scale: Scale) -> str:
     name = f"Figure {experiment.paper}" if experiment.paper else experiment.title
-    return f"{name} at {scale.name} scale"
+    return words(f"{name} at {scale.name} scale")
 
 
 def _below(figure: Figure, sentences: list[str]) -> None:
     if sentences:
-        width = round(_LETTERS_PER_INCH * figure.get_figwidth())
-        lines = [line for each in sentences for line in textwrap.wrap(each, width)]
-        # Errors are quoted here, whose dollar signs are no mathematics.
-        figure.supxlabel("\n".join(lines), fontsize=8, parse_math=False)
-        figure.set_figheight(figure.get_figheight() + 0.16 * len(lines))
+        text = "\n".join(words(each, _letters(figure)) for each in sentences)
+        figure.supxlabel(text, fontsize=8)
+        figure.set_figheight(figure.get_figheight() + 0.16 * (text.count("\n") + 1))
+
+
+def _letters(figure: Figure) -> int:
+    """Return how many letters fit into a line of a figure."""
+    return round(_LETTERS_PER_INCH * figure.get_figwidth())
 
 
 def _legend(figure: Figure, heading: str) -> None:

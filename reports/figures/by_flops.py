@@ -11,7 +11,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures.series import Panel, Series
-from reports.figures.style import INK, extent, variant
+from reports.figures.style import INK, extent, variant, words
 from reports.text import percent
 
 _OFF_SCALE_METHOD = "one_shot"
@@ -42,7 +42,7 @@ def _points(axes: Axes, series: list[Series], dense: list[Series]) -> None:
     low, high = _limits([*series, *dense])
     for each in dense:
         axes.axhline(
-            each.top1, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label=each.row.label
+            each.top1, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label=words(each.row.label)
         )
     for each in series:
         _point(axes, each, low)
@@ -77,7 +77,7 @@ def _point(axes: Axes, series: Series, low: float) -> None:
         fillstyle=look.fill,
         markeredgewidth=1.1,
         elinewidth=1.0,
-        label=series.row.label,
+        label=words(series.row.label),
         clip_on=inside,
         # Where two points coincide, the hollow one shows the other.
         zorder=3 if look.fill == "full" else 4,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.aggregate import Tables
 from reports.cells import Line, line_of, no_result
-from reports.figures.style import Look
+from reports.figures.style import Look, words
 from reports.statistics import Summary
 from reports.text import percent
 from study.model import Experiment, ReportError, Row
@@ -39,7 +39,7 @@ class Series:
     def label(self) -> str:
         """Name of a curve in the legend."""
         sparsity = "" if self.is_dense else f", {percent(self.row.sparsity)}"
-        return f"{self.row.label}{sparsity}"
+        return words(f"{self.row.label}{sparsity}")
 
     @property
     def runs(self) -> list[str]:

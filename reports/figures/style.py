@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.legend import Legend
 
+from acdc.messages import plain
+from reports.encoding import escape_html
 from study.model import Row
 
 INK = "#1b1b1c"
@@ -37,6 +41,8 @@ _KNOWN = (
 _LIGHTEST, _DARKEST = -0.45, 0.5
 _LONGEST_RAMP = 8
 _SIZE = 5.0
+_WORDS = 60
+"""Letters of a line of a label or a title."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +152,17 @@ def sequence(count: int) -> list[Look]:
     return [Look(_at(shades, i), _at(_MARKERS, i)) for i in range(count)]
 
 
-def style() -> None:
-    """Set the style of all figures drawn from here on, regardless of the user's matplotlibrc."""
+def style(maths: bool = False) -> None:
+    """Set the style of all figures drawn from here on, regardless of the user's matplotlibrc.
+
+    Args:
+        maths: whether dollar signs in their texts delimit mathematics.
+    """
     mpl.rcdefaults()
     mpl.use("Agg")
     mpl.rcParams.update(
         {
+            "text.parse_math": maths,
             "font.size": 9,
             "axes.titlesize": 9.5,
             "axes.labelsize": 9,
@@ -179,6 +190,18 @@ def style() -> None:
             "svg.fonttype": "path",
         }
     )
+
+
+def words(text: str, width: int = _WORDS) -> str:
+    """Return text as a figure shows it: in lines of some letters, and without control characters.
+
+    A character without a glyph is named by its code point.
+    """
+    font = get_font(findfont(FontProperties()))
+    shown = "".join(c if font.get_char_index(ord(c)) else f"U+{ord(c):04X}" for c in plain(text))
+    lines = textwrap.wrap(shown, width) or [" "]
+    # Matplotlib leaves labels out of legends that are empty or begin with an underscore.
+    return "\n".join([f" {lines[0]}" if lines[0].startswith("_") else lines[0], *lines[1:]])
 
 
 def letter(axes: Axes, index: int, title: str) -> None:
@@ -235,7 +258,7 @@ def close(figure: Figure) -> None:
 def inline_svg(svg: bytes, name: str, description: str) -> str:
     """Return SVG text to put into HTML: no prolog, ids of its own, and in the page's colours.
 
-    ``description`` is for screen readers; quotes and angle brackets are escaped here.
+    ``description`` is for screen readers.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]
@@ -244,11 +267,9 @@ def inline_svg(svg: bytes, name: str, description: str) -> str:
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
     colours = _page_colours()
     text = re.sub("#[0-9a-f]{6}", lambda match: colours.get(match[0], match[0]), text)
-    escaped = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     width = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt"', text)
     limit = f"{float(width.group(1)) * 1.5:.0f}px" if width else "100%"
     for side in ("width", "height"):
         text = re.sub(rf'(<svg[^>]*?)\s{side}="[\d.]+pt"', r"\1", text, count=1)
-    return text.replace(
-        "<svg", f'<svg role="img" aria-label="{escaped}" style="max-width:{limit}"', 1
-    )
+    label = f'role="img" aria-label="{escape_html(description)}"'
+    return text.replace("<svg", f'<svg {label} style="max-width:{limit}"', 1)

@@ -101,7 +101,7 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
         name: the experiment's name in theory.
         series: the columns of theory.layout.SERIES.
     """
-    style()
+    style(maths=True)
     drawn = _Drawn.of_series(series)
     panels = [(str(panel), rows) for panel, rows in series.groupby("panel", sort=False)]
     columns = _columns(len(panels))
