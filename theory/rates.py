@@ -1,6 +1,6 @@
 """Predictions of the theorems, as pure functions of the constants.
 
-All formulas are reconstructed: the copy of the paper that this suite was written from has the prose
+All formulas are reconstructed: the text of the paper that this suite was written from has the prose
 of the proofs (Section 3.1, Appendix A) but not the displayed formulas. The constants in O(.) are
 those of the reconstructed proofs. Arguments are numbers or tensors that broadcast: alpha <= beta
 bound the curvature from below and above, sigma^2 is the variance of the stochastic gradient.
