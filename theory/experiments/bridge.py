@@ -63,8 +63,7 @@ class Settings(experiment.Settings):
         lr=0.2, momentum=0.9, weight_decay=2e-3, batch_size=128, augmentation="shift"
     )
     """Training recipe."""
-    images: Size = 64
-    """Training images over which f is the mean loss, the same for all seeds and epochs."""
+    images: Size = Field(64, description="Training images over which f is the mean loss.")
     shares: Annotated[tuple[Fraction, ...], Ascending] = (0.01, 0.05)
     """Fractions of the weights for k in ||T_k(grad f)||, beside the kept fraction."""
     directions: Count = Field(1, description="Random sparse directions for each mean curvature.")

@@ -27,16 +27,14 @@ class Settings(experiment.Settings):
     trials: Trials = Field(60, description="Problems.")
     n: Size = Field(1000, description="Dimension of theta.")
     k_star: Count = Field(4, description="Non-zeros of the minimiser, and rows of A.")
-    k: Count = 950
-    """Kept entries, enough for the constants of the whole of f, not for those of its parts."""
+    k: Count = Field(950, description="Kept entries; enough for f, not for its parts.")
     c: Weight = Field(1.2, description="Weight of the sine; f is not convex above 1.")
     tail: Level = Field(0.1, description="Scale of the columns beyond the first k*.")
     passes: Counts = Field((1, 4), description="Passes over the parts in a dense phase.")
     parts: Counts = Field((2, 4), description="Mini-batches.")
     factors: Factors = Field((0.5, 1.0), description="Of the step eta = factor/(2 beta).")
     phases: Count = Field(20, description="Of each trial.")
-    sparse_steps: Count = 4
-    """Gradient steps of a sparse phase, where there is one."""
+    sparse_steps: Count = Field(4, description="Gradient steps of a sparse phase.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

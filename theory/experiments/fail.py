@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -32,8 +32,7 @@ _DRAWN = 60
 class Settings(experiment.Settings):
     """Traps F3: the largest by search, and IHT on random ones."""
 
-    trials: Trials = 30
-    """Random traps of each size and number of copies on which IHT runs."""
+    trials: Trials = Field(30, description="Random traps of each size and number of copies.")
     kappas: Kappas = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
     """Condition numbers at which the largest trap is sought."""
     sizes: Counts = Field((8, 32), description="Wrong coordinates |J| of the random traps.")
@@ -122,22 +121,11 @@ def _search(outcome: Outcome, settings: Settings) -> None:
     for kappa, k in zip(settings.kappas, found, strict=True):
         least, w, rho = least_kappa(k)
         trap = Trap(rho, w, k)
-        outcome.record(
-            (1,),
-            trap,
-            n=trap.n,  # The vectors of a large trap do not fit into memory.
-            k_star=1,
-            k=k,
-            seed=None,
-            gap=trap.bad_gap,
-            bound=largest_trap(kappa),
-            subject="largest",
-            copies=1,
-            kappa=least,
-            w=w,
-            rho=rho,
-            start_gap=None,
-        )
+        # The vectors of a large trap do not fit into memory.
+        columns: dict[str, Any] = {"n": trap.n, "k_star": 1, "k": k, "seed": None}
+        columns |= {"gap": trap.bad_gap, "bound": largest_trap(kappa), "subject": "largest"}
+        columns |= {"copies": 1, "kappa": least, "w": w, "rho": rho, "start_gap": None}
+        outcome.record((1,), trap, **columns)
         enough = float(Theorem2(1.0, kappa, 1, 1).enough)
         outcome.draw("kmax", "largest stuck $k$", "measured", kappa, k)
         outcome.draw("kmax", r"$((\kappa-1)/2)^2$", "fit", kappa, largest_trap(kappa))
@@ -193,22 +181,11 @@ def _iterate(outcome: Outcome, settings: Settings) -> None:
         gap = trace.watched["gap"]
         parts.append(gap[-1] / gap[0])
         diverged.append(trace.diverged)
-        outcome.record(
-            parts[-1].shape,
-            trap,
-            k_star=copies,
-            k=k,
-            seed=torch.arange(settings.trials),
-            iterations=settings.iterations,
-            gap=gap[-1],
-            diverged=trace.diverged,
-            subject="iht",
-            copies=copies,
-            kappa=trap.kappa,
-            w=trap.w,
-            rho=trap.rho,
-            start_gap=gap[0],
-        )
+        columns: dict[str, Any] = {"k_star": copies, "k": k, "seed": torch.arange(settings.trials)}
+        columns |= {"iterations": settings.iterations, "gap": gap[-1], "subject": "iht"}
+        columns |= {"copies": copies, "kappa": trap.kappa, "w": trap.w, "rho": trap.rho}
+        columns |= {"start_gap": gap[0]}
+        outcome.record(parts[-1].shape, trap, diverged=trace.diverged, **columns)
     times = np.unique(np.geomspace(1, settings.iterations, _DRAWN).astype(int)).tolist()
     for place, line in enumerate((r"$k=k^\ast|J|$", r"$k=k^\ast|J|+1$")):
         # Of the largest traps, which are the last.

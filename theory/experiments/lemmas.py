@@ -40,19 +40,15 @@ class Settings(experiment.Settings):
 
     trials: Trials = Field(150, description="Instances of each kind.")
     lengths: Counts = Field((8, 32, 128), description="Lengths of the vectors of Lemma 1.")
-    n: Size = 48
-    """Dimension of the quadratics F1 (Lemmas 2-4), and of the gradients of Lemma 5."""
+    n: Size = Field(48, description="Dimension of F1 (Lemmas 2-4) and of Lemma 5's gradients.")
     k: Count = Field(8, description="Kept entries there.")
     k_star: Count = Field(3, description="Non-zeros of the minimisers of F1.")
-    kappa_most: Condition = 100.0
-    """Condition numbers of F1, at most; log-uniform."""
-    spread: Positive = 10.0
-    """Lemma 5: magnitude of each entry of v - grad f, over that of the noise."""
+    kappa_most: Condition = Field(100.0, description="Largest condition number of F1; log-uniform.")
+    spread: Positive = Field(10.0, description="Lemma 5: entries of v - grad f over the noise's.")
     draws: Count = Field(200, description="Lemma 5: draws of the noise for each instance.")
     weights: Weights = (0.0, 0.5, 1.2, 2.0, 3.0)
     """Lemma 6: weights c of the sine in h and F2; for c = 0 it is an equality of h."""
-    squares: Counts = (1, 4, 16)
-    """Lemma 6: numbers m of squares of F2, which has N = 8 m."""
+    squares: Counts = Field((1, 4, 16), description="Lemma 6: numbers m of squares of F2; N = 8 m.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,8 +22,7 @@ from theory.rates import Theorem2, largest_trap
 class Settings(experiment.Settings):
     """F1 with random curvature from theta_0 = 0; F3 from 0 and from its bad point."""
 
-    trials: Trials = 24
-    """Problems F1 at each condition number, and overlaps w of F3."""
+    trials: Trials = Field(24, description="Problems F1, and overlaps w of F3, at each kappa.")
     kappas: Kappas = Field((2.0, 4.0, 8.0, 16.0, 32.0, 64.0), description="Condition numbers.")
     n: Size = Field(96, description="Dimension of F1.")
     k_star: Count = Field(3, description="Non-zeros of the minimisers of F1; F3 has one.")
@@ -86,20 +85,12 @@ def _typical(outcome: Outcome, settings: Settings) -> None:
     gap = problem.gap(trace.last)
     success = (gap <= settings.tolerance * problem.gap(start)) & ~trace.diverged
     theorem = Theorem2(problem.alpha, problem.beta, settings.k_star, k)
-    outcome.record(
-        gap.shape,
-        problem,
-        k_star=settings.k_star,
-        k=k,
-        seed=torch.arange(settings.trials).repeat(len(settings.kappas))[:, None],
-        iterations=settings.iterations,
-        gap=gap,
-        diverged=trace.diverged,
-        kappa=torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1),
-        start="zero",
-        success=success,
-        meets_condition=theorem.meets_condition,
-    )
+    columns: dict[str, Any] = {"k_star": settings.k_star, "k": k}
+    columns |= {"seed": torch.arange(settings.trials).repeat(len(settings.kappas))[:, None]}
+    columns |= {"iterations": settings.iterations, "gap": gap}
+    columns |= {"kappa": torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1), "start": "zero"}
+    columns |= {"success": success, "meets_condition": theorem.meets_condition}
+    outcome.record(gap.shape, problem, diverged=trace.diverged, **columns)
     share = 100.0 * success.reshape(-1, settings.trials, len(k)).double().mean(1)
     for row, kappa in enumerate(settings.kappas):
         for column, ratio in enumerate(settings.k_ratios):
@@ -123,20 +114,11 @@ def _traps(outcome: Outcome, settings: Settings, k: int) -> None:
         trace = iht(trap.gradient, start, k, 1.0 / trap.beta, settings.trap_iterations)
         # Once column 0 is kept the rest is least squares, whose convergence is not waited for.
         success = (trace.last[..., 0] != 0) & ~trace.diverged
-        outcome.record(
-            success.shape,
-            trap,
-            k_star=1,
-            k=k,
-            seed=places[:, 1],
-            iterations=settings.trap_iterations,
-            gap=trap.gap(trace.last),
-            diverged=trace.diverged,
-            kappa=kappas.expand_as(rho)[there],
-            start=name,
-            success=success,
-            meets_condition=theorem.meets_condition,
-        )
+        columns: dict[str, Any] = {"k_star": 1, "k": k, "seed": places[:, 1]}
+        columns |= {"iterations": settings.trap_iterations, "gap": trap.gap(trace.last)}
+        columns |= {"kappa": kappas.expand_as(rho)[there], "start": name, "success": success}
+        columns |= {"meets_condition": theorem.meets_condition}
+        outcome.record(success.shape, trap, diverged=trace.diverged, **columns)
         for row, kappa in enumerate(settings.kappas):
             found = success[places[:, 0] == row]
             if len(found):
@@ -147,7 +129,8 @@ def _traps(outcome: Outcome, settings: Settings, k: int) -> None:
 def rho_of(kappa: Tensor, w: Tensor, k: int) -> Tensor:
     """Return the smaller rho at which F3 has a condition number; NaN where none is so small.
 
-    The condition number falls in rho, then rises; the falling side is searched by halving.
+    The condition number falls in rho, then rises. The falling side is searched by halving: unlike
+    the solution of an equation, what is found has at most that number, to the last bit.
     Condition numbers and overlaps w < k broadcast.
     """
     grid = 10.0 ** torch.linspace(-4.0, 1.0, 501, dtype=torch.float64).unsqueeze(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -48,8 +48,7 @@ class Settings(experiment.Settings):
     steps: Count = Field(384, description="All gradient steps of a trial.")
     success: Positive = 1e-6
     """Part of the first gap below which a trial has found the minimiser."""
-    phases: Count = 12
-    """Phases of the comparison with and without sparse phases at equal numbers of phases."""
+    phases: Count = Field(12, description="Phases where their number is the same.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -150,20 +149,11 @@ def _record(
     within = gaps[: settings.steps // (dense + sparse) + 1]
     last = within[-1]
     steps = first_at_most(within, settings.success * gaps[0]) * (dense + sparse)
-    outcome.record(
-        last.shape,
-        problem,
-        k_star=int((problem.minimiser[0] != 0).sum()),
-        k=settings.k,
-        alpha=problem.alpha.squeeze(-1),
-        beta=problem.beta.squeeze(-1),
-        iterations=steps,
-        gap=last,
-        diverged=~last.isfinite(),
-        dense_steps=dense,
-        sparse_steps=sparse,
-        gap_after_phases=gaps[settings.phases],
-    )
+    columns: dict[str, Any] = {"k_star": int((problem.minimiser[0] != 0).sum()), "k": settings.k}
+    columns |= {"alpha": problem.alpha.squeeze(-1), "beta": problem.beta.squeeze(-1)}
+    columns |= {"iterations": steps, "gap": last, "dense_steps": dense, "sparse_steps": sparse}
+    columns |= {"gap_after_phases": gaps[settings.phases]}
+    outcome.record(last.shape, problem, diverged=~last.isfinite(), **columns)
     line = f"{sparse} sparse steps" if sparse else "no sparse phase"
     if bool(steps.isfinite().all()):
         outcome.draw_range(f"cost_{problem.family}", line, dense, steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -44,10 +44,8 @@ class Settings(experiment.Settings):
     n: Size = Field(100, description="Columns, the dimension of theta.")
     m: Annotated[Count, Field(ge=10)] = Field(50, description="Rows.")
     k_stars: Counts = Field((2, 4, 6, 8, 12, 16), description="Non-zeros of theta*.")
-    noise: Positive = 0.2
-    """Standard deviation of the noise on the targets, where there is some."""
-    iterations: Count = 300
-    """Of IHT; AC/DC has as many phases as take no more gradients."""
+    noise: Positive = Field(0.2, description="Standard deviation of the noise on the targets.")
+    iterations: Count = Field(300, description="Of IHT; AC/DC computes no more gradients.")
     parts: Count = Field(5, description="Mini-batches of AC/DC's dense phases.")
     sparse_steps: Steps = Field(5, description="Steps of AC/DC's sparse phases.")
     folds: Annotated[Count, Field(ge=2, le=10)] = 3
@@ -218,22 +216,12 @@ def _record(
     places = top_k_rows(theta, k_star, magnitudes=True)
     # Where there are fewer, T_k fills up with zeros.
     success = ((places & (theta != 0)) == (target != 0)).all(-1) & ~solved.diverged
-    outcome.record(
-        success.shape,
-        problem,
-        k_star=k_star,
-        k=solved.k,
-        alpha=None,
-        sigma=None,
-        gap=observed.loss(theta) - observed.loss(target),
-        diverged=solved.diverged,
-        algorithm=label.partition(",")[0],
-        m=settings.m,
-        target_noise=torch.tensor([0.0, settings.noise], dtype=torch.float64),
-        error=error,
-        success=success.int(),
-        nonzeros=theta.count_nonzero(-1),
-    )
+    columns: dict[str, Any] = {"k_star": k_star, "k": solved.k, "alpha": None, "sigma": None}
+    columns |= {"gap": observed.loss(theta) - observed.loss(target)}
+    columns |= {"algorithm": label.partition(",")[0], "m": settings.m}
+    columns |= {"target_noise": torch.tensor([0.0, settings.noise], dtype=torch.float64)}
+    columns |= {"error": error, "success": success.int(), "nonzeros": theta.count_nonzero(-1)}
+    outcome.record(success.shape, problem, diverged=solved.diverged, **columns)
     quartiles = torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64)
     for level, suffix in enumerate(("", "_noise")):
         rate = proportion(int(success[:, level].sum()), settings.trials)

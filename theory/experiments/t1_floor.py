@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -32,8 +32,7 @@ class Settings(experiment.Settings):
     epsilon: Annotated[Level, Field(le=1)] = 0.2
     """Size of the columns outside the minimiser's support, together."""
     weight: Weight = Field(1.2, description="Weight c of the sine; f is not convex above 1.")
-    sigmas: Sigmas = (0.01, 0.0316, 0.1, 0.316, 1.0)
-    """Noise levels, the square root of E||g - grad f||^2."""
+    sigmas: Sigmas = Field((0.01, 0.0316, 0.1, 0.316, 1.0), description="Noise levels.")
     n_ratio: Annotated[Positive, Field(ge=2)] = Field(2.0, description="N/k, about.")
     iterations: Annotated[Count, Field(ge=4)] = 120
     """Of each trial; the floor is the mean gap over the last half."""
@@ -83,20 +82,10 @@ def _measure(
     trace = iht(gradient, start, k, step_size, settings.iterations, watch_gap(problem))
     floor = tail_mean(trace.watched["gap"])
     bound = theorem.floor(sigmas)
-    outcome.record(
-        floor.shape,
-        problem,
-        k_star=settings.k_star,
-        k=k,
-        alpha=theorem.alpha,
-        sigma=sigmas,
-        iterations=settings.iterations,
-        gap=floor,
-        bound=bound,
-        diverged=trace.diverged,
-        noise=where,
-        enough=theorem.enough_with_noise,
-    )
+    columns: dict[str, Any] = {"k_star": settings.k_star, "k": k, "alpha": theorem.alpha}
+    columns |= {"sigma": sigmas, "iterations": settings.iterations, "gap": floor, "bound": bound}
+    columns |= {"noise": where, "enough": theorem.enough_with_noise}
+    outcome.record(floor.shape, problem, diverged=trace.diverged, **columns)
     line = SUPPORTS[where]
     for sigma, each in zip(settings.sigmas, floor.mT, strict=True):
         outcome.draw_interval("floor", line, sigma**2, mean(each, settings.seed))

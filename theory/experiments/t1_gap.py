@@ -45,8 +45,7 @@ class Settings(experiment.Settings):
     sigmas: Sigmas = (0.01, 0.03, 0.1)
     """Noise levels on F4; below 0.17 the theorem's floor is below 1/2, the gap of a bad start."""
     iterations: Annotated[Count, Field(ge=40)] = Field(80, description="On F4.")
-    kappas: Kappas = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    """Condition numbers of F1."""
+    kappas: Kappas = Field((1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0), description="Of F1.")
     quadratic_n: Size = Field(100, description="Dimension of F1.")
     quadratic_trials: Size = Field(5, description="Problems F1 at each condition number.")
     k_star: Count = Field(5, description="Non-zeros of the minimisers of F1.")
@@ -218,17 +217,11 @@ def _vacuous(outcome: Outcome, settings: Settings) -> None:
     beta = problem.hessian.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
     theorem = Theorem1(alpha, beta, k_star)
     part = theorem.enough / n
-    outcome.record(
-        part.shape,
-        problem,
-        k_star=k_star,
-        alpha=alpha,
-        beta=beta,
-        seed=torch.arange(trials).repeat(len(settings.kappas)).unsqueeze(-1),
-        subject="CPL",
-        kappa=torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1),
-        asked=theorem.enough,
-    )
+    columns: dict[str, Any] = {"k_star": k_star, "alpha": alpha, "beta": beta}
+    columns |= {"seed": torch.arange(trials).repeat(len(settings.kappas)).unsqueeze(-1)}
+    columns |= {"subject": "CPL", "kappa": torch.tensor(kappas, dtype=torch.float64).unsqueeze(-1)}
+    columns |= {"asked": theorem.enough}
+    outcome.record(part.shape, problem, **columns)
     for kappa, each in zip(settings.kappas, part.reshape(-1, trials), strict=True):
         outcome.draw_range("vacuous", "$k$ asked for, over $N$", kappa, each)
     outcome.draw_level("vacuous", "$k = N$", settings.kappas, 1.0)

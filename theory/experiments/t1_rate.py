@@ -39,8 +39,7 @@ class Settings(experiment.Settings):
     """k over what the theorem requires, 160 k* (beta/alpha)^2."""
     n_ratio: Annotated[Positive, Field(ge=2)] = Field(2.0, description="N by the largest k, about.")
     iterations: Count = Field(100, description="Of each trial.")
-    tolerance: Positive = 1e-8
-    """The gap up to which steps are compared, and whose iteration is counted."""
+    tolerance: Positive = Field(1e-8, description="The gap down to which steps are compared.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

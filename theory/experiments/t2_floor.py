@@ -48,8 +48,7 @@ class Settings(experiment.Settings):
     k_ratio: Count = Field(16, description="k/k* where curvature and noise vary.")
     kappas: Kappas = (4.0, 8.0, 16.0, 32.0, 64.0)
     """Condition numbers, at the middle one of the noise levels."""
-    sigmas: Sigmas = (0.03, 0.1, 0.3)
-    """Noise levels, at the least condition number."""
+    sigmas: Sigmas = Field((0.03, 0.1, 0.3), description="Noise levels, at the least kappa.")
     iterations: Size = Field(600, description="Of each trial; the second half is averaged.")
     wide_n: Size = 1100
     """Dimension where k is as large as the theorem requires, 256 k* at beta/alpha = 2."""

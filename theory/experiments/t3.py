@@ -27,8 +27,7 @@ class Settings(experiment.Settings):
     n: Size = Field(200, description="Dimension of theta.")
     k_star: Count = Field(20, description="Non-zeros of the minimiser, and rows of A.")
     ks: Counts = Field((2, 4, 8, 16, 32), description="Kept entries.")
-    sizes: Factors = (0.1, 1.0, 10.0)
-    """Factors of the minimiser, which set the size B of the iterates."""
+    sizes: Factors = Field((0.1, 1.0, 10.0), description="Factors of the minimiser, which set B.")
     sigmas: Sigmas = Field((0.1, 1.0), description="Noise levels, beside none.")
     c: Weight = Field(1.2, description="Weight of the sine; f is not convex above 1.")
     tail: Level = Field(0.5, description="Scale of the columns beyond the first k*.")
