@@ -25,8 +25,8 @@ def gaussian(
 ) -> Gradient:
     """Return a gradient with Gaussian noise, equal in all coordinates of a support.
 
-    Its variance E||noise||^2 is sigma^2 at every theta, so that A1 holds with
-    equality. Sigma is by trial, the support a mask that broadcasts to (..., N), by default all.
+    Its variance E||noise||^2 is sigma^2 at every theta, so that A1 holds with equality. Sigma is by
+    trial, the support a mask that broadcasts to (..., N), by default all.
 
     Raises:
         ValueError: sigma is negative or not finite, or a support is empty.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,21 @@ def trap_design(rho: float, w: float, k: int, copies: int = 1) -> Array:
     p = math.sqrt(w / k)
     columns = [rho * unit[0]] + [p * unit[0] + math.sqrt(1 - p**2) * unit[j + 1] for j in range(k)]
     return np.asarray(scipy.linalg.block_diag(*[np.stack(columns, axis=1)] * copies))
+
+
+def head(x: Array, k: int) -> Array:
+    """Return x with all but its k largest entries zero, by numpy's stable sort."""
+    sparse = np.zeros_like(x)
+    kept = np.argsort(-np.abs(x), kind="stable")[:k]
+    sparse[kept] = x[kept]
+    return sparse
+
+
+def plain_iht(
+    gradient: Callable[[Array], Array], start: Array, k: int, eta: float, steps: int
+) -> list[Array]:
+    """Return the iterates of one trial, paper Eq. 2, the first included."""
+    iterates = [start]
+    for _ in range(steps):
+        iterates.append(head(iterates[-1] - eta * gradient(iterates[-1]), k))
+    return iterates

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from tests.theory.support import trap_design
+from tests.theory.support import plain_iht, trap_design
 from theory.experiments import fail
 from theory.noise import stream
 from theory.outcome import Outcome
@@ -49,12 +49,10 @@ def test_the_largest_trap_holds_a_plain_loop_at_its_condition_number() -> None:
     assert values[-1] / values[0] == pytest.approx(kappa, rel=1e-9)
     start = np.zeros(k + 1)
     start[1:] = np.linalg.lstsq(design[:, 1:], np.eye(k + 1)[0], rcond=None)[0]
-    theta = start.copy()
-    for _ in range(500):
-        moved = theta - design.T @ (design @ theta - np.eye(k + 1)[0]) / values[-1]
-        moved[np.argsort(-np.abs(moved), kind="stable")[k:]] = 0.0
-        theta = moved
-    np.testing.assert_allclose(theta, start, rtol=1e-9)
+    path = plain_iht(
+        lambda x: design.T @ (design @ x - np.eye(k + 1)[0]), start, k, 1 / values[-1], 500
+    )
+    np.testing.assert_allclose(path[-1], start, rtol=1e-9)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 2.7])

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from tests.theory.support import Array, generator, normal
+from tests.theory.support import Array, generator, head, normal, plain_iht
 from theory.iht import Trace, dense_phase, hard_threshold, iht, on_support
-from theory.problems.base import Gradient, sparse_vectors
+from theory.problems.base import Gradient
 from theory.problems.quadratic import rotated_quadratics
 
 # T_k
@@ -33,14 +32,6 @@ def nearest_by_search(x: Array, k: int) -> Array:
     nearest = np.zeros_like(x)
     nearest[list(kept)] = x[list(kept)]
     return nearest
-
-
-def head(x: Array, k: int) -> Array:
-    """Return x with all but its k largest entries zero, by numpy's stable sort."""
-    kept = np.argsort(-np.abs(x), kind="stable")[:k]
-    sparse = np.zeros_like(x)
-    sparse[kept] = x[kept]
-    return sparse
 
 
 # Small whole numbers tie often, and their squares add without rounding.
@@ -88,16 +79,6 @@ def test_hard_threshold_keeps_none_to_all(x: Any, k: Any) -> None:
 # The iteration
 
 
-def written_out(
-    gradient: Callable[[Array], Array], start: Array, k: int, eta: float, steps: int
-) -> list[Array]:
-    """Iterate one trial, paper Eq. 2."""
-    iterates = [start]
-    for _ in range(steps):
-        iterates.append(head(iterates[-1] - eta * gradient(iterates[-1]), k))
-    return iterates
-
-
 def problems(seed: int, count: int, n: int) -> tuple[Tensor, Tensor]:
     """Draw Hessians (count, n, n) of norm 1 and centres (count, 1, n)."""
     factor = normal(seed, count, n, n)
@@ -132,7 +113,7 @@ def test_iht_of_a_batch_is_the_written_recursion_of_each_trial() -> None:
     assert torch.equal(path(found)[-1], found.last)
     for p, t in itertools.product(range(count), range(trials)):
         matrix, point = hessian[p].numpy(), centre[p, 0].numpy()
-        expected = written_out(
+        expected = plain_iht(
             lambda theta, matrix=matrix, point=point: matrix @ (theta - point),
             start[p, t].numpy(),
             int(k[p, t]),
@@ -140,19 +121,6 @@ def test_iht_of_a_batch_is_the_written_recursion_of_each_trial() -> None:
             steps,
         )
         np.testing.assert_allclose(path(found)[:, p, t], expected, rtol=1e-10, atol=1e-12)
-
-
-@settings(max_examples=12)
-@given(seed=st.integers(0, 1000), k=st.integers(3, 40), kappa=st.sampled_from([1.0, 1.5]))
-def test_iht_finds_the_sparse_minimiser_of_a_well_conditioned_problem(
-    seed: int, k: int, kappa: float
-) -> None:
-    problem = rotated_quadratics([kappa], 40, 3, generator(seed))
-    start = sparse_vectors(2, 40, k, generator(seed + 1)).unsqueeze(0)
-    found = iht(problem.gradient, start, k, 1.0, 120, lambda theta: {"gap": problem.gap(theta)})
-    assert bool((found.watched["gap"][-1] < 1e-20).all())
-    assert bool(((found.last != 0).sum(-1) <= k).all())
-    np.testing.assert_allclose(found.last[0], problem.minimiser[0].expand(2, -1), rtol=0, atol=1e-9)
 
 
 # Divergence
@@ -250,22 +218,6 @@ def test_a_phase_is_its_passes_then_the_threshold_then_its_sparse_steps() -> Non
             slope = np.mean([m @ (x - c) for m, c in zip(hessians, centres, strict=True)], axis=0)
             x = np.where(kept, x - 0.25 * slope, 0.0)
         np.testing.assert_allclose(found[row], x, rtol=1e-12, atol=1e-14)
-
-
-def test_many_passes_tend_to_the_flow_of_the_mean_for_the_time_eta() -> None:
-    gradients, hessians, centres = parts_of(11, 4, 5)
-    theta = normal(12, 5)
-    mean = hessians.mean(0)
-    pull = np.mean([m @ c for m, c in zip(hessians, centres, strict=True)], axis=0)
-    rest = np.linalg.solve(mean, pull)
-    flow = rest + scipy.linalg.expm(-2.0 * mean) @ (theta.numpy() - rest)
-    errors = [
-        float(np.linalg.norm(dense_phase(gradients, theta, 2.0, passes).numpy() - flow))
-        for passes in (100, 200, 400, 800)
-    ]
-    # Euler's method is of the first order: twice the passes, half the error.
-    np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2.0, rtol=0.02)
-    assert errors[-1] < 1e-2 * np.linalg.norm(flow - theta.numpy())
 
 
 @settings(max_examples=40)

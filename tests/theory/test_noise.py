@@ -77,20 +77,14 @@ def test_streams_are_the_same_for_the_same_names_and_unrelated_for_others() -> N
     keys: list[tuple[Any, ...]] = [
         (seed, *names)
         for seed in (0, 1, 2)
-        for names in ((), ("a",), ("b",), ("a", "b"), ("b", "a"), ("ab",), ("noise", "t2_floor"))
+        for names in ((), ("",), ("", ""), ("a",), ("a", "b"), ("b", "a"), ("ab",), ("noise",))
     ]
     samples = [drawn(*key) for key in keys]
     for key, sample in zip(keys, samples, strict=True):
         assert torch.equal(drawn(*key), sample)
-    # For 210 pairs a correlation of six standard deviations is out of the question.
+    # For 276 pairs a correlation of six standard deviations is out of the question.
     for one, other in itertools.combinations(samples, 2):
         assert abs(float(np.corrcoef(one, other)[0, 1])) < 6 / math.sqrt(2000)
-
-
-def test_streams_of_names_that_read_alike_together_differ() -> None:
-    names = [("abcdefgh",), ("abcd", "efgh"), (), ("",), ("", "")]
-    first = [float(torch.rand(1, generator=stream(0, *each))) for each in names]
-    assert len(set(first)) == len(names)
 
 
 def test_noise_on_no_coordinate_is_refused() -> None:

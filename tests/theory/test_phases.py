@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.theory.support import outcome_of, statement, trap_design
+from tests.theory.support import head, outcome_of, statement, trap_design
 from theory import rates
 from theory.experiments.phase_diagram import rho_of
 from theory.iht import hard_threshold
@@ -44,9 +44,7 @@ def test_theorem_3_is_compared_with_its_bound_as_computed_by_hand() -> None:
         for _ in range(6):
             squares.append(np.abs(gradient(theta)).max() ** 2)
             moved = theta - gradient(theta) / beta
-            kept = np.argsort(-np.abs(moved), kind="stable")[: row["k"]]
-            theta = np.zeros(20)
-            theta[kept] = moved[kept]
+            theta = head(moved, row["k"])
             support = theta != 0
             for _ in range(3):
                 theta = theta - np.where(support, gradient(theta), 0) / beta
@@ -143,8 +141,7 @@ def test_corollary_1_s_measures_are_those_of_a_plain_loop() -> None:
             mapping = (start - theta) / eta
             error = max(error, float(np.linalg.norm(mapping - gradient(start))))
             points = [theta]
-            kept = np.argsort(-np.abs(theta), kind="stable")[:12]
-            theta = np.where(np.isin(np.arange(20), kept), theta, 0.0)
+            theta = head(theta, 12)
             points.append(theta)
             for _ in range(sparse):
                 whole = 4.4 * np.linalg.norm(design, 2) ** 2

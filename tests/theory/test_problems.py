@@ -96,18 +96,6 @@ def test_minimiser_is_sparse_and_stationary_and_nothing_is_lower(name: str) -> N
         assert bool((problem.gap(minimiser + scale * normal(12, 3, 50, 8)) >= 0).all())
 
 
-@EVERY
-def test_trials_do_not_mix(name: str) -> None:
-    problem, _ = FAMILIES[name]
-    theta = normal(13, 3, 4, 8)
-    changed = theta.clone()
-    changed[1, 2] += 1.0
-    same = torch.ones(3, 4, dtype=torch.bool)
-    same[1, 2] = False
-    assert torch.equal(problem.gradient(theta)[same], problem.gradient(changed)[same])
-    assert torch.equal(problem.gap(theta)[same], problem.gap(changed)[same])
-
-
 def test_sparse_vectors_have_every_place_sign_and_magnitude_alike() -> None:
     vectors = sparse_vectors(20_000, 10, 3, generator(0))
     places = (vectors != 0).double().mean(0).numpy()

@@ -18,13 +18,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("t2_rat", {}, "theory=t2_rat"),
     ("t2_rate", {"kappa": 2}, "kappa"),
     ("t2_rate", {"kappas": [2, 0.5]}, "kappas.1"),
-    ("t2_rate", {"kappas": [2, float("inf")]}, "kappas.1"),
     ("t2_rate", {"kappas": [2, 2]}, "kappas"),
     ("t2_rate", {"kappas": []}, "kappas"),
     ("t2_rate", {"k_ratios": [1, 99]}, "k_ratios=(1, 99)"),
     ("t2_rate", {"k_ratios": [0, 1]}, "k_ratios.0"),
-    ("t2_rate", {"n": "abc"}, "n"),
-    ("t2_floor", {"sigmas": [-1, 1]}, "sigmas.0"),
     ("c1", {"k": 2000}, "k=2000"),
     ("c1", {"k": 3}, "k_star=4"),
     ("t1_rate", {"k_parts": [0.5]}, "k_parts"),
@@ -32,16 +29,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("t1_rate", {"k_parts": [1.0, 1.0]}, "k_parts"),
     ("t1_rate", {"weights": [5.0]}, "weights"),
     ("t1_rate", {"weights": [4.5]}, "weights=(4.5,)"),
-    ("t1_rate", {"weights": [-1.0]}, "weights"),
-    ("t1_rate", {"epsilon": -0.1}, "epsilon"),
     ("t1_floor", {"sigmas": [0.0, 0.1, 1.0]}, "sigmas"),
     ("t1_floor", {"sigmas": [0.1, 1.0]}, "sigmas"),
     ("t1_floor", {"weight": 5.0}, "weight"),
     ("t1_floor", {"weight": 4.5}, "weight=4.5"),
     ("t1_gap", {"n": 100}, "n"),
     ("t1_gap", {"distances": [0.0, 1.0]}, "distances"),
-    ("t1_gap", {"sigmas": [-1.0]}, "sigmas"),
-    ("t1_gap", {"kappas": [0.5]}, "kappas"),
     ("t1_gap", {"k_star": 101}, "k_star"),
     ("fail", {"kappas": [2.0, 4.0, 8.0]}, "kappas"),
     ("fail", {"kappas": [4.0, 8.0]}, "kappas"),
@@ -52,14 +45,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("lemmas", {"k": 48}, "k"),
     ("lemmas", {"k_star": 9}, "k_star"),
     ("lemmas", {"lengths": [1, 8]}, "lengths"),
-    ("lemmas", {"weights": [9.0]}, "weights"),
     ("lemmas", {"kappa_most": 0.5}, "kappa_most"),
     ("recovery", SMALL_RECOVERY | {"k_stars": [8]}, "n=30"),
     ("recovery", SMALL_RECOVERY | {"m": 30}, "m=30"),
     ("recovery", SMALL_RECOVERY | {"parts": 3}, "parts=3"),
     ("recovery", SMALL_RECOVERY | {"iterations": 5}, "iterations=5"),
     ("recovery", SMALL_RECOVERY | {"designs": 5}, "designs=5"),
-    ("recovery", {"noise": -0.1}, "noise"),
     ("bridge", {"model": "resnet9"}, "model"),
     ("bridge", {"epochs": 4}, "epochs=4"),
     ("bridge", {"images": 1001}, "images=1001"),
@@ -71,7 +62,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 WRONG += [
     (name, wrong, next(iter(wrong)))
     for name in layout.EXPERIMENTS
-    for wrong in ({"trials": 1}, {"seed": -1}, {"nonsense": 1})
+    for wrong in ({"trials": 1}, {"nonsense": 1})
 ]
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, True, "1", "abc", "", None, {})
 ABSURD = (1e30, 10**30, -(10**30), -1)

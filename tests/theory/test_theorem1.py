@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from acdc.errors import ConfigError
-from tests.theory.support import statement
+from tests.theory.support import Array, plain_iht, statement
 from theory.experiments import t1_floor, t1_gap, t1_rate
 from theory.noise import stream
 from theory.outcome import Outcome
@@ -71,13 +71,14 @@ def test_gaps_and_ratios_are_those_of_a_plain_loop() -> None:
         row = np.concatenate([[1.0], problem.tail[i, 0].numpy()])
         target = float(problem.minimiser[i, 0, 0])
         step = 1.0 / (3.0 * row @ row)
-        for theta in (np.zeros(n), random[i]):
-            gaps = []
-            for _ in range(26):
-                residual = row @ theta - target
-                gaps.append(residual**2 + 0.5 * np.sin(residual) ** 2)
-                theta = theta - step * (2 * residual + 0.5 * np.sin(2 * residual)) * row
-                theta[np.argsort(-np.abs(theta), kind="stable")[k:]] = 0.0
+
+        def gradient(x: Array, row: Array = row, target: float = target) -> Array:
+            residual = row @ x - target
+            return np.asarray((2 * residual + 0.5 * np.sin(2 * residual)) * row)
+
+        for start in (np.zeros(n), random[i]):
+            residuals = [row @ x - target for x in plain_iht(gradient, start, k, step, 25)]
+            gaps = [r**2 + 0.5 * np.sin(r) ** 2 for r in residuals]
             pairs = [(a, b) for a, b in itertools.pairwise(gaps) if a > 1e-8]
             expected.append((gaps[-1], max(b / a for a, b in pairs)))
     for row, (gap, worst) in zip(t1_rate.run(settings).trials, expected, strict=True):
@@ -181,14 +182,9 @@ def test_wrong_starts_have_k_entries_r_and_nothing_at_the_first_coordinate() -> 
 
 def test_the_gap_left_is_that_of_a_plain_loop(gap: Outcome) -> None:
     def left(r: float) -> float:
-        theta = np.zeros(6)
-        theta[1:4] = r
-        for _ in range(40):
-            moved = theta - np.array([theta[0] - 1.0, 0, 0, 0, 0, 0])
-            kept = np.argsort(-np.abs(moved), kind="stable")[:3]
-            theta = np.zeros(6)
-            theta[kept] = moved[kept]
-        return 0.5 * float(theta[0] - 1.0) ** 2
+        start = np.array([0, r, r, r, 0, 0])
+        last = plain_iht(lambda x: np.eye(6)[0] * (x[0] - 1.0), start, 3, 1.0, 40)[-1]
+        return 0.5 * float(last[0] - 1.0) ** 2
 
     line = r"no noise, $\eta=1/\beta$"
     drawn = {row["x"]: row["y"] for row in gap.series if row["line"] == line}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.theory.support import outcome_of, statement
+from tests.theory.support import outcome_of, plain_iht, statement
 from theory import statistics
 from theory.measures import first_at_most, tail_mean, worst_ratio
 from theory.noise import stream
@@ -26,23 +26,19 @@ def rate() -> Outcome:
 
 
 def test_rows_are_those_of_a_plain_loop_over_single_trials(rate: Outcome) -> None:
-    """The same problems, one after the other in numpy, with a sort of pairs for T_k."""
+    """The same problems, one after the other in numpy."""
     problem = rotated_quadratics([2, 2, 8, 8], 24, 2, stream(0, "t2_rate"))
     rows = [row for row in rate.trials if row["n"] == 24]
     assert len(rows) == 4 * 3
     for row in rows:
         hessian = problem.hessian[row["seed"]].numpy()
         target = problem.minimiser[row["seed"], 0].numpy()
-        theta = np.zeros(24)
-        gaps, distances = [], []
-        for _ in range(201):
-            offset = theta - target
-            gaps.append(0.5 * offset @ hessian @ offset)
-            distances.append(offset @ offset)
-            moved = theta - hessian @ offset / np.linalg.eigvalsh(hessian)[-1]
-            kept = sorted(range(24), key=lambda i: (-abs(moved[i]), i))[: row["k"]]
-            theta = np.zeros(24)
-            theta[kept] = moved[kept]
+        path = plain_iht(
+            lambda x, hessian=hessian, target=target: hessian @ (x - target),
+            *(np.zeros(24), row["k"], 1 / np.linalg.eigvalsh(hessian)[-1], 200),
+        )
+        gaps = [0.5 * (x - target) @ hessian @ (x - target) for x in path]
+        distances = [(x - target) @ (x - target) for x in path]
         reached = next(t for t, gap in enumerate(gaps) if gap <= 1e-8)
         assert row["iterations"] == reached
         ratios = [

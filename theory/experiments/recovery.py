@@ -19,11 +19,7 @@ from theory.measures import ROUNDING
 from theory.noise import stream
 from theory.outcome import Outcome
 from theory.problems.base import Gradient
-from theory.problems.regression import (
-    LeastSquares,
-    gaussian_least_squares,
-    restricted_constants,
-)
+from theory.problems.regression import LeastSquares, gaussian_least_squares, restricted_constants
 from theory.statistics import Interval, proportion
 
 # k in multiples of k*, and how readers see each.

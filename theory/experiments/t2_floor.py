@@ -19,11 +19,7 @@ from theory.outcome import Outcome
 from theory.problems import Problem
 from theory.problems.base import Gradient
 from theory.problems.quadratic import Quadratic, diagonal_quadratics
-from theory.problems.regression import (
-    LeastSquares,
-    gaussian_least_squares,
-    restricted_constants,
-)
+from theory.problems.regression import LeastSquares, gaussian_least_squares, restricted_constants
 from theory.rates import Theorem2
 from theory.statistics import Interval, mean, slope
 
