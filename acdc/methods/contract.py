@@ -261,7 +261,7 @@ class SparseMethod(Generic[SettingsT]):
     def product(self, step: Step) -> Product | None:
         """Return the product that the weights are a candidate for now, if any.
 
-        Called: at the end of an epoch.
+        Called: at the end of an epoch, and after its first step to check it.
         Default: sparse.
         """
         return "sparse"

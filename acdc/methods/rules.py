@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -22,7 +23,8 @@ _SAVED = (bool, int, float, str, bytes, type(None))
 
 def broken(method: type[SparseMethod[Any]], problem: str, allowed: str) -> ConfigError:
     """Return the error of a method that breaks a rule; names its file."""
-    return config_error("method", method.name, f"{inspect.getfile(method)}: {problem}", allowed)
+    file = getattr(sys.modules.get(method.__module__), "__file__", method.__module__)
+    return config_error("method", method.name, f"{file}: {problem}", allowed)
 
 
 def check_class(method: type[SparseMethod[Any]]) -> None:
