@@ -56,14 +56,15 @@ def others(term: str, than: str, experiment: str, study: Study) -> list[str]:
     if OTHERS not in term:
         return [term]
     ours = {row.method for row in find_rows(than, experiment, study)[1]}
-    rows = (row for row in find_rows(term, experiment, study)[1] if row.runs)
-    return [term.replace(OTHERS, row.label) for row in rows if row.method not in ours]
+    theirs = find_rows(term, experiment, study)[1]
+    labels = {row.label: None for row in theirs if row.runs and row.method not in ours}
+    return [term.replace(OTHERS, label) for label in labels]
 
 
 def measure(
     quantity: str, experiment: str, study: Study, tables: Tables, chance_counts: bool = False
 ) -> tuple[dict[int, float], str]:
-    """Return a term, or a ratio ``A / B`` of terms, by seed, and why it is no test (may be empty).
+    """Return a term, or the ratio ``A / B`` of two, by seed, and why it is no test (may be empty).
 
     Args:
         quantity: as written in a claim.
@@ -72,21 +73,15 @@ def measure(
         tables: their runs.
         chance_counts: whether runs at chance are a test.
     """
-    first, *divisors = (
-        _measure(term, *find_rows(term, experiment, study), tables, chance_counts)
-        for term in quantity.split(" / ")
-    )
-    values, problem = first
-    for other, its_problem in divisors:
-        values = {seed: values[seed] / other[seed] for seed in values.keys() & other.keys()}
-        problem = problem or its_problem
-    return values, problem
-
-
-def _measure(
-    term: str, name: str, rows: list[Row], tables: Tables, chance_counts: bool
-) -> tuple[dict[int, float], str]:
-    column, where = _COLUMNS.get(name), term.partition(" of ")[2]
+    if " / " in quantity:
+        (ours, problem), (theirs, other) = (
+            measure(term, experiment, study, tables, chance_counts)
+            for term in quantity.split(" / ")
+        )
+        common = ours.keys() & theirs.keys()
+        return {seed: ours[seed] / theirs[seed] for seed in common}, problem or other
+    name, rows = find_rows(quantity, experiment, study)
+    column, where = _COLUMNS.get(name), quantity.partition(" of ")[2]
     if column and column.awaits:
         return {}, f"needs {column.awaits}"
     if not rows or not rows[0].runs:
