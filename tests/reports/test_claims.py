@@ -141,9 +141,55 @@ def test_one_false_line_contradicts_what_cannot_be_tested_in_whole() -> None:
     assert verdict(claim, {ACDC: 68, RIGL: 70}).verdict == "contradicted"
 
 
-def test_a_lead_that_is_too_small_has_the_direction() -> None:
-    claim = claim_of({"greater": ACDC, "than": RIGL, "by": 1})
-    assert verdict(claim, {ACDC: 70.5, RIGL: 70}).verdict == "in direction"
+@pytest.mark.parametrize(
+    ("line", "difference", "spread", "expected"),
+    [
+        ({"greater": ACDC, "than": RIGL}, 0.5, 0.1, "reproduced"),
+        ({"greater": ACDC, "than": RIGL}, 0.5, 2.0, "in direction"),
+        ({"greater": ACDC, "than": RIGL}, -0.5, 2.0, "not distinguishable"),
+        ({"greater": ACDC, "than": RIGL}, -0.5, 0.1, "contradicted"),
+        # A lead that is too small has the paper's direction; one that is too large is not slight.
+        ({"greater": ACDC, "than": RIGL, "by": 1}, 0.5, 0.1, "in direction"),
+        ({"greater": ACDC, "than": RIGL, "by_less_than": 1}, 0.5, 2.0, "in direction"),
+        ({"greater": ACDC, "than": RIGL, "by_less_than": 1}, 1.5, 2.0, "not distinguishable"),
+        ({"greater": ACDC, "than": RIGL, "by_less_than": 1}, 1.5, 0.1, "contradicted"),
+        ({"no_less": ACDC, "than": RIGL, "within": 1}, -0.5, 0.1, "reproduced"),
+        ({"no_less": ACDC, "than": RIGL, "within": 1}, -0.5, 2.0, "in direction"),
+        # An equivalence has no direction.
+        ({"equal": ACDC, "to": RIGL, "within": 1}, 0.5, 0.1, "reproduced"),
+        ({"equal": ACDC, "to": RIGL, "within": 1}, 0.5, 2.0, "not distinguishable"),
+        ({"equal": ACDC, "to": RIGL, "within": 1}, 1.5, 0.1, "contradicted"),
+        # Every seed counts, however small the spread of the others.
+        ({"value": ACDC, "from": 70}, 0.5, 2.0, "in direction"),
+        ({"each": ACDC, "from": 70}, 0.5, 2.0, "contradicted"),
+        ({"each": ACDC, "from": 70}, 0.5, 0.1, "reproduced"),
+    ],
+)
+def test_verdicts(line: dict[str, Any], difference: float, spread: float, expected: str) -> None:
+    found = judge([claim_of(line)], study(), apart(difference, spread))[0]
+    assert found.verdict == expected
+
+
+def apart(difference: float, spread: float) -> Tables:
+    """Return runs of AC/DC and RigL whose accuracies differ by the same mean, and so much more."""
+    found = tables(GREATER, {ACDC: 70, RIGL: 70})
+    more = dict(zip(SEEDS, (-spread, spread, -spread, spread), strict=True))
+    rows = [
+        replace(
+            row, test_accuracy=(70 + (difference + more[row.seed]) * (row.method == "acdc")) / 100
+        )
+        for row in found.rows
+    ]
+    return replace(found, rows=tuple(rows))
+
+
+def test_the_p_value_of_a_failing_part_is_corrected_for_the_number_of_parts() -> None:
+    line = {"greater": ACDC, "than": RIGL}
+    once, thrice = (
+        judge([claim_of(*[line] * parts)], study(), apart(-0.5, 0.3))[0].p_holm for parts in (1, 3)
+    )
+    assert once
+    assert thrice == pytest.approx(3 * once)
 
 
 def test_two_accuracies_without_spread_prove_nothing() -> None:
@@ -200,17 +246,12 @@ def test_holm(values: list[float], expected: list[float]) -> None:
 def test_claims_of_a_table_are_corrected_for_each_other() -> None:
     def found(others: int) -> Judgement:
         loose = claim_of({"equal": ACDC, "to": RIGL, "within": 1.0})
-        # Four differences of mean 0.5 and standard deviation 0.115: t = 8.66, p = 0.0032 two-sided.
-        noisy = tables(GREATER, {ACDC: 70, RIGL: 70})
-        gains = dict(zip(SEEDS, (0.4, 0.4, 0.6, 0.6), strict=True))
-        rows = tuple(
-            replace(row, test_accuracy=0.7 + (gains[row.seed] / 100 if row.method == "acdc" else 0))
-            for row in noisy.rows
-        )
-        return judge([GREATER, *[loose] * others], study(), replace(noisy, rows=rows))[0]
+        # Four differences of mean 0.5 and standard deviation 0.115: t = 8.66, three degrees.
+        return judge([GREATER, *[loose] * others], study(), apart(0.5, 0.1))[0]
 
-    assert found(0).p_holm == pytest.approx(2 * stats.t.sf(8.660254, 3), rel=1e-6)
-    assert found(3).p_holm == pytest.approx(4 * 2 * stats.t.sf(8.660254, 3), rel=1e-6)
+    alone = 2 * stats.t.sf(8.660254, 3)
+    assert found(0).p_holm == pytest.approx(alone, rel=1e-6)
+    assert found(3).p_holm == pytest.approx(4 * alone, rel=1e-6)
     assert (found(0).verdict, found(30).verdict) == ("reproduced", "in direction")
 
 
