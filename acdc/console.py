@@ -58,10 +58,10 @@ def table(headings: list[str], rows: list[list[Any]], widths: list[int]) -> str:
 
 
 class Seconds(click.FloatRange):
-    """A duration: finite, and not negative."""
+    """A duration: finite, of at most a year, and not negative, or above zero if so wanted."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
+    def __init__(self, positive: bool = False) -> None:
+        super().__init__(0, 31_536_000, min_open=positive)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)

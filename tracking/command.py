@@ -12,8 +12,10 @@ from pathlib import Path
 
 import click
 
-from acdc.errors import SuiteError
-from tracking.content import DamagedRunError, run_content, run_folders, study_content
+from acdc.console import Seconds
+from acdc.errors import RunDirectoryError, SuiteError
+from acdc.messages import config_error
+from tracking.content import run_content, run_folders, study_content
 from tracking.store import TrackingError, open_store, tracking_uri, without_password
 
 
@@ -31,6 +33,21 @@ def is_study(folder: Path) -> bool:
     return (folder / "runs").is_dir()
 
 
+def check(folder: Path) -> None:
+    """Check that there are runs in a folder, or will be.
+
+    Raises:
+        ConfigError: there is neither a run nor a study.
+    """
+    if not (
+        any((place / "study.json").exists() for place in (folder, folder.parent))
+        or run_folders(folder)
+    ):
+        raise config_error(
+            "FOLDER", folder, "no runs", "a study such as results/smoke, a folder of runs, or a run"
+        )
+
+
 def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool) -> None:
     """Send what MLflow lacks of a study and of these of its runs, and print what that was.
 
@@ -43,7 +60,7 @@ def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool)
 
     Raises:
         TrackingError: the store is down, locked or refuses access.
-        DamagedRunError: runs could not be read; all others were sent.
+        RunDirectoryError: runs could not be read; all others were sent.
     """
     counts: Counter[str] = Counter()
     damaged = []
@@ -59,7 +76,7 @@ def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool)
         for run in runs:
             try:
                 content = run_content(run)
-            except DamagedRunError as error:
+            except RunDirectoryError as error:
                 damaged.append(str(error))
             else:
                 if content:
@@ -71,7 +88,7 @@ def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool)
         text = f"synced to {uri}: {counts.total()} runs: {each}; tables and figures {tables}"
         click.echo(without_password(text, uri))
     if damaged:
-        raise DamagedRunError("; ".join(damaged))
+        raise RunDirectoryError("; ".join(damaged))
 
 
 @click.command("sync")
@@ -90,7 +107,7 @@ def sync(study: Path, runs: list[Path], uri: str, name: str | None, quiet: bool)
     "--follow",
     "seconds",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(positive=True),
     help="Sync repeatedly, with this pause in between, until Ctrl-C.",
 )
 @click.option("--lenient", is_flag=True, help="Print errors and exit with status 0.")
@@ -116,10 +133,12 @@ def sync_command(
         for study, runs in studies(folders).items():
             try:
                 sync(study, runs, tracking_uri(uri, study), experiment, quiet)
-            except (TrackingError, DamagedRunError) as error:
+            except (TrackingError, RunDirectoryError) as error:
                 failed.append(error)
         return failed
 
+    for folder in folders:
+        check(folder)
     try:
         if seconds is not None:
             follow(sync_all, seconds)

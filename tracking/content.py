@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from acdc.errors import SuiteError
-from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, RunRecord, read_run
+from acdc.errors import RunDirectoryError
+from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, RunRecord, parse_lines, read_run
 from acdc.run.result import RESULT, Result
 
 RUN_NAME = re.compile(r"(.+)-([0-9a-f]{12})")
@@ -25,10 +25,6 @@ STUDY = "study"
 """Name and fingerprint of the run that holds a study's tables, figures and report."""
 SHOWN = ("tables/*.csv", "tables/*.json", "tables/*.tex", "figures/*", "report.html")
 TAG_LENGTH = 1000  # MLflow accepts 8000 characters
-
-
-class DamagedRunError(SuiteError):
-    """A file of a run's folder cannot be read."""
 
 
 class Value(NamedTuple):
@@ -57,7 +53,6 @@ class Content:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     journal: bytes = b""
-    """All complete lines."""
     settled: int = 0
     """Bytes of the journal that a resumed run will not rewrite."""
     epochs: tuple[tuple[int, Value], ...] = ()
@@ -104,23 +99,24 @@ def run_content(folder: Path) -> Content | None:
     """Return what MLflow shows of a run; None if it has not begun.
 
     Raises:
-        DamagedRunError: a file cannot be read.
+        RunDirectoryError: a file cannot be read.
     """
     newest = newest_checkpoint(folder)  # before the journal, which grows
-    run = read_run(folder)
-    journal = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).exists() else b""
-    if not (journal or run.result or run.failure or run.problems):
+    run, path = read_run(folder), folder / JOURNAL
+    journal = path.read_bytes() if path.is_file() else b""
+    problems = [*run.problems, *filter(None, [run.journal.problem])]
+    if not (journal or run.result or run.failure or problems):
         return None
-    problems = [*run.problems, *([run.journal.problem] if run.journal.problem else [])]
     if problems or run.config is None:
-        raise DamagedRunError("; ".join(problems) or f"{folder / CONFIG}: missing")
+        raise RunDirectoryError("; ".join(problems) or f"{folder / CONFIG}: missing")
     status = run.result.status if run.result else "running"
     if run.result is None and run.failure is not None and run.failure.final:
         status = "failed"
     ended = status in ("finished", "diverged")
-    lines = list(read_lines(folder / JOURNAL, journal))
-    times_ms = [time_ms for _, time_ms, _ in lines]
-    settled = itertools.takewhile(lambda line: ended or line[1] <= newest, lines)
+    records = parse_lines(journal, path).lines
+    ends = list(itertools.accumulate(len(line) + 1 for line in journal.split(b"\n")[:-1]))
+    kept = list(itertools.takewhile(lambda r: ended or r["time"] <= newest, records))
+    times_ms = [round(1000 * record["time"]) for record in records]
     name, fingerprint = folder.name.rsplit("-", 1)
     files = (CONFIG, PROVENANCE, JOURNAL, RESULT)
     return Content(
@@ -130,12 +126,18 @@ def run_content(folder: Path) -> Content | None:
         files={file: folder / file for file in files if (folder / file).exists()},
         tags=tags_of(run),
         params={
-            key: value if isinstance(value, str) else json.dumps(value)
+            key: text(value if isinstance(value, str) else json.dumps(value))
             for key, value in flatten(run.config).items()
         },
         journal=journal,
-        settled=max((end for end, _, _ in settled), default=0),
-        epochs=tuple((end, value) for end, _, values in lines for value in values),
+        settled=([0, *ends])[len(kept)],
+        epochs=tuple(
+            (end, Value(key, number, time_ms, record["epoch"]))
+            for end, time_ms, record in zip(ends, times_ms, records, strict=True)
+            if "event" not in record
+            for key, number in numbers(record).items()
+            if key not in ("epoch", "time")
+        ),
         final=tuple(final_metrics(run.result, max(times_ms, default=0))),
         result=digest((folder / RESULT).read_bytes()) if ended else "",
         began_ms=times_ms[0] if times_ms else None,
@@ -143,37 +145,15 @@ def run_content(folder: Path) -> Content | None:
     )
 
 
-def read_lines(path: Path, journal: bytes) -> Iterator[tuple[int, int, list[Value]]]:
-    """Yield of each line where it ends, its time in milliseconds, and an epoch's metrics.
-
-    A last line without its end is still being written, or was cut short by a kill.
-
-    Raises:
-        DamagedRunError: a line is not a record of an event or of an epoch.
-    """
-    end = 0
-    for number, line in enumerate(journal[: journal.rfind(b"\n") + 1].splitlines(True), 1):
-        end += len(line)
-        try:
-            record = json.loads(line)
-            time_ms = round(1000 * record["time"])
-            metrics = {} if "event" in record else numbers(record)
-            step = metrics.pop("epoch") if metrics else 0
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedRunError(f"{path}: line {number} is damaged") from error
-        metrics.pop("time", None)
-        yield end, time_ms, [Value(key, value, time_ms, step) for key, value in metrics.items()]
-
-
 def newest_checkpoint(folder: Path) -> float:
-    """Return when the newest checkpoint was written, in ms since 1970; infinity without one.
+    """Return when the newest checkpoint was written, in seconds since 1970; infinity without one.
 
     A run is resumed from it; older lines of the journal stay.
     """
     times = []
     for path in folder.glob("checkpoint/step-*.pt"):
         with contextlib.suppress(FileNotFoundError):  # superseded just now
-            times.append(1000 * path.stat().st_mtime)
+            times.append(path.stat().st_mtime)
     return max(times, default=math.inf)
 
 
@@ -224,7 +204,12 @@ def tags_of(run: RunRecord) -> dict[str, str]:
         "git_revision": (run.provenance[-1].git.revision if run.provenance else None) or "",
         "certificate_failures": "; ".join(dict.fromkeys(certificate_failures(result))),
     }
-    return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+    return {key: text(value)[:TAG_LENGTH] for key, value in tags.items()}
+
+
+def text(value: object) -> str:
+    """Return a text that every database stores: without lone surrogates and zero bytes."""
+    return str(value).encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def certificate_failures(result: Result | None) -> Iterator[str]:

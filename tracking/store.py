@@ -52,17 +52,21 @@ def tracking_uri(option: str | None, study: Path) -> str:
     Raises:
         ConfigError: MLflow 3 does not write there, for example to a plain folder such as mlruns.
     """
-    uri = option or os.environ.get(VARIABLE) or f"sqlite:///{study.absolute() / 'mlflow.db'}"
+    given = option or os.environ.get(VARIABLE)
+    uri = given or f"sqlite:///{study.absolute() / 'mlflow.db'}"
     try:
         _ = urlsplit(uri).port, uri.encode()
         scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     except ValueError:
         scheme = ""
-    if scheme not in SCHEMES or (scheme == "sqlite" and "?" in uri):
-        shown = None if set("@?") & set(uri) else uri  # which may hold a password
-        allowed = "sqlite:///FILE, http://HOST:PORT, https://HOST or a database server"
-        raise config_error("--uri" if option else VARIABLE, shown, "not a tracking store", allowed)
-    return uri
+    if scheme in SCHEMES and not (scheme == "sqlite" and "?" in uri):
+        return uri
+    if not given:
+        allowed = "a path of Unicode without question marks, or another store by --uri"
+        raise config_error("FOLDER", study, "MLflow cannot write there", allowed)
+    value = None if set("@?") & set(uri) else uri  # which may hold a password
+    allowed = "sqlite:///FILE, http://HOST:PORT, https://HOST or a database server"
+    raise config_error("--uri" if option else VARIABLE, value, "not a tracking store", allowed)
 
 
 def without_password(text: str, uri: str) -> str:

@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tracking.content import STUDY, Content, digest
+from tracking.content import STUDY, Content, digest, text
 from tracking.store import TrackingError, is_down
 
 METRICS_PER_CALL, TAGS_PER_CALL = 900, 100  # MLflow accepts 100 parameters or tags, 1000 in all
@@ -50,7 +50,7 @@ class Experiment:
         Raises:
             TrackingError: the experiment is deleted, or holds the results of another folder.
         """
-        self.client, self.study = client, study
+        self.client, self.source = client, text(study)
         if client.get_experiment_by_name(name) is None:
             with contextlib.suppress(MlflowException):  # another host creates it at this moment
                 client.create_experiment(name, artifact_location=artifacts)
@@ -64,11 +64,11 @@ class Experiment:
         self.runs: dict[str, Run] = {}
         """By fingerprint."""
         self.refresh()
-        others = {run.data.tags["source"] for run in self.runs.values()} - {str(study)}
+        others = {run.data.tags["source"] for run in self.runs.values()} - {self.source}
         if others:
             raise TrackingError(
-                f"--experiment={name}: holds the results of {min(others)}, not of {study}. Choose "
-                "another name; if the folder was moved, delete its mlflow.db and mlartifacts"
+                f"--experiment={name}: holds the results of {min(others)}, not of {self.source}. "
+                "Choose another name; if the folder was moved, delete its mlflow.db and mlartifacts"
             )
 
     def refresh(self, fingerprint: str = "%") -> None:
@@ -119,7 +119,7 @@ class Experiment:
         outcome: Literal["new", "updated"] = "updated" if run else "new"
         claim = content.claim(old.get(CLAIM, ""))
         end = claim.partition(":")[0]
-        key = {"fingerprint": content.fingerprint, "source": str(self.study)}
+        key = {"fingerprint": content.fingerprint, "source": self.source}
         tags |= content.tags | key | {"status": content.status, CLAIM: claim, BYTES: end}
         state = {"running": "RUNNING", "finished": "FINISHED"}.get(content.status, "FAILED")
         if run and tags.items() <= old.items() and run.info.status == state:

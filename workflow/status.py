@@ -15,6 +15,7 @@ from typing import Any, get_args
 import click
 from tabulate import tabulate
 
+from acdc.console import Seconds
 from study.model import STUDY, ReportError, Study, read_study
 from workflow.state import RunState, States, Status, clock
 
@@ -295,7 +296,7 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
 @click.option("--only", type=click.Choice(get_args(Status)), help="Show runs in one state only.")
-@click.option("--watch", type=click.FloatRange(0, min_open=True), help="Refresh every N seconds.")
+@click.option("--watch", type=Seconds(positive=True), help="Refresh every N seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(
     scale: str,

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy
 import yaml
@@ -112,7 +113,7 @@ def artifacts(uri: str, run_id: str) -> dict[str, bytes]:
     """The contents of a run's artifacts, in a store that is a file."""
     text = "SELECT artifact_uri FROM runs WHERE run_uuid = :r"
     ((found,),) = query(uri, text, r=run_id)
-    folder = Path(found.removeprefix("file://"))
+    folder = Path(unquote(found.removeprefix("file://")))
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 

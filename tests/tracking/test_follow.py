@@ -70,6 +70,7 @@ def test_64_runs_at_once(
 ) -> None:
     shutil.rmtree(one)
     runs, uri = one.parent, store_uri(one.parent)
+    (runs.parent / "study.json").touch()
     with following(3, str(runs), "--follow", "0.5") as process:
         folders = writers(trained["acdc"], runs, 64, pause_s=2.0)
         await_(lambda: finished(uri) == 64, process)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from acdc.config.run import parse_run
+from acdc.errors import RunDirectoryError
 from acdc.run.journal import Journal
 from acdc.run.lifecycle import Options, run
 from tests.support import Silent, tiny_config
@@ -35,7 +37,7 @@ from tests.tracking.support import (
     sync,
     tags,
 )
-from tracking.content import DamagedRunError, flatten
+from tracking.content import flatten
 from tracking.store import TrackingError
 
 
@@ -364,26 +366,54 @@ def test_long_journal(one: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "text"),
+    ("file", "content"),
     [
-        ("result.json", "{"),
-        ("result.json", '{"schema": 1, "status": "finished", "products": {}}'),
-        ("config.yaml", "- dense"),
-        ("journal.jsonl", '{"epoch": 0}\n'),
-        ("journal.jsonl", '{"epoch": \n{}\n'),
-        ("provenance.json", "[]"),
+        ("result.json", b"{"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"schema": 1, "status": "finished", "products": {}}'),
+        ("result.json", b'{"schema": 2, "status": "finished"}'),
+        ("result.json", b"[" * 20_000),
+        ("config.yaml", b"- dense"),
+        ("config.yaml", b"{model: resnet8_s2}"),
+        ("config.yaml", b"\xff\xfe"),
+        ("journal.jsonl", b'{"epoch": 0}\n'),
+        ("journal.jsonl", b'{"epoch": \n{}\n'),
+        ("journal.jsonl", b"5\n"),
+        ("journal.jsonl", b"\xff\x00\n"),
+        ("journal.jsonl", b""),
+        ("provenance.json", b"[]"),
+        ("provenance.json", b"{"),
+        ("provenance.json", b"\xff"),
+        ("failed.json", b"null"),
     ],
 )
 def test_damaged(
-    file: str, text: str, runs: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    file: str,
+    content: bytes,
+    runs: Path,
+    trained: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A damaged run is reported; the others are sent."""
+    """The damaged file is named in one line; the other runs are sent."""
     damaged = runs / trained["dense"].name
     if file == "config.yaml":
         (damaged / "result.json").unlink()
-    (damaged / file).write_text(text)
-    with pytest.raises(DamagedRunError, match=damaged.name):
+    (damaged / file).write_bytes(content)
+    with pytest.raises(RunDirectoryError, match=re.escape(str(damaged / file))) as error:
         sync(runs)
+    assert "\n" not in str(error.value)
     sync(runs, "--lenient")
-    assert damaged.name in capsys.readouterr().out
+    assert str(damaged / file) in capsys.readouterr().out
     assert_synced(*(folder for folder in runs.iterdir() if folder != damaged))
+
+
+@pytest.mark.parametrize(
+    "error", ["50 % of É and \U0001f40d", "$x_1^2$ \\ [1] & <b>", 'it\'s "1"\t;--', "a\0b"]
+)
+def test_any_text(error: str, one: Path) -> None:
+    """Texts come out as they went in, but for what no database stores."""
+    (one / "result.json").unlink()
+    (one / "failed.json").write_text(json.dumps({"error": error, "exit_status": 7, "final": True}))
+    sync(one)
+    uri = store_uri(one.parent)
+    assert tags(uri, only(uri))["error"] == error.replace("\0", "\N{REPLACEMENT CHARACTER}")

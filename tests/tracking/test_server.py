@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,7 @@ import yaml
 
 import tracking
 from tests.tracking.support import assert_synced, finished, only, stored, sync, syncing, writers
+from tests.tracking.test_follow import await_
 
 ROOM = Path(tracking.__file__).parent
 DOCS = ROOM.parent / "docs" / "tracking.md"
@@ -141,13 +142,8 @@ def study(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     study = tmp_path / "results" / request.node.name
     (study / "runs").mkdir(parents=True)
+    (study / "study.json").touch()
     return study
-
-
-def await_(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
 
 
 @pytest.mark.server

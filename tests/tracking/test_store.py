@@ -8,14 +8,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 import tracking
 from acdc.console import main
 from acdc.errors import ConfigError
-from tests.tracking.support import assert_synced, only, slug_of, store_uri, stored, sync
+from tests.tracking.support import artifacts, assert_synced, only, slug_of, store_uri, stored, sync
 from tracking.store import reason, tracking_uri, without_password
 
 
@@ -32,13 +35,17 @@ def test_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *("mlruns", "file:///mlruns", "./mlruns", "databricks", "http://[::1"),
         *("htps://me:secret@host:5000", "http:me:secret@host", "me:secret@host"),
+        *("sqlite:///a?b/mlflow.db"),
         *("http//me:secret@host", "http://me:a/secret@host", "postgres://me@h/db?password=secret"),
     ],
 )
-def test_wrong_uri(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--uri") as error:
-        tracking_uri(uri, tmp_path)
-    assert "secret" not in str(error.value)
+def test_wrong_uri(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave the address is blamed."""
+    for option, key in ((uri, "--uri"), (None, "MLFLOW_TRACKING_URI")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri if option is None else "http://host")
+        with pytest.raises(ConfigError, match=f"^{key}") as error:
+            tracking_uri(option, tmp_path)
+        assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -96,24 +103,110 @@ def test_lenient(uri: str, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync(one.parent, "--lenient")
 
 
-def test_locked(one: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = sqlite3.connect(one.parent.parent / "mlflow.db")
-    with contextlib.closing(store):
-        store.execute("BEGIN EXCLUSIVE")
-        fails(one.parent, capsys)
+def lock(store: Path) -> contextlib.AbstractContextManager[object]:
+    connection = sqlite3.connect(store)
+    connection.execute("BEGIN EXCLUSIVE")
+    return contextlib.closing(connection)
+
+
+def become_newer(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+
+
+def lose_a_table(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("DROP TABLE metrics")
+
+
+def become_text(store: Path) -> None:
+    store.write_text("no database")
+
+
+def lose_the_end(store: Path) -> None:
+    store.write_bytes(store.read_bytes()[:5000])
+
+
+def become_a_folder(store: Path) -> None:
+    store.unlink()
+    store.mkdir()
+
+
+def delete_the_experiment(store: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}")
+    client.delete_experiment(client.create_experiment("acdc-tiny"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lock,
+        become_newer,
+        lose_a_table,
+        become_a_folder,
+        delete_the_experiment,
+        become_text,
+        lose_the_end,
+    ],
+)
+def test_store_that_does_not_work(
+    spoil: Callable[[Path], Any], one: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = one.parent.parent / "mlflow.db"
+    with spoil(store) or contextlib.nullcontext():
+        text = fails(one.parent, capsys)
+        assert str(store) in text or "--experiment" in text
+
+
+def test_deleted_store(one: Path) -> None:
+    """It is made again, and whole."""
+    sync(one.parent)
+    (one.parent.parent / "mlflow.db").unlink()
     sync(one.parent)
     assert_synced(one)
 
 
-def test_deleted_experiment(one: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mlflow import MlflowClient
+@pytest.mark.parametrize(
+    "name", ["it's", "a b", "É 50%", "a%20b", "a#b;c", 'q"q', "a\\b&c=d", "new\nline", "$HOME {x}"]
+)
+def test_any_name_of_a_results_folder(name: str, one: Path) -> None:
+    place = one.parent.parent.rename(one.parent.parent.with_name(name))
+    run = place / "runs" / one.name
+    for _ in range(2):
+        sync(place)
+        assert_synced(run, experiment=f"acdc-{name}")
+    assert artifacts(store_uri(run.parent), only(store_uri(run.parent), "run", f"acdc-{name}"))
 
-    uri = store_uri(one.parent)
-    sync(one.parent)
-    client = MlflowClient(uri)
-    client.delete_experiment(client.get_run(only(uri)).info.experiment_id)
-    capsys.readouterr()
-    assert "--experiment" in fails(one.parent, capsys)
+
+@pytest.mark.parametrize("name", ["a?b", "a\udcff"])
+def test_name_of_a_results_folder_that_no_address_can_have(name: str, one: Path) -> None:
+    place = one.parent.parent.rename(one.parent.parent.with_name(name))
+    with pytest.raises(ConfigError, match=r"^FOLDER="):
+        sync(place)
+    assert not list(place.glob("mlruns"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "runs/events.out/x", "tables/table01.csv", "x/config.yaml"]
+)
+@pytest.mark.parametrize("options", [(), ("--follow", "1"), ("--lenient",)])
+def test_folder_without_runs(content: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "wrong"
+    (folder / content).parent.mkdir(parents=True, exist_ok=True)
+    (folder / content).mkdir(exist_ok=True)
+    with pytest.raises(ConfigError, match=str(folder)):
+        sync(folder, *options)
+    assert not list(folder.rglob("mlflow.db*"))
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "1e300", "0", "-1", "", "x"])
+def test_wrong_pause(seconds: str, one: Path) -> None:
+    with pytest.raises(click.BadParameter) as error:
+        sync(one, "--follow", seconds)
+    assert error.value.param is not None
+    assert error.value.param.name == "seconds"
 
 
 def test_other_folder(one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
