@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from acdc.run.reader import RunRecord, read_run
+from acdc.run.reader import JOURNAL, Attempt, RunRecord, read_run
 from acdc.run.result import CertifiedLayer, DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
 from study.model import Run
@@ -97,6 +98,8 @@ class RunRow:
     processor: str | None = None
     cores: int | None = None
     device: str | None = None
+    engine: str | None = None
+    """Device, precision and compilation; those of all attempts, separated by ``, then ``."""
     torch: str | None = None
 
 
@@ -157,6 +160,15 @@ class Tables:
         missing = {row.run for row in self.rows if row.status == "missing" and row.run in named}
         return f"{len(named) - len(missing)} of {len(named)} runs so far" if missing else ""
 
+    def mixture(self, names: Iterable[str]) -> list[str]:
+        """Return a sentence on runs that were computed in several ways; none if in one."""
+        ways = Counter(self.by_run[name][0].engine for name in dict.fromkeys(names))
+        ways.pop(None, None)
+        if len(ways) < 2:
+            return []
+        listed = "; ".join(f"{way} ({count})" for way, count in ways.items())
+        return [f"Mixed: runs computed in ways whose rounding differs as seeds do: {listed}."]
+
 
 def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
     """Read what some runs of a study have left; a run without a readable result is missing.
@@ -173,19 +185,29 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         record = read_run(folder / "runs" / name)
         # Without the path of the study, so that a copy of it makes the same tables.
         found = [problem.replace(f"{folder}/", "") for problem in record.problems]
-        if record.result is not None and record.journal.problem is not None:
-            found.append(record.journal.problem.replace(f"{folder}/", ""))
+        if cut := _not_whole(record):
+            found.append(cut.replace(f"{folder}/", ""))
         mine = list(_rows(record, run.config, found))
         rows += mine
         problems += found
         # Of a journal that is not whole nothing is shown: a series cut short looks like a result.
-        if mine[0].status != "missing" and record.journal.problem is None:
+        if mine[0].status != "missing" and not cut:
             identity = {"run": name, "seed": run.config["seed"]}
             journal += [identity | _flat(line) for line in record.journal.lines]
         if isinstance(record.result, FinishedResult):
             certificate = record.result.products[record.result.primary].last.certificate
             layers[name] = certificate.layers if certificate else ()
     return Tables(tuple(rows), tuple(journal), tuple(problems), layers)
+
+
+def _not_whole(record: RunRecord) -> str | None:
+    """Return why the journal of a run that has ended is not whole, None if it is."""
+    if record.result is None or record.journal.problem is not None:
+        return record.journal.problem if record.result else None
+    count, epochs = len(record.journal.epochs), record.result.config["epochs"]
+    if isinstance(record.result, FinishedResult) and count != epochs:
+        return f"{record.folder / JOURNAL}: {count} of {epochs} epochs"
+    return None
 
 
 def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> Iterator[RunRow]:
@@ -232,7 +254,8 @@ def _origin(record: RunRecord) -> dict[str, Any]:
     """Return where and by which code the first attempt at a run was made, where recorded."""
     if not record.provenance:
         return {}
-    first = record.provenance[0]
+    attempts = record.provenance
+    first = attempts[0]
     return {
         "git_revision": first.git.revision,
         "git_clean": first.git.clean,
@@ -240,8 +263,15 @@ def _origin(record: RunRecord) -> dict[str, Any]:
         "processor": first.hardware.processor,
         "cores": first.hardware.cores,
         "device": first.hardware.device,
+        "engine": ", then ".join(dict.fromkeys(_engine(each, record) for each in attempts)),
         "torch": first.packages.get("torch"),
     }
+
+
+def _engine(attempt: Attempt, record: RunRecord) -> str:
+    precision = (record.config or {}).get("precision")
+    compiled = attempt.compile and f"torch.compile {attempt.compile}"
+    return ", ".join(filter(None, (attempt.hardware.device, precision, compiled)))
 
 
 def _trained(result: FinishedResult | DivergedResult) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
         notes=(
             *(n for line in lines if not line.is_awaited for n in line.notes),
             *no_result(lines),
+            *tables.mixture(experiment.runs),
         ),
         nearby=tuple(_sentence("The paper's row is at another sparsity", _nearby(lines))),
         citations=tuple(_citations(lines, paper_columns)),

@@ -96,7 +96,9 @@ COLUMNS: dict[str, Column] = {
         "dense model's zeros (%)", "dense", "percent", ("zero_weights_pct",), _ZEROS
     ),
     "zero_weights_ft": Column("after fine-tuning (%)", "fine_tuned", "percent", (), _ZEROS),
-    "dead_filters": Column("dense model's dead filters", "dense", "number", (), "dead_filters"),
+    "dense_dead_filters": Column(
+        "dense model's dead filters", "dense", "number", (), "dead_filters"
+    ),
     "dense_inference_ratio": Column(
         "dense model's inference FLOPs", "dense", "ratio", (), *_INFERENCE
     ),

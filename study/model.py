@@ -36,16 +36,14 @@ class ReportError(SuiteError):
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of the study; ``paper`` is the paper's own scale."""
+    """The size of the study."""
 
     name: str
     title: str
     description: str
-
-    @property
-    def is_paper(self) -> bool:
-        """Whether numbers of this scale are comparable with the paper's."""
-        return self.name == "paper"
+    is_paper: bool = False
+    """Whether it is the suite's own scale ``paper``, so that its numbers compare with the paper's;
+    the name alone does not tell."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from reports.aggregate import Tables
 from reports.figures import by_epoch
 from reports.figures.by_flops import accuracy_by_flops
-from reports.figures.series import NothingToDrawError, Panel, notes, series_of
+from reports.figures.series import CURVES, NothingToDrawError, Panel, notes, series_of
 from reports.figures.style import (
     Look,
     close,
@@ -65,10 +65,7 @@ def draw(experiment: Experiment, scale: Scale, tables: Tables) -> Figure:
     looks = {
         "points": point_looks(experiment.all_rows),
         "curves": curve_looks(
-            row
-            for panel in experiment.panels
-            if panel.plot != "accuracy_by_flops"
-            for row in panel.rows
+            row for panel in experiment.panels if panel.plot in CURVES for row in panel.rows
         ),
     }
     panels = [_panel(experiment, each, looks, tables) for each in experiment.panels]
@@ -112,10 +109,10 @@ def _panel(
         raise ReportError(
             f"experiment {experiment.id}: plot={planned.plot}: unknown. Allowed: {', '.join(PLOTS)}"
         )
-    look = looks["points" if planned.plot == "accuracy_by_flops" else "curves"]
+    look = looks["curves" if planned.plot in CURVES else "points"]
     if not planned.rows:
         raise ReportError(f"experiment {experiment.id}: {planned.plot} has no rows to draw")
-    found = (series_of(row, look[row], tables) for row in planned.rows)
+    found = (series_of(row, look[row], tables, planned.plot) for row in planned.rows)
     return Panel(experiment.id, planned.plot, tuple(each for each in found if each))
 
 

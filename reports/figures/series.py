@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import get_args
 
 import pandas as pd
 
@@ -13,7 +14,11 @@ from reports.cells import Line, line_of, no_result
 from reports.figures.style import Look, words
 from reports.statistics import Summary
 from reports.text import percent
+from study import columns
 from study.model import Experiment, ReportError, Row
+
+CURVES = tuple(plot for plot in get_args(columns.Plot) if plot != "accuracy_by_flops")
+"""Plots of journals."""
 
 
 class NothingToDrawError(ReportError):
@@ -27,6 +32,8 @@ class Series:
     row: Row
     look: Look
     line: Line
+    runs: list[str]
+    """The runs that are averaged, by seed."""
     epochs: pd.DataFrame
     events: pd.DataFrame
 
@@ -40,11 +47,6 @@ class Series:
         """Name of a curve in the legend."""
         sparsity = "" if self.is_dense else f", {percent(self.row.sparsity)}"
         return words(f"{self.row.label}{sparsity}")
-
-    @property
-    def runs(self) -> list[str]:
-        """The runs that are averaged, by seed."""
-        return [record.run for record in self.line.records]
 
     @property
     def top1(self) -> float:
@@ -116,27 +118,38 @@ class Panel:
         return found
 
 
-def series_of(row: Row, look: Look, tables: Tables) -> Series | None:
-    """Return the series of a row; None where none of its runs is averaged."""
+def series_of(row: Row, look: Look, tables: Tables, plot: str) -> Series | None:
+    """Return the series of a row; None where no run can be shown in a plot."""
     line = line_of(row, (), tables)
-    if line.top1.mean is None:
+    runs = _with_journal(line, tables) if plot in CURVES else [each.run for each in line.records]
+    if not runs:
         return None
-    runs = [record.run for record in line.records]
     epochs, events = tables.epochs, tables.events
     return Series(
-        row, look, line, epochs[epochs["run"].isin(runs)], events[events["run"].isin(runs)]
+        row, look, line, runs, epochs[epochs["run"].isin(runs)], events[events["run"].isin(runs)]
     )
+
+
+def _with_journal(line: Line, tables: Tables) -> list[str]:
+    """Return the runs that are averaged and have a whole journal."""
+    known = set(tables.epochs["run"])
+    return [record.run for record in line.records if record.run in known]
 
 
 def notes(experiment: Experiment, tables: Tables) -> list[str]:
     """Return sentences on the rows and runs that a figure leaves out, and why."""
     lines = [line_of(row, (), tables) for row in dict.fromkeys(experiment.all_rows)]
+    curves = {row for panel in experiment.panels if panel.plot in CURVES for row in panel.rows}
     found: list[str] = []
     for line in lines:
         found += () if line.is_awaited else line.notes
         if not line.row.runs:
             found.append(f"{line.where}: not trained.")
-    return list(dict.fromkeys([*found, *no_result(lines)]))
+        without = {each.run for each in line.records} - set(_with_journal(line, tables))
+        seeds = ", ".join(str(each.seed) for each in line.records if each.run in without)
+        if seeds and line.row in curves:
+            found.append(f"{line.where}: no curve of seed {seeds}, whose journal is not whole.")
+    return list(dict.fromkeys([*found, *no_result(lines), *tables.mixture(experiment.runs)]))
 
 
 def means(x: pd.Series[int], y: pd.Series[float]) -> pd.DataFrame:

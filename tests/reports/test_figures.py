@@ -466,7 +466,7 @@ def test_page_colours(records: Records) -> None:
     close(figure)
     assert INK not in text
     assert text.startswith("<svg")
-    assert "&quot;quoted&quot; &lt;text" in text
+    assert "a &#34;quoted&#34; &lt;text&gt;" in text
     assert 'id="toy-' in text
     for look in curve_looks(rows).values():
         assert f": {look.colour}" not in text

@@ -330,7 +330,10 @@ def test_warnings_and_progress(spoiled: Source) -> None:
 
 def test_damaged_provenance(spoiled: Source, source: Source) -> None:
     (name,) = runs_of(spoiled, "acdc", 3)
-    origin = ("git_revision", "git_clean", "source_digest", "processor", "cores", "device", "torch")
+    origin = (
+        *("git_revision", "git_clean", "source_digest", "processor", "cores", "device", "engine"),
+        "torch",
+    )
     expected = [replace(row, **dict.fromkeys(origin)) for row in source.tables.by_run[name]]
     assert spoiled.tables.by_run[name] == expected
 

@@ -131,7 +131,7 @@ def test_zeros_and_dead_filters(source: Source) -> None:
     ]
     assert mean(line, "zero_weights") == pytest.approx(np.mean(zeros))
     dead = [c["dead_filters"] for c in certificates]
-    assert mean(line, "dead_filters") == pytest.approx(np.mean(dead))
+    assert mean(line, "dense_dead_filters") == pytest.approx(np.mean(dead))
     assert mean(line, "dense_inference_ratio") == pytest.approx(
         np.mean([record["inference_flops"] for record in records])
         / result(source, line.row.runs[0])["flops"]["dense_inference"]

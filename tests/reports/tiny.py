@@ -162,7 +162,7 @@ def change_json(path: Path, change: Any) -> None:
 
 
 OWN = (
-    *("top1", "dense_top1", "zero_weights", "dead_filters", "dense_inference_ratio"),
+    *("top1", "dense_top1", "zero_weights", "dense_dead_filters", "dense_inference_ratio"),
     *("inference_ratio", "training_ratio", "published_ratio"),
 )
 RATIOS = ("inference_ratio", "training_ratio", "published_ratio")
