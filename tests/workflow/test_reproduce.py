@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.slow
 OUTPUTS = (
     *("report.html", "study.json", "mlflow.db", "theory/t2_rate/trials.csv"),
     *("tables/table06.tex", "tables/runs.parquet", "tables/epochs.csv", "tables/theory.tex"),
-    *("tables/theory_chapter.tex", "figures/figure05.pdf", "figures/figure05.png"),
+    *("tables/claims.csv", "tables/theory_chapter.tex"),
+    *("figures/figure05.pdf", "figures/figure05.png"),
     "figures/theory_t2_rate.pdf",
 )
 
@@ -49,6 +51,8 @@ def test_a_study_is_made_once(finished: Workplace) -> None:
     assert again.returncode == 0, again.stderr
     assert "Nothing to do" in again.stdout
     assert "results/tiny/report.html" in again.stdout
+    verdicts = Counter(line["verdict"] for line in table(finished.study, "claims"))
+    assert all(f"{count} {verdict}" in again.stdout for verdict, count in verdicts.items())
     assert modified(finished.study) == before
 
 
