@@ -36,9 +36,9 @@ def counts(data: Any) -> Iterator[Case]:
     """Replay dense FLOPs, in all and per layer: exact but for the original's own random zeros."""
     for name, case in data.items():
         if isinstance(case, dict) and "dense" in case:
-            found = _find(name)
-            if found is not None:
-                yield from _network(name, found, case["dense"])
+            counted = _count(name)
+            if counted is not None:
+                yield from _network(name, counted, case["dense"])
     schedule = data.get("acdc_schedule_100")
     if schedule:
         phases = PUBLISHED_SCHEDULES["imagenet-100"].phases()
@@ -60,10 +60,7 @@ def _find(name: str) -> tuple[Callable[[], nn.Module], int] | None:
     return (built, 224) if callable(built) else None
 
 
-def _network(
-    name: str, found: tuple[Callable[[], nn.Module], int], case: Mapping[str, Any]
-) -> Iterator[Case]:
-    counted = _count(name, *found)
+def _network(name: str, counted: _Counted, case: Mapping[str, Any]) -> Iterator[Case]:
     costs = counted.layers
     zeros = 0
     rows = case.get("per_layer_flops", {})
@@ -106,12 +103,13 @@ class _Counted:
     others: int
 
 
-_COUNTED: dict[str, _Counted] = {}
-
-
-def _count(name: str, build: Callable[[], nn.Module], size: int) -> _Counted:
-    if name in _COUNTED:
-        return _COUNTED[name]
+@functools.cache
+def _count(name: str) -> _Counted | None:
+    """Return the costs of a network, none for an unknown one."""
+    found = _find(name)
+    if found is None:
+        return None
+    build, size = found
     with torch.random.fork_rng(devices=[]):
         model = build()
     layers = layer_costs(model, (3, size, size))
@@ -119,8 +117,7 @@ def _count(name: str, build: Callable[[], nn.Module], size: int) -> _Counted:
     for layer in layers:
         bias = model.get_submodule(layer.name.removesuffix(".weight")).bias
         biases[layer.name] = bias.numel() if isinstance(bias, Tensor) else 0
-    _COUNTED[name] = _Counted(layers, biases, _others(model, size))
-    return _COUNTED[name]
+    return _Counted(layers, biases, _others(model, size))
 
 
 def _others(model: nn.Module, size: int) -> int:

@@ -93,26 +93,19 @@ def _acdc_records(setup: Mapping[str, Any], reset: bool) -> Iterator[dict[str, A
     with torch.no_grad():
         for salt, parameter in enumerate(model.parameters(), first):
             parameter.copy_(hashval(parameter.shape, salt))
-    run = _Run(
-        ACDC,
-        model,
-        _sgd(setup["optimizer"]),
-        setup["sparsity"],
-        {
-            "schedule": None,
-            "phases": _phases(setup),
-            "selection": "released",
-            "distribution": "uniform"
-            if "per layer" in setup.get("global_threshold", "")
-            else "global",
-            "reset_momentum": reset,
-        },
-        _phases(setup)[-1][2],
-        setup["steps_per_epoch"],
-    )
+    phases, batches = _phases(setup), setup["steps_per_epoch"]
+    by_layer = "per layer" in setup.get("global_threshold", "")
+    settings = {
+        "schedule": None,
+        "phases": phases,
+        "selection": "released",
+        "distribution": "uniform" if by_layer else "global",
+        "reset_momentum": reset,
+    }
+    optimizer, sparsity = _sgd(setup["optimizer"]), setup["sparsity"]
+    run = _Run(ACDC, model, optimizer, sparsity, settings, phases[-1][2], batches)
     size, salt = map(int, re.findall(r"x=hashval\(\((\d+),\d+\),(\d+)\+it\)", setup["batch"])[0])
     factor, classes = map(int, re.findall(r"\((\d+)\*i\+it\)%(\d+)", setup["batch"])[0])
-    batches = setup["steps_per_epoch"]
     for number in range(setup["epochs"] * batches):
         inputs = hashval((size, linear[0].in_features), salt + number).double()
         labels = torch.tensor([(factor * i + number) % classes for i in range(size)])
@@ -169,23 +162,18 @@ def _rigl(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
     model = nn.Linear(inputs, outputs, bias=False)
     mask = torch.tensor(case["mask0"]).reshape(inputs, outputs).T.bool()
     iterations = max(case["end"], len(case["trace"]))
-    run = _Run(
-        RigL,
-        model,
-        {key: case[key] for key in ("lr", "momentum", "nesterov")} | {"weight_decay": case["l2"]},
-        1 - mask.float().mean().item(),
-        {
-            "dense_layers": (),
-            "begin": case["begin"] / iterations,
-            "end": case["end"] / iterations,
-            "update_interval": case["frequency"],
-            "drop_fraction": case["drop_fraction"],
-            "anneal": case["anneal"],
-            "drop_noise": 0,
-        },
-        1,
-        iterations,
-    )
+    settings = {
+        "dense_layers": (),
+        "begin": case["begin"] / iterations,
+        "end": case["end"] / iterations,
+        "update_interval": case["frequency"],
+        "drop_fraction": case["drop_fraction"],
+        "anneal": case["anneal"],
+        "drop_noise": 0,
+    }
+    recipe = {key: case[key] for key in ("lr", "momentum", "nesterov")}
+    recipe["weight_decay"] = case["l2"]
+    run = _Run(RigL, model, recipe, 1 - mask.float().mean().item(), settings, 1, iterations)
     method = run.method
     assert isinstance(method, RigL)
     method.stored.restore(run.weights)
