@@ -185,7 +185,9 @@ def write_run(template: Path, runs: Path, config: RunConfig, pause_s: float = 0.
         journal.append(record)
         time.sleep(pause_s * draw.random())
     result = json.loads((template / "result.json").read_text())
-    write_json(folder / "result.json", result | {"run": config.run_name})
+    identity = {"run": config.run_name, "fingerprint": config.fingerprint}
+    data = config.model_dump(mode="json")
+    write_json(folder / "result.json", result | identity | {"config": data})
     return folder
 
 
