@@ -25,24 +25,29 @@ SCIENCE = (":/acdc", ":/baselines", ":/study", ":/theory", ":/workflow")
 PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "safetensors")
 
 
-def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=30
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def git_revision(root: Path = ROOT) -> dict[str, Any]:
+    """Return the revision of a source tree, and whether what makes results is as it was there.
 
+    None where the tree is no repository of its own, but within another or without any.
+    """
 
-def git_revision() -> dict[str, Any]:
-    """Return the revision of the source, and whether what makes results is as it was there."""
-    revision = None
-    # Not that of another repository that the suite was copied or unpacked into.
-    if _git("rev-parse", "--show-toplevel") == str(ROOT) and _git("ls-files", __file__):
-        revision = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--", *SCIENCE) if revision else None
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    own = git("rev-parse", "--show-toplevel") == str(root) and git("ls-files", "acdc/run")
+    revision = git("rev-parse", "HEAD") if own else None
+    status = git("status", "--porcelain", "--", *SCIENCE) if revision else None
     return {"revision": revision, "clean": status == "" if status is not None else None}
 
 

@@ -195,27 +195,28 @@ DAMAGES = [
 ]  # fmt: skip
 
 
-def damaged_copy(finished: Path, tmp_path: Path, name: str, how: bytes | Edit) -> Path:
-    """Return a copy of a run's folder in which one file has other content."""
-    folder = shutil.copytree(finished, tmp_path / finished.name)
-    write_json(folder / "failed.json", FAILURE.model_dump())
+def damage(folder: Path, name: str, how: bytes | Edit) -> None:
+    """Give a file of a run's folder other content."""
     if name == "config.yaml":
         (folder / "result.json").unlink()  # which has the configuration, too
     path = folder / name
     if isinstance(how, bytes):
         path.write_bytes(how)
+    elif name == "journal.jsonl":
+        path.write_bytes(b"\n".join([*how(path.read_bytes().splitlines()), b""]))
     elif name == "config.yaml":
         path.write_text(yaml.safe_dump(how(yaml.safe_load(path.read_bytes()))))
     else:
         path.write_text(json.dumps(how(json.loads(path.read_bytes()))))
-    return folder
 
 
 @pytest.mark.parametrize(("name", "how"), DAMAGES)
 def test_a_damaged_file_is_named_and_the_rest_is_read(
     name: str, how: bytes | Edit, finished: Path, tmp_path: Path
 ) -> None:
-    folder = damaged_copy(finished, tmp_path, name, how)
+    folder = shutil.copytree(finished, tmp_path / finished.name)
+    write_json(folder / "failed.json", FAILURE.model_dump())
+    damage(folder, name, how)
     run = read_run(folder)
     (problem,) = run.problems
     assert problem.startswith(f"{folder / name}"), problem
@@ -279,7 +280,7 @@ def test_a_journal_that_is_not_whole_is_named(
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / finished.name)
     path = folder / "journal.jsonl"
-    path.write_bytes(b"\n".join([*how(path.read_bytes().splitlines()), b""]))
+    damage(folder, path.name, how)
     run = read_run(folder)
     assert run.problems == ()
     assert run.journal.problem is not None
