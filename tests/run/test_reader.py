@@ -210,7 +210,7 @@ def damage(folder: Path, name: str, how: bytes | Edit) -> None:
         path.write_text(json.dumps(how(json.loads(path.read_bytes()))))
 
 
-@pytest.mark.parametrize(("name", "how"), DAMAGES)
+@pytest.mark.parametrize(("name", "how"), DAMAGES, ids=range(len(DAMAGES)))
 def test_a_damaged_file_is_named_and_the_rest_is_read(
     name: str, how: bytes | Edit, finished: Path, tmp_path: Path
 ) -> None:
