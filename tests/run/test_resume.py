@@ -230,7 +230,11 @@ SURVIVED: dict[str, tuple[Damage, list[int], str]] = {
     ),
     "no checkpoint": (shutil.rmtree, [0, 1, 2, 3], "checkpoint"),
     **{
-        f"provenance {content[:9]!r}": (partial(Path.write_bytes, data=content), [3], "provenance.json")
+        f"provenance {content[:6]!r}": (
+            partial(Path.write_bytes, data=content),
+            [3],
+            "provenance.json",
+        )
         for content in (b"", b"{", b"[]", b"7", b"\xff", b'{"resumed": 7}', b"[" * 20_000)
     },
     "no provenance": (Path.unlink, [3], "provenance.json"),

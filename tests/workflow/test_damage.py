@@ -57,7 +57,7 @@ def test_every_command_survives(number: int, study: Path, acdc: Any, tmp_path: P
     lost = [path.parent.name for path in named if path.name in ("result.json", "config.yaml")]
     assert {statuses[run] for run in lost} == {"failed"}
     status, _, errors = acdc("sync", copy)
-    assert status == 1
+    assert status == 4
     assert "Traceback" not in errors
     for path in named:
         assert f"{path.parent.name}/{path.name}" in errors
