@@ -64,7 +64,7 @@ def others(term: str, than: str, experiment: str, study: Study) -> list[str]:
 def measure(
     quantity: str, experiment: str, study: Study, tables: Tables, chance_counts: bool = False
 ) -> tuple[dict[int, float], str]:
-    """Return a term, or the ratio ``A / B`` of two, by seed, and why it is no test (may be empty).
+    """Return a term, or the ratio ``A / B`` of two, by seed, and why it is no test, else empty.
 
     Args:
         quantity: as written in a claim.
@@ -104,7 +104,7 @@ def measure(
     for problem, seeds in problems.items():
         if seeds:
             listed = ", ".join(map(str, sorted(seeds)))
-            return values, f"{where}: {problem} at seed{'s' * (len(seeds) > 1)} {listed}"
+            return {}, f"{where}: {problem} at seed{'s' * (len(seeds) > 1)} {listed}"
     return values, ""
 
 

@@ -125,6 +125,15 @@ def test_a_precondition_that_is_absent() -> None:
     assert (found.verdict, found.p_holm) == ("not testable", None)
 
 
+@pytest.mark.parametrize("name", ["D-fc-flat", "D-mask-change-decreases", "M-true-first"])
+def test_runs_without_a_journal_are_no_test(name: str) -> None:
+    claim, values = CLAIMS[name], solve(CLAIMS[name])
+    assert values
+    found = judge([claim], study(), replace(tables(claim, values), journal=()))[0]
+    assert found.verdict == "not testable"
+    assert "not defined at seeds 1, 2, 3, 4" in found.problem
+
+
 def test_a_dense_model_of_before_the_first_pruning_is_no_test() -> None:
     claim, tuned = CLAIMS["T6-ft-recovers-80"], "dense_ft_top1 of AC/DC at 80 %"
     values = {tuned: 70.0, "top1 of Dense": 70.0}
