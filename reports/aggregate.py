@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from acdc.run.reader import JOURNAL, Attempt, RunRecord, read_run
+from acdc.run.reader import Attempt, RunRecord, read_run
 from acdc.run.result import CertifiedLayer, DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
 from study.model import Run
@@ -185,7 +185,8 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         record = read_run(folder / "runs" / name)
         # Without the path of the study, so that a copy of it makes the same tables.
         found = [problem.replace(f"{folder}/", "") for problem in record.problems]
-        if cut := _not_whole(record):
+        cut = record.journal.problem if record.result else None
+        if cut:
             found.append(cut.replace(f"{folder}/", ""))
         mine = list(_rows(record, run.config, found))
         rows += mine
@@ -198,16 +199,6 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
             certificate = record.result.products[record.result.primary].last.certificate
             layers[name] = certificate.layers if certificate else ()
     return Tables(tuple(rows), tuple(journal), tuple(problems), layers)
-
-
-def _not_whole(record: RunRecord) -> str | None:
-    """Return why the journal of a run that has ended is not whole, None if it is."""
-    if record.result is None or record.journal.problem is not None:
-        return record.journal.problem if record.result else None
-    count, epochs = len(record.journal.epochs), record.result.config["epochs"]
-    if isinstance(record.result, FinishedResult) and count != epochs:
-        return f"{record.folder / JOURNAL}: {count} of {epochs} epochs"
-    return None
 
 
 def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> Iterator[RunRow]:

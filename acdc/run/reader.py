@@ -20,7 +20,17 @@ from acdc.errors import SuiteError
 from acdc.frozen import fingerprint
 from acdc.messages import shown
 from acdc.run.failures import FAILED, Failure
-from acdc.run.result import RESULT, Count, Fraction, Positive, Record, Result, read_result
+from acdc.run.result import (
+    RESULT,
+    Count,
+    DivergedResult,
+    FinishedResult,
+    Fraction,
+    Positive,
+    Record,
+    Result,
+    read_result,
+)
 
 JOURNAL = "journal.jsonl"
 PROVENANCE = "provenance.json"
@@ -110,12 +120,18 @@ class RunRecord:
 
     @cached_property
     def journal(self) -> JournalRecords:
-        """The journal, read when it is first asked for, and compared with the result's count."""
-        found = read_lines(self.folder / JOURNAL)
-        expected = None if self.result is None else getattr(self.result, "journal_lines", None)
-        if found.problem is None and expected not in (None, found.length):
-            problem = f"{self.folder / JOURNAL}: {found.length} lines, the result says {expected}"
-            return replace(found, problem=problem)
+        """The journal, read when it is first asked for, and compared with the result."""
+        path = self.folder / JOURNAL
+        found = read_lines(path)
+        if found.problem or not isinstance(self.result, FinishedResult | DivergedResult):
+            return found
+        expected, epochs = self.result.journal_lines, self.result.config.get("epochs")
+        if expected not in (None, found.length):
+            return replace(found, problem=f"{path}: {found.length} of {expected} lines")
+        # A run may begin at a later epoch than the first, or train none.
+        last = found.epochs[-1]["epoch"] + 1 if found.epochs else epochs
+        if self.result.status == "finished" and last != epochs:
+            return replace(found, problem=f"{path}: ends after {last} of {epochs} epochs")
         return found
 
     @property
