@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from acdc.config.yaml_io import assign
+from acdc.console import PathName
 from theory import experiment
 from theory.layout import EXPERIMENTS
 
@@ -30,7 +31,7 @@ def list_command() -> None:
 @click.argument("name", metavar="EXPERIMENT")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathName(file_okay=False, path_type=Path),
     required=True,
     help="Folder for trials.csv, series.csv and statements.json; made if missing.",
 )

@@ -7,7 +7,6 @@ import importlib
 import io
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -148,8 +147,9 @@ def write(name: str, settings: Settings, out: Path) -> Outcome:
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out) as probe:
-        probe.write(bytes(4096))
+    probe = out / "probe"
+    write_bytes(probe, bytes(4096))
+    probe.unlink()
     try:
         outcome = load(name).run(settings)
     except (MemoryError, RuntimeError) as error:

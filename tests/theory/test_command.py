@@ -103,8 +103,9 @@ def test_files_are_the_same_for_the_same_settings_and_differ_for_another_seed(
         assert once != other
 
 
-def test_a_run_needs_a_folder(theory: Any) -> None:
-    status, _, errors = theory("run", "t2_rate")
+@pytest.mark.parametrize("out", [[], ["--out", ""]])
+def test_a_run_needs_a_folder(out: list[str], theory: Any) -> None:
+    status, _, errors = theory("run", "t2_rate", *out)
     assert status == 2
     assert "--out" in errors
 
@@ -159,9 +160,11 @@ def test_a_full_disk_ends_it_before_it_computes(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("theory.experiments.t2_rate.run", lambda settings: pytest.fail("it ran"))
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
         experiment.write("t2_rate", experiment.parse("t2_rate", {}), tmp_path / "out")
+    assert str(tmp_path / "out") in error.value.filename
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
