@@ -8,7 +8,7 @@
 # make test-cluster  the tests on a real SLURM, which is started for them (Debian, as root)
 # make test-server   the tests with an MLflow server on PostgreSQL, which has to be installed
 #
-# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, SEEDS=number, PORT=number,
+# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, GPUS=number, SEEDS=number, PORT=number,
 # PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 
@@ -16,6 +16,7 @@ PYTHON ?= python3
 SCALE ?= smoke
 RESULTS ?= results
 CORES ?=
+GPUS ?=
 SEEDS ?=
 PORT := 5001
 VENV := .venv
@@ -40,7 +41,7 @@ help:
 
 reproduce: $(VENV)/suite
 	@$(BIN)/python -m workflow reproduce $(call quoted,$(SCALE)) --results $(call quoted,$(RESULTS)) \
-		$(if $(CORES),--cores $(CORES)) $(if $(SEEDS),--seeds $(SEEDS))
+		$(if $(CORES),--cores $(CORES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 quick: $(VENV)/suite
 	@$(BIN)/python -m workflow reproduce quick --results $(call quoted,$(RESULTS)) $(if $(CORES),--cores $(CORES))

@@ -49,12 +49,14 @@ class WorkflowError(SuiteError):
 )
 @click.option("--cores", type=click.IntRange(1), help="Jobs at a time.  [default: all cores]")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs to use, a job each.  [default: all]")
 @click.argument("snakemake_arguments", nargs=-1, type=click.UNPROCESSED)
 def reproduce(
     scale: str,
     results: Path,
     cores: int | None,
     seeds: int | None,
+    gpus: int | None,
     snakemake_arguments: tuple[str, ...],
 ) -> None:
     """Make the study of SCALE (smoke, quick, small), from data to report.
@@ -73,14 +75,8 @@ def reproduce(
         *("--cores", str(cores or os.cpu_count() or 1)),
         *("--config", f"scale={scale}", f"results={results}"),
         *([f"seeds={seeds}"] if seeds else []),
-        # Reruns follow inputs and parameters, never the dates or text of source code.
-        *("--rerun-triggers", "mtime", "params", "input"),
-        # The lease of the study's folder serves as the lock.
-        *("--rerun-incomplete", "--keep-going", "--nocolor", "--nolock"),
-        # The default solves an integer program over all waiting jobs whenever one has ended.
-        *("--scheduler", "greedy"),
-        # Each timespan it evaluates all waiting jobs once more; by default that is every second.
-        *("--max-jobs-per-timespan", "1000/3s"),
+        *([f"gpus={gpus}"] if gpus else []),
+        "--nocolor",
         *snakemake_arguments,
     ]
     status = _watch(command, Watch(study, folder), log)

@@ -82,6 +82,6 @@ _ALLOWED: dict[Callable[[Any], Any], str] = {
 }
 _KINDS: dict[str, Callable[[Any], Any]] = {
     **{"scale": _text, **dict.fromkeys(FOLDERS, _folder), "slurm_extra": _options},
-    **dict.fromkeys(("seeds", "pack", "gpus_per_node"), _count),
+    **dict.fromkeys(("seeds", "pack", "gpus", "gpus_per_node"), _count),
     **{**dict.fromkeys(CHOICES, _text), "sparsity": _fraction},
 }

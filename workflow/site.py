@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from acdc.errors import ConfigError
+from acdc.messages import config_error
 
 REPORT = "ACDC_SITE_REPORT"
 """Environment variable: the file in which a dry run of the target ``requests`` leaves a site."""
@@ -57,6 +59,37 @@ def plan(profile: str, **config: str | Path | None) -> Site:
     return site
 
 
+@functools.cache
+def options() -> Any:
+    """Return what Snakemake has made of its command line and profiles; None if it has none.
+
+    It keeps nothing of SLURM in a dry run, and the executor is unknown when rules are read.
+    """
+    from snakemake.cli import parse_args
+
+    try:
+        return parse_args(sys.argv[1:])[1]
+    except SystemExit:
+        return None
+
+
+def is_local() -> bool:
+    """Return whether this Snakemake runs its jobs itself.
+
+    Raises:
+        ConfigError: a profile has a configuration beside it which it does not name.
+    """
+    if options() is None:
+        return False
+    named = [Path(file).resolve() for file in options().configfile or []]
+    for profile in options().profile or []:
+        beside = Path(profile, "config.yaml")
+        if beside.exists() and beside.resolve() not in named:
+            problem = f"the profile {profile} has a {beside.name} that it does not name"
+            raise config_error("configfile", None, problem, f"configfile: [{beside}]")
+    return options().executor in (None, "local")
+
+
 def write_site(settings: Mapping[str, Any], jobs: Iterable[Any], path: str, **more: Any) -> None:
     """Write what a dry run knows of a site.
 
@@ -66,37 +99,31 @@ def write_site(settings: Mapping[str, Any], jobs: Iterable[Any], path: str, **mo
         path: of the file.
         more: is written, too.
     """
-    from snakemake.cli import parse_args
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-    # What Snakemake itself has made of the profile; it keeps nothing of SLURM in a dry run.
-    _, options = parse_args(sys.argv[1:])
+    given = options()
     extra = settings.get("slurm_extra", "")
     wanted = {
-        "retries": options.retries,
-        "keep-going": options.keep_going,
-        "nolock": options.nolock,
-        "rerun-incomplete": options.rerun_incomplete,
-        "rerun-triggers": "CODE" not in {trigger.name for trigger in options.rerun_triggers},
+        "retries": given.retries,
         "slurm_extra: --signal=USR1@120": "--signal" in extra,
         "slurm_extra: --open-mode=append": "--open-mode" in extra,
     }
     requests: dict[str, Request] = {}
-    if options.executor == "slurm":
-        executor = ExecutorPluginRegistry().get_plugin("slurm").get_settings(options)
+    if given.executor == "slurm":
+        executor = ExecutorPluginRegistry().get_plugin("slurm").get_settings(given)
         rules: dict[str, list[Any]] = {}
         for job in jobs:
             rules.setdefault(job.rule.name, []).append(job)
         for alike in rules.values():
             # Jobs of a group follow one another in one job of SLURM.
-            together = min((options.group_components or {}).get(alike[0].group, 1), len(alike))
+            together = min((given.group_components or {}).get(alike[0].group, 1), len(alike))
             for job in sorted(alike, key=lambda job: job.resources.get("runtime", 0)):
                 found = _request(job, executor, together)
                 requests[found["name"]] = found
     site = {
-        "slurm": options.executor == "slurm",
-        "jobs": options.jobs,
-        "latency_wait_s": options.latency_wait,
+        "slurm": given.executor == "slurm",
+        "jobs": given.jobs,
+        "latency_wait_s": given.latency_wait,
         "unset": [key for key, there in wanted.items() if not there],
         "requests": list(requests.values()),
     }

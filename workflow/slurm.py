@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import shutil
 import subprocess
 import time
 import uuid
@@ -12,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acdc.errors import Resumable
 from acdc.messages import config_error
 
 # The beginning of a job's comment, before the name of the training job.
 _COMMENTS = ("rule_train_wildcards_", "rule_train_on_nodes_wildcards_")
 _FRESH_S = 5.0
+_COMMANDS = ("sbatch", "squeue", "scancel")
 
 
 def job_name(folder: Path) -> str:
@@ -33,14 +37,30 @@ class Queue:
     asked: float = field(default=float("-inf"), init=False)
     jobs: dict[str, list[str]] = field(default_factory=dict, init=False)
 
-    def name_jobs(self, executor: Any) -> None:
-        """Make SLURM's executor use that name, for which Snakemake has no setting.
+    def begin(self, executor: Any) -> None:
+        """Make sure that SLURM answers, and make its executor use that name.
+
+        Snakemake has no setting for the name, and would wait forever for a SLURM that is not there.
 
         Args:
             executor: of Snakemake, before its first job; other executors are left alone.
+
+        Raises:
+            ConfigError: SLURM's commands are not on the PATH.
+            Resumable: SLURM does not answer.
         """
-        if hasattr(executor, "run_uuid"):
-            executor.run_uuid = f"{self.name}_{uuid.uuid4()}"
+        if not hasattr(executor, "run_uuid"):
+            return
+        if missing := [name for name in _COMMANDS if shutil.which(name) is None]:
+            problem = f"no SLURM here, not on the PATH: {', '.join(missing)}"
+            raise config_error("executor", "slurm", problem, "on a login node, see acdc doctor")
+        try:
+            _squeue()
+        except (OSError, subprocess.SubprocessError) as error:
+            said = str(getattr(error, "stderr", "") or error).strip()
+            reason = said.splitlines()[-1]
+            raise Resumable(f"SLURM does not answer: {reason}. Retry later") from None
+        executor.run_uuid = f"{self.name}_{uuid.uuid4()}"
 
     def of(self, jobs: Iterable[str]) -> list[str]:
         """Return SLURM's ids of training jobs by their names.
@@ -49,7 +69,8 @@ class Queue:
         has requeued a job that Snakemake has given up.
         """
         if time.monotonic() - self.asked > _FRESH_S:
-            self.jobs = read_queue(_squeue(), self.name)
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                self.jobs = read_queue(_squeue(), self.name)
             self.asked = time.monotonic()
         return [number for name in jobs for number in self.jobs.get(name, [])]
 
@@ -73,13 +94,9 @@ def nodes(gpus: Mapping[str, int], per_node: int) -> dict[str, int]:
 
 
 def _squeue() -> str:
-    """Return ids, names and comments of this user's jobs; nothing if SLURM does not answer."""
+    """Return ids, names and comments of this user's jobs."""
     command = ["squeue", "--me", "--noheader", "--format=%A|%j|%k"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def read_queue(text: str, name: str = "") -> dict[str, list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.workflow.conftest import Workplace
+from tests.workflow.conftest import ROOT, TINY, Workplace
 
 pytestmark = pytest.mark.slow
 
@@ -86,3 +88,25 @@ def test_a_killed_study_ends_the_same(workplace: Workplace, finished: Workplace)
     assert done.returncode == 0, done.stderr
     assert (workplace.study / "report.html").exists()
     assert outcome(workplace.study) == outcome(finished.study)
+
+
+def test_plain_snakemake_that_is_killed_resumes(workplace: Workplace) -> None:
+    """The same command is enough, without an option of Snakemake's that says how."""
+    chosen = ("method=dense", f"results={workplace.folder}/results", f"scale={TINY}")
+    command = ("--snakefile", str(ROOT / "Snakefile"), "-c1", "trained", "--config", *chosen)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *command],
+        cwd=workplace.folder,
+        env=workplace.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: epochs(workplace.study) > 2, "epochs")
+    members = everything(psutil.Process(first.pid))
+    kill(members)
+    first.wait()
+    psutil.wait_procs(members, timeout=60)
+    again = workplace.run("snakemake", *command)
+    assert again.returncode == 0, again.stderr
+    (run,) = (workplace.study / "runs").iterdir()
+    assert '"resume"' in (run / "journal.jsonl").read_text()

@@ -131,7 +131,7 @@ def test_a_run_that_cannot_be_written_leaves_a_partial_report(
     assert "4 of 5 runs" in report
     (log,) = (workplace.study / "logs" / "train").glob("*_acdc_s90_*.attempts.log")
     before = log.read_text()
-    workplace.snakemake("-c1", "--nolock", "trained", "--config", f"scale={TINY}", "method=acdc")
+    workplace.snakemake("-c1", "trained", "--config", f"scale={TINY}", "method=acdc")
     # The output of every attempt survives.
     assert log.read_text().startswith(before)
     assert len(log.read_text()) > len(before)

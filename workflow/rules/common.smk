@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from acdc.messages import config_error
 from acdc.errors import ConfigError, SuiteError
 from theory.layout import WITHOUT_FIGURE
-from workflow import settings, signals, site, slurm, suite
+from workflow import gpus, settings, signals, site, slurm, suite
 from study import resolve
 
 # The process that holds the study's folder for this Snakemake, if another one does.
@@ -42,6 +42,11 @@ try:
     STUDY = resolve.load(*RESOLVED)
     CHOSEN = STUDY.select(**CHOICE)
     NODES = slurm.nodes(STUDY.gpus, SETTINGS["gpus_per_node"])
+    # On one machine no more jobs start than there are GPUs for.
+    if workflow.is_main_process and site.is_local():
+        GPUS = gpus.share(SETTINGS.get("gpus"))
+        if GPUS and "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", GPUS)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -171,10 +176,10 @@ onstart:
         try:
             if not HOLDER:
                 suite.SoleSuite(Path(FOLDER)).enter()
+            QUEUE.begin(workflow.scheduler._executor)
             suite.write_configs(
                 Path(FOLDER), {run: STUDY.runs[run] for run in planned_runs()}
             )
-            QUEUE.name_jobs(workflow.scheduler._executor)
         except SuiteError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)

@@ -51,10 +51,12 @@ rule train:
         ],
         at_once=lambda wildcards: runs_at_once(wildcards.job),
     # The log is a link, since Snakemake deletes the log of a job that it starts again. Not the shell
-    # but the run answers signals; it waits for a run that another job still trains.
+    # but the run answers signals; it waits for a run that another job still trains. Where jobs share
+    # the GPUs of one machine, each waits for its own.
     shell:
         "trap '' USR1 TERM; ln -sf {wildcards.job}.attempts.log {log:q};"
         " echo \"== $(date '+%F %T') $HOSTNAME ${{SLURM_JOB_ID-}}\" >> {log:q};"
+        " ${{ACDC_GPUS:+python -m workflow.gpus {resources.gpu}}}"
         " python -m acdc train {params.configs:q} --receipt {output:q} --allow-failure --wait 86400"
         " --at-once {params.at_once} --processes {resources.gpu} --nodes {resources.nodes}"
         " --threads {threads} --workers {threads} >> {log:q} 2>&1"
