@@ -177,9 +177,9 @@ class Study:
         return {name: run.gpus for name, run in self.runs.items()}
 
     @property
-    def arguments(self) -> tuple[str, ...]:
+    def arguments(self) -> list[str]:
         """Its options as arguments of a command line."""
-        return tuple(part for pair in self.options.items() for part in pair)
+        return [part for pair in self.options.items() for part in pair]
 
     @functools.cached_property
     def datasets(self) -> list[str]:
@@ -187,11 +187,7 @@ class Study:
         return sorted({run.config["dataset"] for run in self.runs.values()})
 
     def missing_data(self, needed: Collection[str] | None = None) -> list[str]:
-        """Return a message for each missing data set, which names the scale's key.
-
-        Args:
-            needed: the data sets to look for, by default all.
-        """
+        """Return a message for each data set that is needed and missing, by the scale's key."""
         tasks = {task.dataset: task.name for e in self.experiments for task in e.tasks}
         found = []
         for name in self.datasets if needed is None else sorted(needed):
@@ -214,7 +210,7 @@ class Study:
         for experiment in self.experiments:
             if experiment.id == name:
                 return experiment
-        known = ", ".join(experiment.id for experiment in self.experiments)
+        known = ", ".join(self.ids("table", "figure", "theory"))
         raise ReportError(f"experiment={name}: not in the study. Allowed: {known}")
 
     @functools.cached_property
@@ -240,10 +236,8 @@ class Study:
     def jobs(self, size: int | None) -> dict[str, tuple[str, ...]]:
         """Return the runs of each training job; a job is named after its first run.
 
-        The runs of a job differ in the seed only. A run on several GPUs has a job of its own.
-
-        Args:
-            size: most runs of a job; None: all seeds of a configuration.
+        The runs of a job differ in the seed only, and are ``size`` at most (None: all seeds). A run
+        on several GPUs has a job of its own.
         """
         jobs = {}
         for names in (names for name, names in self._alike.items() if name == names[0]):
@@ -255,15 +249,11 @@ class Study:
     def with_parents(self, runs: Iterable[str]) -> tuple[str, ...]:
         """Return runs, each after those that it starts from, and each once."""
         found: dict[str, None] = {}
-
-        def add(run: str) -> None:
-            parent = self.runs[run].parent
-            if parent is not None:
-                add(parent)
-            found[run] = None
-
         for run in runs:
-            add(run)
+            chain = [run]
+            while (parent := self.runs[chain[-1]].parent) is not None:
+                chain.append(parent)
+            found |= dict.fromkeys(reversed(chain))
         return tuple(found)
 
     def select(self, **choice: Any) -> tuple[str, ...]:
@@ -273,20 +263,18 @@ class Study:
             choice: experiment, row (a label), method, sparsity, model or dataset.
 
         Raises:
-            ConfigError: a key or a value is unknown, or no run matches; lists what is allowed.
+            ConfigError: a value is unknown, or no run matches; lists what is allowed.
         """
         rows = [(e.id, row) for e in self.experiments for row in e.all_rows]
         if "experiment" in choice:
-            rows = [(name, row) for name, row in rows if name == str(choice["experiment"])]
+            rows = [(name, row) for name, row in rows if name == choice["experiment"]]
         known: dict[str, Collection[Any]] = {
-            "experiment": {experiment.id for experiment in self.experiments},
+            "experiment": self.ids("table", "figure", "theory"),
             "row": {row.label for _, row in rows},
             **{key: {run.config[key] for run in self.runs.values()} for key in _CHOICES},
         }
         for key, value in choice.items():
-            if key not in known:
-                raise config_error(key, value, "unknown criterion", known)
-            if not isinstance(value, str | float | int) or value not in known[key]:
+            if value not in known[key]:
                 raise config_error(key, value, "not in the study", known[key])
         found: Sequence[str] = tuple(self.runs)
         if {"experiment", "row"} & choice.keys():
@@ -296,8 +284,7 @@ class Study:
             if key in choice:
                 found = [run for run in found if self.runs[run].config[key] == choice[key]]
         if choice and not found:
-            text = ", ".join(f"{key}={value}" for key, value in choice.items())
-            raise config_error(text, None, "no run matches all", "the criteria of some run")
+            raise config_error(", ".join(choice), None, "no run matches all", "those of some run")
         return self.with_parents(found)
 
     def to_json(self) -> str:
@@ -347,17 +334,16 @@ def read_study(folder: Path) -> Study:
             where = ("runs", name, "config")
             _Described.model_validate(dict(run.config))
     except OSError as error:
-        raise ReportError(
-            f"{path}: {error.strerror}. Write it with acdc study SCALE --out {path} and the "
-            "--seeds and --experiments of the study, if any"
-        ) from None
+        remedy = f"Write it with acdc study SCALE --out {path} and the study's other options"
+        raise ReportError(f"{path}: {error.strerror}. {remedy}") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, (*where, *first["loc"]))) or "content"
         raise ReportError(f"{path}: {key}: {first['msg']}. {_REMEDY}") from None
-    needed = [run for experiment in study.experiments for run in experiment.runs]
-    needed += [run.parent for run in study.runs.values() if run.parent is not None]
-    for name in needed:
-        if name not in study.runs:
-            raise ReportError(f"{path}: runs lacks {name}, which is needed. {_REMEDY}")
+    order = {name: place for place, name in enumerate(study.runs)}
+    needed = [(run.parent, order[name]) for name, run in study.runs.items() if run.parent]
+    needed += [(run, len(order)) for each in study.experiments for run in each.runs]
+    for name, place in needed:
+        if order.get(name, place) >= place:
+            raise ReportError(f"{path}: runs lacks {name}, or has it too late. {_REMEDY}")
     return study

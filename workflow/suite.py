@@ -82,6 +82,18 @@ def drop_receipts(folder: Path, jobs: Mapping[str, Iterable[str]]) -> None:
             path.unlink()
 
 
+def drop_tracking(folder: Path) -> None:
+    """Delete the note that a study's runs were sent to the store of another folder.
+
+    The study was copied or moved here; its runs are sent to a store here.
+    """
+    path = folder / "tracking.txt"
+    with contextlib.suppress(OSError, ValueError):
+        text = path.read_text(encoding="utf-8")
+        if "sqlite:///" in text and f"sqlite:///{folder.absolute()}/" not in text:
+            path.unlink()
+
+
 def _is_valid(receipt: Path, runs: Iterable[Path]) -> bool:
     """Return whether a receipt is of the results that there are, none of which failed."""
     try:

@@ -77,20 +77,21 @@ def test_a_gpu_has_one_job_until_it_ends(tmp_path: Path) -> None:
         return path.read_text().strip()
 
     jobs = [job(1, "a"), job(1, "b")]
-    assert {told("a"), told("b")} == {"0", "1"}
-    jobs += [job(1, "c"), job(2, "d")]
-    # SIGKILL frees what the other two wait for.
-    with pytest.raises(TimeoutError):
-        wait_until(lambda: (tmp_path / "c").exists() or (tmp_path / "d").exists(), "none", 1)
-    jobs[0].kill()
-    freed = told("a")
-    assert told("c") == freed
-    jobs[1].kill()
-    jobs[2].kill()
-    assert set(told("d").split(",")) == {"0", "1"}
-    for each in jobs:
-        each.kill()
-        each.wait()
+    try:
+        assert {told("a"), told("b")} == {"0", "1"}
+        jobs += [job(1, "c"), job(2, "d")]
+        with pytest.raises(TimeoutError):
+            wait_until(lambda: (tmp_path / "c").exists() or (tmp_path / "d").exists(), "none", 1)
+        # SIGKILL frees what the other two wait for.
+        jobs[0].kill()
+        assert told("c") == told("a")
+        jobs[1].kill()
+        jobs[2].kill()
+        assert set(told("d").split(",")) == {"0", "1"}
+    finally:
+        for each in jobs:
+            each.kill()
+            each.wait()
 
 
 @pytest.mark.slow

@@ -485,8 +485,9 @@ def test_refusals(tmp_path: Path) -> None:
     error = refused("--scale", "smokey")
     assert isinstance(error, ConfigError)
     assert "scale" in str(error)
-    for arguments in (("--only", "lost"), ("--watch", "0"), ("--seeds", "0")):
-        assert CliRunner().invoke(status, arguments).exit_code == 2
+    seconds = (("--watch", text) for text in ("0", "-1", "nan", "inf", "-inf", "1e300", "soon", ""))
+    for arguments in (("--only", "lost"), ("--seeds", "0"), *seconds):
+        assert CliRunner().invoke(status, arguments).exit_code == 2, arguments
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"runs": null}', "{"])

@@ -17,7 +17,7 @@ from acdc.run.result import FailedResult, write_result
 from study.model import Study
 from study.resolve import load
 from tests.workflow.conftest import TINY
-from workflow.suite import SoleSuite, drop_receipts, failed, write_configs
+from workflow.suite import SoleSuite, drop_receipts, drop_tracking, failed, write_configs
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +137,22 @@ def test_configurations_are_written_once(study: Study, tmp_path: Path) -> None:
     written[run].parent.touch()
     with pytest.raises(RunDirectoryError, match=run):
         write_configs(tmp_path, study.runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        ("synced to sqlite:///{here}/mlflow.db: 5 runs", True),
+        ("synced to https://server: 5 runs", True),
+        ("not synced: the server is down", True),
+        ("", True),
+        ("synced to sqlite:////old/place/tiny/mlflow.db: 5 runs", False),
+        ("synced to sqlite:///{here}2/mlflow.db: 5 runs", False),
+    ],
+)
+def test_a_study_that_was_moved_is_tracked_here(text: str, stays: bool, tmp_path: Path) -> None:
+    path = tmp_path / "tracking.txt"
+    drop_tracking(tmp_path)
+    path.write_text(text.format(here=tmp_path))
+    drop_tracking(tmp_path)
+    assert path.exists() == stays

@@ -57,6 +57,7 @@ JOBS = STUDY.jobs(PACK)
 JOB_OF = {run: job for job, runs in JOBS.items() for run in runs}
 if workflow.is_main_process:
     suite.drop_receipts(Path(FOLDER), JOBS)
+    suite.drop_tracking(Path(FOLDER))
 
 
 def receipts_of(runs):
