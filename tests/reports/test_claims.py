@@ -116,6 +116,26 @@ def test_a_row_that_is_not_trained() -> None:
         assert found.words == "not testable: AC/DC at 90 %: not trained at this scale"
 
 
+def test_every_other_method_means_those_that_are_trained() -> None:
+    claim = CLAIMS["T2-acdc-gt-rest-98"]
+    values = solve(claim)
+    assert values
+    table = study().experiment("table02")
+    rows = tuple(replace(row, runs=()) if row.label == "STR" else row for row in table.rows)
+    smaller = replace(study(), experiments=(replace(table, rows=rows),))
+    assert judge([claim], smaller, tables(claim, values))[0].verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("accuracy", "sparse"), [(15.0, 0.5), (70.0, 0.15)])
+def test_fine_tuning_at_chance_or_of_a_run_at_chance_is_no_test(
+    accuracy: float, sparse: float
+) -> None:
+    tuned = "dense_ft_top1 of AC/DC at 80 %"
+    claim = claim_of({"value": tuned, "from": 0})
+    assert verdict(claim, {tuned: 70.0}).verdict == "reproduced"
+    assert verdict(claim, {tuned: accuracy}, chance=sparse).verdict == "not testable"
+
+
 def test_a_precondition_that_is_absent() -> None:
     dense = "top1 of Dense"
     claim = claim_of(*GREATER.predicate, requires=({"value": dense, "from": 60},))
