@@ -35,7 +35,7 @@ def test_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *("mlruns", "file:///mlruns", "./mlruns", "databricks", "http://[::1"),
         *("htps://me:secret@host:5000", "http:me:secret@host", "me:secret@host"),
-        *("sqlite:///a?b/mlflow.db"),
+        "sqlite:///a?b/mlflow.db",
         *("http//me:secret@host", "http://me:a/secret@host", "postgres://me@h/db?password=secret"),
     ],
 )
