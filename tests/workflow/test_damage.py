@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from acdc.run.reader import read_run
+from study.model import STUDY
+from study.resolve import load
 from tests.reports.tiny import invoke, make_study
 from tests.run.test_reader import DAMAGES, FAILURE, JOURNALS, damage
+from workflow.status import status
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +69,14 @@ def test_every_command_survives(number: int, study: Path, acdc: Any, tmp_path: P
 
 def has_sparse_model(run: Path) -> bool:
     return "sparse" in json.loads((run / "result.json").read_text())["products"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"runs": null}', "{"])
+def test_a_damaged_study_is_named_and_resolved_again(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "quick" / STUDY
+    path.parent.mkdir()
+    path.write_text(content)
+    done = CliRunner().invoke(status, ["--scale", "quick", "--results", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert str(path) in done.stderr
+    assert len(json.loads(done.stdout)["runs"]) == len(load("quick").runs)

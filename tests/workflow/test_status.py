@@ -441,8 +441,7 @@ def test_each_run_of_a_study_is_in_the_matrix_once() -> None:
     assert len({(entry.task, entry.line, entry.seed) for entry in found}) == len(found)
     states = {entry.run: RunState("queued", entry.epochs) for entry in found}
     text = "\n".join(show(Overview("Mine", Path("mine"), found, states)))
-    # The summary says it once more.
-    assert text.count("queued") == len(found) + 1
+    assert text.count("queued") == len(found) + 1  # with the summary
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
@@ -488,17 +487,6 @@ def test_refusals(tmp_path: Path) -> None:
     seconds = (("--watch", text) for text in ("0", "-1", "nan", "inf", "-inf", "1e300", "soon", ""))
     for arguments in (("--only", "lost"), ("--seeds", "0"), *seconds):
         assert CliRunner().invoke(status, arguments).exit_code == 2, arguments
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", '{"runs": null}', "{"])
-def test_a_damaged_study_is_named_and_resolved_again(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "quick" / STUDY
-    path.parent.mkdir()
-    path.write_text(content)
-    done = CliRunner().invoke(status, ["--scale", "quick", "--results", str(tmp_path), "--json"])
-    assert done.exit_code == 0, done.output
-    assert str(path) in done.stderr
-    assert len(json.loads(done.stdout)["runs"]) == len(load("quick").runs)
 
 
 def test_a_study_of_another_checkout(tmp_path: Path) -> None:
