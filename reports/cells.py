@@ -6,11 +6,12 @@ A line is computed once, by ``line_of``. LaTeX, CSV, JSON and HTML print what it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports import text
 from reports.aggregate import FAILURES, RunRow, Status, Tables
+from reports.paper import PaperCell, paper_cell
 from reports.statistics import NOTHING, Summary, summarise
 from study.columns import COLUMNS, Column, Source
 from study.model import Row
@@ -85,26 +86,6 @@ class Model:
             f"{reason} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})"
             for reason, each in seeds.items()
         ]
-
-
-@dataclass(frozen=True)
-class PaperCell:
-    """The paper's number in a column."""
-
-    value: PaperValue | None = None
-    """None where the paper has none."""
-    flops_value: PaperValue | None = None
-    """Absolute FLOPs, in units with an SI prefix, which a dense row shows instead of the ratio."""
-    flops: float | None = None
-    """The same in FLOPs."""
-    text: str = text.NO_ROW
-    source: str = ""
-    """How surely it is known, and from where."""
-
-    @property
-    def shown(self) -> PaperValue | None:
-        """The number that is printed."""
-        return self.flops_value or self.value
 
 
 @dataclass(frozen=True)
@@ -199,9 +180,14 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
         counts=models[shown[0]].counts if shown else NOTHING,
         runs=row.fine_tuned if shown[:1] == ("fine_tuned",) else row.runs,
         all_counts=tuple(model.counts for model in models.values()),
-        left_out=_left_out(models[source] for source in shown),
+        left_out=_left_out([models[source] for source in shown]),
         notes=tuple(_notes(row, shown, models)),
-        is_awaited=bool(shown) and all(_is_awaited(models[source]) for source in shown),
+        is_awaited=bool(shown)
+        and all(
+            each.status == "missing" and not each.reasons
+            for source in shown
+            for each in models[source].outcomes
+        ),
         top1=own.counts,
         top1_best=own.mean(_accuracy, "best"),
         training_ratio=_mean(COLUMNS["training_ratio"], row, models),
@@ -242,15 +228,13 @@ def _outcome(rows: list[RunRow], product: str) -> Outcome:
     if not found:
         products = ", ".join(dict.fromkeys(str(row.product) for row in rows))
         return Outcome(run, seed, "missing", (f"{run} has no {product} model, only {products}",))
-    failures = [row.certificate_failures or "" for row in found.values() if _is_refused(row)]
+    failures = [
+        row.certificate_failures or "" for row in found.values() if row.certificate_holds is False
+    ]
     if failures:
         reasons = tuple(dict.fromkeys(FAILURES.join(failures).split(FAILURES)))
         return Outcome(run, seed, "refused", reasons)
     return Outcome(run, seed, "finished", (), found["last"], found["best"])
-
-
-def _is_refused(row: RunRow) -> bool:
-    return row.certificate_holds is False
 
 
 def _shown(
@@ -264,17 +248,12 @@ def _shown(
     return found or tuple(source for source in models if source == "row")
 
 
-def _left_out(models: Iterable[Model]) -> dict[Status, tuple[Outcome, ...]]:
-    shown = list(models)
-    statuses: tuple[Status, ...] = ("refused", "failed", "missing")
+def _left_out(shown: Sequence[Model]) -> dict[Status, tuple[Outcome, ...]]:
     return {
         status: tuple(dict.fromkeys(each for model in shown for each in model.of_status(status)))
-        for status in statuses
+        for status in text.LEFT_OUT
+        if status != "diverged"
     }
-
-
-def _is_awaited(model: Model) -> bool:
-    return all(each.status == "missing" and not each.reasons for each in model.outcomes)
 
 
 def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) -> Iterable[str]:
@@ -351,7 +330,7 @@ def _cell(
         absent=absent,
         flops=flops,
         note=note,
-        paper=_paper_cell(column, row, paper),
+        paper=paper_cell(column, row, paper),
     )
 
 
@@ -364,21 +343,6 @@ def _absent(column: Column, row: Row, summary: Summary) -> str:
     if not summary.runs or summary.is_awaited:
         return text.NO_ROW
     return text.left_out(summary) if summary.mean is None else ""
-
-
-def _paper_cell(column: Column, row: Row, paper: Mapping[str, PaperValue]) -> PaperCell:
-    value = next((paper[metric] for metric in column.metrics if metric in paper), None)
-    flops, absolute, prefix = None, None, ""
-    if row.method == "dense" and column.paper_flops:
-        absolute = paper.get(column.paper_flops.metric)
-        if absolute is None or absolute.value is None:
-            absolute = None
-        else:
-            prefix = column.paper_flops.prefix
-            flops = absolute.value * column.paper_flops.unit
-    shown = absolute or value
-    source = f"{shown.confidence}: {shown.source}" if shown else ""
-    return PaperCell(value, absolute, flops, text.paper_text(shown, prefix), source)
 
 
 def no_result(lines: Iterable[Line]) -> list[str]:

@@ -30,11 +30,12 @@ _COMMANDS = _pairs(r"""
     < \textless{}  > \textgreater{}  | \textbar{}  † \textdagger{}  ‡ \textdaggerdbl{}
     – --  — ---  ‘ \textquoteleft{}  ’ '  “ \textquotedblleft{}  ” \textquotedblright{}  … \dots{}
     • \textbullet{}  ° \textdegree{}  § \S{}  € \texteuro{}  © \textcopyright{}  ß \ss{}  ı \i{}
+    ¹ \textsuperscript{1}  ² \textsuperscript{2}  ³ \textsuperscript{3}
     æ \ae{}  Æ \AE{}  œ \oe{}  Œ \OE{}  ø \o{}  Ø \O{}  ł \l{}  Ł \L{}
 """)
 _SYMBOLS = _pairs(r"""
     ± \pm  × \times  ÷ \div  · \cdot  − -  → \to  ← \gets  ≤ \leq  ≥ \geq  ≠ \neq  ≈ \approx
-    ∞ \infty
+    ∞ \infty  µ \mu
     α \alpha  β \beta  γ \gamma  δ \delta  ε \varepsilon  ζ \zeta  η \eta  θ \theta  ι \iota
     κ \kappa  λ \lambda  μ \mu  ν \nu  ξ \xi  π \pi  ρ \rho  σ \sigma  τ \tau  υ \upsilon
     φ \varphi  χ \chi  ψ \psi  ω \omega  Γ \Gamma  Δ \Delta  Θ \Theta  Λ \Lambda  Ξ \Xi  Π \Pi
@@ -58,6 +59,7 @@ _DELIMITERS = {
 _WORD = 40
 """Letters after which a longer word may be broken."""
 _BREAK = "\u200b"
+_COMMANDS[_BREAK] = r"\allowbreak{}"
 _MATHS = re.compile(r"\$([^$]+)\$")
 
 
@@ -68,23 +70,26 @@ class Tex(str):
 
 
 def escape_latex(value: object) -> Tex:
-    """Return a value as LaTeX that prints it as it is; what is LaTeX already stays.
-
-    A character of which not every installation has the glyph is named by its code point.
-    """
+    """Return a value as LaTeX that prints it as it is; what is LaTeX already stays."""
     if isinstance(value, Tex):
         return value
-    text = re.sub(rf"(\S{{{_WORD}}})(?=\S)", rf"\1{_BREAK}", plain(str(value)))
-    tex = _SPECIAL.sub(_command, text)
+    text = re.sub(rf"(\S{{{_WORD}}})(?=\S)", rf"\1{_BREAK}", latex_letters(str(value)))
+    tex = _SPECIAL.sub(
+        # Two hyphens, quotes or commas would be one other character.
+        lambda match: f"{match[0]}{{}}" if match[1] else str(_command(match[0])),
+        text,
+    )
     # At the beginning of a line of a table these would be read as an option of what ends the last.
     return Tex(re.sub(r"^(\s*)([*\[])", r"\1{\2}", tex))
 
 
-def _command(match: re.Match[str]) -> str:
-    """Return the LaTeX of a character that does not stand for itself."""
-    character = match[0]
-    if match[1]:
-        return f"{character}{{}}"  # two of them would be one other character
+def latex_letters(text: str) -> str:
+    """Return text in which characters that not every LaTeX has are named by their code points."""
+    return "".join(c if c.isascii() or _command(c) else f"U+{ord(c):04X}" for c in plain(text))
+
+
+def _command(character: str) -> str | None:
+    """Return the LaTeX of a character that does not stand for itself; None if there is none."""
     if character in _SYMBOLS:
         return f"${_SYMBOLS[character]}$"
     base, *accents = list(unicodedata.normalize("NFD", character))
@@ -93,9 +98,7 @@ def _command(match: re.Match[str]) -> str:
         for accent in accents:
             letter = f"\\{_ACCENTS[accent]}{{{letter}}}"
         return letter
-    if character == _BREAK:
-        return r"\allowbreak{}"
-    return _COMMANDS.get(character, f"U+{ord(character):04X}")
+    return _COMMANDS.get(character)
 
 
 def prose_to_latex(text: str) -> Tex:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from acdc.messages import plain
 from reports import text
 from reports.cells import Cell, Line
-from reports.encoding import Tex, escape_latex, render_latex
+from reports.encoding import Tex, escape_latex, latex_letters, render_latex
 from reports.statistics import Summary
 from reports.tables import Table, requested
 from study.columns import COLUMNS
@@ -101,7 +100,7 @@ def _fitting(table: Table) -> tuple[str, str]:
 
 def _wrapped(label: str) -> list[str]:
     """Return a label in lines that leave room for the columns."""
-    return textwrap.wrap(plain(label), _LABEL) or [""]
+    return textwrap.wrap(latex_letters(label), _LABEL) or [""]
 
 
 def _label(line: Line) -> Tex:
