@@ -20,6 +20,7 @@ from acdc.data import DATASETS
 from acdc.errors import SuiteError
 from acdc.files import write_text
 from acdc.messages import config_error
+from study.columns import COLUMNS
 
 STUDY = "study.json"
 
@@ -324,7 +325,7 @@ def read_study(folder: Path) -> Study:
     """Return the study of a folder.
 
     Raises:
-        ReportError: study.json is missing or damaged, or needs a run that it does not describe.
+        ReportError: study.json is missing or damaged, or needs a run or a column that there is not.
     """
     path = folder / STUDY
     where: tuple[str, ...] = ()
@@ -346,4 +347,9 @@ def read_study(folder: Path) -> Study:
     for name, place in needed:
         if order.get(name, place) >= place:
             raise ReportError(f"{path}: runs lacks {name}, or has it too late. {_REMEDY}")
+    for experiment in study.experiments:
+        for column in experiment.columns:
+            if column not in COLUMNS:
+                unknown = f"{experiment.id}: columns: {column} is unknown"
+                raise ReportError(f"{path}: {unknown}. {_REMEDY}")
     return study

@@ -15,7 +15,7 @@ from reports.aggregate import Status
 from reports.figures.style import close
 from reports.source import Source, build_table, draw_figure, open_study
 from reports.tables import table_of
-from study.model import Scale
+from study.model import ReportError, Scale
 from tests.reports.test_states import on_result, to_failed
 from tests.reports.tiny import change_json, invoke, line_of_method, runs_of, words
 
@@ -245,3 +245,10 @@ def test_a_name_does_not_make_a_scale_the_papers(name: str, source: Source) -> N
     papers = table_of(experiment, Scale(name, "Mine", "", is_paper=True), source.tables)
     assert "not the paper's scale" not in papers.caption
     assert not re.search("not comparable", papers.caption)
+
+
+def test_a_study_of_other_columns_is_named(copy: Path) -> None:
+    path = copy / "study.json"
+    path.write_text(path.read_text("utf-8").replace('"published_ratio"', '"dead_weights"'), "utf-8")
+    with pytest.raises(ReportError, match=r"study\.json: \w+: columns: dead_weights"):
+        open_study(copy)
