@@ -143,8 +143,9 @@ def journal_of(config: RunConfig) -> Iterable[dict[str, Any]]:
 def write_run(folder: Path, config: RunConfig, diverged: bool = False) -> None:
     """Write the folder of a run that has ended."""
     folder.mkdir(parents=True)
-    change_json(folder / "result.json", lambda data: data.update(result_of(config, diverged)))
-    lines = (json.dumps(line) for line in journal_of(config))
+    lines = [json.dumps(line) for line in journal_of(config)]
+    result = result_of(config, diverged) | {"journal_lines": len(lines)}
+    change_json(folder / "result.json", lambda data: data.update(result))
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     provenance = {
         "git": {"revision": "a" * 40, "clean": True},
