@@ -11,7 +11,7 @@ import yaml
 
 from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
-from acdc.errors import Diverged, Interrupted, Resumable
+from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
 from acdc.files import remove_temporary, write_text
 from acdc.methods.contract import Product
 from acdc.methods.rules import broken, check_state
@@ -174,6 +174,8 @@ def _train(
     except Diverged as error:
         reporter.say(f"{config.run_name} diverged: {error}")
         result = DivergedResult(**session.trained(), diverged_at=error.epoch, diverged=str(error))
+    except (SuiteError, OSError):
+        raise
     except Exception:
         check_state(state.method)  # a rule that is broken says more than where it failed
         raise
