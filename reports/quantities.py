@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OTHERS = "every other method"
 CHANCE = 2.0
-"""A model is at chance if its test accuracy is below so many times 1 / classes."""
+"""A model is at chance if its test accuracy is below this multiple of 1 / classes."""
 _BOTH_MODELS = Column("FLOPs", "fine_tuned", "ratio", (), "training_flops", "dense_training_flops")
 _COLUMNS = {**COLUMNS, "co_training_ratio": _BOTH_MODELS}
 _TERM = re.compile(

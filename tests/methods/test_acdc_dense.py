@@ -1,4 +1,4 @@
-"""Fine-tuning goes on from AC/DC's best dense model as if its dense phase had never ended."""
+"""Fine-tuning continues from AC/DC's best dense model as if its dense phase had not ended."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
     folder = tmp_path / config.run_name
     assert_same_run(folder, result, *uninterrupted(config))
     assert epochs(folder) == [0, 1, 2, 3]
-    # The first time there was nothing to go on from.
+    # The first attempt had nothing to resume.
     assert resumptions(folder) == [divmod(iteration, 5) for iteration in range(1, 20)]
     assert reporter.said[0] == "resumed after epoch 0 of 4, 1 of 5 batches"
     assert reporter.said[4] == "resumed after epoch 1 of 4"

@@ -37,7 +37,7 @@ DEFAULT = (acdc.run.lease._DURATION_S, acdc.run.lease._HEARTBEAT_S)
 
 
 class Held(Silent):
-    """Waits at a step by its number until it may go on; says that it is there."""
+    """Waits at a numbered step until it is released; reports that it waits."""
 
     def __init__(self, iteration: int, there: Connection, on: Event) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Holder:
         return self.process.pid
 
     def end(self) -> int | None:
-        """Let it go on, and return its exit status."""
+        """Release it, and return its exit status."""
         self.on.set()
         self.process.join(PATIENCE_S)
         return self.process.exitcode
