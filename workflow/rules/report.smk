@@ -50,6 +50,9 @@ rule aggregate:
         "python -m reports {params.arguments:q} > {log:q} 2>&1"
 
 
+# Rules that use another do not inherit its localrule.
+
+
 # One table, as LaTeX and as data, from its own runs.
 use rule aggregate as table with:
     input:
@@ -60,6 +63,7 @@ use rule aggregate as table with:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/{{table}}.log",
+    localrule: True
     params:
         arguments=lambda wildcards: ["table", wildcards.table, "--results", FOLDER],
 
@@ -74,6 +78,7 @@ use rule aggregate as figure with:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
     log:
         f"{FOLDER}/logs/figures/{{figure}}.log",
+    localrule: True
     params:
         arguments=lambda wildcards: ["figure", wildcards.figure, "--results", FOLDER],
 
@@ -90,6 +95,7 @@ use rule figure as theory_figure with:
         f"{FOLDER}/logs/figures/theory_{{theory}}.log",
     wildcard_constraints:
         theory=names(THEORY_FIGURES),
+    localrule: True
     params:
         arguments=lambda wildcards: [
             *("figure", f"theory_{wildcards.theory}", "--results", FOLDER)
@@ -107,6 +113,7 @@ use rule aggregate as statements with:
         multiext(f"{FOLDER}/tables/theory", ".tex", ".csv", ".json"),
     log:
         f"{FOLDER}/logs/tables/theory.log",
+    localrule: True
     params:
         arguments=["statements", "--results", FOLDER],
 
@@ -126,6 +133,7 @@ use rule aggregate as report with:
         [f"{FOLDER}/tables/theory_chapter.tex"] * bool(THEORY),
     log:
         f"{FOLDER}/logs/report.log",
+    localrule: True
     params:
         arguments=["report", "--results", FOLDER],
 
