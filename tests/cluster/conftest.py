@@ -20,7 +20,7 @@ import yaml
 from acdc.run.reader import RunRecord, read_run
 from study.model import Study
 from study.resolve import load
-from tests.cluster.slurm import Cluster, missing_programs, wait_until
+from tests.cluster.slurm import PREFIX, Cluster, missing_programs, wait_until
 from workflow.slurm import job_name, read_queue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def cluster() -> Iterator[Cluster]:
     assert not missing, f"the test cluster needs {', '.join(missing)}"
     assert os.geteuid() == 0, "the test cluster is started by root"
     # Below /tmp itself: the name of a socket cannot be long.
-    root = Path(tempfile.mkdtemp(prefix="acdc-cluster-"))
+    root = Path(tempfile.mkdtemp(prefix=PREFIX))
     cluster = Cluster(root)
     os.environ["SLURM_CONF"] = str(cluster.configuration)
     try:

@@ -25,6 +25,8 @@ import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "mariadbd")
 LINK = Path("/etc/slurm/slurm.conf")
+PREFIX = "acdc-cluster-"
+"""Of the names of the folders of clusters."""
 # Debian keeps daemons where a user's PATH does not look.
 _SBIN = "/usr/sbin:/sbin"
 
@@ -300,8 +302,11 @@ class Cluster:
         LINK.symlink_to(self.configuration)
 
     def _is_ours(self, target: Path) -> bool:
-        """Whether a link is this cluster's, or one left behind whose folder is gone."""
-        return target == self.configuration or not target.exists()
+        """Whether a link is this cluster's, or left behind by one that was killed."""
+        if target == self.configuration:
+            return True
+        names = {process.name() for process in psutil.process_iter()}
+        return target.parent.parent.name.startswith(PREFIX) and "slurmctld" not in names
 
     def _start_database(self) -> None:
         folder, user = self.root / "database", "--user=mysql"
