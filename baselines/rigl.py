@@ -12,6 +12,7 @@ from acdc.methods.rewiring import (
     COSINE,
     DRAWS,
     FIXED_BATCHES,
+    INTERVAL,
     LAST_LAYER,
     OUTPUTS,
     TIES,
@@ -34,7 +35,7 @@ class RigL(Rewiring[RewiringSettings]):
         "Evci, Gale, Menick, Castro, Elsen: Rigging the Lottery: Making All Tickets Winners. "
         "ICML 2020. Code: google-research/rigl at d39fc7d."
     )
-    deviations = (FIXED_BATCHES, DRAWS, TIES, COSINE, LAST_LAYER, OUTPUTS)
+    deviations = (FIXED_BATCHES, INTERVAL, DRAWS, TIES, COSINE, LAST_LAYER, OUTPUTS)
     flops_formula = "(3 f_S dT + 2 f_S + f_D) / (dT + 1) (Evci et al. 2020, Appendix H)"
 
     def before_step(self, step: Step) -> bool:
@@ -52,7 +53,7 @@ class RigL(Rewiring[RewiringSettings]):
 
     def published_flops(self, costs: tuple[LayerCost, ...]) -> float:
         sparse = forward_flops(costs, self.mask_densities())
-        return training_flops(sparse, dense_flops(costs), self.settings.update_interval)
+        return training_flops(sparse, dense_flops(costs), self.interval)
 
 
 def training_flops(sparse: float, dense: float, interval: int) -> float:

@@ -19,6 +19,7 @@ from acdc.methods.contract import Deviation
 from acdc.methods.rewiring import (
     COSINE,
     DRAWS,
+    INTERVAL,
     LAST_LAYER,
     OUTPUTS,
     TIES,
@@ -70,6 +71,7 @@ class SET(Rewiring[Settings]):
         "dcmocanu/sparse-evolutionary-artificial-neural-networks at 62ac974."
     )
     deviations = (
+        INTERVAL,
         DRAWS,
         TIES,
         COSINE,

@@ -17,6 +17,7 @@ from acdc.methods.contract import Context, Deviation
 from acdc.methods.rewiring import (
     COSINE,
     DRAWS,
+    INTERVAL,
     LAST_LAYER,
     OUTPUTS,
     TIES,
@@ -52,6 +53,7 @@ class SNFS(Rewiring[Settings]):
             "RigL's restatement",
             why="it is the variant that RigL's and the paper's tables compare with",
         ),
+        INTERVAL,
         DRAWS,
         TIES,
         COSINE,

@@ -112,8 +112,14 @@ SUBJECTS = (
     Subject("Dense", "dense"),
     Subject("AC/DC", "acdc", update=10 * BATCHES, interval=10 * BATCHES),
     Subject("GMP", "gmp", update=3 * EPOCHS * BATCHES // 4 - 1, interval=2000),
-    Subject("RigL", "rigl", {"update_interval": 1}, update=0, interval=100),
-    Subject("SET", "set", {"update_interval": 2, "end": 1.0}, update=1, interval=100),
+    Subject("RigL", "rigl", {"update_interval": 1 / (EPOCHS * BATCHES)}, update=0, interval=100),
+    Subject(
+        "SET",
+        "set",
+        {"update_interval": 2 / (EPOCHS * BATCHES), "end": 1.0},
+        update=1,
+        interval=100,
+    ),
     Subject("Top-KAST", "top_kast", {"refresh_interval": 2}, update=1, interval=100),
     Subject("Top-KAST, every step", "top_kast", {"refresh_interval": 2}, update=1, interval=1),
 )

@@ -32,6 +32,10 @@ class Plan(Generic[SettingsT_co]):
         """Batches in the whole run."""
         return self.epochs * self.batches_per_epoch
 
+    def steps(self, fraction: float) -> int:
+        """Return an interval in steps, at least one, given as a fraction of training."""
+        return max(1, round(fraction * self.iterations))
+
     def generator(self, *position: int) -> torch.Generator:
         """Return the CPU generator of the masks' randomness at a position, such as an iteration."""
         return seeds.generator(self.seed, "masks", *position)

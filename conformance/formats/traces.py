@@ -166,7 +166,7 @@ def _rigl(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
         "dense_layers": (),
         "begin": case["begin"] / iterations,
         "end": case["end"] / iterations,
-        "update_interval": case["frequency"],
+        "update_interval": case["frequency"] / iterations,
         "drop_fraction": case["drop_fraction"],
         "anneal": case["anneal"],
         "drop_noise": 0,

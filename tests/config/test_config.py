@@ -242,7 +242,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     *((with_(method="rigl", sparsity=1e-6, settings={"distribution": spread}), "sparsity")
       for spread in ("uniform", "erk", "er")),
     *((with_(method="set", settings={"dialect": "original", key: value}), f"settings.{key}")
-      for key, value in {"update_interval": 7, "anneal": "constant", "begin": 0.1, "end": 0.5,
+      for key, value in {"update_interval": 0.1, "anneal": "constant", "begin": 0.1, "end": 0.5,
                          "drop_noise": 0.0}.items()),
     (with_(method="sr_ste", sparsity=0.5, settings={"dense_layers": []}), "settings.pattern"),
     (with_(method="sr_ste", settings={"strength": -1}), "settings.strength"),

@@ -18,7 +18,7 @@ SIZES = {"conv.weight": 18, "hidden.weight": 48, "out.weight": 24}
 
 
 def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
-    settings = {"update_interval": 4} | settings
+    settings = {"update_interval": 4 / 20} | settings
     return Drive(tiny_config("dpf", sparsity=sparsity, settings=settings, recipe={"lr": lr}))
 
 

@@ -47,13 +47,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {},
         {"distribution": "erk", "drop_noise": 0.0, "drop_fraction": 0.6},
         {"distribution": "er", "anneal": "constant", "begin": 0.25, "end": 1.0},
-        {"dense_layers": [], "update_interval": 1},
+        {"dense_layers": [], "update_interval": 0.01},
     ],
     "set": [
         {},
         {"distribution": "erk", "drop_noise": 0.0, "drop_fraction": 0.6},
         {"distribution": "er", "anneal": "constant", "begin": 0.25, "end": 1.0},
-        {"dialect": "original", "update_interval": 100, "dense_layers": ["last"]},
+        {"dialect": "original", "update_interval": 100 / 32_000, "dense_layers": ["last"]},
     ],
     "snfs": [
         {"gradient_momentum": 0.5},
@@ -230,7 +230,7 @@ def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict
             {"begin": 0.2, "end": 0.8, "updates": 6},
             [*[("ramp", None)] * 3, ("sparse", "sparse")],
         ),
-        ("dpf", {"update_interval": 4}, [("ramp", None), *[("sparse", "sparse")] * 3]),
+        ("dpf", {"update_interval": 0.2}, [("ramp", None), *[("sparse", "sparse")] * 3]),
         ("woodfisher", {}, [("dense", None), *[("ramp", None)] * 2, ("sparse", "sparse")]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from acdc.methods.plan import Plan
 from acdc.methods.rewiring import (
     Rewiring,
     RewiringSettings,
@@ -145,7 +147,7 @@ REWIRING = pytest.mark.parametrize("method", ["rigl", "set", "snfs"])
 
 
 def drive_of(method: str, **settings: Any) -> Drive:
-    drive = Drive(tiny_config(method, settings={"update_interval": 3, "end": 0.7} | settings))
+    drive = Drive(tiny_config(method, settings={"update_interval": 3 / 20, "end": 0.7} | settings))
     assert isinstance(drive.method, Rewiring)
     return drive
 
@@ -223,7 +225,7 @@ def test_weights_outside_the_masks_stay_stored_and_decay(method: str) -> None:
 @REWIRING
 def test_new_weights_start_at_zero(method: str) -> None:
     # Updates in quick succession and many weights moved, so that dropped ones are grown again.
-    drive = drive_of(method, update_interval=1, drop_fraction=0.6, end=1.0)
+    drive = drive_of(method, update_interval=1 / 20, drop_fraction=0.6, end=1.0)
     this = drive.method
     assert isinstance(this, Rewiring)
     seen = {"new": 0, "had_weight": 0, "had_momentum": 0}
@@ -279,3 +281,23 @@ def test_training_flops_are_three_sparse_passes(method: str, settings: dict[str,
     drive = Drive(tiny_config(method, settings=settings)).run()
     costs = tuple(LayerCost(n, w.numel(), 2 * w.numel()) for n, w in drive.weights.items())
     assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))
+
+
+@given(st.data())
+def test_an_interval_of_whole_steps_comes_out_as_a_fraction_of_training(data: Any) -> None:
+    batches = data.draw(st.integers(1, 10_000))
+    epochs = data.draw(st.integers(1, 1_000))
+    steps = data.draw(st.integers(1, epochs * batches))
+    plan = Plan({}, 0.9, RewiringSettings(), epochs, batches, seed=1)
+    assert plan.steps(steps / plan.iterations) == steps
+    # Twice the training at half the fraction.
+    assert replace(plan, epochs=2 * epochs).steps(steps / plan.iterations / 2) == steps
+
+
+@pytest.mark.parametrize(
+    ("iterations", "steps"), [(32_000, 100), (500_400, 1564), (1550, 5), (320, 1), (20, 1), (1, 1)]
+)
+def test_the_default_interval_is_a_320th_of_training(iterations: int, steps: int) -> None:
+    settings = RewiringSettings()
+    plan = Plan({}, 0.9, settings, 1, iterations, seed=1)
+    assert plan.steps(settings.update_interval) == steps

@@ -18,7 +18,7 @@ from tests.support import Drive, tiny_config
 
 
 def set_drive(**settings: Any) -> Drive:
-    return Drive(tiny_config("set", settings={"update_interval": 3, "end": 0.7} | settings))
+    return Drive(tiny_config("set", settings={"update_interval": 3 / 20, "end": 0.7} | settings))
 
 
 def original(**settings: Any) -> Drive:

@@ -19,7 +19,7 @@ from tests.support import Drive, nonzeros, tiny_config
 
 
 def snfs(**settings: Any) -> Drive:
-    return Drive(tiny_config("snfs", settings={"update_interval": 3, "end": 0.7} | settings))
+    return Drive(tiny_config("snfs", settings={"update_interval": 3 / 20, "end": 0.7} | settings))
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.5, 0.0])

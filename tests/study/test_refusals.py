@@ -139,7 +139,7 @@ def test_a_wrong_experiment_of_the_theory_names_the_key(
 
 
 def test_an_override_without_rows_is_refused(resolved: Resolve) -> None:
-    overrides = [{"method": "rigl", "sparsity": 0.8, "settings": {"update_interval": 7}}]
+    overrides = [{"method": "rigl", "sparsity": 0.8, "settings": {"update_interval": 0.07}}]
     with pytest.raises(ConfigError, match=r"edited.yaml: overrides.0: "):
         resolved(RIGL, scale={"experiments": None, "overrides": overrides})
 

@@ -258,10 +258,10 @@ def test_recipes_and_settings_are_overridden_in_order(resolved: Resolve) -> None
         {"method": "str", "sparsity": 0.9, "settings": {"s_init": -7}, "recipe": {"lr": 0.3}},
         {
             "method": "rigl",
-            "settings": {"update_interval": 7, "drop_fraction": 0.5},
+            "settings": {"update_interval": 0.07, "drop_fraction": 0.5},
             "recipe": {"momentum": 0.5, "weight_decay": 0.1, "lr": 0.3},
         },
-        {"method": "rigl", "task": "other", "settings": {"update_interval": 8}},
+        {"method": "rigl", "task": "other", "settings": {"update_interval": 0.08}},
     ]
     study = resolved(
         {"label": "STR", "method": "str", "settings_from_scale": True},
@@ -277,7 +277,7 @@ def test_recipes_and_settings_are_overridden_in_order(resolved: Resolve) -> None
     assert ("str", 0.5) not in found
     assert study.experiment("mine").rows[0].runs == ()
     rigl = found["rigl", 0.9]
-    assert (rigl["settings"]["update_interval"], rigl["settings"]["drop_fraction"]) == (7, 0.2)
+    assert (rigl["settings"]["update_interval"], rigl["settings"]["drop_fraction"]) == (0.07, 0.2)
     recipe = rigl["recipe"]
     assert (recipe["batch_size"], recipe["momentum"]) == (128, 0.5)
     assert (recipe["weight_decay"], recipe["lr"]) == (0.2, 0.5)

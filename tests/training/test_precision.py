@@ -195,10 +195,10 @@ class Reads(TorchDispatchMode):
 def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> None:
     # With nothing due in the steps that are watched.
     late: dict[str, Any] = {
-        "rigl": {"update_interval": 1000},
-        "set": {"update_interval": 1000},
-        "snfs": {"update_interval": 1000},
-        "dpf": {"update_interval": 1000},
+        "rigl": {"update_interval": 1},
+        "set": {"update_interval": 1},
+        "snfs": {"update_interval": 1},
+        "dpf": {"update_interval": 1},
         "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 1000},
     }
     changes = {"settings": late[method]} if method in late else {}
