@@ -66,6 +66,7 @@ MODELS: dict[str, Architecture] = {
     "wrn28_10": _wide_resnet(28, 10),
     # Their relatives for grey images of 28 x 28 and a laptop's minutes: the stem makes 4 x 4 of
     # them (7 x 7 in the second), and there are fewer stages, blocks and channels.
+    "resnet6_w32_s8": _resnet(6, stages=2, width=32, **_STEM),
     "resnet8_bottleneck_s8": _resnet(8, bottlenecks=True, stages=2, **_STEM),
     "mobilenet_v1_x0_5_b4_s4": _mobilenet_v1(multiplier=0.5, blocks=4, stem_stride=4),
     "wrn10_2_w4_s8": _wide_resnet(10, 2, width=4, **_STEM),
