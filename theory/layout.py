@@ -18,7 +18,6 @@ EXPERIMENTS = (
     "phase_diagram",
     "recovery",
     "bridge",
-    "restore",
 )
 """In the order of the chapter; each is a module of theory.experiments."""
 

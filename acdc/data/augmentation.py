@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-Augmentation = Literal["none", "shift", "shift_flip", "crop_flip"]
-"""``shift``: by up to an eighth of the height, zeros coming in; ``shift_flip``: the same,
-mirrored with probability 1/2; ``crop_flip``: a random crop of 8 to 100 % of the area, and that."""
+Augmentation = Literal["none", "flip", "shift", "shift_flip", "crop_flip"]
+"""``flip``: mirrored with probability 1/2; ``shift``: by up to an eighth of the height, zeros
+coming in; ``crop``: to 8 to 100 % of the area; ``shift_flip`` and ``crop_flip``: both."""

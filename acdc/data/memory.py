@@ -81,7 +81,7 @@ class MemoryLoader(Loader):
         self.labels = images.training.labels.to(device)
         self.mean, self.std = images.mean.to(device), images.std.to(device)
         height = images.training.pixels.shape[2]
-        self.reach = 0 if plan.augmentation == "none" else max(height // 8, 1)
+        self.reach = max(height // 8, 1) if plan.augmentation.startswith("shift") else 0
         self.pixels = PaddedImages(images.training.pixels.to(device), self.reach)
         self.unmoved = torch.tensor([[self.reach], [self.reach], [0]], device=device)
         self.held_out: dict[Split, Images] = {

@@ -1,4 +1,4 @@
-"""The augmentations ``shift`` and ``shift_flip`` of images in memory, a whole batch at a time."""
+"""Shifts and mirroring of images in memory, a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def draw_shifts(
     """Draw how each image of an epoch is moved, uniform over ``reach`` pixels in each direction.
 
     Args:
-        augmentation: ``shift``, or ``shift_flip``, which mirrors with probability 1/2.
+        augmentation: ``shift``, or one that also mirrors, with probability 1/2.
         reach: pixels.
         count: images.
         generator: a CPU generator, so that all devices draw alike.
@@ -25,7 +25,7 @@ def draw_shifts(
     """
     corners = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
     mirrored = torch.zeros((1, count), dtype=torch.int64)
-    if augmentation == "shift_flip":
+    if augmentation.endswith("flip"):
         mirrored = torch.randint(0, 2, (1, count), generator=generator)
     return torch.cat([corners, mirrored])
 

@@ -95,7 +95,7 @@ class DatasetSpec:
         """The augmentations that suit the images; those in files are cropped."""
         if self.folders is not None:
             return ("none",) if self.upright else ("none", "crop_flip")
-        return ("none", "shift") if self.upright else ("none", "shift", "shift_flip")
+        return ("none", "shift") if self.upright else ("none", "flip", "shift", "shift_flip")
 
     def locate(self) -> Location:
         """Look for the files by name, without opening them."""

@@ -72,6 +72,7 @@ class ResNet(nn.Module):
         stem_stride: stride of the first convolution; 2 makes the network four times cheaper.
         stem_kernel: its size, odd.
         stem_pool: whether the maximum over 3 x 3 follows, with a stride of 2, as in ResNet-50.
+        norm_eps: added to the variance by batch normalisation.
 
     Raises:
         ValueError: no number of blocks gives the depth.
@@ -89,6 +90,7 @@ class ResNet(nn.Module):
         stem_stride: int = 1,
         stem_kernel: int = 3,
         stem_pool: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         block = Bottleneck if bottlenecks else Block
@@ -113,6 +115,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.eps = norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(torch.relu(self.bn1(self.conv1(x))))

@@ -54,7 +54,7 @@ def test_shares_of_a_batch_are_parts_of_its_draw(
 
 
 def test_wide_resnet_with_dropout() -> None:
-    model = MODELS["wrn10_2_w4_s8"](1, 10)
+    model = MODELS["wrn10_2_w8_s4"](1, 10)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # what else depends on the whole batch

@@ -18,7 +18,7 @@ from acdc.sparsity.flops import dense_flops, layer_costs
 from acdc.sparsity.layers import dense_layers, prunable_layers
 from acdc.vision import torchvision_models
 
-RELATIVES = ("resnet8_bottleneck_s8", "mobilenet_v1_x0_5_b4_s4", "wrn10_2_w4_s8", "resnet6_s8")
+RELATIVES = ("resnet6_w32_s8", "mobilenet_v1_x0_5_b6_s2", "wrn10_2_w8_s4")
 
 
 def parameters(model: nn.Module) -> int:
@@ -182,10 +182,10 @@ def test_relatives_have_the_kinds_of_layers_of_the_originals() -> None:
         return {(layer.kind, layer.shape[2:]) for layer in layers[1:]}
 
     relatives = {
-        "resnet50": "resnet8_bottleneck_s8",
-        "mobilenet_v1": "mobilenet_v1_x0_5_b4_s4",
-        "wrn28_10": "wrn10_2_w4_s8",
-        "resnet20": "resnet6_s8",
+        "resnet50": "resnet6_w32_s8",
+        "mobilenet_v1": "mobilenet_v1_x0_5_b6_s2",
+        "wrn28_10": "wrn10_2_w8_s4",
+        "resnet20": "resnet6_w32_s8",
     }
     for original, relative in relatives.items():
         assert kinds(relative, 1) == kinds(original, 3)

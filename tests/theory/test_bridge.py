@@ -18,7 +18,7 @@ from theory.noise import stream
 from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
-    "model": "resnet6_s8",
+    "model": "resnet6_w32_s8",
     "dataset": "fashion_mnist_1k",
     "schedule": "cifar-20",
     "epochs": 12,

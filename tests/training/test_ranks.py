@@ -93,7 +93,7 @@ def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
     assert {"acdc", "gmp", "rigl", "top_kast"} <= differing
 
 
-DROPOUT = {"model": "wrn10_2_w4_s8", "epochs": 2}
+DROPOUT = {"model": "wrn10_2_w8_s4", "epochs": 2}
 # SNIP's own gradients are of 63 images, which two ranks share unequally.
 CONFIGS = [*map(tiny_config, METHODS), *(tiny_config(m, **DROPOUT) for m in ("dense", "snip"))]
 
@@ -186,7 +186,7 @@ def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (3, 2)])
 def test_any_number_of_ranks_resumes_an_epoch(first: int, then: int, tmp_path: Path) -> None:
-    config = tiny_config("gmp", model="wrn10_2_w4_s8", recipe={"batch_size": 258})
+    config = tiny_config("gmp", model="wrn10_2_w8_s4", recipe={"batch_size": 258})
     whole = shared(1, tmp_path / "whole", [config]) / config.run_name
     shared(first, tmp_path / "parts", [config], steps=12)
     parts = shared(then, tmp_path / "parts", [config]) / config.run_name

@@ -1,0 +1,123 @@
+"""The criteria by which the networks and recipes of the smoke scale were chosen.
+
+They were set down before any network was compared. They look at dense training, and at the dense
+network of the epoch at which AC/DC first prunes, not at any method's accuracy (docs/results.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from acdc.config.run import RunConfig, parse_run
+from acdc.distributed import Ranks
+from acdc.methods.acdc import ACDC
+from acdc.step import Step
+from acdc.training.loop import Callbacks, train
+from acdc.training.state import Engine, TrainState
+from study.resolve import load
+from tests import support
+
+IMAGE_TASKS = ("imagenet-resnet50", "imagenet-mobilenet_v1", "cifar100-wrn28_10")
+RELABELLED = ("cifar10-resnet20-relabelled", "cifar10-resnet20-relabelled-augmented")
+
+FITTED = 0.8
+"""Least training accuracy at the end of dense training."""
+SEED_DEVIATION = 0.007
+"""Largest sample standard deviation of the test accuracy over three seeds, dense."""
+MOVED = 0.5
+"""Least median over the layers of |w - w_0| / |w_0| when AC/DC first prunes."""
+GROWTH = 10
+"""Largest factor by which the largest filter of a layer outgrows that of the first pruning."""
+MEMORISED = 0.5
+"""Least share of the random labels that the dense network learns (paper: 1; augmented 0.6)."""
+
+
+@functools.cache
+def configs(task: str, method: str) -> tuple[RunConfig, ...]:
+    """Return the runs of a method in a task of the smoke scale, of unchanged length."""
+    study = load("smoke")
+    rows = [row for e in study.experiments for row in e.all_rows if row.task and row.method]
+    chosen = [row for row in rows if row.task.name == task and row.epochs == row.task.epochs]
+    names = dict.fromkeys(run for row in chosen if row.method == method for run in row.runs)
+    return tuple(parse_run(dict(study.runs[name].config)) for name in names)
+
+
+def begun(config: RunConfig) -> TrainState:
+    """Return a run's network with its initial weights."""
+    state = TrainState(config, Engine(), Ranks())
+    state.begin()
+    return state
+
+
+def norms(weights: dict[str, Tensor]) -> dict[str, float]:
+    """Return the norm of each layer's largest filter."""
+    return {name: float(w.detach().flatten(1).norm(dim=1).max()) for name, w in weights.items()}
+
+
+@pytest.mark.parametrize("task", [*IMAGE_TASKS, *RELABELLED])
+def test_every_prunable_weight_gets_a_gradient_within_an_epoch(task: str) -> None:
+    state = begun(configs(task, "dense")[0])
+    seen = {
+        name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in state.weights.items()
+    }
+    state.model.train()
+    for inputs, labels in state.loader.training(0):
+        state.model.zero_grad()
+        state.loss(state.model(inputs), labels).backward()
+        for name, weight in state.weights.items():
+            assert weight.grad is not None
+            seen[name] |= weight.grad != 0
+    assert {name: int((~reached).sum()) for name, reached in seen.items()} == dict.fromkeys(seen, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("task", [*IMAGE_TASKS, *RELABELLED])
+def test_first_pruning_and_restore(task: str, seed: int) -> None:
+    """At the highest sparsity, ranked globally, no layer is emptied and no filter explodes."""
+    ranked = [c for c in configs(task, "acdc") if c.plan.settings.distribution == "global"]
+    highest = max(c.sparsity for c in ranked)
+    config = next(c for c in ranked if c.sparsity == highest and c.seed == seed)
+    state = begun(config)
+    method = state.method
+    assert isinstance(method, ACDC)
+    sparse = next(phase for phase in method.phases if phase.kind == "sparse")
+    dense = next(p for p in method.phases if p.kind == "dense" and p.start == sparse.end)
+    initial = {name: weight.detach().clone() for name, weight in state.weights.items()}
+    train(state, Callbacks(), Step(0, 0, state.batches), sparse.start)
+    moved = [
+        float((weight.detach() - initial[name]).norm() / initial[name].norm())
+        for name, weight in state.weights.items()
+    ]
+    assert statistics.median(moved) >= MOVED
+    before = norms(state.weights)
+    train(state, Callbacks(), Step(sparse.start, 0, state.batches), sparse.end)
+    assert min(method.kept().values()) > 0
+    train(state, Callbacks(), Step(sparse.end, 0, state.batches), dense.end)
+    grown = {name: norm / before[name] for name, norm in norms(state.weights).items()}
+    assert max(grown.values()) < GROWTH, grown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+def test_dense_training_fits_and_seeds_agree(task: str, tmp_path: Path) -> None:
+    results = [support.train(config, tmp_path) for config in configs(task, "dense")]
+    assert len(results) == 3
+    journals = [support.journal(tmp_path / result["run"]) for result in results]
+    assert min(journal[-1]["train_accuracy"] for journal in journals) >= FITTED
+    accuracies = [result["products"]["dense"]["last"]["test_accuracy"] for result in results]
+    assert statistics.stdev(accuracies) < SEED_DEVIATION
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", RELABELLED)
+def test_the_dense_network_learns_random_labels(task: str, tmp_path: Path) -> None:
+    config = configs(task, "dense")[0]
+    folder = tmp_path / support.train(config, tmp_path)["run"]
+    assert support.journal(folder)[-1]["relabelled_given_accuracy"] >= MEMORISED
