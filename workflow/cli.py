@@ -11,6 +11,7 @@ COMMANDS = {
     **library.lazy,
     "conformance": "conformance.cli:conformance",
     "doctor": "workflow.doctor:doctor",
+    "merge": "workflow.merge:merge",
     "plan": "workflow.cost:plan_command",
     "reference": "workflow.reference:reference",
     "reproduce": "workflow.reproduce:reproduce",

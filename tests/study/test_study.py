@@ -252,6 +252,16 @@ def test_rows_are_sorted_by_sparsity(resolved: Resolve) -> None:
     assert order == [("Dense", 0), ("RigL", 0.5), ("SET", 0.5), ("RigL", 0.9), ("SET", 0.9)]
 
 
+@pytest.mark.parametrize("scale", WHOLE)
+def test_rigl_has_as_many_steps_between_updates_however_long_it_trains(scale: str) -> None:
+    runs = [run.config for run in known(scale).runs.values() if run.config["method"] == "rigl"]
+    for model in {run["model"] for run in runs}:
+        same = [run for run in runs if run["model"] == model]
+        assert len({run["epochs"] for run in same}) > 1
+        steps = {run["epochs"] * run["settings"]["update_interval"] for run in same}
+        assert max(steps) == pytest.approx(min(steps))
+
+
 def test_recipes_and_settings_are_overridden_in_order(resolved: Resolve) -> None:
     """Task < scale's overrides < experiment < row."""
     overrides = [

@@ -46,4 +46,4 @@ def end(
     if kind is FinishedResult:
         ended["files"] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    write_result(folder, kind(**ended, **more))
+    write_result(folder, kind(**ended | more))
