@@ -66,6 +66,10 @@ class RunRow:
     """Over the layers that are not exempt."""
     exempt: str | None = None
     """Layers, separated by spaces."""
+    sparsity_is_outcome: bool | None = None
+    """Whether the method has no target for it, so that the requested one is but expected."""
+    before_pruning: bool | None = None
+    """Whether it is a dense model of before the run's first pruning, or was fine-tuned from one."""
     certificate_holds: bool | None = None
     certificate_failures: str | None = None
     """Separated by ``FAILURES``."""
@@ -181,14 +185,16 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
     journal: list[dict[str, Any]] = []
     problems: list[str] = []
     layers = {}
+    records = {name: read_run(folder / "runs" / name) for name in runs}
     for name, run in runs.items():
-        record = read_run(folder / "runs" / name)
+        record = records[name]
         # Without the path of the study, so that a copy of it makes the same tables.
         found = [problem.replace(f"{folder}/", "") for problem in record.problems]
         cut = record.journal.problem if record.result else None
         if cut:
             found.append(cut.replace(f"{folder}/", ""))
-        mine = list(_rows(record, run.config, found))
+        parent = run.parent and (records.get(run.parent) or read_run(folder / "runs" / run.parent))
+        mine = list(_rows(record, run.config, found, bool(parent and _is_unpruned(parent))))
         rows += mine
         problems += found
         # Of a journal that is not whole nothing is shown: a series cut short looks like a result.
@@ -201,7 +207,9 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
     return Tables(tuple(rows), tuple(journal), tuple(problems), layers)
 
 
-def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> Iterator[RunRow]:
+def _rows(
+    record: RunRecord, config: Mapping[str, Any], problems: list[str], starts_unpruned: bool
+) -> Iterator[RunRow]:
     """Yield the rows of a run."""
     name, result = record.folder.name, record.result
     row = RunRow(
@@ -234,7 +242,21 @@ def _rows(record: RunRecord, config: Mapping[str, Any], problems: list[str]) -> 
         for which in ("last", "best"):
             evaluation: Evaluation = getattr(evaluations, which)
             values = _evaluated(evaluation, result, requested)
-            yield replace(row, product=product, which=which, **values)
+            early = product == "dense" and evaluation.epoch < _first_pruning(record)
+            row = replace(row, product=product, which=which, **values)
+            yield replace(row, before_pruning=starts_unpruned or early)
+
+
+def _first_pruning(record: RunRecord) -> int:
+    """Return the epoch of a run's first pruning; 0 if it has none."""
+    prunings = (line["epoch"] for line in record.journal.lines if line.get("event") == "prune")
+    return min(prunings, default=0)
+
+
+def _is_unpruned(record: RunRecord) -> bool:
+    """Return whether fine-tuning would start from a model of before a run's first pruning."""
+    products = record.result.products if isinstance(record.result, FinishedResult) else {}
+    return "dense" in products and products["dense"].best.epoch < _first_pruning(record)
 
 
 def _one_line(error: str) -> str:
@@ -297,6 +319,7 @@ def _evaluated(evaluation: Evaluation, result: FinishedResult, requested: float)
         "inference_ratio": evaluation.inference_flops / result.flops.dense_inference,
         "sparsity_achieved": certificate.achieved if certificate else None,
         "sparsity_pruned": certificate.pruned if certificate else None,
+        "sparsity_is_outcome": certificate is not None and certificate.tolerance >= 1,
         "exempt": " ".join(certificate.exempt) if certificate else "",
         "dead_filters": certificate.dead_filters if certificate else None,
         "certificate_holds": not failures,

@@ -5,19 +5,17 @@ A line is computed once, by ``line_of``. LaTeX, CSV, JSON and HTML print what it
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports import text
-from reports.aggregate import FAILURES, RunRow, Status, Tables
+from reports.aggregate import RunRow, Status, Tables
+from reports.models import PERCENT, Model, Outcome, accuracy, models_of
 from reports.paper import PaperCell, paper_cell
-from reports.statistics import NOTHING, Summary, summarise
+from reports.statistics import NOTHING, Summary
 from study.columns import COLUMNS, Column, Source
 from study.model import Row
 from study.paper import PaperValue, paper_values
-
-PERCENT = 100.0
 
 _MODELS: dict[Source, str] = {
     "row": "",
@@ -28,67 +26,6 @@ _MODELS: dict[Source, str] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run ended, as far as one of its models is concerned."""
-
-    run: str
-    seed: int
-    status: Status
-    reasons: tuple[str, ...] = ()
-    """Why it is refused, failed or cannot be read."""
-    last: RunRow | None = None
-    """The model after the last epoch; None unless the run finished and is not refused."""
-    best: RunRow | None = None
-    """The model at the best validation accuracy."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model of a row over its seeds."""
-
-    outcomes: tuple[Outcome, ...]
-    """By seed."""
-
-    def values(self, value: Callable[[RunRow], float], which: str = "last") -> dict[int, float]:
-        """Return a value of each run that finished and is not refused, by seed."""
-        return {each.seed: value(getattr(each, which)) for each in self.outcomes if each.last}
-
-    def mean(self, value: Callable[[RunRow], float], which: str = "last") -> Summary:
-        """Return the mean of a value over the runs that finished and are not refused."""
-        counts = Counter(outcome.status for outcome in self.outcomes)
-        values = list(self.values(value, which).values())
-        return summarise(values, **{status: counts[status] for status in text.LEFT_OUT})
-
-    def averaged(self) -> list[RunRow]:
-        """Return the records after the last epoch that enter the means."""
-        return [outcome.last for outcome in self.outcomes if outcome.last]
-
-    def of_status(self, status: Status) -> list[Outcome]:
-        """Return the runs that ended in some way."""
-        return [outcome for outcome in self.outcomes if outcome.status == status]
-
-    @property
-    def counts(self) -> Summary:
-        """Accuracies, and the number of runs by status."""
-        return self.mean(_accuracy)
-
-    @property
-    def reasons(self) -> list[str]:
-        """Each reason for which runs are left out once, with the seeds that it concerns."""
-        seeds: dict[str, list[str]] = {}
-        for status in text.LEFT_OUT:
-            for outcome in self.of_status(status):
-                if outcome.reasons:
-                    more = len(outcome.reasons) - 1
-                    reason = outcome.reasons[0].rstrip(".") + (f" and {more} more" if more else "")
-                    seeds.setdefault(reason, []).append(str(outcome.seed))
-        return [
-            f"{reason} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})"
-            for reason, each in seeds.items()
-        ]
-
-
-@dataclass(frozen=True)
 class Cell:
     """A value of ours, and the paper's beside it."""
 
@@ -96,6 +33,8 @@ class Cell:
     """Mean, spread and number of runs by status; mean None where no run can be averaged."""
     text: str
     """As printed: mean and spread, the dense row's absolute FLOPs, or the reason for no number."""
+    degenerate: str
+    """Why the mean says nothing of the method, and is marked; empty if it does."""
     is_number: bool
     """Whether the text is a number without a unit."""
     absent: str
@@ -103,7 +42,7 @@ class Cell:
     flops: Summary | None
     """The absolute FLOPs of which the column is a ratio."""
     note: str
-    """A remark for readers who point at the cell: absolute FLOPs."""
+    """A remark for readers who point at the cell: absolute FLOPs, why it is degenerate."""
     paper: PaperCell
 
 
@@ -123,7 +62,9 @@ class Line:
     left_out: Mapping[Status, tuple[Outcome, ...]]
     """The runs of all models shown that are not averaged, each once per status."""
     notes: tuple[str, ...]
-    """Why runs are left out, one sentence per model concerned."""
+    """Why runs are left out, and why means are degenerate: sentences, by model."""
+    degenerate: str
+    """Why the accuracy of the row's own product says nothing of the method; empty if it does."""
     is_awaited: bool
     """Whether none of the runs has left a result, not even a damaged one."""
     top1: Summary
@@ -153,9 +94,15 @@ class Line:
         return f"{self.row.label} at {text.percent(self.row.sparsity)}"
 
     @property
+    def own_sparsity(self) -> str:
+        """Per cent, such as ``81.30 ± 0.40``, where it is an outcome of the method; else empty."""
+        is_outcome = any(record.sparsity_is_outcome for record in self.records)
+        return text.mean_and_std(self.pruned) if is_outcome else ""
+
+    @property
     def accuracies(self) -> dict[int, float]:
         """Test accuracy of each averaged run, by seed."""
-        return {record.seed: _accuracy(record) for record in self.records}
+        return {record.seed: accuracy(record) for record in self.records}
 
 
 def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
@@ -182,6 +129,7 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
         all_counts=tuple(model.counts for model in models.values()),
         left_out=_left_out([models[source] for source in shown]),
         notes=tuple(_notes(row, shown, models)),
+        degenerate="; ".join(own.degenerate()),
         is_awaited=bool(shown)
         and all(
             each.status == "missing" and not each.reasons
@@ -189,7 +137,7 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
             for each in models[source].outcomes
         ),
         top1=own.counts,
-        top1_best=own.mean(_accuracy, "best"),
+        top1_best=own.mean(accuracy, "best"),
         training_ratio=_mean(COLUMNS["training_ratio"], row, models),
         zeros=own.mean(lambda record: PERCENT * _number(record, "sparsity_achieved")),
         pruned=own.mean(lambda record: PERCENT * _number(record, "sparsity_pruned")),
@@ -198,43 +146,6 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
         paper_sparsity=row.paper.sparsity if row.paper and paper else None,
         records=records,
     )
-
-
-def models_of(row: Row, tables: Tables) -> dict[Source, Model]:
-    """Return the models that a row has; none where it has no runs."""
-    models: dict[Source, Model] = {}
-    if row.runs:
-        models["row"] = _model(row.runs, row.product, tables)
-        products = {each.product for run in row.runs for each in tables.by_run[run]}
-        if "dense" in products:
-            models["dense"] = _model(row.runs, "dense", tables)
-    if row.fine_tuned:
-        models["fine_tuned"] = _model(row.fine_tuned, "dense", tables)
-    return models
-
-
-def _model(runs: Iterable[str], product: str, tables: Tables) -> Model:
-    outcomes = (_outcome(tables.by_run[run], product) for run in runs)
-    return Model(tuple(sorted(outcomes, key=lambda outcome: outcome.seed)))
-
-
-def _outcome(rows: list[RunRow], product: str) -> Outcome:
-    """Return how a run ended, as far as a product is concerned."""
-    run, seed = rows[0].run, rows[0].seed
-    if rows[0].status != "finished":
-        error = rows[0].error
-        return Outcome(run, seed, rows[0].status, (error,) if error else ())
-    found = {row.which: row for row in rows if row.product == product}
-    if not found:
-        products = ", ".join(dict.fromkeys(str(row.product) for row in rows))
-        return Outcome(run, seed, "missing", (f"{run} has no {product} model, only {products}",))
-    failures = [
-        row.certificate_failures or "" for row in found.values() if row.certificate_holds is False
-    ]
-    if failures:
-        reasons = tuple(dict.fromkeys(FAILURES.join(failures).split(FAILURES)))
-        return Outcome(run, seed, "refused", reasons)
-    return Outcome(run, seed, "finished", (), found["last"], found["best"])
 
 
 def _shown(
@@ -259,20 +170,18 @@ def _left_out(shown: Sequence[Model]) -> dict[Status, tuple[Outcome, ...]]:
 def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) -> Iterable[str]:
     for source in shown:
         model = models[source]
+        where = f"{row.label}{_MODELS[source]} at {text.percent(row.sparsity)}"
         # A run that diverged lacks both products, and is noted once.
         repeated = source == "dense" and "row" in shown and not model.of_status("refused")
         if not model.counts.is_whole and not repeated:
             parts = [text.left_out(model.counts), "; ".join(model.reasons)]
-            where = f"{row.label}{_MODELS[source]} at {text.percent(row.sparsity)}"
             yield ": ".join(filter(None, (where, *parts))) + "."
+        if degenerate := model.degenerate():
+            yield f"{text.DEGENERATE} {where}: {'; '.join(degenerate)}."
 
 
 def _number(record: RunRow, field: str) -> float:
     return float(getattr(record, field))
-
-
-def _accuracy(record: RunRow) -> float:
-    return PERCENT * _number(record, "test_accuracy")
 
 
 def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
@@ -323,13 +232,16 @@ def _cell(
         shown = f"{summary.mean:.{text.DIGITS[column.form]}f}"
     else:
         shown = text.mean_and_std(summary, text.DIGITS[column.form])
+    model = models.get(column.source, Model(()))
+    degenerate = "; ".join(model.degenerate())
     return Cell(
         summary=summary,
-        text=shown,
+        text=f"{shown} {text.DEGENERATE}" if degenerate else shown,
+        degenerate=degenerate,
         is_number=not (absent or absolute),
         absent=absent,
         flops=flops,
-        note=note,
+        note="; ".join(filter(None, (note, degenerate))),
         paper=paper_cell(column, row, paper),
     )
 

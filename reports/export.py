@@ -10,7 +10,8 @@ from typing import Any
 
 from acdc.files import finite
 from reports import text
-from reports.cells import Line, Outcome
+from reports.cells import Line
+from reports.models import Outcome
 from reports.statistics import Summary
 from reports.tables import Table
 from study.columns import COLUMNS
@@ -52,7 +53,8 @@ def _flat(table: Table, line: Line) -> dict[str, Any]:
         low, high = summary.interval or (None, None)
         flat |= {f"{name}_mean": summary.mean, f"{name}_std": summary.std}
         flat |= {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
-    flat |= {f"{name}_absent": line.cells[name].absent for name in table.columns}
+    flat |= {f"{name}_absent": cell.absent for name, cell in line.cells.items()}
+    flat |= {f"{name}_degenerate": cell.degenerate for name, cell in line.cells.items()}
     for name in table.paper_columns:
         cell = line.cells[name].paper
         known = cell.value is not None and cell.value.value is not None
@@ -136,6 +138,7 @@ def _plain_line(table: Table, line: Line) -> dict[str, Any]:
             for name, summary in _summaries(table, line).items()
         },
         "absent": {name: cell.absent for name, cell in line.cells.items()},
+        "degenerate": {name: cell.degenerate for name, cell in line.cells.items()},
         "paper": {name: cell.value and _plain_paper(cell.value) for name, cell in papers.items()},
         "paper_flops": {
             COLUMNS[name].absolute: _plain_paper(cell.flops_value) | {"flops": cell.flops}

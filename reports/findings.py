@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from reports.cells import Line
 from reports.statistics import Summary, paired_difference
 from reports.tables import Table
-from reports.text import mean_and_std, percent
+from reports.text import DEGENERATE, mean_and_std, percent
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,15 @@ class Difference:
     other: str
     summary: Summary
 
+    is_degenerate: bool = False
+    """Whether one of the rows is, by the rules of ``reports.models``."""
+
     @property
     def verdict(self) -> str:
         """Whether the 95 % confidence interval leaves the sign of the difference open."""
         interval = self.summary.interval
+        if self.is_degenerate and self.summary.n:
+            return f"nothing: degenerate {DEGENERATE}"
         if self.summary.n == 0:
             return "no common seeds"
         if self.summary.n == 1:
@@ -63,6 +68,13 @@ def findings(table: Table) -> tuple[Finding, ...]:
     return tuple(found)
 
 
+def _named(line: Line) -> str:
+    """Return a row's label and accuracy, marked, and the sparsity that none asked it for."""
+    sparsity = f" ({line.own_sparsity} % sparsity)" if line.own_sparsity else ""
+    mark = f" {DEGENERATE}" if line.degenerate else ""
+    return f"{line.row.label}{sparsity} {mean_and_std(line.top1)}{mark}"
+
+
 def _finding(
     reference: str | None, sparsity: float, lines: list[Line], dense: Line | None
 ) -> Finding:
@@ -77,7 +89,7 @@ def _finding(
             key=lambda line: -(line.top1.mean or 0),
         )
         if ranked:
-            means = ", ".join(f"{line.row.label} {mean_and_std(line.top1)}" for line in ranked)
+            means = ", ".join(map(_named, ranked))
             baseline = f"; dense {mean_and_std(dense.top1)}" if dense else ""
             sentences.append(
                 f"At {percent(sparsity)} sparsity, {what} in descending order of the mean: "
@@ -90,6 +102,7 @@ def _finding(
             line.row.label,
             other.row.label,
             paired_difference(line.accuracies, other.accuracies),
+            bool(line.degenerate or other.degenerate),
         )
         for line in compared
         if line.row.label == reference

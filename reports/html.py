@@ -69,8 +69,8 @@ class RunEntry:
 
 
 _LEGENDS = {
-    "accuracy_by_flops": "Markers are means over seeds, bars one sample standard deviation; the "
-    "dashed line is the dense network.",
+    "accuracy_by_flops": "Markers are means over seeds, dots the seeds, bars one sample standard "
+    "deviation; the dashed line is the dense network.",
     "schedule": "In a dense phase, weights that were restored at zero and never moved still count "
     "as zeros.",
 }

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy.stats import kendalltau
 
-from acdc.data import DATASETS
+from reports import text
 from reports.aggregate import RunRow, Tables
-from reports.cells import models_of, value_of
-from reports.text import left_out
+from reports.cells import value_of
+from reports.models import models_of
 from study.columns import COLUMNS, Column
 from study.model import Row, Study
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pandas.api.typing import SeriesGroupBy
 
 OTHERS = "every other method"
-CHANCE = 2.0
-"""A model is at chance if its test accuracy is below this multiple of 1 / classes."""
 _BOTH_MODELS = Column("FLOPs", "fine_tuned", "ratio", (), "training_flops", "dense_training_flops")
 _COLUMNS = {**COLUMNS, "co_training_ratio": _BOTH_MODELS}
 _TERM = re.compile(
@@ -89,39 +87,16 @@ def measure(
     models = models_of(rows[0], tables)
     model, own = models.get(column.source if column else "row"), models["row"]
     if not model or not model.averaged():
-        return {}, f"{where}: no run to average ({left_out((model or own).counts)})"
+        return {}, f"{where}: no run to average ({text.left_out((model or own).counts)})"
     if column:
         values = model.values(value_of(column, rows[0]))
     else:
         values = {each.seed: _statistic(name, each, tables) for each in model.averaged()}
-    unpruned = _unpruned(rows[0], tables) if column and column.source == "fine_tuned" else set()
-    chance = {each.seed for each in (*own.averaged(), *model.averaged()) if _is_at_chance(each)}
-    problems = {
-        "not defined": {seed for seed, value in values.items() if math.isnan(value)},
-        "at chance": set() if chance_counts else chance,
-        "fine-tuned from before the first pruning": unpruned,
-    }
-    for problem, seeds in problems.items():
-        if seeds:
-            listed = ", ".join(map(str, sorted(seeds)))
-            return {}, f"{where}: {problem} at seed{'s' * (len(seeds) > 1)} {listed}"
-    return values, ""
-
-
-def _is_at_chance(record: RunRow) -> bool:
-    return (record.test_accuracy or 0) < CHANCE / DATASETS[record.dataset].classes
-
-
-def _unpruned(row: Row, tables: Tables) -> set[int]:
-    """Return the seeds whose best dense model is from before the first pruning."""
-    events = tables.events
-    first = events[events["event"] == "prune"].groupby("run")["epoch"].min()
-    return {
-        each.seed
-        for run in row.runs
-        for each in tables.by_run[run]
-        if (each.product, each.which) == ("dense", "best") and (each.epoch or 0) < first.get(run, 0)
-    }
+    undefined = [seed for seed, value in values.items() if math.isnan(value)]
+    problems = [f"not defined at {text.seeds(undefined)}"] if undefined else []
+    for each in (own, model):
+        problems += each.degenerate(chance_counts)
+    return ({}, f"{where}: {problems[0]}") if problems else (values, "")
 
 
 class Trace:

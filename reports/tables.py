@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from reports import text
 from reports.aggregate import Tables
 from reports.cells import Line, line_of, no_result
+from reports.models import explain
 from study.columns import COLUMNS
 from study.model import Experiment, ReportError, Scale
 from study.paper import paper_metrics, paper_setting
@@ -81,6 +82,7 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
             if paper_columns
             else []
         ),
+        *explain(note for line in lines for note in line.notes),
         *_sentence("Not there yet", missing),
         *([f"{progress}."] if progress else []),
     ]
@@ -141,6 +143,8 @@ def _about_columns(columns: Sequence[str], lines: Iterable[Line], shows_own: boo
     asked = "Sparsity: asked of the layers that a method does not leave dense"
     if shows_own:
         yield f"{asked}, and pruned there; zero: of all prunable weights, whatever the reason."
+        if any(line.own_sparsity for line in lines):
+            yield "A dash: the sparsity is an outcome of the method; pruned: mean ± deviation."
     else:
         yield f"{asked}, of the sparse model that belongs to the dense ones shown."
     if shown & {"inference_ratio", "dense_inference_ratio"}:
@@ -222,7 +226,12 @@ def _missing(experiment: Experiment) -> tuple[str, ...]:
 
 
 def requested(line: Line) -> str:
-    """Return the sparsity, per cent, that a model was asked for; a dense model of a sparse row."""
+    """Return the sparsity, per cent, that a model was asked for; a dense model of a sparse row.
+
+    A dash for a method whose sparsity is an outcome.
+    """
+    if line.own_sparsity:
+        return text.NO_ROW
     if line.row.product == "dense" and line.row.sparsity:
         return "dense"
     return f"{100 * line.row.sparsity:.6g}"

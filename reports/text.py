@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from reports.statistics import Summary
@@ -11,6 +12,8 @@ from study.paper import PaperValue
 
 UNKNOWN = "unknown"
 NO_ROW = "\N{EN DASH}"
+DEGENERATE = "\N{SECTION SIGN}"
+"""Marks means that say nothing of the method (``reports.models``)."""
 NOT_YET = "not there yet"
 LEFT_OUT: tuple[Literal["diverged", "refused", "failed", "missing"], ...] = (
     *("diverged", "refused", "failed", "missing"),
@@ -89,6 +92,11 @@ def scale_note(scale: Scale) -> str:
 def task(task: Task) -> str:
     """Return model, data set and epochs of a task."""
     return f"{task.model} on {task.dataset}, {task.epochs} epochs"
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """Return seeds in words, such as ``seeds 1, 3``."""
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -38,6 +38,7 @@ def to_latex(table: Table) -> str:
         heads=_heads(table),
         label=_label,
         requested=requested,
+        pruned=_pruned,
         percent=_percent,
         ours=_ours,
     )
@@ -108,6 +109,11 @@ def _label(line: Line) -> Tex:
     return Tex(r"\shortstack[l]{" + r"\\".join(lines) + "}") if len(lines) > 1 else lines[0]
 
 
+def _pruned(line: Line) -> str:
+    own = escape_latex(line.own_sparsity)
+    return Tex(f"{{{own}}}") if own else _percent(line.pruned)
+
+
 def _percent(summary: Summary) -> str:
     return Tex("{--}") if summary.mean is None else f"{summary.mean:.2f}"
 
@@ -117,9 +123,12 @@ def _ours(cell: Cell, has_spread: bool) -> Tex:
 
     siunitx leaves out an uncertainty of 0.00, which is a result here, hence a cell of its own.
     """
-    if not has_spread:
-        return Tex(cell.text if cell.is_number else f"{{{escape_latex(cell.text)}}}")
     if not cell.is_number:
-        return Tex(f"\\multicolumn{{2}}{{c}}{{{escape_latex(cell.text)}}}")
-    mean, _, spread = cell.text.partition(" ± ")
-    return Tex(f"{mean} & " + (f"$\\pm$ \\num{{{spread}}}" if spread else ""))
+        words = escape_latex(cell.text)
+        return Tex(f"\\multicolumn{{2}}{{c}}{{{words}}}" if has_spread else f"{{{words}}}")
+    number = cell.text.removesuffix(f" {text.DEGENERATE}")
+    mark = f"{{$^{{{escape_latex(text.DEGENERATE)}}}$}}" if cell.degenerate else ""
+    if not has_spread:
+        return Tex(number + mark)
+    mean, _, spread = number.partition(" ± ")
+    return Tex(f"{mean} & " + (f"$\\pm$ \\num{{{spread}}}" if spread else "") + mark)

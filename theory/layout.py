@@ -18,6 +18,7 @@ EXPERIMENTS = (
     "phase_diagram",
     "recovery",
     "bridge",
+    "restore",
 )
 """In the order of the chapter; each is a module of theory.experiments."""
 

@@ -26,8 +26,15 @@ from theory.rates import Theorem1
 Row = dict[str, Any]
 
 
-def train(config: RunConfig) -> Iterator[tuple[int, TrainState]]:
+def train(
+    config: RunConfig, epochs: int = 0, saved: Mapping[str, Any] | None = None
+) -> Iterator[tuple[int, TrainState]]:
     """Train a run, and yield the number of epochs and the training state after each epoch.
+
+    Args:
+        config: of the run.
+        epochs: how many it has been trained already.
+        saved: what its state's ``state_dict`` returned then; None: nothing, of a new run.
 
     Raises:
         Diverged: a loss is not finite.
@@ -35,7 +42,9 @@ def train(config: RunConfig) -> Iterator[tuple[int, TrainState]]:
     state = TrainState(config, Engine(), Ranks())
     try:
         state.begin()
-        for epoch in range(config.epochs):
+        if saved is not None:
+            state.load_state_dict(saved)
+        for epoch in range(epochs, config.epochs):
             start = Step(epoch, 0, state.batches)
             loop.train(state, loop.Callbacks(), start, end=epoch + 1)
             yield epoch + 1, state

@@ -164,6 +164,8 @@ class SparseMethod(Generic[SettingsT]):
     def sparsity_tolerance(self) -> float:
         """Return by how much the sparsity may miss the requested one, beside rounding in layers.
 
+        1 if it is an outcome, not a target; tables show it then beside the accuracy.
+
         Called: for the certificate.
         Default: 0.
         """

@@ -12,14 +12,17 @@ from matplotlib.ticker import MaxNLocator
 
 from reports.figures.series import Panel, Series
 from reports.figures.style import INK, extent, variant, words
-from reports.text import percent
+from reports.text import DEGENERATE, percent
 
 _OFF_SCALE_METHOD = "one_shot"
 _COLUMNS = 3
 
 
 def accuracy_by_flops(place: SubFigure, panel: Panel) -> Axes:
-    """Draw test accuracy (mean and standard deviation) over training FLOPs relative to dense."""
+    """Draw test accuracy over training FLOPs relative to dense.
+
+    Mean and standard deviation, and beside them each seed as a dot.
+    """
     sparsities = sorted({series.row.sparsity for series in panel.sparse})
     columns = min(_COLUMNS, len(sparsities))
     grid = place.add_gridspec(math.ceil(len(sparsities) / columns), columns)
@@ -66,6 +69,12 @@ def _points(axes: Axes, series: list[Series], dense: list[Series]) -> None:
 def _point(axes: Axes, series: Series, low: float) -> None:
     mean, spread, look = series.top1, series.line.top1.std, series.look
     inside = mean >= low
+    name = series.row.label
+    if series.line.own_sparsity:
+        name += f" ({series.line.own_sparsity} %)"
+    if spread is not None:
+        costs, accuracies = zip(*series.seeds, strict=True)
+        axes.scatter(costs, accuracies, s=8, color=look.colour, alpha=0.6, lw=0, zorder=5)
     axes.errorbar(
         [series.cost],
         [mean if inside else low],
@@ -77,15 +86,16 @@ def _point(axes: Axes, series: Series, low: float) -> None:
         fillstyle=look.fill,
         markeredgewidth=1.1,
         elinewidth=1.0,
-        label=words(series.row.label),
+        label=words(name),
         clip_on=inside,
         # Where two points coincide, the hollow one shows the other.
         zorder=3 if look.fill == "full" else 4,
     )
-    if not inside:
+    mark = DEGENERATE if series.line.degenerate else ""
+    if mark or not inside:
         axes.annotate(
-            f"{mean:.1f} % ↓",
-            (series.cost, low),
+            mark if inside else f"{mark} {mean:.1f} % ↓".strip(),
+            (series.cost, max(mean, low)),
             xytext=(-7, 3),
             textcoords="offset points",
             ha="right",
@@ -105,7 +115,7 @@ def _limits(series: list[Series]) -> tuple[float, float]:
     for each in series:
         spread = each.line.top1.std or 0.0
         target = floor if each.row.method == _OFF_SCALE_METHOD else ends
-        target += [each.top1 - spread, each.top1 + spread]
+        target += [each.top1 - spread, each.top1 + spread, *(y for _, y in each.seeds)]
     if not ends:
         ends, floor = floor, []
     low, high = min(ends), max(ends)
@@ -114,4 +124,5 @@ def _limits(series: list[Series]) -> tuple[float, float]:
         low = min(low, *floor)
         high = max(high, *floor)
     margin = 0.12 * max(high - low, 1.0)
-    return float(np.floor((low - margin) * 10) / 10), float(np.ceil((high + margin) * 10) / 10)
+    low = max(0.0, low - margin)
+    return float(np.floor(low * 10) / 10), float(np.ceil((high + margin) * 10) / 10)

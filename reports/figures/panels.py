@@ -31,6 +31,7 @@ _K_STAR = r"non-zeros $k^\ast$"
 _DENSE = "gradient steps of a dense phase"
 _EPOCHS = "epochs trained"
 _FAMILIES = ("F1", "F1'", "F3")
+_RESTORED = {"resnet6_w32_s8": "basic blocks", "resnet8_bottleneck_s8": "bottlenecks"}
 _FLOOR = r"$\mathbb{E}\,\Vert\theta-\theta^\ast\Vert^2$"
 
 PANELS: Mapping[str, Mapping[str, Plot]] = {
@@ -104,6 +105,13 @@ PANELS: Mapping[str, Mapping[str, Plot]] = {
         "alpha": Plot("local CPL", _EPOCHS, r"$2\,\Vert T_k(\nabla f)\Vert^2 / f$", "y"),
         "smoothness": Plot("curvature", _EPOCHS, r"$d^\top H d$", "y"),
         "condition": Plot("$k$ asked for", _EPOCHS, r"$160\,k^\ast(\beta/\alpha)^2 / N$", "y"),
+    },
+    "restore": {
+        f"{model}_{percent / 100:g}": Plot(
+            rf"{name}, {percent} %", r"$\varepsilon$", "gradient norm of a filter", "xy"
+        )
+        for model, name in _RESTORED.items()
+        for percent in (90, 95, 98)
     },
     "phase_diagram": {
         panel: Plot(title, r"$k/k^\ast$", _KAPPA, "xy", cells="solved (%)", limits=(0.0, 100.0))

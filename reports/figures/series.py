@@ -10,10 +10,11 @@ from typing import get_args
 import pandas as pd
 
 from reports.aggregate import Tables
-from reports.cells import Line, line_of, no_result
+from reports.cells import Line, line_of, no_result, value_of
 from reports.figures.style import Look, words
+from reports.models import accuracy, explain
 from reports.statistics import Summary
-from reports.text import percent
+from reports.text import DEGENERATE, percent
 from study import columns
 from study.model import Experiment, ReportError, Row
 
@@ -45,8 +46,16 @@ class Series:
     @property
     def label(self) -> str:
         """Name of a curve in the legend."""
-        sparsity = "" if self.is_dense else f", {percent(self.row.sparsity)}"
-        return words(f"{self.row.label}{sparsity}")
+        sparsity = self.line.own_sparsity
+        sparsity = f"{sparsity} %" if sparsity else percent(self.row.sparsity)
+        mark = f" {DEGENERATE}" if self.line.degenerate else ""
+        return words(self.row.label + ("" if self.is_dense else f", {sparsity}") + mark)
+
+    @property
+    def seeds(self) -> list[tuple[float, float]]:
+        """Cost and top1 of each run."""
+        cost = value_of(columns.COLUMNS["training_ratio"], self.row)
+        return [(cost(record), accuracy(record)) for record in self.line.records]
 
     @property
     def top1(self) -> float:
@@ -149,7 +158,8 @@ def notes(experiment: Experiment, tables: Tables) -> list[str]:
         seeds = ", ".join(str(each.seed) for each in line.records if each.run in without)
         if seeds and line.row in curves:
             found.append(f"{line.where}: no curve of seed {seeds}, whose journal is not whole.")
-    return list(dict.fromkeys([*found, *no_result(lines), *tables.mixture(experiment.runs)]))
+    found += [*no_result(lines), *tables.mixture(experiment.runs), *explain(found)]
+    return list(dict.fromkeys(found))
 
 
 def means(x: pd.Series[int], y: pd.Series[float]) -> pd.DataFrame:

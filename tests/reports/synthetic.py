@@ -231,7 +231,7 @@ def tables(claim: Claim, values: Mapping[str, float], **other: Any) -> Tables:
         claim: whose terms they are.
         values: by term.
         other: seeds: the seeds that have finished; chance: accuracy of the first seed of each
-            row's own model; best: epoch of the best dense model.
+            row's own model; unpruned: whether fine-tuning started before the first pruning.
     """
     told: dict[Row, dict[str, float]] = {}
     for term, value in values.items():
@@ -276,7 +276,7 @@ def records(
             if product == row.product and seed == SEEDS[0]:
                 accuracy = other.get("chance", accuracy)
             cost = {"training_flops": told.get("training_ratio", 0.5) * per_ratio}
-            model = {"product": product, "which": which, "epoch": other.get("best", EPOCHS - 9)}
+            model = {"product": product, "which": which, "epoch": EPOCHS - 9}
             yield RunRow(
                 run=run, status="finished", test_accuracy=accuracy, certificate_holds=True,
                 **common, **cost, **model,
@@ -286,4 +286,5 @@ def records(
             run=tuned, status="finished", product="dense", which=which, epoch=EPOCHS - 1,
             test_accuracy=told.get("dense_ft_top1", 50.0) / 100, certificate_holds=True,
             training_flops=told.get("co_training_ratio", 0.7) * per_ratio, **common,
+            before_pruning=other.get("unpruned", False),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from reports.html import report
 from reports.source import Source
 from reports.statistics import summarise
 from study.columns import COLUMNS
-from tests.reports.synthetic import LENGTH, SEEDS, bounds, rows_of, solve, study, tables
+from tests.reports.synthetic import SEEDS, bounds, rows_of, solve, study, tables
 
 CLAIMS = {claim.id: claim for claim in read_claims()}
 
@@ -69,7 +69,7 @@ def test_one_seed_at_chance_is_no_test(name: str) -> None:
         assert found.verdict == "reproduced"
     else:
         assert (found.verdict, found.p_holm) == ("not testable", None)
-        assert "at chance at seed 1" in found.words
+        assert "at chance (seed 1)" in found.words
 
 
 @pytest.mark.parametrize("name", sorted(CLAIMS.keys() - set(MEASURED)))
@@ -157,9 +157,13 @@ def test_runs_without_a_journal_are_no_test(name: str) -> None:
 def test_a_dense_model_of_before_the_first_pruning_is_no_test() -> None:
     claim, tuned = CLAIMS["T6-ft-recovers-80"], "dense_ft_top1 of AC/DC at 80 %"
     values = {tuned: 70.0, "top1 of Dense": 70.0}
-    # The first pruning comes after LENGTH epochs.
-    assert verdict(claim, values, best=LENGTH).verdict == "reproduced"
-    assert verdict(claim, values, best=LENGTH - 1).verdict == "not testable"
+    assert verdict(claim, values).verdict == "reproduced"
+    assert verdict(claim, values, unpruned=True).verdict == "not testable"
+
+
+def test_two_modes_are_no_test() -> None:
+    found = verdict(GREATER, {ACDC: 70, RIGL: 40}, chance=0.35)
+    assert found.problem == "AC/DC at 90 %: two modes, the lower one (seed 1)"
 
 
 def test_one_false_line_contradicts_what_cannot_be_tested_in_whole() -> None:

@@ -69,7 +69,7 @@ def evaluation(draw: random.Random, epoch: int, certified: dict[str, Any]) -> di
     """Return the metrics of a model, drawn at random."""
     return {
         "epoch": epoch,
-        **{f"{part}_accuracy": draw.uniform(0.3, 0.9) for part in ("val", "test")},
+        **{f"{part}_accuracy": draw.uniform(0.6, 0.9) for part in ("val", "test")},
         **{f"{part}_loss": draw.uniform(0.1, 2) for part in ("val", "test")},
         "inference_flops": draw.uniform(1e3, 2e4),
         "certificate": certified,
@@ -268,7 +268,10 @@ def make_study(folder: Path) -> None:
     study = Study(
         Scale("tiny", "Tiny scale <digits>", "For tests."),
         tuple(experiments_of(names)),
-        {name: Run(config.plain()) for name, config in runs.items()},
+        {
+            name: Run(config.plain(), config.parent.run_name if config.parent else None)
+            for name, config in runs.items()
+        },
     )
     write_study(study, folder / "study.json")
 

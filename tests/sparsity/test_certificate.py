@@ -51,7 +51,9 @@ def test_nonzero_outside_the_mask_fails() -> None:
     assert found["failures"] == ["a has 26 weights that are not zero, its mask keeps 25"]
 
 
-@given(a=st.integers(0, 60), b=st.integers(0, 60), tolerance=st.sampled_from([0.0, 0.01, 0.0625]))
+@given(
+    a=st.integers(0, 60), b=st.integers(0, 60), tolerance=st.sampled_from([0.0, 0.01, 0.0625, 1.0])
+)
 def test_it_forgives_two_weights_a_layer_and_the_tolerance(
     a: int, b: int, tolerance: float
 ) -> None:

@@ -58,6 +58,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("bridge", {"shares": [0.1, 1.5]}, "shares"),
     ("bridge", {"shares": [0.1]}, "shares=(0.1,)"),
     ("bridge", {"recipe": {"lr": -1}}, "recipe.lr"),
+    ("restore", {"models": ["resnet9"]}, "models"),
+    ("restore", {"models": ["resnet20", "resnet20"]}, "models"),
+    ("restore", {"eps": [1e-5]}, "eps"),
+    ("restore", {"sparsities": [0.9, 1.0]}, "sparsities"),
+    ("restore", {"epochs": 4}, "epochs"),
 ]
 WRONG += [
     (name, wrong, next(iter(wrong)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -82,6 +82,7 @@ class SineSquares:
         return gradients, (2.0 + 2.0 * self.c) * count * torch.stack(betas, dim=-1).unsqueeze(1)
 
 
+@cache
 def cpl_constant(c: float) -> float:
     """Return alpha = 2 min over x of phi'_c(x)^2 / phi_c(x), with phi_c(x) = x^2 + c sin^2 x.
 

@@ -1,0 +1,245 @@
+"""Dead filters at AC/DC's first restore: their gradients, by the eps of batch normalisation."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from acdc.config.recipe import Recipe
+from acdc.config.run import RunConfig, parse_run
+from acdc.errors import Diverged
+from acdc.methods import acdc
+from acdc.models import MODELS
+from acdc.sparsity.layers import prunable_weights
+from acdc.training import loop
+from acdc.training.state import TrainState
+from theory import experiment
+from theory.experiment import Ascending, Count, Factors, Fraction, Seed, Several, Trials
+from theory.measures import geometric
+from theory.network import Row, ratio, train
+from theory.outcome import Outcome
+from theory.statistics import geometric_mean, student_mean
+
+_COUNTS = ("dead", "live", "dead_reached", "live_reached")
+_NORMS = ("dead_median", "dead_max", "live_median", "live_max", "jump", "exponent", "steepest")
+_UNKNOWN: Row = dict.fromkeys(_COUNTS) | dict.fromkeys(_NORMS, math.nan)
+_LINES = {"dead_max": "dead, largest", "dead_median": "dead, median", "live_median": "live, median"}
+_POWERS = (
+    ("dead_max", r"$\propto 1/\varepsilon$", -1.0),
+    ("dead_median", r"$\propto 1/\sqrt{\varepsilon}$", -0.5),
+)
+
+Saved = tuple[int, Mapping[str, Any] | None]
+
+
+class Settings(experiment.Settings):
+    """AC/DC training up to the first restore, and the gradient of the first batch after it."""
+
+    seed: Seed = Field(1, description="First seed of training.")
+    trials: Trials = Field(4, description="Number of consecutive seeds of training.")
+    models: Annotated[tuple[str, ...], Several, Ascending] = Field(
+        ("resnet6_w32_s8", "resnet8_bottleneck_s8"), description="Network architectures."
+    )
+    dataset: str = Field("fashion_mnist_2k", description="Data set.")
+    epochs: Count = Field(50, description="Length of the run whose beginning is trained.")
+    sparsities: Annotated[tuple[Fraction, ...], Several, Ascending] = (0.9, 0.95, 0.98)
+    """Sparsities of the first sparse phase."""
+    schedule: str = "imagenet-100"
+    """Published schedule, whose phases are scaled to the epochs."""
+    recipe: Recipe = Recipe(
+        lr=0.1, momentum=0.9, weight_decay=5e-3, batch_size=64, augmentation="shift"
+    )
+    """Training recipe; batch normalisation trains with its usual eps, 1e-5."""
+    eps: Factors = Field(
+        (1e-5, 1e-4, 1e-3, 1e-2), description="Of all batch normalisations, for the gradient."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.require(set(self.models) <= set(MODELS), "models", ", ".join(MODELS))
+        self.require(len(self.eps) > 1, "eps", "at least two values, between which to compare")
+        for model in self.models:
+            for sparsity in self.sparsities:
+                self.config(model, sparsity, self.seed)
+        return self
+
+    def config(self, model: str, sparsity: float, seed: int) -> RunConfig:
+        """Return a run.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        about = {key: getattr(self, key) for key in ("dataset", "epochs", "recipe")}
+        about |= {"model": model, "sparsity": sparsity, "seed": seed}
+        return parse_run({"method": "acdc", "settings": {"schedule": self.schedule}, **about})
+
+
+def run(settings: Settings) -> Outcome:
+    """Train each network with each seed, and measure at the first restore of each sparsity."""
+    outcome = Outcome("restore", settings)
+    for model in settings.models:
+        for seed in range(settings.seed, settings.seed + settings.trials):
+            outcome.trials += _train_and_measure(settings, model, seed)
+        _draw(outcome, settings, model)
+        _judge(outcome, settings, model)
+    return outcome
+
+
+def _train_and_measure(settings: Settings, model: str, seed: int) -> list[Row]:
+    """Return a row for each sparsity and eps.
+
+    Before the first pruning the runs of a seed are the same, and are trained once.
+    """
+    rows: list[Row] = []
+    saved: Saved = (0, None)
+    for sparsity in settings.sparsities:
+        about: Row = {"family": model, "sigma": None, "seed": seed, "sparsity": sparsity}
+        try:
+            found, saved = at_restore(settings.config(model, sparsity, seed), settings.eps, saved)
+        except Diverged as error:
+            lost: Row = {"iterations": error.epoch + 1, "status": "diverged"}
+            found = [lost | {"eps": eps} | _UNKNOWN for eps in settings.eps]
+        rows += [about | row for row in found]
+    return rows
+
+
+def at_restore(
+    config: RunConfig, eps: Sequence[float], saved: Saved = (0, None)
+) -> tuple[list[Row], Saved]:
+    """Train up to the first restore, and measure its first batch with each eps.
+
+    Args:
+        config: of a run of AC/DC.
+        eps: of batch normalisation, for the gradient alone.
+        saved: the epochs trained already, and the state then.
+
+    Returns:
+        A row for each eps, and the epochs and the state before the first pruning.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    assert isinstance(config.settings, acdc.Settings)
+    dense, sparse, *_ = config.settings.resolve(config.epochs)
+    for epochs, state in train(config, *saved):
+        if epochs == dense.end:
+            saved = epochs, copy.deepcopy(state.state_dict())
+        if epochs == sparse.end:
+            loop.begin_epoch(state, epochs)
+            return measure(state, epochs, eps), saved
+    raise AssertionError("a schedule has a dense phase after a sparse one")
+
+
+class Filters(NamedTuple):
+    """The filters of all convolutions of a network, (filters,) each."""
+
+    dead: Tensor
+    """Whether all weights of a filter are zero."""
+    weight: Tensor
+    """Norms of the weights."""
+    gradient: Tensor
+    """Norms of the gradients."""
+
+
+def filters_at(model: nn.Module, loss: Callable[[nn.Module], Tensor], eps: float) -> Filters:
+    """Return a network's filters, with the gradient that batch normalisation gives them with eps.
+
+    It is that of the loss, a function of the network, in training mode; computed on a copy.
+    """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
+    weights = [weight for weight in prunable_weights(model).values() if weight.dim() == 4]
+    gradients = torch.autograd.grad(loss(model), weights)
+    norms = [
+        torch.cat([part.detach().flatten(1).norm(dim=1) for part in parts])
+        for parts in (weights, gradients)
+    ]
+    return Filters(norms[0] == 0.0, *norms)
+
+
+def measure(state: TrainState, epochs: int, eps: Sequence[float]) -> list[Row]:
+    """Return a row for each eps, of the gradient of an epoch's first batch."""
+    inputs, labels = next(iter(state.loader.training(epochs, 0)))
+    rate = state.optimizer.param_groups[0]["lr"]
+    each = [
+        filters_at(state.model, lambda model: state.loss(model(inputs), labels), e) for e in eps
+    ]
+    rows: list[Row] = []
+    for value, filters in zip(eps, each, strict=True):
+        about = {"iterations": epochs, "status": "finished", "eps": value}
+        rows.append(about | _UNKNOWN | summary(filters))
+        usual = float(filters.weight[~filters.dead].median())
+        rows[-1]["jump"] = rate * ratio(rows[-1]["dead_max"], usual)
+    for row, one, other, after in zip(rows, each, each[1:], eps[1:], strict=False):
+        reached = one.dead & (one.gradient > 0.0) & (other.gradient > 0.0)
+        if reached.any():
+            change = (other.gradient / one.gradient)[reached].log()
+            exponents = change / math.log(after / row["eps"])
+            row |= {"exponent": float(exponents.median()), "steepest": float(exponents.min())}
+    return rows
+
+
+def summary(filters: Filters) -> Row:
+    """Return how many filters are dead and live, and the gradients of those that have one."""
+    row: Row = {}
+    for name, kind in (("dead", filters.dead), ("live", ~filters.dead)):
+        reached = filters.gradient[kind & (filters.gradient > 0.0)]
+        row |= {name: int(kind.sum()), f"{name}_reached": len(reached)}
+        if len(reached):
+            row |= {f"{name}_median": float(reached.median()), f"{name}_max": float(reached.max())}
+    return row
+
+
+def _draw(outcome: Outcome, settings: Settings, model: str) -> None:
+    """Draw each sparsity's lines, and from their first points the powers that are predicted."""
+    for sparsity in settings.sparsities:
+        rows = [row for row in outcome.trials if row["family"] == model]
+        rows = [row for row in rows if row["sparsity"] == sparsity]
+        panel = f"{model}_{sparsity:g}"
+        first: dict[str, float] = {}
+        for column, label in _LINES.items():
+            for eps in settings.eps:
+                values = [row[column] for row in rows if row["eps"] == eps]
+                known = torch.tensor([value for value in values if not math.isnan(value)])
+                if len(known):
+                    outcome.draw_range(panel, label, eps, known)
+                    first.setdefault(column, geometric(known))
+        for column, label, power in _POWERS:
+            for eps in settings.eps:
+                if column in first:
+                    y = first[column] * (eps / settings.eps[0]) ** power
+                    outcome.draw(panel, label, "bound", eps, y)
+
+
+def _judge(outcome: Outcome, settings: Settings, model: str) -> None:
+    """Judge the claims about a network by one number of each seed."""
+    mine = [row for row in outcome.trials if row["family"] == model]
+    diverged = len({row["seed"] for row in mine if row["status"] == "diverged"})
+    words = {"model": model, "first": settings.eps[0], "last": settings.eps[-1]}
+    words |= {"second": settings.eps[1], "most": f"{100 * settings.sparsities[-1]:g}"}
+
+    def by_seed(column: str, eps: float, average: Callable[[list[float]], float]) -> list[float]:
+        found = []
+        for seed in sorted({row["seed"] for row in mine}):
+            values = [row[column] for row in mine if (row["seed"], row["eps"]) == (seed, eps)]
+            known = [value for value in values if not math.isnan(value)]
+            found.append(average(known) if known else math.nan)
+        return found
+
+    first, last = settings.eps[0], settings.eps[-1]
+    for id, measured in {
+        "square_root": student_mean(by_seed("exponent", first, statistics.median)),
+        "inverse": student_mean(by_seed("steepest", first, min)),
+        "jump": geometric_mean(by_seed("jump", first, max)),
+        "no_jump": geometric_mean(by_seed("jump", last, max)),
+    }.items():
+        outcome.state(f"{id}_%(model)s", measured, settings.trials, diverged, words)
