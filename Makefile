@@ -62,14 +62,11 @@ BENCH ?= $(RESULTS)/benchmarks
 bench: $(VENV)/dev
 	@mkdir -p $(BENCH)
 	$(BIN)/python -m benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
-	$(BIN)/python -m benchmarks.epoch --device $(DEVICE) --images 320 --rounds 17 --compile off --precisions fp32 \
-		--methods acdc,gmp,rigl,set,top_kast --json $(BENCH)/methods.json
 	$(BIN)/python -m benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
 	$(BIN)/python -m benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
 	$(BIN)/python -m benchmarks.loaders --json $(BENCH)/loaders.json
 	$(BIN)/python -m benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
 	$(BIN)/python -m benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
-	$(BIN)/python -m benchmarks.planning --json $(BENCH)/planning.json
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
@@ -78,9 +75,9 @@ format: $(VENV)/dev
 
 ui: $(VENV)/ui
 	@echo "MLflow on the results of scale $(SCALE): http://127.0.0.1:$(PORT), Ctrl-C ends it"
-	@MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) \
-		--workers 1 --backend-store-uri "sqlite:///$(abspath $(RESULTS)/$(SCALE)/mlflow.db)" \
-		--default-artifact-root "$(abspath $(RESULTS)/$(SCALE)/mlartifacts)"
+	@cd $(call quoted,$(RESULTS)/$(SCALE)) && MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+		"$(CURDIR)/$(BIN)/mlflow" ui --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri "sqlite:///$$PWD/mlflow.db" --default-artifact-root "$$PWD/mlartifacts"
 
 test-cluster: $(VENV)/dev
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster

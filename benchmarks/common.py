@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock that waits for the device, paired ratios, and the record."""
+"""What the benchmarks share: a clock that waits for the device, ratios of turns, the record."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from tabulate import tabulate
 
 from acdc.run.provenance import hardware
 
@@ -40,16 +41,35 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """Return what figures depend on beside the code."""
-    return {
+    """Print and return what figures depend on beside the code."""
+    found = {
         "hardware": hardware(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
     }
+    click.echo(found)
+    return found
 
 
-def write_record(file: Path | None, record: dict[str, Any]) -> None:
-    """Write figures as JSON, if a file is named."""
+def report(
+    rows: Sequence[Mapping[str, Any]], columns: str, file: Path | None, **about: Any
+) -> None:
+    """Print figures as a table; write them as JSON, if a file is named.
+
+    Args:
+        rows: the figures by their names.
+        columns: of the table: names, each with a format where it is a number: ``name:.2f``.
+        file: to be written.
+        about: what the file says beside the rows.
+    """
+    names = [column.partition(":")[::2] for column in columns.split()]
+    cells = [
+        [format(row[name], form) if name in row else "" for name, form in names] for row in rows
+    ]
+    sides = ["right" if form else "left" for _, form in names]
+    headings = [name for name, _ in names]
+    click.echo(tabulate(cells, headings, disable_numparse=True, colalign=sides))
     if file is not None:
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps({**about, "rows": rows}, indent=2)
+        file.write_text(text + "\n", encoding="utf-8")

@@ -1,8 +1,6 @@
-"""An epoch of the suite against the plain PyTorch loop that its users would write, and of each
-method against dense training.
+"""An epoch of the suite against the plain PyTorch loop that its users would write.
 
     python -m benchmarks.epoch [--rounds 5] [--device cuda] [--json FILE]
-    python -m benchmarks.epoch --methods acdc,gmp,rigl,set,top_kast --rounds 19
     python -m benchmarks.epoch --model wrn28_10 --device cuda
     python -m benchmarks.epoch --model resnet50 --size 224 --images 20000 --batch 256
 
@@ -11,18 +9,16 @@ of threads. The images are made for the purpose and lie in memory; an epoch is b
 CIFAR-10's. The first round warms up: compiling, seeking kernels and starting workers are not
 counted. The plain loop is torchvision's CIFAR10 and transforms, a DataLoader, and ``loss.item()``
 in every step, in torch's default arithmetic (on a GPU tf32 in convolutions: compare it with the
-suite's tf32). *Speed* is the median of the rounds' ratios to the first contender, or to dense
-training in the same arithmetic; *cost* is a contender's time over that of the same one, over all
-rounds. *CPU* is processor time, without that of workers; with one thread it is the figure to trust
-on a busy machine. *Ceiling* is the share that the fastest epoch reaches, at three forward passes
-a step, of the highest rate of a large matrix product in the same precision.
+suite's tf32). *Speed* is the median of the rounds' ratios to the first contender; *feed* and
+*passes* are the shares of loading and of the forward and backward passes. *Ceiling* is the share
+that the fastest epoch reaches, at three forward passes a step, of the highest rate of a large
+matrix product in the same precision.
 """
 
 from __future__ import annotations
 
 import importlib
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -46,14 +42,7 @@ from acdc.step import Step
 from acdc.training.loop import Callbacks, train
 from acdc.training.state import Engine, TrainState
 from acdc.vision import torchvision_models
-from benchmarks.common import (
-    circumstances,
-    json_option,
-    median_ratio,
-    paired,
-    waiting_clock,
-    write_record,
-)
+from benchmarks.common import circumstances, json_option, paired, report, waiting_clock
 
 MADE = "made"
 CLASSES = 10
@@ -142,7 +131,6 @@ class Contender:
     flags: list[bool] = field(default_factory=lambda: [getattr(*flag) for flag in FLAGS])
     """As they are when it has been made."""
     seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
     watched: float = 0.0
     """Seconds of the epochs in which the watch was on."""
 
@@ -155,12 +143,11 @@ class Contender:
         """Train an epoch."""
         self.take_up()
         self.watch.on = watched
-        before, start = time.process_time(), self.watch.clock()
+        start = self.watch.clock()
         self.epoch(number)
-        took, cpu = self.watch.clock() - start, time.process_time() - before
+        took = self.watch.clock() - start
         if timed:
             self.seconds.append(took)
-            self.cpu_seconds.append(cpu)
         if watched:
             self.watched += took
 
@@ -212,7 +199,6 @@ def plain(setting: Setting, workers: int) -> Contender:
         return outputs, loss
 
     learn = watch.calls("passes", learn)
-    update = watch.calls("update", optimizer.step)
 
     def epoch(number: int) -> None:
         model.train()
@@ -220,7 +206,7 @@ def plain(setting: Setting, workers: int) -> Contender:
         for inputs, labels in watch.items("feed", loader):
             inputs, labels = inputs.to(device), labels.to(device)
             outputs, loss = learn(inputs, labels)
-            update()
+            optimizer.step()
             total += loss.item() * len(labels)
             correct += (outputs.argmax(dim=1) == labels).sum().item()
 
@@ -231,14 +217,13 @@ def plain(setting: Setting, workers: int) -> Contender:
     return Contender(name, "tf32" if device.type == "cuda" else "fp32", epoch, watch)
 
 
-def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender:
+def suite(setting: Setting, precision: str, mode: str) -> Contender:
     """Return the suite's own loop."""
     config = parse_run(
         {
             "model": setting.model,
             "dataset": MADE,
-            "method": method,
-            "sparsity": 0.0 if method == "dense" else 0.9,
+            "method": "dense",
             "epochs": setting.epochs,
             "precision": precision,
             "recipe": {
@@ -251,25 +236,18 @@ def suite(setting: Setting, method: str, precision: str, mode: str) -> Contender
         }
     )
     engine = Engine(setting.device, compile=mode)  # type: ignore[arg-type]
-    trainer = TrainState(config, engine, Ranks())
-    trainer.begin()
-    watch, this = Watch(setting.device), trainer.method
-    batches = trainer.loader.training
-    for owner, hook, part in (
-        (trainer.arithmetic, "gradients", "passes"),
-        (trainer.optimizer, "step", "update"),
-        (this, "before_step", "method"),
-        (this, "after_step", "method"),
-        (this, "epoch_start", "method"),
-    ):
-        setattr(owner, hook, watch.calls(part, getattr(owner, hook)))
-    trainer.loader.training = lambda *which: watch.items("feed", batches(*which))  # type: ignore[method-assign]
+    state = TrainState(config, engine, Ranks())
+    state.begin()
+    watch, batches = Watch(setting.device), state.loader.training
+    passes = watch.calls("passes", state.arithmetic.gradients)
+    state.arithmetic.gradients = passes  # type: ignore[method-assign]
+    state.loader.training = lambda *which: watch.items("feed", batches(*which))  # type: ignore[method-assign]
 
     def epoch(number: int) -> None:
-        train(trainer, Callbacks(), Step(number, 0, trainer.batches), end=number + 1)
+        train(state, Callbacks(), Step(number, 0, state.batches), end=number + 1)
 
     compiled = "" if mode == "off" else ", compiled" + ("" if mode == "default" else f" ({mode})")
-    return Contender(f"{method} {precision}{compiled}", precision, epoch, watch)
+    return Contender(f"suite, {precision}{compiled}", precision, epoch, watch)
 
 
 def product_rate(precision: str, device: torch.device) -> float:
@@ -287,24 +265,10 @@ def product_rate(precision: str, device: torch.device) -> float:
     return 2 * size**3 / min(times)
 
 
-def make_contenders(
-    setting: Setting, methods: list[str], precisions: list[str], modes: list[str]
-) -> list[Contender]:
-    """Return dense training and the methods, or dense training and the plain loops."""
-    ways = [(precision, mode) for mode in modes for precision in precisions]
-    if methods:
-        names = ["dense", *(name for name in methods if name != "dense")]
-        return [suite(setting, name, *way) for way in ways for name in names]
-    return [
-        *(plain(setting, workers) for workers in (0, 2)),
-        *(suite(setting, "dense", *way) for way in ways),
-    ]
-
-
 def rows_of(
     contenders: list[Contender], images: int, forward: int, ceilings: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """Return one row for each contender; ratios are to plain or, of methods, to dense training.
+    """Return one row for each contender; ratios are to the first.
 
     Args:
         contenders: after their turns.
@@ -313,47 +277,23 @@ def rows_of(
         ceilings: FLOPs a second of a matrix product, by precision.
     """
     rows = []
-    reference = contenders[0]
     for this in contenders:
-        if this.name.startswith("dense ") and not contenders[0].name.startswith("plain"):
-            reference = this
-        ms = 1e3 * statistics.median(this.seconds) / images
-        faster = paired(reference.seconds, this.seconds)
+        faster = paired(contenders[0].seconds, this.seconds)
         parts = {part: seconds / this.watched for part, seconds in this.watch.seconds.items()}
-        ceiling = ceilings[this.precision]
+        reached = 3 * forward * images / min(this.seconds)
         rows.append(
             {
                 "contender": this.name,
-                "reference": reference.name,
-                "ms_per_image": ms,
-                "times_as_fast": statistics.median(faster),
-                "times_as_fast_range": [min(faster), max(faster)],
-                "cost": sum(this.seconds) / sum(reference.seconds),
-                "cpu_ms_per_image": 1e3 * statistics.median(this.cpu_seconds) / images,
-                "cpu_times_as_fast": median_ratio(reference.cpu_seconds, this.cpu_seconds),
-                "parts": {**parts, "rest": 1 - sum(parts.values())},
-                "ceiling_tflops": ceiling / 1e12,
-                "share_of_ceiling": 3 * forward * images / min(this.seconds) / ceiling,
+                "ms_per_image": 1e3 * statistics.median(this.seconds) / images,
+                "speed": statistics.median(faster),
+                "lowest": min(faster),
+                "highest": max(faster),
+                **parts,
+                "ceiling": reached / ceilings[this.precision],
+                "ceiling_tflops": ceilings[this.precision] / 1e12,
             }
         )
     return rows
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table."""
-    names = ("feed", "passes", "update", "method", "rest")
-    heads = "".join(f"{name:>8}" for name in names)
-    figures = f"{'ms/image':>10}{'speed':>7}  {'(range)':13}{'cost':>6}{'CPU ms':>9}{'speed':>7}"
-    click.echo(f"{'':36}{figures}{heads}{'ceiling':>9}")
-    for row in rows:
-        low, high = row["times_as_fast_range"]
-        wall = f"{row['ms_per_image']:10.4f}{row['times_as_fast']:7.2f}  ({low:5.2f}-{high:5.2f})"
-        cpu = f"{row['cpu_ms_per_image']:9.4f}{row['cpu_times_as_fast']:7.2f}"
-        parts = "".join(f"{row['parts'].get(name, 0):8.1%}" for name in names)
-        click.echo(
-            f"{row['contender']:36}{wall}{row['cost']:6.3f}{cpu}{parts}"
-            f"{row['share_of_ceiling']:9.1%}"
-        )
 
 
 @click.command()
@@ -362,7 +302,6 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option("--images", default=5000, show_default=True, help="A tenth of them is set aside.")
 @click.option("--batch", default=128, show_default=True, help="Images a step.")
 @click.option("--rounds", default=5, show_default=True, help="After one that warms up.")
-@click.option("--methods", default="", help="Names, by commas: compare these with dense training.")
 @click.option("--precisions", help="By commas.  [default: fp32,bf16 and on a GPU tf32]")
 @click.option("--compile", "modes", help="Modes, by commas; off is one.  [default: all that fit]")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU.  [default: torch's]")
@@ -374,7 +313,6 @@ def main(
     images: int,
     batch: int,
     rounds: int,
-    methods: str,
     precisions: str | None,
     modes: str | None,
     threads: int | None,
@@ -386,10 +324,8 @@ def main(
     gpu = where.type == "cuda"
     if threads is not None:
         torch.set_num_threads(threads)
-    if precisions is None:
-        precisions = "fp32" if methods else "fp32,tf32,bf16" if gpu else "fp32,bf16"
-    if modes is None:
-        modes = "off" if methods else "off,default,reduce-overhead" if gpu else "off,default"
+    precisions = precisions or ("fp32,tf32,bf16" if gpu else "fp32,bf16")
+    modes = modes or ("off,default,reduce-overhead" if gpu else "off,default")
     made = make_images(images, size)
     trained = len(made.training)
     DATASETS[MADE] = DatasetSpec(
@@ -401,36 +337,30 @@ def main(
         module=__name__,
         source=str(images),
     )
-    # One epoch warms up, one is watched; AC/DC's schedule needs 20.
-    setting = Setting(model, batch, max(rounds + 2, 20), made, where)
-    record = {
-        "model": model,
-        "size": size,
-        "batch": batch,
-        "batches": trained // batch,
-        "rounds": rounds,
-        **circumstances(where),
-    }
-    click.echo(record)
-    contenders = make_contenders(
-        setting, list(filter(None, methods.split(","))), precisions.split(","), modes.split(",")
-    )
+    around = circumstances(where)
+    # One epoch warms up, one is watched.
+    setting = Setting(model, batch, rounds + 2, made, where)
+    contenders = [plain(setting, workers) for workers in (0, 2)]
+    for mode in modes.split(","):
+        contenders += [suite(setting, precision, mode) for precision in precisions.split(",")]
     ceilings: dict[str, float] = defaultdict(float)
-    began = time.perf_counter()
     for number in range(rounds + 2):
         timed = 0 < number <= rounds
-        # Without a GPU watching costs nothing, and tells of all the epochs.
+        # Without a GPU watching costs nothing, and shows all the epochs.
         watched = number > rounds or (timed and not gpu)
         for this in contenders:
             this.turn(number, timed=timed, watched=watched)
         for precision in {this.precision for this in contenders}:
             ceilings[precision] = max(ceilings[precision], product_rate(precision, where))
-    record["seconds"] = time.perf_counter() - began
-    network = MODELS[model](3, CLASSES)
-    forward = flops.dense_flops(flops.layer_costs(network, (3, size, size)))
-    record["rows"] = rows_of(contenders, trained // batch * batch, forward, ceilings)
-    show(record["rows"])
-    write_record(file, record)
+    forward = flops.dense_flops(flops.layer_costs(MODELS[model](3, CLASSES), (3, size, size)))
+    columns = "contender ms_per_image:.3f speed:.2f lowest:.2f highest:.2f feed:.1% passes:.1%"
+    report(
+        rows_of(contenders, trained // batch * batch, forward, ceilings),
+        f"{columns} ceiling:.0%",
+        file,
+        **{"model": model, "size": size, "batch": batch, "batches": trained // batch},
+        **{"rounds": rounds, **around},
+    )
 
 
 if __name__ == "__main__":

@@ -24,10 +24,9 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.common import circumstances, json_option, median_ratio, write_record
+from benchmarks.common import circumstances, json_option, median_ratio, report
 
 EPOCHS = 2
-DIGITS = {"model": "resnet8_s2", "dataset": "digits", "recipe": {"augmentation": "shift"}}
 # The recipe of workflow/scales/smoke.yaml.
 SMOKE = {
     "model": "resnet8_s4",
@@ -41,10 +40,9 @@ SMOKE = {
     },
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "digits": DIGITS | {"method": "dense", "epochs": EPOCHS},
+    "digits": {"model": "resnet8_s2", "dataset": "digits", "method": "dense", "epochs": EPOCHS},
     "fashion_mnist_4k": SMOKE | {"method": "dense", "epochs": EPOCHS},
 }
-PARTS = ("start", "steps", "between", "end")
 IMPORT = "import torch"
 BEGUN = re.compile(r": epochs \d+ to \d+$")
 LAST = re.compile(rf"^epoch +{EPOCHS - 1} ")
@@ -122,36 +120,17 @@ def measure_jobs(rounds: int, device: str, threads: int) -> list[dict[str, Any]]
     return rows
 
 
-def show_jobs(rows: list[dict[str, Any]]) -> None:
-    """Print the table."""
-    heads = "".join(f"{part:>9}" for part in (*PARTS, "all", "beside"))
-    click.echo(f"{'seconds (medians)':20}{heads}  start and beside, in imports of torch")
-    for row in rows:
-        figures = "".join(
-            f"{row[part]:9.2f}" if part in row else f"{'':9}" for part in (*PARTS, "all", "beside")
-        )
-        if "start_to_import" in row:
-            figures += f"  {row['start_to_import']:.2f}  {row['beside_to_import']:.2f}"
-        click.echo(f"{row['job']:20}{figures}")
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="CPU threads of a job.")
 @click.option("--device", default="cpu", show_default=True)
 @json_option
-def main(
-    rounds: int,
-    threads: int,
-    device: str,
-    file: Path | None,
-) -> None:
+def main(rounds: int, threads: int, device: str, file: Path | None) -> None:
     """Measure what jobs take beside training."""
-    record = circumstances(torch.device(device)) | {"threads": threads}
-    click.echo(record)
-    record["rows"] = measure_jobs(rounds, device, threads)
-    show_jobs(record["rows"])
-    write_record(file, record)
+    around = circumstances(torch.device(device)) | {"threads": threads}
+    rows = measure_jobs(rounds, device, threads)
+    columns = "job start:.2f steps:.2f between:.2f end:.2f all:.2f beside:.2f"
+    report(rows, f"{columns} start_to_import:.2f beside_to_import:.2f", file, **around)
 
 
 if __name__ == "__main__":

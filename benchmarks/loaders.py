@@ -6,13 +6,11 @@ The images are made for the purpose, of the size in pixels and bytes that ImageN
 average; they stay in the file system's cache, so that no disk is measured. All contenders give the
 training loop the same: random crops of 224 x 224, flipped, normalised, in batches. They take turns,
 an epoch each, timed from its first batch on, and are compared by the medians of their ratios to the
-plain way. *CPU* is the processor time of this process and its workers; *loop* is how much longer
-small operations of the training loop take while images are read.
+plain way. *CPU* is the processor time of this process and its workers.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import itertools
 import statistics
@@ -20,10 +18,9 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 import numpy as np
@@ -35,23 +32,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from acdc.data import DATASETS, DatasetSpec, folder
 from acdc.data.decode import Draw, View, read
-from acdc.data.loader import LoaderPlan, standardise
+from acdc.data.loader import Loader, LoaderPlan
 from acdc.vision import torchvision_models
-from benchmarks.common import circumstances, json_option, write_record
+from benchmarks.common import circumstances, json_option, median_ratio, report
 
 CPU = torch.device("cpu")
 IMAGENET = DATASETS["imagenet"]
 assert IMAGENET.folders is not None
-SIZE = IMAGENET.image_size
-VIEW = View(SIZE, IMAGENET.folders.resize)
-MEAN, STD = (
-    torch.tensor(by_channel) for by_channel in (IMAGENET.folders.mean, IMAGENET.folders.std)
-)
+FOLDERS, SIZE = IMAGENET.folders, IMAGENET.image_size
+VIEW = View(SIZE, FOLDERS.resize)
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 CLASSES = 8
 ROUNDS = 9
-LOOPS = 3
-AHEAD = 3
 
 
 def make_picture(number: int) -> Image.Image:
@@ -92,13 +84,12 @@ def make_set(root: Path, images: int) -> None:
 
 def spec_of(root: Path, images: int) -> DatasetSpec:
     """Return the spec of what ``make_set`` has written, read as ImageNet is."""
-    assert IMAGENET.folders is not None
     return replace(
         IMAGENET,
         source=str(root),
         classes=CLASSES,
         training_images=images - CLASSES * min(10, images // CLASSES // 10),
-        folders=replace(IMAGENET.folders, test_images=None),
+        folders=replace(FOLDERS, test_images=None),
     )
 
 
@@ -112,33 +103,10 @@ def plain_transform() -> Callable[[Any], Tensor]:
             v2.RandomHorizontalFlip(),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN.tolist(), STD.tolist()),
+            v2.Normalize(FOLDERS.mean, FOLDERS.std),
         ]
     )
     return transform
-
-
-class Contender(Protocol):
-    """A way to read a training set."""
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        """Yield the normalised inputs of each batch."""
-
-    def close(self) -> None:
-        """Stop background processes and threads."""
-
-
-class Suite:
-    """What the suite does."""
-
-    def __init__(self, files: folder.FolderSet, plan: LoaderPlan) -> None:
-        self.loader = files.loader(plan)
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        return (inputs for inputs, _ in self.loader.training(number))
-
-    def close(self) -> None:
-        self.loader.close()
 
 
 class PlainSet(Dataset[Tensor]):
@@ -156,99 +124,26 @@ class PlainSet(Dataset[Tensor]):
             return self.transform(file.convert("RGB"))
 
 
-def _read(files: folder.Files, number: int) -> np.ndarray:
-    return read(files.path(number), VIEW, Draw(1, number))
-
-
-class ByteSet(Dataset[Tensor]):
-    """Whole batches of bytes, read as the suite does."""
-
-    def __init__(self, files: folder.Files) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: int) -> Tensor:
-        return self.__getitems__([number])
-
-    def __getitems__(self, numbers: list[int]) -> Tensor:
-        batch = torch.empty((len(numbers), SIZE, SIZE, 3), dtype=torch.uint8)
-        for place, number in enumerate(numbers):
-            batch[place] = torch.from_numpy(_read(self.files, number).copy())
-        return batch
-
-
-def _as_it_is(batch: Tensor) -> Tensor:
-    return batch
-
-
-class TorchLoader:
-    """torch's DataLoader."""
-
-    def __init__(self, images: Dataset[Tensor], plan: LoaderPlan, **options: Any) -> None:
-        self.loader = DataLoader(
-            images,
-            plan.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=plan.workers,
-            persistent_workers=True,
-            **options,
-        )
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        return map(normal, self.loader)
-
-    def close(self) -> None:
-        del self.loader
-
-
-def normal(batch: Tensor) -> Tensor:
-    """Return a batch normalised, if it comes as bytes."""
-    if batch.dtype != torch.uint8:
-        return batch
-    mean, std = (255 * by_channel.view(1, 3, 1, 1) for by_channel in (MEAN, STD))
-    return standardise(batch.permute(0, 3, 1, 2), mean, std)
-
-
-class Threads:
-    """Threads of this process, each reading one image at a time."""
-
-    def __init__(self, files: folder.Files, plan: LoaderPlan) -> None:
-        self.files, self.plan = files, plan
-        self.pool = ThreadPoolExecutor(plan.workers)
-
-    def epoch(self, number: int) -> Iterator[Tensor]:
-        order = self.plan.order(len(self.files), number)
-        waiting: list[Iterator[np.ndarray]] = []
-        for batch in order.split(self.plan.batch_size):
-            waiting.append(self.pool.map(functools.partial(_read, self.files), batch.tolist()))
-            if len(waiting) == AHEAD:
-                yield normal(torch.from_numpy(np.stack(list(waiting.pop(0)))))
-        for images in waiting:
-            yield normal(torch.from_numpy(np.stack(list(images))))
-
-    def close(self) -> None:
-        self.pool.shutdown()
-
-
 PLAIN = "torchvision v2, DataLoader"
+Epoch = Callable[[int], Iterator[Tensor]]
+"""Yields the normalised inputs of each batch of an epoch."""
 
 
-def make_contenders(
-    files: folder.FolderSet, plan: LoaderPlan
-) -> dict[str, Callable[[], Contender]]:
-    """Return what makes each contender, by its name."""
-    images = files.training
+def make_contenders(files: folder.FolderSet, plan: LoaderPlan) -> tuple[dict[str, Epoch], Loader]:
+    """Return the ways to read a training set, and the suite's loader, which has to be closed."""
+    plain: DataLoader[Tensor] = DataLoader(
+        PlainSet(files.training),
+        plan.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=plan.workers,
+        persistent_workers=True,
+    )
+    ours = files.loader(plan)
     return {
-        PLAIN: lambda: TorchLoader(PlainSet(images), plan),
-        "the suite": lambda: Suite(files, plan),
-        "the suite's reader, DataLoader": lambda: TorchLoader(
-            ByteSet(images), plan, collate_fn=_as_it_is
-        ),
-        "the suite's reader, threads": lambda: Threads(images, plan),
-    }
+        PLAIN: lambda number: iter(plain),
+        "the suite": lambda number: (inputs for inputs, _ in ours.training(number)),
+    }, ours
 
 
 def processor_time() -> float:
@@ -258,21 +153,12 @@ def processor_time() -> float:
     return sum(times.user + times.system for times in [process.cpu_times(), *below])
 
 
-def some_calls() -> float:
-    """Return the time of a stretch of small operations, which stand for the launches of kernels."""
-    number = torch.zeros(1)
-    start = time.perf_counter()
-    for _ in range(5_000):
-        number.add_(1)
-    return time.perf_counter() - start
-
-
 def decode_times(files: folder.Files, images: int) -> dict[str, float]:
     """Return the milliseconds of one image on one core, by way of decoding."""
     plain = PlainSet(files)
     ways: dict[str, Callable[[int], object]] = {
         "torchvision v2": plain.__getitem__,
-        "the suite's reader": functools.partial(_read, files),
+        "the suite's reader": lambda number: read(files.path(number), VIEW, Draw(1, number)),
     }
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
@@ -294,55 +180,29 @@ def speed(epoch: Iterator[Tensor], batches: int) -> tuple[float, float]:
     return seen / took, 1e3 * cpu / seen
 
 
-def race(
-    contenders: dict[str, Callable[[], Contender]], batches: int, workers: int
-) -> list[dict[str, Any]]:
+def race(files: folder.FolderSet, plan: LoaderPlan) -> list[dict[str, Any]]:
     """Return one row for each contender."""
-    running = {name: build() for name, build in contenders.items()}
-    figures: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in running}
+    batches = len(files.training) // plan.batch_size
+    contenders, ours = make_contenders(files, plan)
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
     for number in range(ROUNDS + 1):
-        for name, contender in running.items():
-            rate, cpu_ms = speed(contender.epoch(number), batches)
+        for name, epoch in contenders.items():
+            rate, cpu_ms = speed(epoch(number), batches)
             if number > 0:  # the first warms up
-                figures[name]["rate"].append(rate)
-                figures[name]["cpu_ms"].append(cpu_ms)
-    for name, contender in itertools.chain.from_iterable([running.items()] * LOOPS):
-        undisturbed = statistics.median(some_calls() for _ in range(9))
-        calls = [some_calls() / undisturbed for _ in contender.epoch(0)]
-        # Those after the last batches have nothing to read beside them.
-        figures[name]["loop"] += calls[:-AHEAD]
-    for contender in running.values():
-        contender.close()
-    rows = []
-    for name, found in figures.items():
-        ratios = [
-            ours / plain for ours, plain in zip(found["rate"], figures[PLAIN]["rate"], strict=True)
-        ]
-        rows.append(
-            {
-                "contender": name,
-                "workers": workers,
-                "images_per_s_and_worker": statistics.median(found["rate"]) / workers,
-                "ratio": statistics.median(ratios),
-                "cpu_ms": statistics.median(found["cpu_ms"]),
-                "loop": statistics.median(found["loop"]),
-            }
-        )
-    return rows
-
-
-def listing_time(files: int) -> float:
-    """Return the seconds of listing ``files`` files in 100 folders."""
-    with tempfile.TemporaryDirectory() as place:
-        for label in range(100):
-            (Path(place) / str(label)).mkdir()
-            for number in range(files // 100):
-                (Path(place) / str(label) / f"n0{label:07}_{number}.JPEG").touch()
-        start = time.perf_counter()
-        found = folder.list_files(Path(place))
-        took = time.perf_counter() - start
-    assert len(found) == files
-    return took
+                rates[name].append(rate)
+                costs[name].append(cpu_ms)
+    ours.close()
+    return [
+        {
+            "contender": name,
+            "workers": plan.workers,
+            "images_per_s_and_worker": statistics.median(rates[name]) / plan.workers,
+            "ratio": median_ratio(rates[name], rates[PLAIN]),
+            "cpu_ms": statistics.median(costs[name]),
+        }
+        for name in contenders
+    ]
 
 
 @click.command()
@@ -353,35 +213,24 @@ def listing_time(files: int) -> float:
 def main(images: int, batch: int, workers: tuple[int, ...], file: Path | None) -> None:
     """Compare ways to read images from files."""
     torch.set_num_threads(1)
-    record = {**circumstances(CPU), "images": images}
-    click.echo(record)
+    around = circumstances(CPU)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         make_set(root, images)
         files = folder.load(spec_of(root, images), root)
         whole = len(files.training) // batch * batch
         files = replace(files, training=files.training.part(np.arange(whole)))
-        mean = statistics.mean(path.stat().st_size for path in (root / "train").glob("*/*"))
-        record["bytes"] = mean
-        click.echo(f"{images} images of {WIDTH} x {HEIGHT}, {mean / 1e3:.0f} kB on average")
-        record["decode_ms"] = decode_times(files.training, min(images // 2, 100))
-        for name, milliseconds in record["decode_ms"].items():
-            click.echo(f"{name:32}{milliseconds:7.2f} ms an image on one core")
+        sizes = [path.stat().st_size for path in (root / "train").glob("*/*")]
+        decode_ms = decode_times(files.training, min(images // 2, 100))
+        click.echo(f"milliseconds to decode an image on one core: {decode_ms}")
         plan = LoaderPlan(seed=1, batch_size=batch, augmentation="crop_flip", device=CPU)
-        rows = []
-        for count in workers:
-            contenders = make_contenders(files, replace(plan, workers=count))
-            rows += race(contenders, whole // batch, count)
-        click.echo(f"{'':32}workers  images/s/worker  ratio  CPU ms  loop")
-        for row in rows:
-            click.echo(
-                f"{row['contender']:32}{row['workers']:7}{row['images_per_s_and_worker']:17.0f}"
-                f"{row['ratio']:7.2f}{row['cpu_ms']:8.2f}{row['loop']:6.2f}"
-            )
-        record["rows"] = rows
-    record["listing_s_per_100_000"] = listing_time(100_000)
-    click.echo(f"listing 100,000 files: {record['listing_s_per_100_000']:.2f} s")
-    write_record(file, record)
+        rows = [row for count in workers for row in race(files, replace(plan, workers=count))]
+    report(
+        rows,
+        "contender workers:d images_per_s_and_worker:.0f ratio:.2f cpu_ms:.2f",
+        file,
+        **{**around, "images": images, "bytes": statistics.mean(sizes), "decode_ms": decode_ms},
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.common import circumstances, json_option, median_ratio, write_record
+from benchmarks.common import circumstances, json_option, median_ratio, report
 from benchmarks.job import SMOKE, command
 
 ALONE = "one after another, 1 thread"
@@ -106,19 +106,10 @@ def main(
 ) -> None:
     """Compare ways to train several seeds."""
     description = SMOKE | {"model": model, "dataset": dataset, "method": "dense", "epochs": epochs}
-    record = circumstances(torch.device(device)) | {"epochs": epochs, "model": model}
-    click.echo(record)
-    record["rows"] = []
-    click.echo(f"{'runs':>4}  {'':32}runs/minute  ratio  steps of a run, s  ratio")
-    for count in counts:
-        rows = measure(description, count, rounds, cores, device)
-        record["rows"] += rows
-        for row in rows:
-            click.echo(
-                f"{row['runs']:4}  {row['contender']:32}{row['runs_per_minute']:11.2f}"
-                f"{row['ratio']:7.2f}{row['steps_s']:19.2f}{row['steps_ratio']:7.2f}"
-            )
-    write_record(file, record)
+    around = circumstances(torch.device(device)) | {"epochs": epochs, "model": model}
+    rows = [row for count in counts for row in measure(description, count, rounds, cores, device)]
+    columns = "runs:d contender runs_per_minute:.2f ratio:.2f steps_s:.2f steps_ratio:.2f"
+    report(rows, columns, file, **around)
 
 
 if __name__ == "__main__":

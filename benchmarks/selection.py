@@ -19,9 +19,10 @@ import click
 import torch
 from torch import Tensor
 
+from acdc.models import MODELS
 from acdc.sparsity import selection, topk
-from benchmarks.common import circumstances, json_option, waiting_clock, write_record
-from tests.support import golden
+from acdc.sparsity.layers import prunable_layers
+from benchmarks.common import circumstances, json_option, report, waiting_clock
 
 SIZES = (25_502_912, 285_000_000)
 DENSITY = 0.1
@@ -34,10 +35,8 @@ def make_layers(size: int, device: torch.device) -> dict[str, Tensor]:
     """Return ``size`` weights in layers of ResNet50's shapes and layout, over and over."""
     generator = torch.Generator(device).manual_seed(0)
     layers: dict[str, Tensor] = {}
-    for layer in itertools.cycle(golden("resnet50_sparsity_distributions")["layers"]):
-        *kernel, inputs, outputs = layer["shape_hwio"]
-        whole = [outputs, inputs, *kernel]
-        shape = whole if math.prod(whole) <= size else [size]
+    for layer in itertools.cycle(prunable_layers(MODELS["resnet50"](3, 1000)).values()):
+        shape = layer.shape if math.prod(layer.shape) <= size else [size]
         weight = torch.randn(shape, generator=generator, device=device)
         weight *= (2 / math.prod(shape[1:])) ** 0.5
         if weight.dim() == 4:
@@ -130,15 +129,9 @@ def measure(size: int, device: torch.device, repetitions: int) -> list[dict[str,
 def main(sizes: tuple[int, ...], repetitions: int, device: str, file: Path | None) -> None:
     """Compare ways to select the largest weights."""
     where = torch.device(device)
-    click.echo(around := circumstances(where))
-    click.echo(f"{'weights':>11}  {'':20}{'ms':>9}{'reads':>8}{'extra memory / weights':>24}")
-    rows = []
-    for size in sizes:
-        for row in measure(size, where, repetitions):
-            rows.append(row)
-            figures = f"{1e3 * row['time_s']:9.1f}{row['reads']:8.1f}{row['extra_memory']:24.2f}"
-            click.echo(f"{size:11,}  {row['contender']:20}{figures}")
-    write_record(file, {**around, "rows": rows})
+    around = circumstances(where)
+    rows = [row for size in sizes for row in measure(size, where, repetitions)]
+    report(rows, "weights:,d contender time_s:.4f reads:.1f extra_memory:.2f", file, **around)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from acdc.models import MODELS
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
 from acdc.training.optimizers import build_optimizer
-from benchmarks.common import circumstances, json_option, median_ratio, waiting_clock, write_record
+from benchmarks.common import circumstances, json_option, median_ratio, report, waiting_clock
 
 EPOCHS, BATCHES = 100, 5004  # ImageNet at batch 256
 
@@ -62,7 +62,8 @@ class Subject:
             }
         )
         torch.manual_seed(1)
-        self.model = MODELS[model](3, 1000).to(device=device, memory_format=torch.channels_last)
+        self.model = MODELS[model](3, 1000).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.recipe)
         plan = replace(config.plan, layers=prunable_layers(self.model), batches_per_epoch=BATCHES)
         self.this: SparseMethod[Any] = config.method_class(plan)
@@ -83,7 +84,7 @@ class Subject:
         if step.batch == 0:
             self.this.epoch_start(step)
         begun = clock()
-        nn.functional.cross_entropy(self.model(inputs), labels).backward()
+        nn.functional.cross_entropy(self.model(inputs), labels).backward()  # type: ignore[no-untyped-call]
         ready = clock()
         stepped = self.this.before_step(step)
         before = clock()
@@ -141,7 +142,6 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
     """Measure what sparse methods add to a step of dense training."""
     where = torch.device(device)
     around = circumstances(where)
-    click.echo(f"{model}, batch {batch} of {size} x {size}, {rounds} rounds, {around}")
     inputs = torch.randn(batch, 3, size, size, device=where)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=where) % 1000
@@ -154,9 +154,8 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
                 subject.times.clear()
     dense = SUBJECTS[0]
     step = dense.best("ordinary step")
-    rows = []
-    for subject in SUBJECTS:
-        row = {
+    rows = [
+        {
             "method": subject.label,
             "interval": subject.interval,
             "hooks_ms": 1e3 * subject.best("ordinary hooks"),
@@ -166,15 +165,11 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
                 subject.times["ordinary step"], dense.times["ordinary step"]
             ),
         }
-        rows.append(row)
-        click.echo(
-            f"{subject.label:22} hooks {row['hooks_ms']:8.1f} ms, update {row['update_ms']:8.1f} ms"
-            f" every {subject.interval:6d}: {row['share']:7.2%} of a dense step; "
-            f"whole ordinary step {row['whole_step_ratio']:.3f} of a dense one"
-        )
-    click.echo(f"a dense step: {1e3 * step:.0f} ms")
+        for subject in SUBJECTS
+    ]
+    columns = "method hooks_ms:.1f update_ms:.1f interval:d share:.2% whole_step_ratio:.3f"
     setting = {"model": model, "batch": batch, "size": size, "rounds": rounds}
-    write_record(file, {**setting, **around, "dense_step_ms": 1e3 * step, "rows": rows})
+    report(rows, columns, file, **setting, **around, dense_step_ms=1e3 * step)
 
 
 if __name__ == "__main__":
