@@ -60,23 +60,25 @@ def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
     The theory's experiments have to be of the same revision.
 
     Raises:
-        NotReproducible: a run or an experiment is missing, or they do not come from one committed
-            state.
+        NotReproducible: a run or an experiment is missing or damaged, or they do not come from one
+            committed state.
     """
-    attempts = {folder: read_run(folder).provenance for folder in (*runs, *theory)}
-    (first, *_), *_ = (*attempts.values(), (Attempt(),))
-    for folder, made in attempts.items():
-        if not made:
-            raise NotReproducible(f"{folder} has no {PROVENANCE}; make the study first")
-        for attempt in made:
-            if not attempt.git.clean:
-                problem = "was made with edited files; commit them and reproduce it again"
-                raise NotReproducible(f"{folder} {problem}")
-            if attempt.git != first.git or (folder in runs and _common(attempt) != _common(first)):
-                raise NotReproducible(
-                    f"{runs[0]} and {folder} come from different revisions, versions or machines; "
-                    "reproduce the study on one"
-                )
+    records = [read_run(folder) for folder in (*runs, *theory)]
+    attempts = [(record.folder, attempt) for record in records for attempt in record.provenance]
+    first = next((attempt for _, attempt in attempts), Attempt())
+    for record in records:
+        if record.problems or not record.provenance:
+            missing = f"{record.folder} has no {PROVENANCE}; make the study first"
+            raise NotReproducible("; ".join(record.problems) or missing)
+    for folder, attempt in attempts:
+        if not attempt.git.clean:
+            problem = "was made with edited files; commit them and reproduce it again"
+            raise NotReproducible(f"{folder} {problem}")
+        if attempt.git != first.git or (folder in runs and _common(attempt) != _common(first)):
+            raise NotReproducible(
+                f"{records[0].folder} and {folder} come from different revisions, versions or "
+                "machines; reproduce the study on one"
+            )
     return _common(first)
 
 

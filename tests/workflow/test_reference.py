@@ -1,0 +1,83 @@
+"""``acdc reference`` copies the summaries of a study that was made by one committed state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from acdc.errors import ConfigError
+from acdc.run.reader import PROVENANCE
+from study.resolve import load
+from tests.workflow.conftest import TINY
+from workflow.reference import NotReproducible, reference
+
+ABOUT: dict[str, Any] = {
+    "git": {"revision": "a" * 40, "clean": True},
+    "python": "3.12",
+    "packages": {"torch": "2"},
+    "hardware": {"processor": "EPYC", "cores": 2, "device": "cpu"},
+    "host": "one",
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """The folder of a study: provenance, tables, figures and theory, without results."""
+    folder, tiny = tmp_path / "results" / "tiny", load(str(TINY))
+    theory = [folder / "theory" / name for name in tiny.theory]
+    for place in (*(folder / "runs" / run for run in tiny.runs), *theory):
+        place.mkdir(parents=True)
+        (place / PROVENANCE).write_text(json.dumps(ABOUT))
+    for name in ("tables/table06.csv", "tables/epochs.csv", "tables/table06.json", "report.html"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    (theory[0] / "series.csv").touch()
+    return folder
+
+
+def call(study: Path, scale: str = str(TINY)) -> BaseException | None:
+    command = [scale, "--results", str(study.parent), "--out", str(study.parents[1] / "reference")]
+    return CliRunner().invoke(reference, command).exception
+
+
+def test_summaries_replace_those_before(study: Path) -> None:
+    target = study.parents[1] / "reference" / "tiny"
+    (target / "tables").mkdir(parents=True)
+    (target / "tables" / "old.csv").touch()
+    assert call(study) is None
+    copied = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert copied == {"tables/table06.csv", "theory/t2_rate/series.csv", PROVENANCE}
+    about = json.loads((target / PROVENANCE).read_text())
+    assert about == {key: value for key, value in ABOUT.items() if key != "host"}
+    assert isinstance(call(study, "nowhere"), ConfigError)
+
+
+DIRTY = ABOUT | {"git": ABOUT["git"] | {"clean": False}}
+OTHER = ABOUT | {"git": ABOUT["git"] | {"revision": "b" * 40}}
+
+
+@pytest.mark.parametrize("place", ["runs/*", "theory/*"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        Path.unlink,
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text(json.dumps(DIRTY)),
+        lambda path: path.write_text(json.dumps(OTHER)),
+        lambda path: path.write_text(json.dumps(ABOUT | {"resumed": [OTHER]})),
+    ],
+)
+def test_one_committed_state_is_required(
+    change: Callable[[Path], object], place: str, study: Path
+) -> None:
+    path = sorted(study.glob(f"{place}/{PROVENANCE}"))[-1]
+    change(path)
+    error = call(study)
+    assert isinstance(error, NotReproducible)
+    assert str(path.parent) in str(error)
+    assert not (study.parents[1] / "reference").exists()
