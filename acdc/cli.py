@@ -220,6 +220,7 @@ def _train(
     )
     jobs = [Job(config, replace(options, runs=runs)) for config, runs in targets]
     if at_once > 1 and len(jobs) > 1:
+        click.echo(f"{len(jobs)} runs, {at_once} at a time, share {where}", err=True)
         status = train_at_once(jobs, at_once)
     else:
         shown = Terminal if sys.stderr.isatty() else Lines
