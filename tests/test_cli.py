@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,83 +140,60 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "too few zeros" in output
 
 
-MISTAKES: list[tuple[list[str], str]] = [
-    (["--sparsity", "1"], "sparsity"),
-    (["--method", "acd"], "method"),
-    (["--set", "recipe.lrr=1"], "recipe.lrr"),
-    (["--set", "recipe.lr"], "--set"),
-    (["--set", "recipe.lr=[1"], "--set"),
-    (["--set", "seed=1", "--set", "seed.x=1"], "--set"),
-    (["--epochs", "5"], "epochs"),
-    (["/nowhere/run.yaml"], "/nowhere/run.yaml"),
-    (["--seeds", "1,1"], "--seeds"),
-    (["--seeds", "1,x"], "--seeds"),
-    (["--device", "cuda:99"], "--device"),
-    *((["--device", name], "--device") for name in ("gpu", "meta", "cpu:3", "cuda:9", "mps", "")),
-]
-
-
-@pytest.mark.parametrize(("arguments", "key"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_status_two(
-    arguments: list[str], key: str, acdc: Any, tmp_path: Path
-) -> None:
-    status, output, errors = acdc("train", *arguments, "--runs", tmp_path)
-    assert status == 2
-    assert output == ""
-    assert errors.startswith(f"error: {key}"), errors
-    assert errors.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
 NUMBERS = ("--checkpoint-interval", "--wait")
 COUNTS = ("--threads", "--processes", "--nodes", "--at-once", "--workers")
-WRONG_OPTIONS: list[tuple[list[str], str]] = [
-    *(([option, v], option) for option in NUMBERS for v in ("nan", "inf", "-inf", "-1", "", "1h")),
-    *(([option, v], option) for option in COUNTS for v in ("0", "-1", "1.5", "100000000", "nan")),
+MISTAKES: list[tuple[list[str], str]] = [
+    *(([option, v], option) for option in NUMBERS for v in ("nan", "inf", "-1", "", "1h")),
+    *(([option, v], option) for option in COUNTS for v in ("0", "-1", "1.5", "100000000")),
     *(([option, v], option) for option in ("--epochs", "--seed") for v in ("1e30", "nan", "0.5")),
-    *((["--epochs", v], "epochs") for v in ("0", "-1", "10000000", "9" * 30)),
+    *((["--epochs", v], "epochs") for v in ("0", "5", "-1", "10000000", "9" * 30)),
     *((["--seed", v], "seed") for v in ("-1", "9" * 30)),
-    *((["--sparsity", v], "sparsity") for v in ("nan", "inf", "-inf", "1e400", "2")),
+    *((["--sparsity", v], "sparsity") for v in ("nan", "inf", "-inf", "1e400", "1")),
     *(([option, ""], option) for option in ("--runs", "--receipt", "--device", "--seeds")),
-    (["--nodes", "2"], "--nodes"),
-    (["--nodes", "3", "--processes", "2"], "--nodes"),
-    (["--seeds", "1," + "9" * 5000], "--seeds"),
-    *((["--device", v], "--device") for v in ("meta", "cpu:3", "mps", "xpu", "cuda:x", "c u")),
+    *((["--nodes", v, "--processes", "2"], "--nodes") for v in ("3", "4")),
+    *((["--seeds", v], "--seeds") for v in ("1,1", "1,x", "1," + "9" * 5000)),
+    *((["--device", v], "--device") for v in ("gpu", "meta", "cpu:3", "mps", "cuda:x", "cuda:99")),
+    (["--method", "acd"], "method"),
     (["--lr", "0.1"], "recipe.lr"),
     (["--weight-decay", "0.1"], "recipe.weight_decay"),
     (["--batch-size=64"], "recipe.batch_size"),
     (["--precision", "bf16"], "--set precision"),
+    (["--sparsty", "0.9"], "--sparsity"),
     (["--set", "epochs=true"], "epochs"),
+    (["--set", "recipe.lrr=1"], "recipe.lrr"),
+    (["--set", "recipe.lr"], "--set"),
+    (["--set", "recipe.lr=[1"], "--set"),
+    (["--set", "seed=1", "--set", "seed.x=1"], "--set"),
     (["--set", "recipe={{ recipe }}"], "--set"),
     (["--set", "recipe=" + "[" * 20_000], "--set"),
     (["--set", "model=" + "x" * 10_000], "model"),
+    (["/nowhere/run.yaml"], "/nowhere/run.yaml"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"), WRONG_OPTIONS, ids=[" ".join(a)[:40] for a, _ in WRONG_OPTIONS]
+    ("arguments", "key"), MISTAKES, ids=[" ".join(a)[:40] for a, _ in MISTAKES]
 )
-def test_a_wrong_option_is_named_before_anything_starts(
+def test_a_mistake_is_named_before_anything_starts(
     arguments: list[str], key: str, acdc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, output, errors = acdc("train", "--method", "dense", *arguments)
+    status, output, errors = acdc("train", *arguments)
     assert (status, output) == (2, "")
     assert key in errors
     assert len(errors) < 1000
+    # One line, or those of click, which begin with how the command is used.
+    assert errors.count("\n") == 1 or errors.startswith("Usage:")
     assert not list(tmp_path.iterdir())
 
 
 LEFTOVERS: list[tuple[dict[str, str], str]] = [
     ({"RANK": "first"}, "RANK"),
-    ({"RANK": "3"}, "WORLD_SIZE"),
     ({"RANK": "0"}, "WORLD_SIZE"),
     ({"WORLD_SIZE": "2"}, "RANK"),
     ({"WORLD_SIZE": "0"}, "RANK"),
-    ({"WORLD_SIZE": ""}, "RANK"),
     ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK"),
     ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK"),
-    ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK"),
     ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "LOCAL_RANK"),
     ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "MASTER_PORT"),
@@ -256,19 +234,29 @@ def test_a_file_that_describes_no_run(content: bytes, acdc: Any, tmp_path: Path)
     assert errors.count("\n") == 1
 
 
-def test_a_folder_that_cannot_be_written(acdc: Any, tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    status, _, errors = acdc("train", "--method", "dense", "--runs", blocked / "runs")
-    assert status == 4
-    assert str(blocked) in errors
-    assert errors.count("\n") == 1
-
-
-def test_an_unknown_option(acdc: Any) -> None:
-    status, _, errors = acdc("train", "--sparsty", "0.9")
-    assert status == 2
-    assert "--sparsity" in errors
+@pytest.mark.parametrize(
+    ("options", "status", "named"),
+    [
+        (["--runs", "file"], 2, "file"),
+        (["--runs", "file/runs"], 4, "file"),
+        (["--receipt", "file/receipt"], 4, "file"),
+        (["--receipt", "fifo"], 4, "fifo"),
+    ],
+)
+def test_a_place_that_cannot_be_written(
+    options: list[str],
+    status: int,
+    named: str,
+    acdc: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    os.mkfifo("fifo")
+    code, _, errors = acdc("train", "--method", "dense", "--epochs", "1", *options)
+    assert code == status
+    assert named in errors.splitlines()[-1]
 
 
 def test_help(acdc: Any) -> None:
