@@ -58,34 +58,6 @@ class RunState:
         return 0.0 if self.settled else 1.0 - self.share
 
 
-class States:
-    """The states of a study's runs; a result is read once."""
-
-    def __init__(self, runs: Path, epochs: Mapping[str, int]) -> None:
-        """Remember what to read.
-
-        Args:
-            runs: the folder of the runs.
-            epochs: of each run, by its name.
-        """
-        self.runs = runs
-        self.epochs = epochs
-        self._ended: dict[str, tuple[int, RunState]] = {}
-
-    def read(self) -> dict[str, RunState]:
-        """Return the present state of each run, by its name."""
-        return {name: self._read(name) for name in self.epochs}
-
-    def _read(self, name: str) -> RunState:
-        written = _written(self.runs / name / RESULT)
-        if name in self._ended and self._ended[name][0] == written:
-            return self._ended[name][1]
-        state = read_state(self.runs / name, self.epochs[name])
-        if written and state.status in ("done", "diverged"):
-            self._ended[name] = (written, state)
-        return state
-
-
 def read_state(folder: Path, epochs: int) -> RunState:
     """Return the state of a run.
 
@@ -125,7 +97,7 @@ def read_state(folder: Path, epochs: int) -> RunState:
         return replace(state, status="failed")
     failure = record.failure
     # An error that need not recur is of interest until the run was resumed.
-    resumed = _written(folder / JOURNAL) >= _written(folder / FAILED)
+    resumed = written(folder / JOURNAL) >= written(folder / FAILED)
     if failure is None or (resumed and not failure.final):
         return state
     status: Status = "failed" if failure.final else "stopped"
@@ -153,7 +125,7 @@ def _begun(folder: Path) -> bool:
         return False
 
 
-def _written(path: Path) -> int:
+def written(path: Path) -> int:
     """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns

@@ -16,8 +16,9 @@ import click
 from tabulate import tabulate
 
 from acdc.console import Seconds
+from acdc.run.result import RESULT
 from study.model import STUDY, ReportError, Study, read_study
-from workflow.state import RunState, States, Status, clock
+from workflow.state import RunState, Status, clock, read_state, written
 
 COLOURS: dict[Status, dict[str, Any]] = {
     "running": {"fg": "cyan", "bold": True},
@@ -159,16 +160,28 @@ class Overview:
 
 
 class Watch:
-    """Looks at a study again and again; a result is read once."""
+    """Looks at a study again and again; the result of a run that has ended is read once."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.title, self.folder = study.scale.title, folder
         self.entries = entries(study)
-        self.states = States(folder / "runs", {entry.run: entry.epochs for entry in self.entries})
+        self._ended: dict[str, tuple[int, RunState]] = {}
 
     def look(self) -> Overview:
         """Return the study as it is now."""
-        return Overview(self.title, self.folder, self.entries, self.states.read())
+        states = {entry.run: self._read(entry) for entry in self.entries}
+        return Overview(self.title, self.folder, self.entries, states)
+
+    def _read(self, entry: Entry) -> RunState:
+        folder = self.folder / "runs" / entry.run
+        result = written(folder / RESULT)
+        before, known = self._ended.get(entry.run, (0, None))
+        if known is not None and before == result:
+            return known
+        state = read_state(folder, entry.epochs)
+        if result and state.status in ("done", "diverged"):
+            self._ended[entry.run] = result, state
+        return state
 
 
 def cell(state: RunState) -> str:

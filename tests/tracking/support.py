@@ -50,7 +50,7 @@ def sync(folder: Path, *options: str) -> None:
 def syncing(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """``acdc sync`` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tracking", *arguments],
+        [sys.executable, "-m", "workflow", "sync", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

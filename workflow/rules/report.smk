@@ -156,4 +156,4 @@ rule track:
     params:
         arguments=[FOLDER, "--lenient"],
     shell:
-        "python -m tracking {params.arguments:q} > {output:q} 2> {log:q}"
+        "python -m workflow sync {params.arguments:q} > {output:q} 2> {log:q}"
