@@ -22,10 +22,9 @@ from acdc.data.loader import Batch, LoaderPlan
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError, DataError
 from acdc.run.lifecycle import Options, run
-from acdc.run.reader import read_lines
 from acdc.training.state import Engine
 from tests.data.pictures import CLASSES, FOLDERS, SIZE, TRAIN, VALIDATION, make, spec_of
-from tests.support import Silent, assert_same_run
+from tests.support import At, Silent, assert_same_run, interrupt, resumptions
 
 PLAN = LoaderPlan(seed=7, batch_size=8, augmentation="crop_flip", device=torch.device("cpu"))
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (FOLDERS.mean, FOLDERS.std))
@@ -271,21 +270,11 @@ def test_a_data_set_of_ones_own(
         }
     )
 
-    class Stop(Silent):
-        steps = 0
-
-        def step(self) -> None:
-            self.steps += 1
-            if self.steps == 9:
-                raise KeyboardInterrupt
-
     whole = run(config, Options(tmp_path / "whole"), Silent())
     options = Options(tmp_path / "parts", engine=Engine(workers=1), checkpoint_interval_s=0)
     with pytest.raises(KeyboardInterrupt):
-        run(config, options, Stop())
+        run(config, options, At(interrupt, steps=[8]))
     result = run(config, options, Silent())
     name = config.run_name
     assert_same_run(tmp_path / "parts" / name, result, tmp_path / "whole" / name, whole)
-    records = read_lines(tmp_path / "parts" / name / "journal.jsonl").lines
-    resumed = [(r["epoch"], r["batch"]) for r in records if r.get("event") == "resume"]
-    assert resumed == [(1, 2)]
+    assert resumptions(tmp_path / "parts" / name) == [(1, 2)]

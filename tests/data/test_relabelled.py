@@ -17,7 +17,7 @@ from acdc.data.memory import ImageSet, relabel
 from acdc.distributed import Ranks
 from acdc.training.evaluation import evaluate_relabelled
 from acdc.training.state import TrainState
-from tests.support import METHOD_SETTINGS, journal, network_of, tiny_config, train, weight_files
+from tests.support import METHOD_SETTINGS, journal, network_of, train, weight_files
 
 SMALL = ("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled")
 
@@ -156,13 +156,6 @@ def test_measuring_changes_nothing_of_the_training(
         extra = set(record) - set(other)
         assert extra == {"relabelled_given_accuracy", "relabelled_true_accuracy"}
         assert {key: record[key] for key in other} == other
-
-
-def test_a_set_without_random_labels_has_no_such_entries(tmp_path: Path) -> None:
-    config = tiny_config("dense", epochs=1)
-    train(config, tmp_path)
-    (record,) = epochs(tmp_path / config.run_name)
-    assert not [key for key in record if key.startswith("relabelled")]
 
 
 def odd() -> ImageSet:

@@ -1,4 +1,4 @@
-"""The data are what their checksums say, split once for all, and augmented within bounds."""
+"""The sets that come with the suite: what their checksums say, split once for all."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc import seeds
 from acdc.data import DATASETS, cifar, command, fashion_mnist
-from acdc.data.augmentation import Augmentation
-from acdc.data.loader import LoaderPlan, standardise
-from acdc.data.memory import MemoryLoader, as_images, moments, split
-from acdc.data.shifts import PaddedImages, draw_shifts
-from acdc.distributed import Ranks
+from acdc.data.memory import as_images, moments, split
 from acdc.errors import ConfigError, DataError
 
 EMBEDDED = fashion_mnist._EMBEDDED
@@ -116,30 +111,48 @@ def test_normalisation() -> None:
     assert normal.shape == data.training.pixels.shape
 
 
-def damage(path: Path, how: str) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40))
+def test_moments(seed: int, channels: int, size: int) -> None:
+    pixels = torch.randint(
+        0, 256, (3, channels, size, 2), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.uint8)
+    mean, std = moments(pixels)
+    exact = pixels.double()
+    assert torch.allclose(mean.double(), exact.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+    assert torch.allclose(std.double(), exact.std(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
+
+
+def flip_a_bit(path: Path) -> None:
     raw = bytearray(path.read_bytes())
-    if how == "missing":
-        path.unlink()
-    elif how == "truncated":
-        path.write_bytes(raw[: len(raw) // 2])
-    elif how == "bit flipped":
-        raw[len(raw) // 2] ^= 1
-        path.write_bytes(raw)
-    elif how == "other content":
-        content = bytearray(gzip.decompress(bytes(raw)))
-        content[-1] ^= 1
-        path.write_bytes(gzip.compress(bytes(content), 1))
-    else:
-        path.write_bytes(b"no gzip at all")
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
 
 
-HOWS = ["missing", "truncated", "bit flipped", "other content", "not gzip"]
+def change_content(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-1] ^= 1
+    path.write_bytes(gzip.compress(bytes(content), 1))
 
 
-@pytest.mark.parametrize("how", HOWS)
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: list[Callable[[Path], object]] = [
+    Path.unlink,
+    lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    flip_a_bit,
+    change_content,
+    lambda path: path.write_bytes(b"no gzip at all"),
+    folder_instead,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist_10k"])
 def test_damaged_files_are_named(
-    dataset: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: str, damage: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dataset == "digits":
         path = tmp_path / "datasets" / "data" / "digits.csv.gz"
@@ -152,17 +165,30 @@ def test_damaged_files_are_named(
         path = tmp_path / "fashion" / NAMES[1]
         monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: path.parent)
     assert command.examine(DATASETS[dataset]).state == "there"
-    damage(path, how)
+    damage(path)
     with pytest.raises(DataError) as caught:
         DATASETS[dataset].load()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert (DATASETS[dataset].missing() is not None) == (how == "missing")
+    if damage is not folder_instead:
+        assert (DATASETS[dataset].missing() is not None) == (damage is Path.unlink)
     found = command.examine(DATASETS[dataset])
-    assert (found.state, found.folder, found.problem) == (
-        *("incomplete", path.parent),
-        str(caught.value),
-    )
+    assert (found.state, found.problem) == ("incomplete", str(caught.value))
+    assert found.folder == path.parent
+
+
+def test_a_folder_around_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tools unpack x.gz to x/x."""
+    for name in NAMES:
+        (tmp_path / name).write_bytes((fashion_mnist.embedded_folder() / name).read_bytes())
+    monkeypatch.setattr(fashion_mnist, "embedded_folder", lambda: tmp_path)
+    path = tmp_path / NAMES[2]
+    path.unlink()
+    path.with_suffix("").mkdir()
+    (path.with_suffix("") / path.stem).touch()
+    with pytest.raises(DataError, match=f"{path.with_suffix('')}.* a folder"):
+        DATASETS["fashion_mnist_1k"].load()
+    assert command.examine(DATASETS["fashion_mnist_1k"]).state == "incomplete"
 
 
 def digits_file() -> Path:
@@ -207,144 +233,6 @@ def test_a_missing_full_set_names_folders_and_remedy(
     text = str(caught.value)
     for part in (str(tmp_path / "a"), str(tmp_path / "b"), "ACDC_DATA", "fashion_mnist_10k"):
         assert part in text
-
-
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """Return an image (C, H, W) moved by whole pixels, zeros coming in, pixel by pixel."""
-    _, height, width = image.shape
-    result = torch.zeros_like(image)
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                result[:, row, column] = image[:, row - down, column - right]
-    return result
-
-
-def numbered_images(count: int, channels: int, size: int) -> Tensor:
-    """Return images without any symmetry: all their pixels differ."""
-    pixels = torch.arange(channels * size * size).remainder(251).add(1).to(torch.uint8)
-    return pixels.reshape(1, channels, size, size).repeat(count, 1, 1, 1)
-
-
-def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tensor:
-    reach = max(images.shape[2] // 8, 1)
-    shifts = draw_shifts(how, reach, len(images), torch.Generator().manual_seed(seed))
-    return PaddedImages(images, reach).windows(torch.arange(len(images)), shifts)
-
-
-@settings(max_examples=20)
-@given(
-    st.sampled_from(["shift", "shift_flip"]),
-    st.integers(1, 2),
-    st.sampled_from([4, 8, 16]),
-    st.integers(0, 2**32),
-)
-def test_augmented_images_are_shifted_originals(
-    how: Augmentation, channels: int, size: int, seed: int
-) -> None:
-    images = numbered_images(6, channels, size)
-    images[1::2] = images[1::2].flip(2)
-    out = augmented(images, how, seed)
-    reach = max(size // 8, 1)
-    flips = (False, True) if how == "shift_flip" else (False,)
-    for image, moved in zip(images, out, strict=True):
-        candidates = (
-            shifted(image.flip(2) if flip else image, down, right)
-            for flip in flips
-            for down in range(-reach, reach + 1)
-            for right in range(-reach, reach + 1)
-        )
-        assert any(torch.equal(moved, candidate) for candidate in candidates)
-
-
-def test_shifts_and_flips_are_uniform() -> None:
-    images = numbered_images(1800, 1, 8)
-    out = augmented(images, "shift_flip", 0)
-    counts: dict[bytes, int] = {}
-    for image in out:
-        counts[image.numpy().tobytes()] = counts.get(image.numpy().tobytes(), 0) + 1
-    # 9 shifts, 2 orientations: 100 each on average, standard deviation 10; six of those either way.
-    assert len(counts) == 18
-    assert min(counts.values()) > 40
-    assert max(counts.values()) < 160
-
-
-def test_augmentation_is_a_function_of_its_generator() -> None:
-    images = numbered_images(8, 1, 8)
-    before = images.clone()
-    first, again, other = (augmented(images, "shift", seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(images, before)
-
-
-def feed(augmentation: Augmentation, ranks: Ranks | None = None, **plan: Any) -> MemoryLoader:
-    whole = {"seed": 1, "batch_size": 250, "device": torch.device("cpu")} | plan
-    return MemoryLoader(
-        DATASETS["digits"].load(),
-        LoaderPlan(augmentation=augmentation, ranks=ranks or Ranks(), **whole),
-    )
-
-
-def test_batches_without_augmentation() -> None:
-    images = DATASETS["digits"].load()
-    order = torch.randperm(1294, generator=seeds.generator(1, "data_order", 3))
-    batches = list(feed("none").training(3))
-    assert [len(labels) for _, labels in batches] == [250] * 5
-    expected = (images.training.pixels[order[:1250]].float() - images.mean) / images.std
-    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), expected)
-    assert torch.equal(
-        torch.cat([labels for _, labels in batches]), images.training.labels[order[:1250]]
-    )
-    inputs, labels = feed("shift").samples(order[:7])
-    assert torch.equal(inputs, expected[:7])
-    assert torch.equal(labels, images.training.labels[order[:7]])
-
-
-def test_epochs_can_begin_at_any_batch() -> None:
-    whole = list(feed("shift").training(2))
-    for first in range(6):
-        rest = list(feed("shift").training(2, first))
-        assert len(rest) == 5 - first
-        for (a, b), (c, d) in zip(rest, whole[first:], strict=True):
-            assert torch.equal(a, c)
-            assert torch.equal(b, d)
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_ranks_share_batches_and_splits(count: int) -> None:
-    shares = [feed("shift", Ranks(rank, count)) for rank in range(count)]
-    whole = feed("shift")
-    for parts in zip(whole.training(1), *(share.training(1) for share in shares), strict=True):
-        (inputs, labels), *mine = parts
-        assert torch.equal(torch.cat([x for x, _ in mine]), inputs)
-        assert torch.equal(torch.cat([y for _, y in mine]), labels)
-        assert {len(y) for _, y in mine} == {250 // count}
-    for name in ("validation", "test"):
-        together = [y for share in shares for _, y in share.evaluation(name)]
-        assert torch.equal(torch.cat(together), torch.cat([y for _, y in whole.evaluation(name)]))
-
-
-def test_inputs_are_channels_last() -> None:
-    pixels = numbered_images(4, 3, 8)
-    padded = PaddedImages(pixels, 1)
-    shifts = draw_shifts("shift", 1, 4, torch.Generator().manual_seed(0))
-    taken = padded.windows(torch.arange(4), shifts)
-    assert taken.is_contiguous(memory_format=torch.channels_last)
-    assert standardise(taken, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)).is_contiguous(
-        memory_format=torch.channels_last
-    )
-
-
-@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40))
-def test_moments(seed: int, channels: int, size: int) -> None:
-    pixels = torch.randint(
-        0, 256, (3, channels, size, 2), generator=torch.Generator().manual_seed(seed)
-    ).to(torch.uint8)
-    mean, std = moments(pixels)
-    exact = pixels.double()
-    assert torch.allclose(mean.double(), exact.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
-    assert torch.allclose(std.double(), exact.std(dim=(0, 2, 3), keepdim=True), rtol=1e-6)
 
 
 # What is there
