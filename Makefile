@@ -62,7 +62,6 @@ BENCH ?= $(RESULTS)/benchmarks
 bench: $(VENV)/dev
 	@mkdir -p $(BENCH)
 	$(BIN)/python -m benchmarks.epoch --device $(DEVICE) --images 1280 --json $(BENCH)/epoch.json
-	$(BIN)/python -m benchmarks.job --device $(DEVICE) --json $(BENCH)/job.json
 	$(BIN)/python -m benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
 	$(BIN)/python -m benchmarks.loaders --json $(BENCH)/loaders.json
 	$(BIN)/python -m benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
