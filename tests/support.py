@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -208,6 +208,36 @@ class Silent(Reporter):
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+
+class At(Silent):
+    """Acts once at each of some steps, by their number in the run, or after some epochs."""
+
+    def __init__(
+        self, act: Callable[[], object], *, steps: Iterable[int] = (), epochs: Iterable[int] = ()
+    ) -> None:
+        super().__init__()
+        self.act, self.steps, self.after = act, set(steps), set(epochs)
+
+    def start(self, config: RunConfig, first: Step) -> None:
+        super().start(config, first)
+        self.iteration = first.iteration
+
+    def step(self) -> None:
+        if self.iteration in self.steps:
+            self.steps.remove(self.iteration)
+            self.act()
+        self.iteration += 1
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        super().epoch(record)
+        if record["epoch"] in self.after:
+            self.after.remove(record["epoch"])
+            self.act()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def without_timings(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,37 +27,14 @@ from acdc.run.progress import Reporter
 from acdc.run.reader import read_run
 from acdc.run.result import FailedResult, Result, read_result
 from tests.support import (
+    At,
     Silent,
     Uninterrupted,
     assert_same_run,
+    interrupt,
     tiny_config,
     train,
 )
-
-
-class After(Silent):
-    """Does something after an epoch, before its checkpoint is written."""
-
-    def __init__(self, epoch: int, act: Callable[[], None]) -> None:
-        super().__init__()
-        self.at = epoch
-        self.act = act
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        super().epoch(record)
-        if record["epoch"] == self.at:
-            self.act()
-
-
-class AtStep(Silent):
-    """Does something at every step."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        super().__init__()
-        self.act = act
-
-    def step(self) -> None:
-        self.act()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,7 +75,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         target.with_name(f".{target.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
 
     with pytest.raises(RunDirectoryError) as caught:
-        train(config, tmp_path, After(epoch, fill))
+        train(config, tmp_path, At(fill, epochs=[epoch]))
     assert caught.value.exit_status == 4
     text = str(caught.value)
     assert f"run {config.run_name} cannot be written: {folder}" in text
@@ -139,7 +116,7 @@ def test_a_folder_that_is_no_longer_writable_costs_nothing_that_was_saved(
 
     try:
         with pytest.raises(RunDirectoryError) as caught:
-            train(config, open_folder, After(2, close))
+            train(config, open_folder, At(close, epochs=[2]))
     finally:
         os.seteuid(user)
         (folder / closed).chmod(0o755)
@@ -164,12 +141,12 @@ def test_memory_that_cannot_be_had(tmp_path: Path, uninterrupted: Uninterrupted)
     config = tiny_config("acdc")
     expected, whole = uninterrupted(config)
     with pytest.raises(DeviceMemoryError) as caught:
-        train(config, tmp_path, After(2, allocate_too_much))
+        train(config, tmp_path, At(allocate_too_much, epochs=[2]))
     assert caught.value.exit_status == 7
     text = str(caught.value)
     assert f"{2**50} bytes" in text, "how much was asked for"
     assert "\n" not in text
-    result = allowed(config, tmp_path, After(2, allocate_too_much))
+    result = allowed(config, tmp_path, At(allocate_too_much, epochs=[2]))
     assert isinstance(result, FailedResult)
     assert result.exit_status == 7
     assert_same_run(tmp_path / config.run_name, train(config, tmp_path), expected, whole)
@@ -231,10 +208,6 @@ def test_a_checkpoint_of_another_run(tmp_path: Path, uninterrupted: Uninterrupte
     assert_same_run(folder, train(ours, tmp_path), expected, whole)
 
 
-def interrupted() -> None:
-    raise KeyboardInterrupt
-
-
 def broken() -> None:
     raise OSError(5, "Input/output error")
 
@@ -245,7 +218,7 @@ def stopped() -> None:
 
 @pytest.mark.parametrize(
     ("act", "kind"),
-    [(interrupted, KeyboardInterrupt), (broken, RunDirectoryError), (stopped, Resumable)],
+    [(interrupt, KeyboardInterrupt), (broken, RunDirectoryError), (stopped, Resumable)],
 )
 def test_what_may_not_recur_is_raised_also_where_failures_are_allowed(
     act: Callable[[], None],
@@ -255,7 +228,7 @@ def test_what_may_not_recur_is_raised_also_where_failures_are_allowed(
 ) -> None:
     config = tiny_config("acdc")
     with pytest.raises(kind):
-        allowed(config, tmp_path, After(1, act))
+        allowed(config, tmp_path, At(act, epochs=[1]))
     folder = tmp_path / config.run_name
     assert not failed_for_good(folder)
     assert not (folder / "result.json").exists()
@@ -308,7 +281,7 @@ def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path:
         for path in checkpoints.paths():
             assert_finite(checkpoints.read(path, torch.device("cpu")))
 
-    result = run(config, Options(tmp_path, checkpoint_interval_s=0), AtStep(look))
+    result = run(config, Options(tmp_path, checkpoint_interval_s=0), At(look, steps=range(20)))
     assert result.status == "diverged"
     look()
 

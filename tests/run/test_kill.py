@@ -21,10 +21,12 @@ from acdc.models import MODELS
 from acdc.models.wide_resnet import WideResNet
 from acdc.run.lifecycle import Options, run
 from tests.support import (
+    At,
     Silent,
     Uninterrupted,
     assert_same_run,
     epochs,
+    interrupt,
     resumptions,
     tiny_config,
 )
@@ -182,24 +184,6 @@ def test_a_run_whose_result_is_lost_finishes_again_and_leaves_nothing_beside(
     assert files(folder) == files(expected)
 
 
-class Broken(Silent):
-    """Ends the process's work at steps by their number in the run, once at each."""
-
-    def __init__(self, *iterations: int) -> None:
-        super().__init__()
-        self.at = set(iterations)
-
-    def start(self, config: RunConfig, first: Any) -> None:
-        super().start(config, first)
-        self.iteration = first.iteration
-
-    def step(self) -> None:
-        if self.iteration in self.at:
-            self.at.remove(self.iteration)
-            raise KeyboardInterrupt
-        self.iteration += 1
-
-
 def train_broken(config: RunConfig, runs: Path, reporter: Silent) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(config, Options(runs, checkpoint_interval_s=0), reporter)
@@ -210,7 +194,7 @@ def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
     method: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config(method)
-    reporter = Broken(*range(20))
+    reporter = At(interrupt, steps=range(20))
     for _ in range(20):
         train_broken(config, tmp_path, reporter)
     result = run(config, Options(tmp_path), reporter)
@@ -228,7 +212,7 @@ def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
     method: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config(method)
-    train_broken(config, tmp_path, Broken(8))
+    train_broken(config, tmp_path, At(interrupt, steps=[8]))
     folder = tmp_path / config.run_name
     newest = folder / "checkpoint" / "step-0000000008.pt"
     content = newest.read_bytes()
@@ -250,7 +234,7 @@ def test_dropout_draws_from_the_seed_and_not_from_what_ran_before(
     monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
     config = tiny_config(method, model="wrn10_1", recipe={"lr": 0.05})
     expected, whole = uninterrupted(config)
-    train_broken(config, tmp_path, Broken(7))
+    train_broken(config, tmp_path, At(interrupt, steps=[7]))
     torch.rand(3)
     state = torch.get_rng_state()
     result = run(config, Options(tmp_path), Silent())

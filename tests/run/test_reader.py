@@ -22,18 +22,15 @@ from acdc.frozen import fingerprint
 from acdc.run.failures import Failure
 from acdc.run.reader import read_run
 from acdc.run.result import DivergedResult, FailedResult, FinishedResult, read_result, write_result
-from tests.support import tiny_config, train
+from tests.support import Uninterrupted, tiny_config
 
 FILES = ("result.json", "config.yaml", "provenance.json", "journal.jsonl")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(uninterrupted: Uninterrupted) -> Path:
     """Return the folder of a finished run."""
-    runs = tmp_path_factory.mktemp("runs")
-    config = tiny_config("acdc")
-    train(config, runs)
-    return runs / config.run_name
+    return uninterrupted(tiny_config("acdc"))[0]
 
 
 def on_disk(folder: Path) -> dict[str, Any]:

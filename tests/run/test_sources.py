@@ -11,7 +11,7 @@ import pytest
 from acdc.config.run import RunConfig
 from acdc.run.reader import Attempt, RunRecord, read_run
 from acdc.run.sources import ROOT, SCIENCE, science_digest, staleness
-from tests.support import METHODS, tiny_config, train
+from tests.support import METHODS, Uninterrupted, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,9 @@ def test_a_number_that_differs_is_a_change(copy: Path, configs: dict[str, RunCon
     assert changed(copy, configs) == {"snip"}
 
 
-def test_a_run_records_it(tmp_path: Path) -> None:
+def test_a_run_records_it(uninterrupted: Uninterrupted) -> None:
     config = tiny_config("dense")
-    train(config, tmp_path)
-    record = read_run(tmp_path / config.run_name)
+    record = read_run(uninterrupted(config)[0])
     assert record.source_digest == science_digest(config)
     assert staleness(record) == ""
 
