@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from acdc.config.run import RunConfig
+from acdc.config.recipe import Recipe
+from acdc.config.run import RunConfig, parse_run
 from acdc.distributed import Ranks
 from acdc.errors import Diverged
 from acdc.sparsity.layers import prunable_weights
@@ -19,11 +21,35 @@ from acdc.sparsity.selection import top_k_rows
 from acdc.step import Step
 from acdc.training import loop
 from acdc.training.state import Engine, TrainState
+from theory import experiment
 from theory.curvature import Hessian, flat, largest_curvature, random_direction
+from theory.experiment import Count, Seed
 from theory.iht import hard_threshold
 from theory.rates import Theorem1
 
 Row = dict[str, Any]
+
+
+class Training(experiment.Settings):
+    """Settings that all of an experiment's runs of AC/DC have in common."""
+
+    seed: Seed = Field(1, description="First seed of training, and of the random vectors.")
+    dataset: str
+    epochs: Count
+    schedule: str = Field(
+        "imagenet-100", description="Published schedule, its phases scaled to the epochs."
+    )
+    recipe: Recipe
+
+    def config(self, model: str, sparsity: float, seed: int) -> RunConfig:
+        """Return a run.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        data = self.model_dump(include={"dataset", "epochs", "recipe"})
+        data |= {"model": model, "sparsity": sparsity, "seed": seed}
+        return parse_run({"method": "acdc", "settings": {"schedule": self.schedule}, **data})
 
 
 def train(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from acdc.config.run import RunConfig
 from tests.support import train
 from theory import curvature, experiment, network
 from theory.experiments import bridge
@@ -35,13 +36,18 @@ def settings(**changes: Any) -> bridge.Settings:
     return found
 
 
+def first_run() -> RunConfig:
+    mine = settings()
+    return mine.config(mine.model, mine.sparsity, 1)
+
+
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
     return bridge.run(settings())
 
 
 def test_training_does_not_notice_that_it_is_measured(tmp_path: Path) -> None:
-    config = settings().config(1)
+    config = first_run()
     chosen = torch.arange(8)
     for epoch, trainer in network.train(config):
         buffers = {name: buffer.clone() for name, buffer in trainer.model.named_buffers()}
@@ -61,7 +67,7 @@ def test_training_does_not_notice_that_it_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
-    epoch, trainer = next(network.train(settings().config(1)))
+    epoch, trainer = next(network.train(first_run()))
     chosen = torch.tensor([5, 3, 8, 1, 0, 2, 9])
     point = network.Point(trainer, chosen, epoch)
     inputs, labels = trainer.loader.samples(chosen)
@@ -83,7 +89,7 @@ def test_a_point_is_the_loss_of_one_batch_and_its_gradient() -> None:
 
 
 def test_the_share_of_the_kept_weights_is_that_of_a_sort() -> None:
-    epoch, trainer = next(network.train(settings().config(1)))
+    epoch, trainer = next(network.train(first_run()))
     point = network.Point(trainer, torch.arange(16), epoch)
     gradient, weights = point.gradient.numpy(), np.abs(point.weights.numpy())
     for k in (50, 900):
@@ -124,7 +130,7 @@ def test_a_loss_that_is_flat_in_the_kept_weights_is_measured(scale: float) -> No
 
 
 def test_epochs_without_a_denominator_are_left_out_and_told(outcome: Outcome) -> None:
-    config = settings().config(1)
+    config = first_run()
     total = sum(layer.size for layer in config.layers.values())
     counts = {"0.01": round(0.01 * total), "kept": bridge.kept(config)}
     rows = [dict(row) for row in outcome.trials]

@@ -163,7 +163,7 @@ def test_exponents_statements_and_lines_follow_from_the_rows(outcome: Outcome) -
     first = [row for row in outcome.trials if row["eps"] == 1e-5]
     assert all(row["steepest"] <= row["exponent"] for row in first if row["dead"])
     found = {each.id.removesuffix(f"_{name}"): each for each in outcome.statements}
-    assert set(found) == {"square_root", "inverse", "jump", "no_jump"}
+    assert set(found) == {"square_root", "inverse", "larger", "jump", "no_jump"}
     for key, eps in (("jump", 1e-5), ("no_jump", 1e-2)):
         jumps = [
             np.nanmax([r["jump"] for r in outcome.trials if (r["seed"], r["eps"]) == (seed, eps)])

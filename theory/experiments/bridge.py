@@ -10,18 +10,18 @@ import torch
 from pydantic import Field, model_validator
 
 from acdc.config.recipe import Recipe
-from acdc.config.run import RunConfig, parse_run
+from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import Diverged
 from acdc.methods import acdc
 from acdc.methods.phases import Phase
 from acdc.sparsity.masks import count_zeros
 from acdc.training.evaluation import dead_filters
-from theory import experiment
-from theory.experiment import Ascending, Count, Fraction, Seed, Size, Trials
+from theory.experiment import Ascending, Count, Fraction, Size, Trials
 from theory.network import (
     Point,
     Row,
+    Training,
     first_order,
     gaussian_concentration,
     ratio,
@@ -47,18 +47,15 @@ _FIRST = (
 _BY_COUNT = ("cpl", "gaussian", "layerwise", "alpha", "asked")
 
 
-class Settings(experiment.Settings):
+class Settings(Training):
     """AC/DC training of a network, measured after every epoch, curvature after every phase."""
 
-    seed: Seed = Field(1, description="First seed of training, and of the random vectors.")
     trials: Trials = Field(3, description="Number of consecutive seeds of training.")
     model: str = Field("resnet8_bottleneck_s8", description="Network architecture.")
     dataset: str = Field("fashion_mnist_1k", description="Data set.")
     epochs: Count = Field(40, description="Passes over the training images.")
     sparsity: Fraction = 0.9
     """Sparsity of the sparse phases; k is the number of kept weights."""
-    schedule: str = "imagenet-100"
-    """Published schedule, whose phases are scaled to the epochs."""
     recipe: Recipe = Recipe(
         lr=0.2, momentum=0.9, weight_decay=2e-3, batch_size=128, augmentation="shift"
     )
@@ -70,7 +67,7 @@ class Settings(experiment.Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        config = self.config(self.seed)
+        config = self.config(self.model, self.sparsity, self.seed)
         known = DATASETS[self.dataset].training_images
         self.require(self.images <= known, "images", f"at most {known}")
         total = sum(layer.size for layer in config.layers.values())
@@ -82,22 +79,6 @@ class Settings(experiment.Settings):
         )
         self.require(kept(config) >= 2, "sparsity", "less, such that at least two weights are kept")
         return self
-
-    def config(self, seed: int) -> RunConfig:
-        """Return the run of a seed.
-
-        Raises:
-            ConfigError: there is no such run.
-        """
-        return parse_run(
-            {
-                "method": "acdc",
-                "settings": {"schedule": self.schedule},
-                "seed": seed,
-                **{key: getattr(self, key) for key in ("model", "dataset", "epochs", "sparsity")},
-                "recipe": self.recipe,
-            }
-        )
 
 
 def _count(share: float, total: int) -> int:
@@ -113,12 +94,16 @@ def kept(config: RunConfig) -> int:
 def run(settings: Settings) -> Outcome:
     """Train with each seed and measure on the way."""
     outcome = Outcome("bridge", settings)
-    config = settings.config(settings.seed)
+    configs = [
+        settings.config(settings.model, settings.sparsity, seed)
+        for seed in range(settings.seed, settings.seed + settings.trials)
+    ]
+    config = configs[0]
     total = sum(layer.size for layer in config.layers.values())
     counts = {f"{share:g}": _count(share, total) for share in settings.shares}
     counts["kept"] = kept(config)
-    for seed in range(settings.seed, settings.seed + settings.trials):
-        outcome.trials += _train_and_measure(settings, settings.config(seed), counts)
+    for each in configs:
+        outcome.trials += _train_and_measure(settings, each, counts)
     _draw(outcome, config, counts, total)
     judge(outcome, counts, total)
     return outcome

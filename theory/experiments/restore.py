@@ -13,23 +13,25 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from acdc.config.recipe import Recipe
-from acdc.config.run import RunConfig, parse_run
+from acdc.config.run import RunConfig
 from acdc.errors import Diverged
 from acdc.methods import acdc
 from acdc.models import MODELS
 from acdc.sparsity.layers import prunable_weights
 from acdc.training import loop
 from acdc.training.state import TrainState
-from theory import experiment
-from theory.experiment import Ascending, Count, Factors, Fraction, Seed, Several, Trials
+from theory.experiment import Ascending, Count, Factors, Fraction, Several, Trials
 from theory.measures import geometric
-from theory.network import Row, ratio, train
+from theory.network import Row, Training, ratio, train
 from theory.outcome import Outcome
 from theory.statistics import geometric_mean, student_mean
 
 _COUNTS = ("dead", "live", "dead_reached", "live_reached")
-_NORMS = ("dead_median", "dead_max", "live_median", "live_max", "jump", "exponent", "steepest")
-_UNKNOWN: Row = dict.fromkeys(_COUNTS) | dict.fromkeys(_NORMS, math.nan)
+_NUMBERS = (
+    *("dead_median", "dead_max", "live_median", "live_max"),
+    *("ratio", "jump", "exponent", "steepest"),
+)
+_UNKNOWN: Row = dict.fromkeys(_COUNTS) | dict.fromkeys(_NUMBERS, math.nan)
 _LINES = {"dead_max": "dead, largest", "dead_median": "dead, median", "live_median": "live, median"}
 _POWERS = (
     ("dead_max", r"$\propto 1/\varepsilon$", -1.0),
@@ -39,10 +41,9 @@ _POWERS = (
 Saved = tuple[int, Mapping[str, Any] | None]
 
 
-class Settings(experiment.Settings):
+class Settings(Training):
     """AC/DC training up to the first restore, and the gradient of the first batch after it."""
 
-    seed: Seed = Field(1, description="First seed of training.")
     trials: Trials = Field(4, description="Number of consecutive seeds of training.")
     models: Annotated[tuple[str, ...], Several, Ascending] = Field(
         ("resnet6_w32_s8", "resnet8_bottleneck_s8"), description="Network architectures."
@@ -51,8 +52,6 @@ class Settings(experiment.Settings):
     epochs: Count = Field(50, description="Length of the run whose beginning is trained.")
     sparsities: Annotated[tuple[Fraction, ...], Several, Ascending] = (0.9, 0.95, 0.98)
     """Sparsities of the first sparse phase."""
-    schedule: str = "imagenet-100"
-    """Published schedule, whose phases are scaled to the epochs."""
     recipe: Recipe = Recipe(
         lr=0.1, momentum=0.9, weight_decay=5e-3, batch_size=64, augmentation="shift"
     )
@@ -69,16 +68,6 @@ class Settings(experiment.Settings):
             for sparsity in self.sparsities:
                 self.config(model, sparsity, self.seed)
         return self
-
-    def config(self, model: str, sparsity: float, seed: int) -> RunConfig:
-        """Return a run.
-
-        Raises:
-            ConfigError: there is no such run.
-        """
-        about = {key: getattr(self, key) for key in ("dataset", "epochs", "recipe")}
-        about |= {"model": model, "sparsity": sparsity, "seed": seed}
-        return parse_run({"method": "acdc", "settings": {"schedule": self.schedule}, **about})
 
 
 def run(settings: Settings) -> Outcome:
@@ -175,10 +164,11 @@ def measure(state: TrainState, epochs: int, eps: Sequence[float]) -> list[Row]:
     ]
     rows: list[Row] = []
     for value, filters in zip(eps, each, strict=True):
-        about = {"iterations": epochs, "status": "finished", "eps": value}
-        rows.append(about | _UNKNOWN | summary(filters))
+        about: Row = {"iterations": epochs, "status": "finished", "eps": value}
+        row = about | _UNKNOWN | summary(filters)
         usual = float(filters.weight[~filters.dead].median())
-        rows[-1]["jump"] = rate * ratio(rows[-1]["dead_max"], usual)
+        row["ratio"] = ratio(row["dead_median"], row["live_median"])
+        rows.append(row | {"jump": rate * ratio(row["dead_max"], usual)})
     for row, one, other, after in zip(rows, each, each[1:], eps[1:], strict=False):
         reached = one.dead & (one.gradient > 0.0) & (other.gradient > 0.0)
         if reached.any():
@@ -239,6 +229,7 @@ def _judge(outcome: Outcome, settings: Settings, model: str) -> None:
     for id, measured in {
         "square_root": student_mean(by_seed("exponent", first, statistics.median)),
         "inverse": student_mean(by_seed("steepest", first, min)),
+        "larger": geometric_mean(by_seed("ratio", first, statistics.median)),
         "jump": geometric_mean(by_seed("jump", first, max)),
         "no_jump": geometric_mean(by_seed("jump", last, max)),
     }.items():
