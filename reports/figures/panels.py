@@ -108,7 +108,11 @@ PANELS: Mapping[str, Mapping[str, Plot]] = {
     },
     "restore": {
         f"{model}_{percent / 100:g}": Plot(
-            rf"{name}, {percent} %", r"$\varepsilon$", "gradient norm of a filter", "xy"
+            f"{name}, {percent} %",
+            r"$\varepsilon$",
+            "gradient norm of a filter",
+            "xy",
+            limits=(2e-3, 3e2),
         )
         for model, name in _RESTORED.items()
         for percent in (90, 95, 98)

@@ -33,10 +33,6 @@ _NUMBERS = (
 )
 _UNKNOWN: Row = dict.fromkeys(_COUNTS) | dict.fromkeys(_NUMBERS, math.nan)
 _LINES = {"dead_max": "dead, largest", "dead_median": "dead, median", "live_median": "live, median"}
-_POWERS = (
-    ("dead_max", r"$\propto 1/\varepsilon$", -1.0),
-    ("dead_median", r"$\propto 1/\sqrt{\varepsilon}$", -0.5),
-)
 
 Saved = tuple[int, Mapping[str, Any] | None]
 
@@ -189,43 +185,40 @@ def summary(filters: Filters) -> Row:
     return row
 
 
+def _known(outcome: Outcome, column: str, **where: object) -> list[float]:
+    """Return the numbers of a column, in the rows that have these values in other columns."""
+    rows = (row for row in outcome.trials if all(row[key] == where[key] for key in where))
+    return [row[column] for row in rows if not math.isnan(row[column])]
+
+
 def _draw(outcome: Outcome, settings: Settings, model: str) -> None:
-    """Draw each sparsity's lines, and from their first points the powers that are predicted."""
+    """Draw each sparsity's lines, and the predicted power from the first median of the dead."""
+    first = settings.eps[0]
     for sparsity in settings.sparsities:
-        rows = [row for row in outcome.trials if row["family"] == model]
-        rows = [row for row in rows if row["sparsity"] == sparsity]
-        panel = f"{model}_{sparsity:g}"
-        first: dict[str, float] = {}
+        panel, where = f"{model}_{sparsity:g}", {"family": model, "sparsity": sparsity}
         for column, label in _LINES.items():
             for eps in settings.eps:
-                values = [row[column] for row in rows if row["eps"] == eps]
-                known = torch.tensor([value for value in values if not math.isnan(value)])
-                if len(known):
-                    outcome.draw_range(panel, label, eps, known)
-                    first.setdefault(column, geometric(known))
-        for column, label, power in _POWERS:
+                if values := _known(outcome, column, eps=eps, **where):
+                    outcome.draw_range(panel, label, eps, torch.tensor(values))
+        if values := _known(outcome, "dead_median", eps=first, **where):
+            start = geometric(torch.tensor(values))
             for eps in settings.eps:
-                if column in first:
-                    y = first[column] * (eps / settings.eps[0]) ** power
-                    outcome.draw(panel, label, "bound", eps, y)
+                y = start * math.sqrt(first / eps)
+                outcome.draw(panel, r"$\propto 1/\sqrt{\varepsilon}$", "bound", eps, y)
 
 
 def _judge(outcome: Outcome, settings: Settings, model: str) -> None:
     """Judge the claims about a network by one number of each seed."""
-    mine = [row for row in outcome.trials if row["family"] == model]
-    diverged = len({row["seed"] for row in mine if row["status"] == "diverged"})
-    words = {"model": model, "first": settings.eps[0], "last": settings.eps[-1]}
-    words |= {"second": settings.eps[1], "most": f"{100 * settings.sparsities[-1]:g}"}
+    first, second, last = settings.eps[0], settings.eps[1], settings.eps[-1]
+    seeds = range(settings.seed, settings.seed + settings.trials)
+    lost = (row for row in outcome.trials if row["status"] == "diverged")
+    diverged = len({row["seed"] for row in lost if row["family"] == model})
+    words = {"model": model, "first": first, "second": second, "last": last}
 
     def by_seed(column: str, eps: float, average: Callable[[list[float]], float]) -> list[float]:
-        found = []
-        for seed in sorted({row["seed"] for row in mine}):
-            values = [row[column] for row in mine if (row["seed"], row["eps"]) == (seed, eps)]
-            known = [value for value in values if not math.isnan(value)]
-            found.append(average(known) if known else math.nan)
-        return found
+        known = (_known(outcome, column, family=model, seed=seed, eps=eps) for seed in seeds)
+        return [average(values) if values else math.nan for values in known]
 
-    first, last = settings.eps[0], settings.eps[-1]
     for id, measured in {
         "square_root": student_mean(by_seed("exponent", first, statistics.median)),
         "inverse": student_mean(by_seed("steepest", first, min)),
