@@ -5,12 +5,12 @@ A line is computed once, by ``line_of``. LaTeX, CSV, JSON and HTML print what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from reports import text
-from reports.aggregate import RunRow, Status, Tables
-from reports.models import PERCENT, Model, Outcome, accuracy, models_of
+from reports.aggregate import RunRow, Tables
+from reports.models import PERCENT, Model, accuracy, models_of
 from reports.paper import PaperCell, paper_cell
 from reports.statistics import NOTHING, Summary
 from study.columns import COLUMNS, Column, Source
@@ -57,10 +57,6 @@ class Line:
     """Accuracies of the first model that the table shows, and its number of runs by status."""
     runs: tuple[str, ...]
     """The runs of that model."""
-    all_counts: tuple[Summary, ...]
-    """The same of all models of the row."""
-    left_out: Mapping[Status, tuple[Outcome, ...]]
-    """The runs of all models shown that are not averaged, each once per status."""
     notes: tuple[str, ...]
     """Why runs are left out, and why means are degenerate: sentences, by model."""
     degenerate: str
@@ -126,8 +122,6 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
         cells={name: _cell(name, row, models, formula, paper or {}) for name in columns},
         counts=models[shown[0]].counts if shown else NOTHING,
         runs=row.fine_tuned if shown[:1] == ("fine_tuned",) else row.runs,
-        all_counts=tuple(model.counts for model in models.values()),
-        left_out=_left_out([models[source] for source in shown]),
         notes=tuple(_notes(row, shown, models)),
         degenerate="; ".join(own.degenerate()),
         is_awaited=bool(shown)
@@ -157,14 +151,6 @@ def _shown(
         sources = ["row" if source == "dense" else source for source in sources]
     found = tuple(source for source in models if source in sources)
     return found or tuple(source for source in models if source == "row")
-
-
-def _left_out(shown: Sequence[Model]) -> dict[Status, tuple[Outcome, ...]]:
-    return {
-        status: tuple(dict.fromkeys(each for model in shown for each in model.of_status(status)))
-        for status in text.LEFT_OUT
-        if status != "diverged"
-    }
 
 
 def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) -> Iterable[str]:

@@ -11,7 +11,6 @@ from typing import Any
 from acdc.files import finite
 from reports import text
 from reports.cells import Line
-from reports.models import Outcome
 from reports.statistics import Summary
 from reports.tables import Table
 from study.columns import COLUMNS
@@ -45,7 +44,7 @@ def _flat(table: Table, line: Line) -> dict[str, Any]:
         "product": line.row.product,
         "sparsity_requested_pct": 100 * line.row.sparsity,
         "n": line.counts.n,
-        **{name: getattr(line.counts, name) for name in table.left_out},
+        **{name: getattr(line.counts, name) for name in text.LEFT_OUT},
         "notes": " ".join(line.notes),
         "exempt": " ".join(line.exempt),
     }
@@ -101,66 +100,17 @@ def _summaries(table: Table, line: Line) -> dict[str, Summary]:
 
 
 def to_json(table: Table) -> str:
-    """Return the table as JSON: caption, scale, and each row's cells with their runs."""
-    data = {
-        "id": table.experiment.id,
-        "title": table.title,
-        "caption": table.caption,
-        "scale": table.scale.name,
-        "columns": list(table.columns),
-        "paper_setting": table.paper_setting,
-        "citations": list(table.citations),
-        "missing": list(table.missing),
-        **({"so_far": table.progress} if table.progress else {}),
-        "rows": [_plain_line(table, line) for line in table.lines],
-    }
-    return json_text(data)
-
-
-def _plain_line(table: Table, line: Line) -> dict[str, Any]:
-    row = line.row
-    left_out: dict[str, Any] = {
-        status: [_plain_outcome(status, outcome) for outcome in outcomes]
-        for status, outcomes in line.left_out.items()
-        if status in table.left_out
-    }
-    papers = {name: line.cells[name].paper for name in table.paper_columns}
-    return {
-        **{key: getattr(row, key) for key in ("label", "method", "product", "sparsity", "epochs")},
-        "runs": list(row.runs),
-        "fine_tuned": list(row.fine_tuned),
-        "exempt": list(line.exempt),
-        **left_out,
-        "notes": list(line.notes),
-        "published_formula": line.published_formula,
-        **{
-            name: _plain_summary(summary, table.left_out)
-            for name, summary in _summaries(table, line).items()
-        },
-        "absent": {name: cell.absent for name, cell in line.cells.items()},
-        "degenerate": {name: cell.degenerate for name, cell in line.cells.items()},
-        "paper": {name: cell.value and _plain_paper(cell.value) for name, cell in papers.items()},
-        "paper_flops": {
-            COLUMNS[name].absolute: _plain_paper(cell.flops_value) | {"flops": cell.flops}
-            for name, cell in papers.items()
-            if cell.flops_value
-        },
-        "paper_sparsity": line.paper_sparsity,
-        "cites": row.paper.cites if row.paper else "",
-    }
-
-
-def _plain_outcome(status: str, outcome: Outcome) -> dict[str, Any]:
-    plain: dict[str, Any] = {"run": outcome.run, "seed": outcome.seed}
-    if status == "refused":
-        return plain | {"reasons": list(outcome.reasons)}
-    return plain | {"error": " ".join(outcome.reasons)}
-
-
-def _plain_summary(summary: Summary, left_out: Iterable[str]) -> dict[str, Any]:
-    names = ("mean", "std", "n", *left_out)
-    return {**{name: getattr(summary, name) for name in names}, "ci95": summary.interval}
-
-
-def _plain_paper(value: PaperValue) -> dict[str, Any]:
-    return {**vars(value), "value": value.value, "std": value.std, "mark": value.mark}
+    """Return the same lines as JSON, with caption, scale and what is missing."""
+    return json_text(
+        {
+            "id": table.experiment.id,
+            "title": table.title,
+            "caption": table.caption,
+            "scale": table.scale.name,
+            "columns": table.columns,
+            "citations": table.citations,
+            "missing": table.missing,
+            "so_far": table.progress,
+            "rows": [_flat(table, line) for line in table.lines],
+        }
+    )

@@ -1,13 +1,12 @@
-"""Rankings and paired differences of a table's methods, computed and worded alike for each."""
+"""Paired differences of a table's methods, computed and worded alike for each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.cells import Line
 from reports.statistics import Summary, paired_difference
 from reports.tables import Table
-from reports.text import DEGENERATE, mean_and_std, percent
+from reports.text import DEGENERATE
 
 
 @dataclass(frozen=True)
@@ -45,68 +44,38 @@ class Finding:
     """What a table shows at one sparsity."""
 
     sparsity: float
-    sentences: tuple[str, ...]
     differences: tuple[Difference, ...]
 
 
-def findings(table: Table) -> tuple[Finding, ...]:
-    """Return one finding per task and sparsity: the rows by their means, and their differences.
+def findings(table: Table) -> list[Finding]:
+    """Return how the experiment's reference differs from the others, by task and sparsity.
 
-    Differences are those of the experiment's reference to every other sparse row and the dense one;
-    there are none without a reference, or if it has no runs. Rows without runs, or without any
-    result so far, are left out.
+    The others are the sparse rows of the same sparsity, and the dense one. There is none without
+    a reference. Rows without runs, or without any result so far, are left out.
     """
     lines = [line for line in table.lines if line.row.runs and not line.is_awaited]
+    places = dict.fromkeys((x.row.task, x.row.sparsity) for x in lines if not x.is_dense)
     found = []
-    for task in dict.fromkeys(line.row.task for line in lines):
-        of_task = [line for line in lines if line.row.task == task]
-        dense = next((line for line in of_task if line.is_dense), None)
-        sparse = [line for line in of_task if not line.is_dense]
-        for sparsity in sorted({line.row.sparsity for line in sparse}):
-            here = [line for line in sparse if line.row.sparsity == sparsity]
-            found.append(_finding(table.experiment.reference, sparsity, here, dense))
-    return tuple(found)
-
-
-def _named(line: Line) -> str:
-    """Return a row's label and accuracy, marked, and the sparsity that none asked it for."""
-    sparsity = f" ({line.own_sparsity} % sparsity)" if line.own_sparsity else ""
-    mark = f" {DEGENERATE}" if line.degenerate else ""
-    return f"{line.row.label}{sparsity} {mean_and_std(line.top1)}{mark}"
-
-
-def _finding(
-    reference: str | None, sparsity: float, lines: list[Line], dense: Line | None
-) -> Finding:
-    sparse = [line for line in lines if line.row.product == "sparse"]
-    sentences = []
-    for what, group in (
-        ("test accuracy (%)", sparse),
-        ("the dense models' test accuracy (%)", [line for line in lines if line not in sparse]),
-    ):
-        ranked = sorted(
-            (line for line in group if line.top1.mean is not None),
-            key=lambda line: -(line.top1.mean or 0),
-        )
-        if ranked:
-            means = ", ".join(map(_named, ranked))
-            baseline = f"; dense {mean_and_std(dense.top1)}" if dense else ""
-            sentences.append(
-                f"At {percent(sparsity)} sparsity, {what} in descending order of the mean: "
-                f"{means}{baseline}."
+    for task, sparsity in places:
+        compared = [
+            line
+            for is_dense in (False, True)
+            for line in lines
+            if (line.row.task, line.is_dense) == (task, is_dense)
+            and (is_dense or (line.row.sparsity, line.row.product) == (sparsity, "sparse"))
+        ]
+        differences = tuple(
+            Difference(
+                line.row.label,
+                other.row.label,
+                paired_difference(line.accuracies, other.accuracies),
+                bool(line.degenerate or other.degenerate),
             )
-    sentences += [note for line in lines for note in line.notes]
-    compared = [*sparse, *([dense] if dense else [])]
-    differences = tuple(
-        Difference(
-            line.row.label,
-            other.row.label,
-            paired_difference(line.accuracies, other.accuracies),
-            bool(line.degenerate or other.degenerate),
+            for line in compared
+            if line.row.label == table.experiment.reference
+            for other in compared
+            if other is not line
         )
-        for line in compared
-        if line.row.label == reference
-        for other in compared
-        if other is not line
-    )
-    return Finding(sparsity, tuple(sentences), differences)
+        if differences:
+            found.append(Finding(sparsity, differences))
+    return found

@@ -54,20 +54,6 @@ class Section:
         return [reason for reason in (*reasons, self.progress) if reason]
 
 
-@dataclass(frozen=True)
-class RunEntry:
-    """One run in the list of all runs."""
-
-    first: RunRow
-    models: list[RunRow]
-    """The last record of each product."""
-    remark: str
-    """Why a run has no models."""
-    differs: str
-    """Modules that have changed since."""
-    mask_changes: list[float]
-
-
 _LEGENDS = {
     "accuracy_by_flops": "Markers are means over seeds, dots the seeds, bars one sample standard "
     "deviation; the dashed line is the dense network.",
@@ -118,11 +104,12 @@ def report(source: Source, judgements: Sequence[Judgement] = ()) -> str:
         statements=[each for each in found if each.statements],
         prose=lambda text: chapter.to_html(text, shown),
         methods=methods(study),
-        runs=run_list(source.tables, stale),
+        runs=source.tables.by_run,
+        stale=stale,
+        remark=_remark,
         refusals=[row for row in rows if row.certificate_holds is False],
         failures=[row for row in rows if row.status == "failed"],
         refused={(row.run, row.product) for row in rows if row.certificate_holds is False},
-        first={run: rows[0] for run, rows in source.tables.by_run.items()},
         columns=COLUMNS,
         legend=_legend,
         requested=requested,
@@ -260,25 +247,6 @@ def _revision(row: RunRow) -> str | None:
     if row.git_revision is None:
         return None
     return row.git_revision[:12] + ("" if row.git_clean else " with uncommitted changes")
-
-
-def run_list(tables: Tables, stale: Mapping[str, str]) -> list[RunEntry]:
-    """Return every run once with the last record of each of its products."""
-    listed = []
-    for name, rows in tables.by_run.items():
-        first = rows[0]
-        changes = (first.mask_change_of_kept_before, first.mask_change_of_kept)
-        models = [row for row in rows if row.which == "last"]
-        listed.append(
-            RunEntry(
-                first,
-                sorted(models, key=lambda row: str(row.product), reverse=True),
-                _remark(first),
-                stale.get(name, ""),
-                [change for change in changes if change is not None],
-            )
-        )
-    return listed
 
 
 def _remark(run: RunRow) -> str:

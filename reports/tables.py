@@ -30,8 +30,6 @@ class Table:
     """The columns of which the paper's tables have any number."""
     paper_setting: str
     """What the paper trained; empty where its tables have no such values."""
-    left_out: tuple[str, ...]
-    """Statuses of runs that are not averaged: more than the usual two only where they occur."""
     notes: tuple[str, ...]
     """What is missing from the means, and why."""
     nearby: tuple[str, ...]
@@ -63,19 +61,13 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
     papers_sorted = sorted(papers, key=lambda table: (not table.isdigit(), len(table), table))
     metrics = paper_metrics(papers_sorted)
     paper_columns = tuple(name for name in columns if metrics.intersection(COLUMNS[name].metrics))
-    counts = [count for line in lines for count in line.all_counts]
-    left_out = tuple(
-        status
-        for status in text.LEFT_OUT
-        if status in ("diverged", "refused") or any(getattr(each, status) for each in counts)
-    )
     shows_own = any(COLUMNS[name].source == "row" for name in columns)
     missing = _missing(experiment)
     progress = tables.progress(experiment.runs)
     setting = paper_setting(papers_sorted)
     caption = [
         f"{experiment.caption} {text.scale_note(scale)}",
-        *_about_runs(experiment, lines, left_out),
+        *_about_runs(experiment, lines),
         *_about_columns(columns, lines, shows_own),
         *(
             [_about_paper(papers_sorted, setting, scale, lines, paper_columns)]
@@ -95,7 +87,6 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
         shows_own=shows_own,
         paper_columns=paper_columns,
         paper_setting=setting,
-        left_out=left_out,
         notes=(
             *(n for line in lines if not line.is_awaited for n in line.notes),
             *no_result(lines),
@@ -112,9 +103,7 @@ def _sentence(what: str, parts: Sequence[str]) -> list[str]:
     return [f"{what}: {'; '.join(parts)}."] if parts else []
 
 
-def _about_runs(
-    experiment: Experiment, lines: Iterable[Line], left_out: Sequence[str]
-) -> Iterable[str]:
+def _about_runs(experiment: Experiment, lines: Iterable[Line]) -> Iterable[str]:
     """Yield what is trained, and what the means are over."""
     if experiment.tasks:
         yield f"{'; '.join(map(text.task, experiment.tasks))}."
@@ -125,14 +114,10 @@ def _about_runs(
     seeds = f"{high}" if low == high else f"{low} to {high}"
     yield (
         "Mean ± sample standard deviation over n runs with different seeds "
-        f"(n = {seeds}; none is given for n = 1), after the last epoch. Runs that diverged "
-        "or are refused, since the sparsity certificate of their model does not hold, "
-        "are counted, not averaged."
+        f"(n = {seeds}; none is given for n = 1), after the last epoch. Runs that diverged, failed "
+        "with an error that would recur, have no result so far, or are refused, since the sparsity "
+        "certificate of their model does not hold, are counted, not averaged."
     )
-    if "failed" in left_out:
-        yield "So are those that failed, by an error that would come again."
-    if "missing" in left_out:
-        yield "Missing: runs without a result so far."
 
 
 def _about_columns(columns: Sequence[str], lines: Iterable[Line], shows_own: bool) -> Iterable[str]:

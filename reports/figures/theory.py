@@ -95,7 +95,7 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
     """Draw every line of every panel of an experiment.
 
     Panels and lines appear in the order in which series names them; a panel without a description
-    takes its title from its id and its scales from its values.
+    takes its title from its id.
 
     Args:
         name: the experiment's name in theory.
@@ -112,7 +112,7 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
     last: dict[str, Artist] = {}
     for index, (panel, rows) in enumerate(panels):
         axes = figure.add_subplot(lines, columns, index + 1)
-        plot = PANELS.get(name, {}).get(panel) or _guess(panel, rows)
+        plot = PANELS.get(name, {}).get(panel) or Plot(panel.replace("_", " "), "", "")
         own, common = _panel(axes, plot, rows, drawn)
         entries |= own
         last |= common
@@ -127,22 +127,6 @@ def draw(name: str, series: pd.DataFrame) -> Figure:
 
 def _columns(count: int) -> int:
     return 2 if count == 4 else min(count, _COLUMNS)
-
-
-def _guess(panel: str, rows: pd.DataFrame) -> Plot:
-    """Describe an unknown panel: logarithmic where values span more than a factor of 50."""
-
-    def spans(values: pd.Series[float]) -> bool:
-        there = values.dropna()
-        positive = there[there > 0]
-        most = len(positive) > 0.9 * len(there)
-        return bool(most and positive.max() > 50 * positive.min())
-
-    curves = rows[rows["role"] != "phase"]
-    is_cell = curves["role"] == "cell"
-    heights = curves["y"].mask(is_cell, pd.to_numeric(curves["line"].where(is_cell)))
-    log = "x" * spans(curves["x"]) + "y" * spans(heights)
-    return Plot(panel.replace("_", " "), "", "", log)
 
 
 def _panel(

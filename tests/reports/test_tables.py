@@ -245,31 +245,33 @@ def test_paper_row_at_another_sparsity(outputs: Path, table: Table, companions: 
     }
 
 
-def test_paper_values_in_csv_and_json(outputs: Path, table: Table) -> None:
-    """Number, spread, unit and mark, put together again."""
+def test_json_holds_the_lines_of_the_csv(outputs: Path) -> None:
     with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     data = json.loads((outputs / "tables" / "table1.json").read_text(encoding="utf-8"))
+    for line, row in zip(lines, data["rows"], strict=True):
+        assert line == {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def test_paper_values_in_csv(outputs: Path, table: Table) -> None:
+    """Number, spread, unit and mark, put together again."""
+    with (outputs / "tables" / "table1.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
     units = {"inference_flops": (1e9, " G"), "training_flops": (1e18, " E")}
     seen = set()
-    for shown, line, plain in zip(table.lines, lines, data["rows"], strict=True):
+    for shown, line in zip(table.lines, lines, strict=True):
         for column in table.paper_columns:
             name, unit = column, ""
             absolute = column.replace("ratio", "flops")
             number = line[f"paper_{column}"]
-            stored = plain["paper"][column]
             if line.get(f"paper_{absolute}") and column != absolute:
                 name = absolute
-                stored = plain["paper_flops"][absolute]
                 factor, unit = units[absolute]
                 number = f"{float(line[f'paper_{absolute}']) / factor:g}"
-                assert stored["flops"] == float(line[f"paper_{absolute}"])
-                assert number == stored["digits"]
             spread = line[f"paper_{name}_std"]
             mark = line[f"paper_{name}_mark"]
             printed = number + (f" ± {spread}" if spread else "") + unit + mark
             assert printed == shown.cells[column].paper.text
-            assert (stored or {"mark": ""})["mark"] == mark
             seen.add((bool(unit), mark))
     assert {(True, "†"), (False, "‡"), (False, "†"), (False, "")} <= seen
 
@@ -393,8 +395,7 @@ def test_escaping_is_done_once() -> None:
 
 
 def test_findings_are_paired_and_neutral(table: Table) -> None:
-    (low, high) = findings(table)
-    assert low.differences == ()
+    (high,) = findings(table)
     assert not {"STR", "Awaited"} & {difference.other for difference in high.differences}
     rows = {line.row.label: line for line in table.lines}
     for difference in high.differences:
@@ -426,9 +427,6 @@ def test_findings_follow_the_reference(table: Table) -> None:
         (sparsity, "Dense", other)
         for sparsity, other in ((0.8, "RigL"), (0.9, "AC/DC"), (0.9, gmp), (0.9, "One-shot"))
     ]
-    without_any = replace(table, experiment=replace(table.experiment, reference=None))
-    for finding, other in zip(findings(without_any), findings(table), strict=True):
-        assert finding.sentences == other.sentences
 
 
 @pytest.mark.parametrize(
