@@ -21,9 +21,9 @@ from baselines._ramps import cubic_ramp
 class Settings(ScopedSettings):
     """How often the mask is recomputed, the ramp in fractions of training, and what is ranked."""
 
-    update_interval: float = Field(default=16 / 117_300, gt=0, le=1)
+    update_interval: float = Field(default=0.0001364, gt=0, le=1)
     """Steps between recomputations of the masks, on the ramp and after it, at least one, as a
-    fraction of all (paper: 16 steps; CIFAR-10 for 300 epochs of batch 128 are 117,300)."""
+    fraction of all (paper: 16 steps; 300 epochs of CIFAR-10 in batches of 128 are 117,300)."""
     begin: float = Field(default=0.0, ge=0, lt=1)
     """Where the ramp starts, as a fraction of training."""
     end: float = Field(default=0.5, gt=0, lt=1)
