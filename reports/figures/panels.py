@@ -112,7 +112,7 @@ PANELS: Mapping[str, Mapping[str, Plot]] = {
             r"$\varepsilon$",
             "gradient norm of a filter",
             "xy",
-            limits=(2e-3, 3e2),
+            limits=(1e-2, 5e3),
         )
         for model, name in _RESTORED.items()
         for percent in (90, 95, 98)

@@ -6,6 +6,7 @@ import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Annotated, Any, NamedTuple, Self
 
 import torch
@@ -29,7 +30,7 @@ from theory.statistics import geometric_mean, student_mean
 _COUNTS = ("dead", "live", "dead_reached", "live_reached")
 _NUMBERS = (
     *("dead_median", "dead_max", "live_median", "live_max"),
-    *("ratio", "jump", "exponent", "steepest"),
+    *("ratio", "jump", "exponent", "exponent_max"),
 )
 _UNKNOWN: Row = dict.fromkeys(_COUNTS) | dict.fromkeys(_NUMBERS, math.nan)
 _LINES = {"dead_max": "dead, largest", "dead_median": "dead, median", "live_median": "live, median"}
@@ -40,18 +41,18 @@ Saved = tuple[int, Mapping[str, Any] | None]
 class Settings(Training):
     """AC/DC training up to the first restore, and the gradient of the first batch after it."""
 
-    trials: Trials = Field(4, description="Number of consecutive seeds of training.")
+    trials: Trials = Field(6, description="Number of consecutive seeds of training.")
     models: Annotated[tuple[str, ...], Several, Ascending] = Field(
         ("resnet6_w32_s8", "resnet8_bottleneck_s8"), description="Network architectures."
     )
-    dataset: str = Field("fashion_mnist_2k", description="Data set.")
-    epochs: Count = Field(50, description="Length of the run whose beginning is trained.")
+    dataset: str = Field("fashion_mnist_1k", description="Data set.")
+    epochs: Count = Field(60, description="Length of the run whose beginning is trained.")
     sparsities: Annotated[tuple[Fraction, ...], Several, Ascending] = (0.9, 0.95, 0.98)
     """Sparsities of the first sparse phase."""
     recipe: Recipe = Recipe(
-        lr=0.1, momentum=0.9, weight_decay=5e-3, batch_size=64, augmentation="shift"
+        lr=0.2, momentum=0.9, weight_decay=2e-3, batch_size=128, augmentation="shift"
     )
-    """Training recipe; batch normalisation trains with its usual eps, 1e-5."""
+    """Training recipe; each network trains with the eps that it has (1e-3 and 1e-5)."""
     eps: Factors = Field(
         (1e-5, 1e-4, 1e-3, 1e-2), description="Of all batch normalisations, for the gradient."
     )
@@ -170,7 +171,8 @@ def measure(state: TrainState, epochs: int, eps: Sequence[float]) -> list[Row]:
         if reached.any():
             change = (other.gradient / one.gradient)[reached].log()
             exponents = change / math.log(after / row["eps"])
-            row |= {"exponent": float(exponents.median()), "steepest": float(exponents.min())}
+            largest = exponents[one.gradient[reached].argmax()]
+            row |= {"exponent": float(exponents.median()), "exponent_max": float(largest)}
     return rows
 
 
@@ -211,19 +213,28 @@ def _judge(outcome: Outcome, settings: Settings, model: str) -> None:
     """Judge the claims about a network by one number of each seed."""
     first, second, last = settings.eps[0], settings.eps[1], settings.eps[-1]
     seeds = range(settings.seed, settings.seed + settings.trials)
-    lost = (row for row in outcome.trials if row["status"] == "diverged")
-    diverged = len({row["seed"] for row in lost if row["family"] == model})
+    mine = [row for row in outcome.trials if row["family"] == model]
+    diverged = len({row["seed"] for row in mine if row["status"] == "diverged"})
     words = {"model": model, "first": first, "second": second, "last": last}
 
-    def by_seed(column: str, eps: float, average: Callable[[list[float]], float]) -> list[float]:
-        known = (_known(outcome, column, family=model, seed=seed, eps=eps) for seed in seeds)
-        return [average(values) if values else math.nan for values in known]
+    def of_seeds(eps: float) -> list[list[Row]]:
+        """Return each seed's rows, those of sparsities at which a dead filter has a gradient."""
+        rows = [row for row in mine if row["eps"] == eps and row["dead_reached"]]
+        return [[row for row in rows if row["seed"] == seed] for seed in seeds]
+
+    def middle(column: str) -> list[float]:
+        every = ([row[column] for row in rows] for rows in of_seeds(first))
+        return [statistics.median(each) if each else math.nan for each in every]
+
+    def worst(column: str, eps: float) -> list[float]:
+        each = (max(rows, key=itemgetter("dead_max"), default=_UNKNOWN) for rows in of_seeds(eps))
+        return [row[column] for row in each]
 
     for id, measured in {
-        "square_root": student_mean(by_seed("exponent", first, statistics.median)),
-        "inverse": student_mean(by_seed("steepest", first, min)),
-        "larger": geometric_mean(by_seed("ratio", first, statistics.median)),
-        "jump": geometric_mean(by_seed("jump", first, max)),
-        "no_jump": geometric_mean(by_seed("jump", last, max)),
+        "square_root": student_mean([abs(each + 0.5) for each in middle("exponent")]),
+        "inverse": student_mean([abs(each + 1.0) for each in worst("exponent_max", first)]),
+        "larger": geometric_mean(middle("ratio")),
+        "jump": geometric_mean(worst("jump", first)),
+        "no_jump": geometric_mean(worst("jump", last)),
     }.items():
         outcome.state(f"{id}_%(model)s", measured, settings.trials, diverged, words)
