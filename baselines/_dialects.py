@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.sparsity.masks import Masks, count_zeros
+from acdc.sparsity.masks import Masks
 from acdc.sparsity.released import strictly_above_masks
-from acdc.sparsity.selection import top_k_masks
+from acdc.sparsity.selection import Scope, masks_at
 from baselines._ramps import even_updates, updates_before_end, updates_since_last
 
 DialectName = Literal["zhu_gupta", "contrib", "ist"]
-Distribution = Literal["uniform", "global"]
 Grid = Callable[[int, int, int], tuple[int, ...]]
 
 
@@ -39,8 +38,7 @@ Rule = Callable[[Mapping[str, Tensor], float, Histogram], Masks]
 
 def exact_rule(scores: Mapping[str, Tensor], sparsity: float, _: Histogram) -> Masks:
     """Return masks with exactly floor(s N) zeros, ties kept at the lower index."""
-    total = sum(score.numel() for score in scores.values())
-    return top_k_masks(scores, total - count_zeros(sparsity, total))
+    return masks_at(scores, sparsity)
 
 
 def strict_rule(scores: Mapping[str, Tensor], sparsity: float, _: Histogram) -> Masks:
@@ -119,7 +117,7 @@ class Dialect:
     grid: Grid
     """Positions of the updates, from the ramp's begin and end and the number of updates."""
     rule: Rule
-    distributions: tuple[Distribution, ...]
+    distributions: tuple[Scope, ...]
     """What may be ranked together, the code base's own choice first."""
     unit: Literal["step", "epoch"] = "step"
     """What positions on the ramp count: masks are updated after a step, or before an epoch."""

@@ -5,6 +5,8 @@ Pure functions of positions, which are steps or epochs, as the original counts t
 
 from __future__ import annotations
 
+from typing import Any
+
 from acdc.messages import config_error
 
 
@@ -16,6 +18,17 @@ def cubic_ramp(position: int, begin: int, end: int, initial: float, final: float
     """
     remaining = 1.0 - min(max((position - begin) / (end - begin), 0.0), 1.0)
     return final + (initial - final) * remaining**3
+
+
+def ramp_ends(settings: Any, length: int) -> tuple[int, int]:
+    """Return the first and last position of a ramp, at least one apart.
+
+    Args:
+        settings: have ``begin`` and ``end``, fractions of training.
+        length: of training, in steps or epochs.
+    """
+    begin = min(round(settings.begin * length), length - 1)
+    return begin, max(round(settings.end * length), begin + 1)
 
 
 def check_initial_sparsity(initial: float, final: float) -> None:

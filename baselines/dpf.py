@@ -6,16 +6,14 @@ No code of the authors was within reach.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from acdc.methods.contract import Context, Deviation, Product, SparseMethod
 from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.masks import Masks, count_nonzeros
-from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
-from baselines._ramps import cubic_ramp
+from baselines._ramps import cubic_ramp, ramp_ends
 
 
 class Settings(ScopedSettings):
@@ -28,18 +26,13 @@ class Settings(ScopedSettings):
     """Where the ramp starts, as a fraction of training."""
     end: float = Field(default=0.5, gt=0, lt=1)
     """Where the target is reached, as a fraction of training."""
-    distribution: Literal["global", "uniform"] = "global"
+    distribution: Scope = "global"
     """Rank the weights of all layers together, or prune every layer to the same sparsity."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
         check_order(self)
         return self
-
-    def ramp(self, iterations: int) -> tuple[int, int]:
-        """Return after how many steps the ramp begins and ends."""
-        begin = min(round(self.begin * iterations), iterations - 1)
-        return begin, max(round(self.end * iterations), begin + 1)
 
 
 class DPF(SparseMethod[Settings]):
@@ -83,7 +76,7 @@ class DPF(SparseMethod[Settings]):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.begin, self.end = self.settings.ramp(self.plan.iterations)
+        self.begin, self.end = ramp_ends(self.settings, self.plan.iterations)
         self.interval = self.plan.steps(self.settings.update_interval)
         self._update(0)
         self.stored.park(self.weights, self.masks)
@@ -101,10 +94,7 @@ class DPF(SparseMethod[Settings]):
 
     def _update(self, steps_taken: int) -> None:
         sparsity = cubic_ramp(steps_taken, self.begin, self.end, 0.0, self.sparsity)
-        if self.settings.distribution == "global":
-            self.masks = global_magnitude_masks(self.ranked, sparsity)
-        else:
-            self.masks = layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, sparsity))
+        self.masks = magnitude_masks(self.ranked, sparsity, self.settings.distribution)
         if steps_taken <= self.end:
             self.events.add(
                 "prune",
@@ -118,6 +108,3 @@ class DPF(SparseMethod[Settings]):
 
     def product(self, step: Step) -> Product | None:
         return "sparse" if step.iteration + 1 >= self.end else None
-
-    def phase(self, step: Step) -> str:
-        return "sparse" if self.product(step) else "ramp"

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 
 from acdc.messages import config_error
 from acdc.methods.contract import Context, Deviation, Product, SparseMethod
-from acdc.methods.optimizer import momentum_buffers
+from acdc.methods.optimizer import mask_slots
 from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.masks import count_nonzeros
-from acdc.sparsity.selection import layer_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
 
 
@@ -88,13 +88,11 @@ class DSD(SparseMethod[Settings]):
 
     def epoch_start(self, step: Step) -> None:
         if step.epoch == self.begin:
-            sparsities = dict.fromkeys(self.ranked, self.sparsity)
-            self.masks = layer_magnitude_masks(self.ranked, sparsities)
+            self.masks = magnitude_masks(self.ranked, self.sparsity, "uniform")
             apply_masks(self.weights, self.masks)
             self.events.add("prune", nonzeros=count_nonzeros(self.masks))
         elif step.epoch == self.end:
-            for name, buffer in momentum_buffers(self.optimizer, self.ranked).items():
-                buffer.mul_(self.masks[name])
+            mask_slots(self.optimizer, self.weights, self.masks)
             # The pruned weights are zero already; lifting the masks lets them learn from there.
             self.masks = {}
             self.events.add("restore")

@@ -19,9 +19,10 @@ from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.apply import apply_masks, mask_gradients
 from acdc.sparsity.flops import LayerCost, step_flops
 from acdc.sparsity.masks import Masks, count_nonzeros
+from acdc.sparsity.selection import Scope, groups
 from acdc.step import Step
-from baselines._dialects import DIALECTS, Dialect, DialectName, Distribution, Histogram
-from baselines._ramps import check_initial_sparsity, cubic_ramp
+from baselines._dialects import DIALECTS, Dialect, DialectName, Histogram
+from baselines._ramps import check_initial_sparsity, cubic_ramp, ramp_ends
 
 
 class Settings(ScopedSettings):
@@ -38,7 +39,7 @@ class Settings(ScopedSettings):
     the ramp by it to get their distance between updates, in whole steps or epochs."""
     initial_sparsity: float = Field(default=0.0, ge=0, lt=1)
     """Sparsity at the start of the ramp."""
-    distribution: Distribution | None = None
+    distribution: Scope | None = None
     """Prune every layer to the same sparsity, or rank the weights of all layers together; null: the
     dialect's own, which for zhu_gupta is uniform."""
     nbins: int = Field(default=256, ge=2, le=1 << 20)
@@ -73,12 +74,11 @@ class Settings(ScopedSettings):
         """
         dialect = DIALECTS[self.dialect]
         length = epochs if dialect.unit == "epoch" else epochs * batches
-        begin = min(round(self.begin * length), length - 1)
-        end = max(round(self.end * length), begin + 1)
+        begin, end = ramp_ends(self, length)
         return begin, end, dialect.grid(begin, end, self.updates)
 
     @property
-    def ranking(self) -> Distribution:
+    def ranking(self) -> Scope:
         """How the weights are ranked, by default as the dialect does."""
         return self.distribution or DIALECTS[self.dialect].distributions[0]
 
@@ -192,10 +192,8 @@ class GMP(SparseMethod[Settings]):
             name: self.dialect.score(weight, self.masks.get(name)).contiguous()
             for name, weight in self.ranked.items()
         }
-        together = self.settings.ranking == "global"
-        groups = [scores] if together else [{n: s} for n, s in scores.items()]
         masks: Masks = {}
-        for group in groups:
+        for group in groups(scores, self.settings.ranking):
             masks |= self.dialect.rule(group, rate, self.histogram)
         # In the memory layout of the weights, so that the two are multiplied in one sweep.
         return {
@@ -227,11 +225,6 @@ class GMP(SparseMethod[Settings]):
     def product(self, step: Step) -> Product | None:
         position = step.epoch if self.dialect.unit == "epoch" else step.iteration + 1
         return "sparse" if position >= self.last_update else None
-
-    def phase(self, step: Step) -> str:
-        if not self.masks:
-            return "dense"
-        return "sparse" if self.product(step) else "ramp"
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {

@@ -9,7 +9,7 @@ from acdc.methods.contract import Context, SparseMethod, Start
 from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings
 from acdc.sparsity.apply import apply_masks
-from acdc.sparsity.selection import global_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from baselines.dense import DENSE
 
 
@@ -30,5 +30,5 @@ class OneShot(SparseMethod[Settings]):
 
     def setup(self, context: Context) -> None:
         super().setup(context)
-        self.masks = global_magnitude_masks(self.ranked, self.sparsity)
+        self.masks = magnitude_masks(self.ranked, self.sparsity, "global")
         apply_masks(self.weights, self.masks)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from acdc.messages import config_error
 from acdc.methods.contract import Deviation
+from acdc.methods.optimizer import reset_momentum
 from acdc.methods.rewiring import (
     COSINE,
     DRAWS,
@@ -117,10 +118,7 @@ class SET(Rewiring[Settings]):
             self.stored.parked[name].zero_()
             self.masks[name] = core.logical_or_(new)
             grown += int(new.sum())
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        reset_momentum(self.optimizer)
         self.events.add("update", iteration=step.iteration, drop_fraction=fraction, grown=grown)
 
 

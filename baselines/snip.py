@@ -10,8 +10,7 @@ from pydantic import Field
 from acdc.methods.contract import Context, Deviation, SparseMethod
 from acdc.methods.settings import ScopedSettings
 from acdc.sparsity.apply import apply_masks
-from acdc.sparsity.masks import count_zeros
-from acdc.sparsity.selection import top_k_masks
+from acdc.sparsity.selection import masks_at
 
 
 class Settings(ScopedSettings):
@@ -53,7 +52,5 @@ class SNIP(SparseMethod[Settings]):
         super().setup(context)
         (gradients,) = self.gradients(1, self.settings.images, training=True)
         scores = {name: gradients[name] * weight for name, weight in self.ranked.items()}
-        total = sum(score.numel() for score in scores.values())
-        kept = total - count_zeros(self.sparsity, total)
-        self.masks = top_k_masks(scores, kept, magnitudes=True)
+        self.masks = masks_at(scores, self.sparsity, magnitudes=True)
         apply_masks(self.weights, self.masks)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from acdc.messages import config_error
 from acdc.methods.contract import Context, Deviation, SparseMethod
-from acdc.methods.optimizer import optimizer_slots
+from acdc.methods.optimizer import mask_slots
 from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings
 from acdc.sparsity.apply import mask_gradients
 from acdc.sparsity.masks import Masks
-from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
 
 Exploration = Literal["l2", "l1"]
@@ -34,7 +34,7 @@ class Settings(ScopedSettings):
     counts over the others."""
     backward_sparsity: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of weights without gradient; null: twice the forward density gets one."""
-    distribution: Literal["uniform", "global"] = "uniform"
+    distribution: Scope = "uniform"
     """Give every layer the same sparsity, or rank the weights of all layers together."""
     refresh_interval: int = Field(default=1, ge=1)
     """Steps between recomputations of the two sets."""
@@ -147,14 +147,10 @@ class TopKAST(SparseMethod[Settings]):
     def _confine(self, backward: Masks) -> None:
         """Make this the backward set, with no momentum outside it."""
         self.backward = backward
-        for name, weight in self.ranked.items():
-            for slot in optimizer_slots(self.optimizer, weight):
-                slot.mul_(backward[name])
+        mask_slots(self.optimizer, self.weights, backward)
 
     def _select(self, sparsity: float) -> Masks:
-        if self.settings.distribution == "global":
-            return global_magnitude_masks(self.ranked, sparsity)
-        return layer_magnitude_masks(self.ranked, dict.fromkeys(self.ranked, sparsity))
+        return magnitude_masks(self.ranked, sparsity, self.settings.distribution)
 
     def epoch_start(self, step: Step) -> None:
         if step.epoch == self.explored:

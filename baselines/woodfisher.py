@@ -18,9 +18,9 @@ from acdc.methods.contract import Context, Deviation, Product, SparseMethod, Sta
 from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.apply import apply_masks
-from acdc.sparsity.masks import Masks, count_nonzeros, count_zeros
+from acdc.sparsity.masks import count_nonzeros
 from acdc.sparsity.released import strictly_above_masks
-from acdc.sparsity.selection import top_k_masks
+from acdc.sparsity.selection import masks_at
 from acdc.step import Step
 from baselines._ramps import check_initial_sparsity, cubic_ramp, even_updates, updates_since_begin
 from baselines.dense import DENSE
@@ -242,7 +242,8 @@ class WoodFisher(SparseMethod[Settings]):
             ).contiguous()
             for name, weight in self.ranked.items()
         }
-        masks = self._select(statistics, level)
+        select = strictly_above_masks if self.settings.selection == "released" else masks_at
+        masks = select(statistics, level)
         with torch.no_grad():
             for name, weight in self.ranked.items():
                 mask = torch.empty_like(weight, dtype=torch.bool).copy_(masks[name])
@@ -268,20 +269,9 @@ class WoodFisher(SparseMethod[Settings]):
                 inverse.add(gradients[name] if mask is None else gradients[name] * mask)
         return inverses
 
-    def _select(self, statistics: dict[str, Tensor], level: float) -> Masks:
-        if self.settings.selection == "released":
-            return strictly_above_masks(statistics, level)
-        total = sum(statistic.numel() for statistic in statistics.values())
-        return top_k_masks(statistics, total - count_zeros(level, total))
-
     def learning_rate(self, step: Step, rate: float) -> float:
         """Return the recipe's rate scaled down for fine-tuning."""
         return rate * float(self.settings.lr_factor)
 
     def product(self, step: Step) -> Product | None:
         return "sparse" if step.epoch >= self.last_pruning else None
-
-    def phase(self, step: Step) -> str:
-        if not self.masks:
-            return "dense"
-        return "sparse" if self.product(step) else "ramp"

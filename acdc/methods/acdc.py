@@ -21,8 +21,8 @@ from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.flops import LayerCost, forward_flops
 from acdc.sparsity.masks import Masks, count_nonzeros, mask_change
 from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
-from acdc.sparsity.released import released_global_masks, released_layer_masks
-from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.sparsity.released import released_masks
+from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
 
 
@@ -33,7 +33,7 @@ class Settings(ScopedSettings):
     """A published schedule, its phases scaled to the run's epochs; null with explicit phases."""
     phases: tuple[tuple[PhaseKind, int, int], ...] = ()
     """Explicit phases, each (dense or sparse, first epoch, epoch after the last)."""
-    distribution: Literal["global", "uniform"] = "global"
+    distribution: Scope = "global"
     """Rank the weights of all layers together, or give every layer the same sparsity."""
     pattern: str | None = None
     """N:M, such as 2:4: at most N weights of every M neighbours, instead of a distribution."""
@@ -149,13 +149,8 @@ class ACDC(SparseMethod[Settings]):
     def _select(self) -> Masks:
         if self.settings.pattern is not None:
             return pattern_masks(self.ranked, *parse_pattern(self.settings.pattern))
-        released = self.settings.selection == "released"
-        if self.settings.distribution == "uniform":
-            select = released_layer_masks if released else layer_magnitude_masks
-            return select(self.ranked, dict.fromkeys(self.ranked, self.sparsity))
-        return (released_global_masks if released else global_magnitude_masks)(
-            self.ranked, self.sparsity
-        )
+        select = released_masks if self.settings.selection == "released" else magnitude_masks
+        return select(self.ranked, self.sparsity, self.settings.distribution)
 
     def _decompress(self) -> None:
         # The pruned weights are zero already; lifting the masks lets them learn from there.

@@ -272,9 +272,11 @@ class SparseMethod(Generic[SettingsT]):
         """Return the name of the phase that an epoch belongs to, for the journal and figures.
 
         Called: at the end of an epoch.
-        Default: sparse with masks, dense without.
+        Default: dense without masks, sparse where they yield a sparse product, else ramp.
         """
-        return "sparse" if self.masks else "dense"
+        if not self.masks:
+            return "dense"
+        return "sparse" if self.product(step) == "sparse" else "ramp"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside weights and optimizer: tensors and numbers.

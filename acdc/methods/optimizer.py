@@ -8,17 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def momentum_buffers(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """Return the momentum buffer of each parameter that already has one."""
-    return {
-        name: buffer
-        for name, parameter in parameters.items()
-        if (buffer := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
-    }
-
-
 def reset_momentum(optimizer: Optimizer) -> None:
     """Set every momentum buffer to zero, also those of parameters that have no gradient now."""
     for state in optimizer.state.values():
@@ -33,3 +22,12 @@ def optimizer_slots(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tenso
         for value in optimizer.state.get(parameter, {}).values()
         if isinstance(value, Tensor) and value.shape == parameter.shape
     ]
+
+
+def mask_slots(
+    optimizer: Optimizer, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]
+) -> None:
+    """Set what an optimizer keeps for weights outside the masks to zero, in place."""
+    for name, mask in masks.items():
+        for slot in optimizer_slots(optimizer, weights[name]):
+            slot.mul_(mask)

@@ -26,9 +26,6 @@ class Phase:
     start: int
     end: int
 
-    def __contains__(self, epoch: object) -> bool:
-        return isinstance(epoch, int) and self.start <= epoch < self.end
-
 
 @dataclass(frozen=True)
 class AlternatingSchedule:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,22 +36,16 @@ def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCo
         model: left as it was; run once on zeros in evaluation mode.
         input_shape: of one image, (C, H, W).
     """
-    uses: dict[str, int] = {}
+    layers = prunable_layers(model)
+    uses = dict.fromkeys(layers, 0)
 
-    def count(name: str, outputs: torch.Tensor, channels: int) -> None:
-        uses[name] = uses.get(name, 0) + outputs.numel() // channels
+    def count(name: str, _module: nn.Module, _inputs: object, outputs: torch.Tensor) -> None:
+        uses[name] += outputs.numel() // layers[name].shape[0]
 
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
-            handles.append(
-                module.register_forward_hook(
-                    lambda _module, _inputs, outputs, name=name, channels=channels: count(
-                        name, outputs, channels
-                    )
-                )
-            )
+    handles = [
+        model.get_submodule(name.rpartition(".")[0]).register_forward_hook(partial(count, name))
+        for name in layers
+    ]
     training = model.training
     parameter = next(model.parameters())
     try:
@@ -62,12 +57,7 @@ def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCo
         for handle in handles:
             handle.remove()
     return tuple(
-        LayerCost(
-            name=weight_name,
-            weights=layer.size,
-            flops=2 * layer.size * uses.get(weight_name.removesuffix("weight").rstrip("."), 0),
-        )
-        for weight_name, layer in prunable_layers(model).items()
+        LayerCost(name, layer.size, 2 * layer.size * uses[name]) for name, layer in layers.items()
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from acdc.sparsity.masks import Masks
-from acdc.sparsity.selection import kth_largest
+from acdc.sparsity.selection import Scope, groups, kth_largest
 
 
 def strictly_above_masks(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
@@ -29,21 +29,14 @@ def strictly_above_masks(scores: Mapping[str, Tensor], sparsity: float) -> Masks
     return {name: score > threshold for name, score in scores.items()}
 
 
-def released_global_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
-    """Return the global masks of the released AC/DC code, which ranks |w| + 1e-4.
+def released_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope) -> Masks:
+    """Return the masks of the released AC/DC code, which ranks |w| + 1e-4.
 
-    IST-DASLab/ACDC, policies/pruners.py, UnstructuredMagnitudePruner, before any mask.
+    IST-DASLab/ACDC, policies/pruners.py, UnstructuredMagnitudePruner before any mask, and
+    MagnitudePruner, one layer at a time.
     """
     scores = {name: weight.detach().abs() + 1e-4 for name, weight in weights.items()}
-    return strictly_above_masks(scores, sparsity)
-
-
-def released_layer_masks(weights: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> Masks:
-    """Return the masks of the released AC/DC code's uniform variant, one layer at a time.
-
-    IST-DASLab/ACDC, policies/pruners.py, MagnitudePruner.
-    """
-    return {
-        name: released_global_masks({name: weight}, sparsities[name])[name]
-        for name, weight in weights.items()
-    }
+    masks: Masks = {}
+    for group in groups(scores, scope):
+        masks |= strictly_above_masks(group, sparsity)
+    return masks

@@ -8,12 +8,16 @@ return the same masks on every device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from acdc.sparsity.masks import Masks, count_zeros
 from acdc.sparsity.topk import complete, fill, find_cut, memory_order
+
+Scope = Literal["global", "uniform"]
+"""Rank the weights of all layers together, or give every layer the same sparsity."""
 
 
 def kth_largest(scores: Sequence[Tensor], k: int, *, magnitudes: bool = False) -> tuple[float, int]:
@@ -84,19 +88,20 @@ def top_k_rows(scores: Tensor, k: int | Tensor, *, magnitudes: bool = False) -> 
     return above | (tied & (tied.cumsum(-1) <= places))
 
 
-def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
-    """Return masks that keep the largest magnitudes over all layers together, with exact count."""
-    total = sum(weight.numel() for weight in weights.values())
-    return top_k_masks(weights, total - count_zeros(sparsity, total), magnitudes=True)
+def groups(scores: Mapping[str, Tensor], scope: Scope) -> list[Mapping[str, Tensor]]:
+    """Return the layers that are ranked together."""
+    return [scores] if scope == "global" else [{name: score} for name, score in scores.items()]
 
 
-def layer_magnitude_masks(weights: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> Masks:
-    """Return masks that keep the largest magnitudes of each layer at its own sparsity."""
-    return {
-        name: top_k_mask(
-            weight,
-            weight.numel() - count_zeros(sparsities[name], weight.numel()),
-            magnitudes=True,
-        )
-        for name, weight in weights.items()
-    }
+def masks_at(scores: Mapping[str, Tensor], sparsity: float, *, magnitudes: bool = False) -> Masks:
+    """Return masks with exactly floor(s N) zeros: the lowest of all scores together; see above."""
+    total = sum(score.numel() for score in scores.values())
+    return top_k_masks(scores, total - count_zeros(sparsity, total), magnitudes=magnitudes)
+
+
+def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope) -> Masks:
+    """Return masks that keep the largest magnitudes, with exact counts."""
+    masks: Masks = {}
+    for group in groups(weights, scope):
+        masks |= masks_at(group, sparsity, magnitudes=True)
+    return masks

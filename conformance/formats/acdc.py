@@ -16,7 +16,7 @@ from acdc.methods.phases import PUBLISHED_SCHEDULES
 from acdc.models import MODELS
 from acdc.sparsity.layers import Layers, dense_layers, prunable_layers
 from acdc.sparsity.patterns import pattern_masks
-from acdc.sparsity.released import released_global_masks, released_layer_masks, strictly_above_masks
+from acdc.sparsity.released import released_masks, strictly_above_masks
 from acdc.sparsity.selection import kth_largest
 from baselines._ramps import updates_before_end
 from conformance.vectors import Case, compare, hashval
@@ -56,14 +56,11 @@ def _masks(case: Mapping[str, Any]) -> Iterator[Case]:
     name = f"{case['pruner']} masks at {case['sparsity']}"
     level = case.get("level", case["sparsity"])
     if "shapes" not in case:
-        kept = released_global_masks({"w": torch.ones(40)}, level)["w"].sum()
+        kept = released_masks({"w": torch.ones(40)}, level, "global")["w"].sum()
         yield compare(f"{name} ({case.get('note', '')})", kept, case["n_kept"])
         return
     weights = {key: hashval(shape, case["salts"][key]) for key, shape in case["shapes"].items()}
-    if case["pruner"] == "global":
-        masks = released_global_masks(weights, level)
-    else:
-        masks = released_layer_masks(weights, dict.fromkeys(weights, level))
+    masks = released_masks(weights, level, "global" if case["pruner"] == "global" else "uniform")
     for key, mask in case["masks"].items():
         yield compare(f"{name}: {key}", masks[key], mask)
     if "n_total" in case:
@@ -81,12 +78,12 @@ def _pattern(case: Mapping[str, Any]) -> Iterator[Case]:
             yield compare(f"{n}:{m} mask, {kind}", ours, case[f"{kind}_mask"])
 
 
-_STARRED: dict[str, tuple[tuple[str, int], ...]] = {
-    # Network, and the layers that stay dense in each of its variants.
-    "resnet50": (("", 54), ("first last", 52)),
-    "mobilenet": (("", 28), ("first depthwise", 14)),
-    "wideresnet": (("", 29),),
-    "resnet20": (("", 22), ("shortcuts", 20)),
+# The layers that stay dense in each variant of a network.
+_STARRED = {
+    "resnet50": ("", "first last"),
+    "mobilenet": ("", "first depthwise"),
+    "wideresnet": ("",),
+    "resnet20": ("", "shortcut"),
 }
 _NETWORKS = {
     "resnet50": ("resnet50", 3, 1000),
@@ -136,11 +133,8 @@ def _pruned_modules(name: str, network: str, number: int) -> Case:
     """Count the layers that are pruned when the named ones stay dense."""
     layers = _layers(network)
     variants = {}
-    for text, _ in _STARRED[network]:
-        wanted = text.split()
-        if wanted == ["shortcuts"]:
-            wanted = [layer for layer in layers if "shortcut" in layer]
-        variants[len(layers) - len(dense_layers(layers, wanted))] = text or "none"
+    for text in _STARRED[network]:
+        variants[len(layers) - len(dense_layers(layers, text.split()))] = text or "none"
     nearest = min(variants, key=lambda count: abs(count - number))
     return compare(name, nearest, number, note=f"dense: {variants[nearest]}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from acdc.sparsity.masks import count_zeros
-from acdc.sparsity.selection import layer_magnitude_masks, top_k_mask
+from acdc.sparsity.selection import magnitude_masks, top_k_mask
 from baselines.top_kast import Exploration, exploration_gradient, exploration_penalty
 from conformance.vectors import Case, compare, hashval
 
@@ -43,5 +43,5 @@ def sets(data: Any) -> Iterator[Case]:
         of_penalty = exploration_gradient(*point, "l2")
         yield compare(f"{name}: gradient of reg_half_l2", of_penalty, case["reg_half_l2_grad"])
     for sparsity, case in data.get("torch_topkast_quantile_rule", {}).items():
-        kept = layer_magnitude_masks({"": weight}, {"": float(sparsity)})[""].sum()
+        kept = magnitude_masks({"": weight}, float(sparsity), "uniform")[""].sum()
         yield compare(f"top-k at {sparsity}", kept, case["n_topk"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from acdc.config.run import RunConfig
 from acdc.methods.acdc import ACDC
 from acdc.methods.phases import Phase
-from acdc.sparsity.selection import global_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
 from tests.support import Drive, TinyNet, nonzeros, tiny_config
 
@@ -56,7 +56,7 @@ def test_masks_are_the_global_largest() -> None:
 
     def at_epoch(step: Step) -> None:
         if phase_kind(step.epoch) == "sparse":
-            expected = global_magnitude_masks(last_dense, 0.8)
+            expected = magnitude_masks(last_dense, 0.8, "global")
             for name, mask in drive.method.masks.items():
                 assert torch.equal(mask, expected[name])
                 # Pruning only zeroes: what is kept has its value.

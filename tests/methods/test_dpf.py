@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
 from baselines._ramps import cubic_ramp
 from tests.support import Drive, nonzeros, stored_weights, tiny_config
@@ -23,7 +23,7 @@ def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
 
 
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
-def test_masks_follow_the_stored_weights(distribution: str) -> None:
+def test_masks_follow_the_stored_weights(distribution: Scope) -> None:
     drive = dpf(lr=0.5, distribution=distribution)
     last: dict[str, Tensor] = {}
     updates: list[int] = []
@@ -37,11 +37,7 @@ def test_masks_follow_the_stored_weights(distribution: str) -> None:
         if taken % 4 == 0 or taken == 10:
             updates.append(taken)
             sparsity = cubic_ramp(taken, 0, 10, 0.0, 0.75)
-            expected = (
-                global_magnitude_masks(stored_weights(drive), sparsity)
-                if distribution == "global"
-                else layer_magnitude_masks(stored_weights(drive), dict.fromkeys(SIZES, sparsity))
-            )
+            expected = magnitude_masks(stored_weights(drive), sparsity, distribution)
             assert all(torch.equal(masks[name], expected[name]) for name in SIZES)
             if taken > 10:
                 changed_after_the_ramp += sum(int((masks[n] != last[n]).sum()) for n in SIZES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import layer_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
 from baselines.dsd import Settings
 from tests.support import Drive, nonzeros, tiny_config
@@ -54,7 +54,7 @@ def test_sparse_phase() -> None:
     def look(step: Step) -> None:
         nonlocal steps
         if step.epoch == 1 and step.batch == 4:
-            expected.update(layer_magnitude_masks(drive.weights, dict.fromkeys(SIZES, 0.6)))
+            expected.update(magnitude_masks(drive.weights, 0.6, "uniform"))
         if step.epoch == 2:
             steps += 1
             assert drive.method.gradient_masks() is drive.method.masks

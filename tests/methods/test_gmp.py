@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import layer_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
 from baselines._ramps import cubic_ramp
 from tests.support import Drive, nonzeros, stored_weights, tiny_config
@@ -87,7 +87,7 @@ def test_the_ranking_sees_the_stored_weights() -> None:
         taken = step.iteration + 1
         if 4 <= taken <= 16:
             sparsity = cubic_ramp(taken, 4, 16, 0.0, 0.5)
-            expected = layer_magnitude_masks(stored_weights(drive), dict.fromkeys(SIZES, sparsity))
+            expected = magnitude_masks(stored_weights(drive), sparsity, "uniform")
             for name, mask in drive.method.masks.items():
                 assert torch.equal(mask, expected[name])
                 compared += 1

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from acdc.run.lifecycle import Options, run
-from acdc.sparsity.selection import global_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from tests.support import Silent, plain, tiny_config
 
 
@@ -22,7 +22,7 @@ def test_it_prunes_the_last_dense_model_for_free(tmp_path: Path, silent: Silent)
     ours = load_file(tmp_path / config.run_name / "sparse_last.safetensors")
     layers = result["products"]["sparse"]["last"]["certificate"]["layers"]
     prunable = {layer["name"]: dense[layer["name"]] for layer in layers}
-    masks = global_magnitude_masks(prunable, 0.75)
+    masks = magnitude_masks(prunable, 0.75, "global")
     for name, tensor in dense.items():
         assert torch.equal(ours[name], tensor * masks[name] if name in masks else tensor)
     total = sum(weight.numel() for weight in prunable.values())

@@ -20,7 +20,7 @@ import numpy, torch
 from acdc.methods.contract import SparseMethod
 from acdc.methods.settings import MethodSettings
 from acdc.sparsity.apply import apply_masks
-from acdc.sparsity.selection import global_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 """
 SOUND = f"""{HEAD}
 class Mine(SparseMethod):
@@ -30,7 +30,7 @@ class Mine(SparseMethod):
 
     def setup(self, context):
         super().setup(context)
-        self.masks = global_magnitude_masks(self.ranked, self.sparsity)
+        self.masks = magnitude_masks(self.ranked, self.sparsity, "global")
         apply_masks(self.weights, self.masks)
 """
 
@@ -52,7 +52,7 @@ CLASS = {
     "an error on import": ("class Mine", "1 / 0\nclass Mine"),
     "another name": ('name = "mine"', 'name = "yours"'),
 }
-MASKS = "self.masks = global_magnitude_masks(self.ranked, self.sparsity)"
+MASKS = 'self.masks = magnitude_masks(self.ranked, self.sparsity, "global")'
 SETUP = {
     "setup without super": ("super().setup(context)\n", "self.ranked = context.weights\n"),
     "setup that needs super": ("        super().setup(context)\n", ""),

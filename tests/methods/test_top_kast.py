@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import global_magnitude_masks, layer_magnitude_masks
+from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
 from baselines.top_kast import (
     Exploration,
@@ -27,8 +27,8 @@ def settings(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("exploration", ["l2", "l1"])
 def test_the_gradient_of_the_penalty_is_its_derivative(exploration: Exploration) -> None:
     weight = hashval((8, 10), 81).double().requires_grad_()
-    backward = layer_magnitude_masks({"": weight}, {"": 0.5})[""]
-    forward = layer_magnitude_masks({"": weight}, {"": 0.8})[""]
+    backward = magnitude_masks({"": weight}, 0.5, "uniform")[""]
+    forward = magnitude_masks({"": weight}, 0.8, "uniform")[""]
     exploration_penalty(weight, forward, backward, 0.2, exploration).backward()
     gradient = exploration_gradient(weight.detach(), forward, backward, 0.2, exploration)
     assert weight.grad is not None
@@ -71,7 +71,7 @@ def test_only_the_backward_set_moves() -> None:
             moved_outside_forward += int((now[explored] != before[name][explored]).sum())
 
     def forward_of(name: str) -> Tensor:
-        return layer_magnitude_masks({name: before[name]}, {name: 0.75})[name]
+        return magnitude_masks({name: before[name]}, 0.75, "uniform")[name]
 
     drive.run(look, before_step=prepare)
     assert moved_outside_forward > 0
@@ -87,8 +87,8 @@ def test_forward_and_backward_sets() -> None:
     def look(step: Step) -> None:
         nonlocal changes
         weights = stored(drive)
-        forward = layer_magnitude_masks(weights, dict.fromkeys(weights, 0.75))
-        backward = layer_magnitude_masks(weights, dict.fromkeys(weights, 0.5))
+        forward = magnitude_masks(weights, 0.75, "uniform")
+        backward = magnitude_masks(weights, 0.5, "uniform")
         for name, weight in drive.weights.items():
             assert torch.equal(method.masks[name], forward[name])
             assert torch.equal(method.backward[name], backward[name])
@@ -175,8 +175,8 @@ def test_global_sets_rank_all_layers_together() -> None:
 
     def look(step: Step) -> None:
         weights = stored(drive)
-        forward = global_magnitude_masks(weights, 0.75)
-        backward = global_magnitude_masks(weights, 0.5)
+        forward = magnitude_masks(weights, 0.75, "global")
+        backward = magnitude_masks(weights, 0.5, "global")
         assert sum(method.kept().values()) == 90 - 67
         for name in weights:
             assert torch.equal(method.masks[name], forward[name])

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from acdc.sparsity import topk
 from acdc.sparsity.masks import count_nonzeros
-from acdc.sparsity.released import released_global_masks, released_layer_masks
+from acdc.sparsity.released import released_masks
 from acdc.sparsity.selection import (
-    global_magnitude_masks,
     kth_largest,
-    layer_magnitude_masks,
+    magnitude_masks,
     top_k_mask,
     top_k_masks,
     top_k_rows,
@@ -273,8 +272,8 @@ def test_ties_ignore_the_layout(weight: Tensor) -> None:
     expected = torch.arange(24) < 7
     for mask in (
         top_k_mask(weight, 7),
-        global_magnitude_masks({"w": weight}, 17 / 24 + 1e-9)["w"],
-        layer_magnitude_masks({"w": weight}, {"w": 17 / 24 + 1e-9})["w"],
+        magnitude_masks({"w": weight}, 17 / 24 + 1e-9, "global")["w"],
+        magnitude_masks({"w": weight}, 17 / 24 + 1e-9, "uniform")["w"],
     ):
         assert torch.equal(mask.reshape(-1), expected)
 
@@ -283,20 +282,19 @@ def test_ties_ignore_the_layout(weight: Tensor) -> None:
 def test_global_masks_are_a_python_sort(weights: dict[str, Tensor], sparsity: float) -> None:
     total = sum(weight.numel() for weight in weights.values())
     kept = total - math.floor(sparsity * total)
-    masks = global_magnitude_masks(weights, sparsity)
+    masks = magnitude_masks(weights, sparsity, "global")
     magnitudes = {name: weight.abs() for name, weight in weights.items()}
     assert as_lists(masks) == brute_force_top_k(magnitudes, kept)
     assert sum(count_nonzeros(masks).values()) == kept
 
 
-@given(layers(), st.data())
-def test_layer_masks_keep_the_exact_count_of_every_layer(
-    weights: dict[str, Tensor], data: Any
+@given(layers(), SPARSITIES)
+def test_uniform_masks_keep_the_exact_count_of_every_layer(
+    weights: dict[str, Tensor], sparsity: float
 ) -> None:
-    sparsities = {name: data.draw(SPARSITIES) for name in weights}
-    masks = layer_magnitude_masks(weights, sparsities)
+    masks = magnitude_masks(weights, sparsity, "uniform")
     for name, weight in weights.items():
-        kept = weight.numel() - math.floor(sparsities[name] * weight.numel())
+        kept = weight.numel() - math.floor(sparsity * weight.numel())
         assert as_lists({name: masks[name]}) == brute_force_top_k({name: weight.abs()}, kept)
 
 
@@ -317,12 +315,8 @@ def test_released_selection_drops_ties(
     weights: dict[str, Tensor], sparsity: float, by_layer: bool
 ) -> None:
     values = {name: weight.float() for name, weight in weights.items()}
-    if by_layer:
-        masks = released_layer_masks(values, dict.fromkeys(values, sparsity))
-        groups = [[name] for name in values]
-    else:
-        masks = released_global_masks(values, sparsity)
-        groups = [list(values)]
+    masks = released_masks(values, sparsity, "uniform" if by_layer else "global")
+    groups = [[name] for name in values] if by_layer else [list(values)]
     for names in groups:
         scores = torch.cat([values[name].abs().reshape(-1) + 1e-4 for name in names])
         kept = torch.cat([masks[name].reshape(-1) for name in names])
