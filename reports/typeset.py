@@ -17,6 +17,7 @@ _CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
 _PAGE_PT = {"table": 400.0, "sidewaystable": 620.0}
 """Width of a table, upright and rotated, on a page with the usual margins."""
 _GAP_PT = 6.0
+_MARK = f"{{$^{{{escape_latex(text.DEGENERATE)}}}$}}"
 _LABEL = 40
 """Letters of a line of a label."""
 _LONGEST = 2500
@@ -54,6 +55,8 @@ def _heads(table: Table) -> list[dict[str, Any]]:
         span = 1 + has_spread + has_paper
         means = [line.cells[name].summary.mean for line in table.lines]
         least = 2 if form == "percent" else 1
+        is_marked = any(line.cells[name].degenerate for line in table.lines)
+        room = f", table-space-text-post = {_MARK}" if is_marked and not has_spread else ""
         integers = max((len(f"{mean:.0f}") for mean in means if mean is not None), default=least)
         heads.append(
             {
@@ -64,7 +67,7 @@ def _heads(table: Table) -> list[dict[str, Any]]:
                 "last": first + span - 1,
                 "ours": 1 + has_spread,
                 "paper": has_paper,
-                "form": f"S[table-format = {integers}.{text.DIGITS[form]}]"
+                "form": f"S[table-format = {integers}.{text.DIGITS[form]}{room}]"
                 + (r" @{\,} r" if has_spread else "")
                 + (" r" if has_paper else ""),
             }
@@ -127,7 +130,7 @@ def _ours(cell: Cell, has_spread: bool) -> Tex:
         words = escape_latex(cell.text)
         return Tex(f"\\multicolumn{{2}}{{c}}{{{words}}}" if has_spread else f"{{{words}}}")
     number = cell.text.removesuffix(f" {text.DEGENERATE}")
-    mark = f"{{$^{{{escape_latex(text.DEGENERATE)}}}$}}" if cell.degenerate else ""
+    mark = _MARK if cell.degenerate else ""
     if not has_spread:
         return Tex(number + mark)
     mean, _, spread = number.partition(" ± ")

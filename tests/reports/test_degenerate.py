@@ -155,19 +155,6 @@ def test_a_sparsity_that_is_an_outcome_is_shown_and_refuses_no_run(copy: Path) -
         close(figure)
 
 
-def test_an_outcome_has_to_be_proved_all_the_same(copy: Path) -> None:
-    (run,) = runs_of(open_study(copy), "acdc", 2)
-
-    def update(data: dict[str, Any]) -> None:
-        certificate = data["products"]["sparse"]["last"]["certificate"]
-        without_target(certificate, 500)
-        certificate["layers"][1]["nonzeros"] += 1
-
-    change_json(copy / "runs" / run / "result.json", update)
-    line = line_of_method(open_study(copy), "acdc")
-    assert (line.top1.n, line.top1.refused) == (2, 1)
-
-
 def test_seeds_are_dots_beside_their_mean(source: Source) -> None:
     experiment = source.study.experiment("figure3")
     figure = draw_figure(source, experiment)

@@ -84,13 +84,6 @@ def test_every_link_leads_somewhere(page: Page) -> None:
     assert {reference[1:] for reference in page.references} <= set(page.ids)
 
 
-def test_every_run_is_listed(text: str, source: Source) -> None:
-    runs = source.tables.runs
-    for name, fingerprint in zip(runs["run"], runs["fingerprint"], strict=True):
-        assert f">{name}<" in text
-        assert f'id="run-{fingerprint}"' in text
-
-
 def test_every_cell_is_shown(text: str, source: Source) -> None:
     for name in ("table1", "own", "table9", "table6", "table4"):
         table = build_table(source, source.study.experiment(name))

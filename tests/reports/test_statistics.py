@@ -33,15 +33,10 @@ def test_hand_count() -> None:
     assert summary.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
-def test_one_run_has_no_spread() -> None:
-    assert summarise([97.5]) == Summary(97.5, None, 1)
-    assert summarise([97.5]).interval is None
-
-
-def test_equal_runs() -> None:
-    for values in ([0.1, 0.1, 0.1], [2.5, 2.5]):
-        assert summarise(values).std == 0.0
-        assert summarise(values).interval is None
+@pytest.mark.parametrize(("values", "std"), [([97.5], None), ([0.1] * 3, 0.0), ([2.5] * 2, 0.0)])
+def test_one_run_and_equal_runs_have_no_interval(values: list[float], std: float | None) -> None:
+    summary = summarise(values)
+    assert (summary.std, summary.interval) == (std, None)
 
 
 def test_diverged_runs_are_counted_only() -> None:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.aggregate import RunRow, Tables
+from reports.aggregate import RunRow
 from reports.cells import Line, line_of
 from reports.encoding import escape_latex as escape
-from reports.export import to_csv
 from reports.findings import Difference, findings
 from reports.source import Source, build_table
 from reports.statistics import summarise
@@ -77,10 +76,10 @@ def test_means_of_finished_runs(source: Source, table: Table) -> None:
     for line in trained(table):
         results = [result(source, run) for run in line.row.runs]
         finished = [r for r in results if r["status"] == "finished"]
-        accuracies = [
-            100 * r["products"][line.row.product]["last"]["test_accuracy"] for r in finished
-        ]
-        assert mean(line, "top1") == pytest.approx(np.mean(accuracies))
+        for found, which in ((line.cells["top1"].summary, "last"), (line.top1_best, "best")):
+            models = [r["products"][line.row.product][which] for r in finished]
+            expected = np.mean([100 * model["test_accuracy"] for model in models])
+            assert found.mean == pytest.approx(expected)
         assert line.top1.n == len(finished)
         assert line.top1.diverged == len(results) - len(finished)
         ratios = [r["flops"]["training"] / r["flops"]["dense_training"] for r in finished]
@@ -138,30 +137,6 @@ def test_zeros_and_dead_filters(source: Source) -> None:
     )
 
 
-def test_counts_of_dense_models(source: Source, companions: Table) -> None:
-    line = of_method(companions, "acdc")
-
-    def spoilt(product: str, runs: tuple[str, ...]) -> Table:
-        rows = tuple(
-            replace(row, certificate_holds=False, certificate_failures="spoiled")
-            if row.run in runs and row.product == product
-            else row
-            for row in source.tables.rows
-        )
-        return table_of(companions.experiment, source.study.scale, Tables(rows))
-
-    unconcerned = spoilt("sparse", line.row.runs[:1])
-    assert (of_method(unconcerned, "acdc").counts.n, unconcerned.notes) == (3, ())
-    table = spoilt("dense", line.row.runs[1:])
-    ours = of_method(table, "acdc")
-    assert (ours.counts.n, ours.counts.refused, ours.top1.n) == (1, 2, 3)
-    (written,) = [x for x in csv.DictReader(to_csv(table).splitlines()) if x["method"] == "acdc"]
-    assert (written["n"], written["refused"]) == ("1", "2")
-    assert written["runs"] == " ".join((*line.row.runs, *line.row.fine_tuned))
-    tex = next(x for x in to_latex(table).splitlines() if x.strip().startswith("AC/DC &"))
-    assert tex.split("&")[2].strip() == r"1$^\ast$"
-
-
 def test_sparsity_of_models_not_shown(outputs: Path, table: Table, companions: Table) -> None:
     tex = (outputs / "tables" / "table6.tex").read_text(encoding="utf-8")
     assert "{pruned}" not in tex
@@ -191,18 +166,6 @@ def test_scope_of_sparsity(table: Table) -> None:
     assert rigl.pruned.mean == pytest.approx(80, abs=0.05)
     assert (rigl.zeros.mean or 100) < 79.99
     assert of_method(table, "acdc").exempt == ()
-
-
-def test_last_and_best_are_not_mixed_up(source: Source, pairs: Table) -> None:
-    for line in trained(pairs):
-        finished = [r for run in line.row.runs if (r := result(source, run))["products"]]
-        accuracies = [
-            [100 * r["products"][line.row.product][which]["test_accuracy"] for r in finished]
-            for which in ("last", "best")
-        ]
-        assert [line.top1.mean, line.top1_best.mean] == pytest.approx(
-            [np.mean(values) for values in accuracies]
-        )
 
 
 def test_ratios_are_of_the_tasks_epochs(source: Source, table: Table) -> None:
@@ -361,11 +324,6 @@ def test_latex_shows_the_numbers_of_the_csv(outputs: Path, table: Table) -> None
             assert shown["published"] == f"{float(line['published_ratio_mean']):.3f}"
 
 
-def test_diverged_runs_are_named(outputs: Path) -> None:
-    text = (outputs / "tables" / "table1.tex").read_text(encoding="utf-8")
-    assert r"GMP\_50\% \& co at 90 \%: 2 of 3, 1 diverged." in text
-
-
 def test_the_papers_setting_and_scale_are_said(outputs: Path) -> None:
     text = (outputs / "tables" / "table1.tex").read_text(encoding="utf-8")
     assert r"\caption{Table 1 at tiny scale: Methods; resnet8\_s2 on digits. " in text
@@ -386,12 +344,6 @@ def test_the_papers_setting_and_scale_are_said(outputs: Path) -> None:
 )
 def test_headings_are_broken_in_the_middle(heading: str, lines: tuple[str, ...]) -> None:
     assert broken(heading) == lines
-
-
-def test_escaping_is_done_once() -> None:
-    assert escape(r"a_b & 5% \x {~} #1 $ ^") == (
-        r"a\_b \& 5\% \textbackslash{}x \{\textasciitilde{}\} \#1 \$ \textasciicircum{}"
-    )
 
 
 def test_findings_are_paired_and_neutral(table: Table) -> None:
