@@ -114,7 +114,6 @@ FAILURES = "; "
 """Separates the reasons for which a certificate does not hold."""
 
 _FIRST_EPOCH_COLUMNS = ("run", "seed", "epoch")
-_NESTED = "nonzeros"
 
 
 @dataclass(frozen=True)
@@ -225,11 +224,11 @@ def _rows(
     row = replace(row, **_origin(record))
     if result is None:
         assert record.failure is not None
-        yield replace(row, status="failed", error=_one_line(record.failure.error))
+        yield replace(row, status="failed", error=" ".join(record.failure.error.split()))
         return
     row = replace(row, status=result.status, variant=result.variant, label=result.label)
     if isinstance(result, FailedResult):
-        yield replace(row, error=_one_line(result.error))
+        yield replace(row, error=" ".join(result.error.split()))
         return
     row = replace(row, **_trained(result))
     if isinstance(result, DivergedResult):
@@ -257,10 +256,6 @@ def _is_unpruned(record: RunRecord) -> bool:
     """Return whether fine-tuning would start from a model of before a run's first pruning."""
     products = record.result.products if isinstance(record.result, FinishedResult) else {}
     return "dense" in products and products["dense"].best.epoch < _first_pruning(record)
-
-
-def _one_line(error: str) -> str:
-    return " ".join(error.split())
 
 
 def _origin(record: RunRecord) -> dict[str, Any]:
@@ -331,7 +326,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a journal record with one level: counts of layers summed, other groups spelled out."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
-        if key == _NESTED and isinstance(value, dict):
+        if key == "nonzeros" and isinstance(value, dict):
             flat[key] = sum(value.values())
         elif isinstance(value, dict):
             flat |= {f"{key}_{inner}": item for inner, item in value.items()}

@@ -243,7 +243,12 @@ def _absent(column: Column, row: Row, summary: Summary) -> str:
     return text.left_out(summary) if summary.mean is None else ""
 
 
-def no_result(lines: Iterable[Line]) -> list[str]:
-    """Return one sentence on the rows of which no run has left a result, if there are any."""
+def remarks(lines: Iterable[Line], tables: Tables, runs: Iterable[str]) -> list[str]:
+    """Return sentences on what lines of some runs leave out, and on what to know of the rest."""
+    lines = list(lines)
     awaited = dict.fromkeys(line.where for line in lines if line.is_awaited)
-    return [f"No result so far: {', '.join(awaited)}."] if awaited else []
+    return [
+        *(note for line in lines if not line.is_awaited for note in line.notes),
+        *([f"No result so far: {', '.join(awaited)}."] if awaited else []),
+        *tables.mixture(runs),
+    ]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from acdc.console import CONTEXT
-
-if TYPE_CHECKING:
-    from reports.source import Source
+from reports import outputs
+from reports.source import Source, open_study
+from study.model import Experiment
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _results = click.option(
@@ -45,8 +44,6 @@ def _write(
     experiments: Collection[str] | None = None,
 ) -> Source:
     """Open a study, write outputs, print their paths, and warn of files that cannot be read."""
-    from reports.source import open_study
-
     source = open_study(folder, out, experiments)
     for path in write(source):
         click.echo(path)
@@ -55,13 +52,18 @@ def _write(
     return source
 
 
+def _write_one(
+    folder: Path, name: str, write: Callable[[Source, Experiment], Iterable[Path]]
+) -> None:
+    """Write one experiment's outputs, from its own runs."""
+    _write(folder, lambda source: write(source, source.study.experiment(name)), None, (name,))
+
+
 @cli.command("aggregate")
 @_results
 def aggregate_command(folder: Path) -> None:
     """Write every run's result and journal to tables/runs, epochs and events."""
-    from reports.outputs import write_runs
-
-    _write(folder, write_runs)
+    _write(folder, outputs.write_runs)
 
 
 @cli.command("table")
@@ -69,13 +71,7 @@ def aggregate_command(folder: Path) -> None:
 @_results
 def table_command(name: str, folder: Path) -> None:
     """Write one table as LaTeX, CSV and JSON."""
-    from reports.outputs import write_table
-
-    _write(
-        folder,
-        lambda source: write_table(source, source.study.experiment(name)),
-        experiments=(name,),
-    )
+    _write_one(folder, name, outputs.write_table)
 
 
 @cli.command("figure")
@@ -83,31 +79,21 @@ def table_command(name: str, folder: Path) -> None:
 @_results
 def figure_command(name: str, folder: Path) -> None:
     """Draw one figure as PDF, PNG and SVG."""
-    from reports.outputs import write_figure
-
-    _write(
-        folder,
-        lambda source: write_figure(source, source.study.experiment(name)),
-        experiments=(name,),
-    )
+    _write_one(folder, name, outputs.write_figure)
 
 
 @cli.command("statements")
 @_results
 def statements_command(folder: Path) -> None:
     """Write the table of the theory's statements and verdicts as LaTeX, CSV and JSON."""
-    from reports.outputs import write_statements
-
-    _write(folder, write_statements, experiments=())
+    _write(folder, outputs.write_statements, experiments=())
 
 
 @cli.command("report")
 @_results
 def report_command(folder: Path) -> None:
     """Write the study as one self-contained page, its methods and theory also as LaTeX."""
-    from reports.outputs import write_report
-
-    _write(folder, write_report)
+    _write(folder, outputs.write_report)
 
 
 @cli.command("all")
@@ -115,8 +101,6 @@ def report_command(folder: Path) -> None:
 @_out
 def all_command(folder: Path, out: Path | None) -> None:
     """Write all tables, all figures and the report."""
-    from reports.outputs import write_all
-
-    source = _write(folder, write_all, out=out)
+    source = _write(folder, outputs.write_all, out=out)
     runs = source.study.runs
     click.echo(source.tables.progress(runs) or f"all {len(runs)} runs", err=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reports import text
 from reports.aggregate import Tables
-from reports.cells import Line, line_of, no_result
+from reports.cells import Line, line_of, remarks
 from reports.models import explain
 from study.columns import COLUMNS
 from study.model import Experiment, ReportError, Scale
@@ -87,11 +87,7 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
         shows_own=shows_own,
         paper_columns=paper_columns,
         paper_setting=setting,
-        notes=(
-            *(n for line in lines if not line.is_awaited for n in line.notes),
-            *no_result(lines),
-            *tables.mixture(experiment.runs),
-        ),
+        notes=tuple(remarks(lines, tables, experiment.runs)),
         nearby=tuple(_sentence("The paper's row is at another sparsity", _nearby(lines))),
         citations=tuple(_citations(lines, paper_columns)),
         missing=missing,

@@ -134,9 +134,9 @@ def _plot(axes: Axes, series: Series, curve: pd.DataFrame, high: float | None = 
         mean,
         color=series.look.colour,
         label=series.label,
-        linewidth=1.0 if series.is_dense else 1.4,
-        linestyle=(0, (4, 2)) if series.is_dense else "-",
-        marker=None if series.is_dense else series.look.marker,
+        linewidth=1.0 if series.line.is_dense else 1.4,
+        linestyle=(0, (4, 2)) if series.line.is_dense else "-",
+        marker=None if series.line.is_dense else series.look.marker,
         markersize=3.2,
         markevery=max(1, -(-len(curve) // _MARKS)),
     )

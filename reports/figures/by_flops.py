@@ -24,7 +24,7 @@ def accuracy_by_flops(place: SubFigure, panel: Panel) -> Axes:
     sparsities = sorted({series.row.sparsity for series in panel.sparse})
     columns = min(_COLUMNS, len(sparsities))
     grid = place.add_gridspec(math.ceil(len(sparsities) / columns), columns)
-    dense = [series for series in panel.series if series.is_dense]
+    dense = [series for series in panel.series if series.line.is_dense]
     drawn = []
     for index, sparsity in enumerate(sparsities):
         axes = place.add_subplot(grid[index])

@@ -9,8 +9,9 @@ from typing import get_args
 
 import pandas as pd
 
+from reports import text
 from reports.aggregate import Tables
-from reports.cells import Line, line_of, no_result, value_of
+from reports.cells import Line, line_of, remarks, value_of
 from reports.figures.style import Look, words
 from reports.models import accuracy, explain
 from reports.statistics import Summary
@@ -39,17 +40,12 @@ class Series:
     events: pd.DataFrame
 
     @property
-    def is_dense(self) -> bool:
-        """Whether it is dense training."""
-        return self.line.is_dense
-
-    @property
     def label(self) -> str:
         """Name of a curve in the legend."""
         sparsity = self.line.own_sparsity
         sparsity = f"{sparsity} %" if sparsity else percent(self.row.sparsity)
         mark = f" {DEGENERATE}" if self.line.degenerate else ""
-        return words(self.row.label + ("" if self.is_dense else f", {sparsity}") + mark)
+        return words(self.row.label + ("" if self.line.is_dense else f", {sparsity}") + mark)
 
     @property
     def seeds(self) -> list[tuple[float, float]]:
@@ -91,7 +87,7 @@ class Panel:
         Raises:
             NothingToDrawError: there is none.
         """
-        found = tuple(each for each in self.series if not each.is_dense)
+        found = tuple(each for each in self.series if not each.line.is_dense)
         if not found:
             raise NothingToDrawError(
                 f"experiment {self.experiment}: {self.plot} has no run of a sparse method to draw"
@@ -106,7 +102,7 @@ class Panel:
     @property
     def sparse_phases(self) -> list[tuple[int, int]]:
         """Half-open ranges of epochs in sparse phases, none where the series do not agree."""
-        found = {each.phases for each in self.series if not each.is_dense}
+        found = {each.phases for each in self.series if not each.line.is_dense}
         if len(found) != 1:
             return []
         return [(first, end) for name, first, end in found.pop() if name == "sparse"]
@@ -149,17 +145,15 @@ def notes(experiment: Experiment, tables: Tables) -> list[str]:
     """Return sentences on the rows and runs that a figure leaves out, and why."""
     lines = [line_of(row, (), tables) for row in dict.fromkeys(experiment.all_rows)]
     curves = {row for panel in experiment.panels if panel.plot in CURVES for row in panel.rows}
-    found: list[str] = []
+    found = remarks(lines, tables, experiment.runs)
     for line in lines:
-        found += () if line.is_awaited else line.notes
         if not line.row.runs:
             found.append(f"{line.where}: not trained.")
         without = {each.run for each in line.records} - set(_with_journal(line, tables))
-        seeds = ", ".join(str(each.seed) for each in line.records if each.run in without)
+        seeds = [each.seed for each in line.records if each.run in without]
         if seeds and line.row in curves:
-            found.append(f"{line.where}: no curve of seed {seeds}, whose journal is not whole.")
-    found += [*no_result(lines), *tables.mixture(experiment.runs), *explain(found)]
-    return list(dict.fromkeys(found))
+            found.append(f"{line.where}: no curve of {text.seeds(seeds)}: no whole journal.")
+    return list(dict.fromkeys([*found, *explain(found)]))
 
 
 def means(x: pd.Series[int], y: pd.Series[float]) -> pd.DataFrame:

@@ -40,11 +40,6 @@ class PaperValue:
         return float(self.digits) if self.digits and not self.is_dash else None
 
     @property
-    def std(self) -> float | None:
-        """The standard deviation that is printed beside it, if any is."""
-        return float(self.std_digits) if self.std_digits else None
-
-    @property
     def mark(self) -> str:
         """A dagger where counted, a double dagger where cited, a dagger where inferred.
 
