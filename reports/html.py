@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def report(source: Source, judgements: Sequence[Judgement] = ()) -> str:
     figures = {experiment.id: _section(source, experiment) for experiment in shown}
     sections = [
         _section(source, experiment)
-        for experiment in ordered(study.experiments)
+        for experiment in study.experiments
         if experiment.kind != "theory"
     ]
     compared = [
@@ -136,18 +135,6 @@ def methods(study: Study) -> list[tuple[type[SparseMethod[Any]], tuple[Setting, 
 
     names = dict.fromkeys(str(run.config["method"]) for run in study.runs.values())
     return [(method, settings(method)) for method in map(get_method, names)]
-
-
-def ordered(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """Return the paper's tables by number, then its figures, then the suite's own experiments."""
-
-    def place(experiment: Experiment) -> tuple[int, int, str]:
-        number = re.match(r"\d+", experiment.paper or "")
-        if number is None:
-            return 2, 0, ""
-        return int(experiment.kind != "table"), int(number.group()), experiment.paper or ""
-
-    return sorted(experiments, key=place)
 
 
 def _missing(

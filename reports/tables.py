@@ -28,8 +28,6 @@ class Table:
     """Whether any column is of the rows' own products, whose sparsity is then shown too."""
     paper_columns: tuple[str, ...]
     """The columns of which the paper's tables have any number."""
-    paper_setting: str
-    """What the paper trained; empty where its tables have no such values."""
     notes: tuple[str, ...]
     """What is missing from the means, and why."""
     nearby: tuple[str, ...]
@@ -86,7 +84,6 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
         lines=lines,
         shows_own=shows_own,
         paper_columns=paper_columns,
-        paper_setting=setting,
         notes=tuple(remarks(lines, tables, experiment.runs)),
         nearby=tuple(_sentence("The paper's row is at another sparsity", _nearby(lines))),
         citations=tuple(_citations(lines, paper_columns)),
