@@ -209,13 +209,21 @@ def _draw(outcome: Outcome, settings: Settings, model: str) -> None:
                 outcome.draw(panel, r"$\propto 1/\sqrt{\varepsilon}$", "bound", eps, y)
 
 
+def _scientific(value: float) -> str:
+    """Return a number as LaTeX."""
+    factor, exponent = f"{value:e}".split("e")
+    power = f"10^{{{int(exponent)}}}"
+    return power if float(factor) == 1.0 else rf"{float(factor):g}\cdot {power}"
+
+
 def _judge(outcome: Outcome, settings: Settings, model: str) -> None:
     """Judge the claims about a network by one number of each seed."""
     first, second, last = settings.eps[0], settings.eps[1], settings.eps[-1]
     seeds = range(settings.seed, settings.seed + settings.trials)
     mine = [row for row in outcome.trials if row["family"] == model]
     diverged = len({row["seed"] for row in mine if row["status"] == "diverged"})
-    words = {"model": model, "first": first, "second": second, "last": last}
+    named = {"first": first, "second": second, "last": last}
+    words = {"model": model} | {name: _scientific(eps) for name, eps in named.items()}
 
     def of_seeds(eps: float) -> list[list[Row]]:
         """Return each seed's rows, those of sparsities at which a dead filter has a gradient."""
