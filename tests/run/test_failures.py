@@ -32,6 +32,7 @@ from tests.support import (
     Uninterrupted,
     assert_same_run,
     interrupt,
+    plain,
     tiny_config,
     train,
 )
@@ -272,18 +273,25 @@ def assert_finite(state: Any) -> None:
 DIVERGING = {"lr": 1e30, "lr_schedule": "constant"}
 
 
-@pytest.mark.parametrize("method", ["dense", "acdc", "gmp", "top_kast"])
+@pytest.mark.parametrize("method", ["dense", "acdc", "gmp", "rigl", "top_kast"])
 def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path: Path) -> None:
     config = tiny_config(method, recipe=DIVERGING)
-    checkpoints = Checkpoints(tmp_path / config.run_name / "checkpoint", config.fingerprint)
+    folder = tmp_path / config.run_name
+    checkpoints = Checkpoints(folder / "checkpoint", config.fingerprint)
 
     def look() -> None:
         for path in checkpoints.paths():
             assert_finite(checkpoints.read(path, torch.device("cpu")))
 
-    result = run(config, Options(tmp_path, checkpoint_interval_s=0), At(look, steps=range(20)))
-    assert result.status == "diverged"
+    reporter = At(look, steps=range(20))
+    result = run(config, Options(tmp_path, checkpoint_interval_s=0), reporter)
     look()
+    assert (result.status, result.products) == ("diverged", {})
+    assert any("diverged: the training loss is" in line for line in reporter.said)
+    text = (folder / "result.json").read_text() + (folder / "journal.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert plain(run(config, Options(tmp_path), Silent())) == plain(result)
 
 
 @pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-failure"], 0)])

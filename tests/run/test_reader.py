@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from acdc.config.run import parse_run
 from acdc.errors import RunDirectoryError
 from acdc.files import write_json
 from acdc.frozen import fingerprint
@@ -44,6 +46,7 @@ def test_finished(finished: Path) -> None:
     assert run.problems == ()
     assert run.failure is None
     assert run.config == yaml.safe_load((finished / "config.yaml").read_text()) == data["config"]
+    assert parse_run(data["config"]) == tiny_config("acdc")
     sparse = run.result.products["sparse"].best
     assert sparse.test_accuracy == data["products"]["sparse"]["best"]["test_accuracy"]
     assert sparse.certificate is not None
@@ -51,7 +54,7 @@ def test_finished(finished: Path) -> None:
     assert [record["epoch"] for record in run.journal.epochs] == [0, 1, 2, 3]
     assert [record["event"] for record in run.journal.events] == ["prune", "restore", "prune"]
     (attempt,) = run.provenance
-    assert attempt.packages["torch"]
+    assert attempt.packages["torch"] == metadata.version("torch")
     assert run.source_digest == attempt.science
 
 
