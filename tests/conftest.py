@@ -55,10 +55,16 @@ def silent() -> Silent:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Uninterrupted:
-    """Return the folder and the result of an undisturbed run, trained once for all workers."""
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a folder that all workers of a test session share."""
     root = tmp_path_factory.getbasetemp()
-    runs = (root if worker_id == "master" else root.parent) / "uninterrupted"
+    return root if worker_id == "master" else root.parent
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(shared: Path) -> Uninterrupted:
+    """Return the folder and the result of an undisturbed run, trained once for all workers."""
+    runs = shared / "uninterrupted"
 
     def get(config: RunConfig) -> tuple[Path, dict[str, Any]]:
         # The lease on the run's folder has another worker wait, and find the result.

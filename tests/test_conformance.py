@@ -67,10 +67,10 @@ def test_every_changed_number_is_noticed_or_listed(path: Path, tmp_path: Path) -
     data.pop("threshold_trajectory_no_gradient", None)
     inputs = INPUTS.get(data["format"], set())
     places = [place for place in numbers(data) if keys_of(place)[-1] not in inputs]
-    if len(places) > 300:
+    if len(places) > 100:
         random.Random(path.name).shuffle(places)
         by_key = {(keys_of(place)[0], keys_of(place)[-1]): place for place in places}
-        places = [*by_key.values()][:60] + places[:60]
+        places = [*by_key.values()][:60] + places[:20]
     file = tmp_path / "changed.json"
     for place in places:
         target = functools.reduce(operator.getitem, place[:-1], data)
@@ -181,7 +181,7 @@ def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-@pytest.mark.parametrize("value", [None, 5, "x", [], {}, [[]], [None], {"x": None}])
+@pytest.mark.parametrize("value", [None, 5, "x", [[]], [None], {"x": None}])
 def test_sections_of_other_types_raise_nothing(path: Path, value: Any, tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     # What is slow or huge is compared like everything else.

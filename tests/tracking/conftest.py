@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,29 +9,15 @@ import pytest
 from filelock import FileLock
 
 from acdc.config.run import parse_run
-from acdc.run.lifecycle import Options, run
-from tests.support import Silent
+from tests.support import Uninterrupted
 from tests.tracking.support import DESCRIPTIONS
 from tracking.store import create_store, load_mlflow
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of the session share."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tracking"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(shared: Path) -> dict[str, Path]:
+def trained(uninterrupted: Uninterrupted) -> dict[str, Path]:
     """Three real runs: two finished, one diverged."""
-    configs = {name: parse_run(data) for name, data in DESCRIPTIONS.items()}
-    with FileLock(shared / "runs.lock"):
-        for config in configs.values():
-            run(config, Options(shared / "runs"), Silent())
-    return {name: shared / "runs" / config.run_name for name, config in configs.items()}
+    return {name: uninterrupted(parse_run(data))[0] for name, data in DESCRIPTIONS.items()}
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,10 @@ from tracking.content import flatten
 from tracking.store import TrackingError
 
 
-def test_run(runs: Path, trained: dict[str, Path]) -> None:
-    """Parameters, tags, artifacts and the journal's metrics."""
+def test_runs(runs: Path, trained: dict[str, Path]) -> None:
+    """Parameters, tags, artifacts and metrics; a second time nothing is sent."""
     sync(runs)
-    uri = store_uri(runs)
+    uri, store = store_uri(runs), runs.parent / "mlflow.db"
     assert not list(Path.cwd().rglob("mlruns"))
     ids = assert_synced(*(runs / folder.name for folder in trained.values()))
     for name, folder in trained.items():
@@ -61,21 +61,8 @@ def test_run(runs: Path, trained: dict[str, Path]) -> None:
         assert shown["cell"] == config.slug.removesuffix("_seed1")
         files = ("config.yaml", "result.json", "journal.jsonl", "provenance.json")
         assert artifacts(uri, run_id) == {file: (folder / file).read_bytes() for file in files}
-
-
-@pytest.mark.parametrize("depth", ["study", "runs", "run"])
-def test_folders(one: Path, depth: str) -> None:
-    sync({"study": one.parent.parent, "runs": one.parent, "run": one}[depth])
-    assert_synced(one)
-
-
-def test_final_metrics(runs: Path, trained: dict[str, Path]) -> None:
-    sync(runs)
-    uri = store_uri(runs)
-    ids = assert_synced(*runs.iterdir())
-    for name in ("acdc", "dense"):
-        result = json.loads((trained[name] / "result.json").read_text())
-        metrics = latest(uri, ids[slug_of(trained[name])])
+        result, metrics = json.loads((folder / "result.json").read_text()), latest(uri, run_id)
+        assert metrics["flops/training"] == result["flops"]["training"]
         for product, kept in result["products"].items():
             for which, values in kept.items():
                 group = f"{product}_{which}"
@@ -83,11 +70,13 @@ def test_final_metrics(runs: Path, trained: dict[str, Path]) -> None:
                     assert metrics[f"{group}/{key}"] == values[key]
                 achieved = values["certificate"]["achieved"]
                 assert metrics[f"{group}/certificate.achieved"] == achieved
-        assert metrics["flops/training"] == result["flops"]["training"]
     diverged = ids[slug_of(trained["diverged"])]
     assert status(uri, diverged) == "FAILED"
     assert tags(uri, diverged)["status"] == "diverged"
     assert tags(uri, diverged)["error"]
+    before = store.read_bytes()
+    sync(runs)
+    assert store.read_bytes() == before
 
 
 def test_certificate_that_does_not_hold(one: Path) -> None:
@@ -141,13 +130,6 @@ def test_not_begun(one: Path) -> None:
             path.unlink()
     sync(one)
     assert_synced(uri=store_uri(one.parent))
-
-
-def test_second_time(runs: Path) -> None:
-    sync(runs)
-    before = (runs.parent / "mlflow.db").read_bytes()
-    sync(runs)
-    assert (runs.parent / "mlflow.db").read_bytes() == before
 
 
 @pytest.mark.parametrize("torn", [0, 17])
@@ -370,22 +352,10 @@ def test_long_journal(one: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("result.json", b"{"),
-        ("result.json", b"[]"),
-        ("result.json", b'{"schema": 1, "status": "finished", "products": {}}'),
         ("result.json", b'{"schema": 2, "status": "finished"}'),
-        ("result.json", b"[" * 20_000),
-        ("config.yaml", b"- dense"),
         ("config.yaml", b"{model: resnet8_s2}"),
-        ("config.yaml", b"\xff\xfe"),
-        ("journal.jsonl", b'{"epoch": 0}\n'),
         ("journal.jsonl", b'{"epoch": \n{}\n'),
-        ("journal.jsonl", b"5\n"),
-        ("journal.jsonl", b"\xff\x00\n"),
-        ("journal.jsonl", b""),
         ("provenance.json", b"[]"),
-        ("provenance.json", b"{"),
-        ("provenance.json", b"\xff"),
         ("failed.json", b"null"),
     ],
 )
@@ -409,13 +379,13 @@ def test_damaged(
     assert_synced(*(folder for folder in runs.iterdir() if folder != damaged))
 
 
-@pytest.mark.parametrize(
-    "error", ["50 % of É and \U0001f40d", "$x_1^2$ \\ [1] & <b>", 'it\'s "1"\t;--', "a\0b"]
-)
-def test_any_text(error: str, one: Path) -> None:
+def test_any_text(one: Path) -> None:
     """Texts come out as they went in, but for what no database stores."""
     (one / "result.json").unlink()
-    (one / "failed.json").write_text(json.dumps({"error": error, "exit_status": 7, "final": True}))
-    sync(one)
     uri = store_uri(one.parent)
-    assert tags(uri, only(uri))["error"] == error.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    for error in ("50 % of É and \U0001f40d", "$x_1^2$ \\ [1] & <b>", 'it\'s "1"\t;--', "a\0b"):
+        failure = {"error": error, "exit_status": 7, "final": True}
+        (one / "failed.json").write_text(json.dumps(failure))
+        sync(one)
+        stored_as = error.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        assert tags(uri, only(uri))["error"] == stored_as

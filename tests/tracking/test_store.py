@@ -96,10 +96,8 @@ def test_down(
     assert "cret" not in printed
 
 
-@pytest.mark.parametrize("uri", ["databricks", "mlruns", "http://[::1", "http://127.0.0.1:9"])
-def test_lenient(uri: str, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_lenient(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     sync(one.parent, "--lenient")
 
 
@@ -168,9 +166,7 @@ def test_deleted_store(one: Path) -> None:
     assert_synced(one)
 
 
-@pytest.mark.parametrize(
-    "name", ["it's", "a b", "É 50%", "a%20b", "a#b;c", 'q"q', "a\\b&c=d", "new\nline", "$HOME {x}"]
-)
+@pytest.mark.parametrize("name", ["it's É 50% a%20b", 'a#b;c q"q', "a\\b&c=d\n$HOME {x}"])
 def test_any_name_of_a_results_folder(name: str, one: Path) -> None:
     place = one.parent.parent.rename(one.parent.parent.with_name(name))
     run = place / "runs" / one.name
@@ -188,20 +184,17 @@ def test_name_of_a_results_folder_that_no_address_can_have(name: str, one: Path)
     assert not list(place.glob("mlruns"))
 
 
-@pytest.mark.parametrize(
-    "content", ["", "runs/events.out/x", "tables/table01.csv", "x/config.yaml"]
-)
-@pytest.mark.parametrize("options", [(), ("--follow", "1"), ("--lenient",)])
+@pytest.mark.parametrize("content", ["", "tables/table01.csv", "x/config.yaml"])
+@pytest.mark.parametrize("options", [("--follow", "1"), ("--lenient",)])
 def test_folder_without_runs(content: str, options: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "wrong"
-    (folder / content).parent.mkdir(parents=True, exist_ok=True)
-    (folder / content).mkdir(exist_ok=True)
+    (folder / content).mkdir(parents=True, exist_ok=True)
     with pytest.raises(ConfigError, match=str(folder)):
         sync(folder, *options)
     assert not list(folder.rglob("mlflow.db*"))
 
 
-@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "1e300", "0", "-1", "", "x"])
+@pytest.mark.parametrize("seconds", ["nan", "0", "x"])
 def test_wrong_pause(seconds: str, one: Path) -> None:
     with pytest.raises(click.BadParameter) as error:
         sync(one, "--follow", seconds)

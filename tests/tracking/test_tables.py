@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.support import artifacts, only, store_uri, stored, sync
+from tests.tracking.support import artifacts, assert_synced, only, store_uri, stored, sync
 
 SHOWN = {
     "report.html": b"<html>",
@@ -18,13 +18,10 @@ SHOWN = {
 }
 
 
-@pytest.fixture
-def study(one: Path) -> Path:
-    study = one.parent.parent
-    for name, content in {**SHOWN, "tables/runs.parquet": b"PAR1", "study.json": b"{}"}.items():
+def write(study: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
         (study / name).parent.mkdir(exist_ok=True)
         (study / name).write_bytes(content)
-    return study
 
 
 def found(study: Path) -> dict[str, bytes]:
@@ -32,17 +29,17 @@ def found(study: Path) -> dict[str, bytes]:
     return artifacts(uri, only(uri, "study"))
 
 
-def test_sent(study: Path) -> None:
-    sync(study)
-    assert found(study) == SHOWN
-
-
-def test_changed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_follow_the_folder(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    study, uri = one.parent.parent, store_uri(one.parent)
     sync(study)
-    uri, log, sent = store_uri(study / "runs"), MlflowClient.log_artifact, []
-    first = only(uri, "study")
+    assert_synced(one)
+    assert stored(uri, "study") == []
+    write(study, SHOWN | {"tables/runs.parquet": b"PAR1", "study.json": b"{}"})
+    sync(study)
+    assert found(study) == SHOWN
+    first, log, sent = only(uri, "study"), MlflowClient.log_artifact, []
 
     def noting(self: MlflowClient, run_id: str, path: str, folder: str | None = None) -> None:
         sent.append(Path(path).name)
@@ -50,22 +47,13 @@ def test_changed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(MlflowClient, "log_artifact", noting)
     changes = {"tables/table01.csv": b"a,c", "tables/table02.csv": b"new"}
-    for name, content in changes.items():
-        (study / name).write_bytes(content)
+    write(study, changes)
     for _ in range(2):
         sync(study)
         assert found(study) == SHOWN | changes
     assert sorted(sent) == ["table01.csv", "table02.csv"]
     assert only(uri, "study") == first
-
-
-def test_removed(study: Path) -> None:
-    sync(study)
     (study / "tables/table01.tex").unlink()
     sync(study)
-    assert found(study) == {key: text for key, text in SHOWN.items() if not key.endswith(".tex")}
-
-
-def test_none(one: Path) -> None:
-    sync(one.parent.parent)
-    assert stored(store_uri(one.parent), "study") == []
+    kept = {key: text for key, text in (SHOWN | changes).items() if not key.endswith(".tex")}
+    assert found(study) == kept

@@ -77,13 +77,9 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workplace:
-    """A tiny study that was made without interruption; tests must not change it.
-
-    Processes that share the tests share it, too.
-    """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "finished"
+def finished(shared: Path) -> Workplace:
+    """A tiny study that was made without interruption; tests must not change it."""
+    folder = shared / "finished"
     folder.mkdir(exist_ok=True)
     workplace = Workplace(folder)
     with FileLock(folder / ".lock"):

@@ -92,20 +92,9 @@ def test_the_profile_of_the_repository(tmp_path: Path) -> None:
     assert load(*site["study"]).theory.keys() == {"t2_rate", "fail"}
 
 
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [
-        ({"nonsense": 3}, "nonsense"),
-        ({"jobs": "several"}, "jobs"),
-        ({"config": ["seed=5"]}, "seed=5"),
-    ],
-)
-def test_a_wrong_key_is_named(tmp_path: Path, options: dict[str, Any], key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
-        plan(profile(tmp_path, **options))
-
-
-def test_no_such_profile() -> None:
+def test_a_wrong_key_or_profile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=5"):
+        plan(profile(tmp_path, config=["seed=5"]))
     with pytest.raises(ConfigError, match="nowhere"):
         plan("nowhere")
 

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.cluster.slurm import wait_until
+from tests.support import assert_same_run
 from tests.workflow.conftest import ROOT, TINY, Workplace
 
 pytestmark = pytest.mark.slow
-
-
-def outcome(study: Path) -> dict[str, Any]:
-    """Return all that runs made, but for times: results, journals, and weights by their hash."""
-    made: dict[str, Any] = {}
-    for run in sorted((study / "runs").iterdir()):
-        result = json.loads((run / "result.json").read_text())
-        result.pop("timings")
-        made[f"{run.name}/result"] = result
-        for path in sorted(run.glob("*.safetensors")):
-            made[f"{run.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-        for record in records:
-            record.pop("time", None)
-            record.pop("train_s", None)
-        made[f"{run.name}/journal"] = [r for r in records if r.get("event") != "resume"]
-    return made
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
 
 
 def epochs(study: Path) -> int:
@@ -69,7 +44,7 @@ def test_a_killed_study_ends_the_same(workplace: Workplace, finished: Workplace)
     for number, (what, end) in enumerate(KILLS.items()):
         before = epochs(workplace.study)
         suite = workplace.start()
-        wait_for(lambda n=before + 2 + number: epochs(workplace.study) > n, what)  # type: ignore[misc]
+        wait_until(lambda n=before + 2 + number: epochs(workplace.study) > n, what, 240)  # type: ignore[misc]
         members = everything(psutil.Process(suite.pid))
         if number == 0:
             second = workplace.reproduce()
@@ -87,7 +62,10 @@ def test_a_killed_study_ends_the_same(workplace: Workplace, finished: Workplace)
     done = workplace.reproduce()
     assert done.returncode == 0, done.stderr
     assert (workplace.study / "report.html").exists()
-    assert outcome(workplace.study) == outcome(finished.study)
+    for expected in (finished.study / "runs").iterdir():
+        folder = workplace.study / "runs" / expected.name
+        ours, whole = (json.loads((f / "result.json").read_text()) for f in (folder, expected))
+        assert_same_run(folder, ours, expected, whole)
 
 
 def test_plain_snakemake_that_is_killed_resumes(workplace: Workplace) -> None:
@@ -101,7 +79,7 @@ def test_plain_snakemake_that_is_killed_resumes(workplace: Workplace) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: epochs(workplace.study) > 2, "epochs")
+    wait_until(lambda: epochs(workplace.study) > 2, "epochs", 240)
     members = everything(psutil.Process(first.pid))
     kill(members)
     first.wait()
