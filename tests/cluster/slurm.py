@@ -1,7 +1,5 @@
 """A throw-away SLURM cluster on this machine: real daemons, a few virtual nodes, fake GPUs.
 
-    python -m tests.cluster up|down [--root FOLDER]
-
 Debian's packages slurmctld, slurmd, slurm-client, slurmdbd, munge and mariadb-server, as root,
 without systemd and cgroups. All of its state is below one folder, but for the link
 /etc/slurm/slurm.conf: what Snakemake starts within a job does not inherit SLURM_CONF.

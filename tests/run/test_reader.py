@@ -25,6 +25,7 @@ from acdc.run.failures import Failure
 from acdc.run.reader import read_run
 from acdc.run.result import DivergedResult, FailedResult, FinishedResult, read_result, write_result
 from tests.support import Uninterrupted, tiny_config
+from tests.workflow.ended import end
 
 FILES = ("result.json", "config.yaml", "provenance.json", "journal.jsonl")
 
@@ -58,46 +59,26 @@ def test_finished(finished: Path) -> None:
     assert run.source_digest == attempt.science
 
 
-CONFIG: dict[str, Any] = {"settings": {"pattern": None}, "milestones": [0.5]}
-ENDED: dict[str, Any] = {
-    "run": f"x-{fingerprint(CONFIG)}",
-    "fingerprint": fingerprint(CONFIG),
-    "config": CONFIG,
-    "label": "X",
-    "variant": "",
-    "primary": "dense",
-}
-TRAINED: dict[str, Any] = ENDED | {
-    "flops": {
-        "dense_inference": 1,
-        "dense_training": 3,
-        "training": 3.0,
-        "training_published": 3.0,
-        "published_formula": "3 F",
-    },
-    "mask_changes": ({"epoch": 1, "relative": 0.5, "of_kept": float("nan"), "jaccard": 0.5},),
-    "prunable_weights": 1,
-    "timings": {"wall_s": 1.0, "train_s": 1.0, "checkpoint_s": 0.0, "attempts": 1},
-}
-
-
 @pytest.mark.parametrize(
-    "result",
+    ("kind", "more"),
     [
-        FailedResult(**ENDED, error="no", exit_status=1),
-        DivergedResult(**TRAINED, diverged_at=3, diverged="the loss is nan"),
-        FinishedResult(**TRAINED, products={}, files={}),
+        (FailedResult, {"error": "no", "exit_status": 1}),
+        (DivergedResult, {"diverged_at": 3, "diverged": "the loss is nan"}),
+        (FinishedResult, {"journal_lines": 7}),
     ],
 )
-def test_round_trip(result: Any, tmp_path: Path) -> None:
-    folder = tmp_path / result.run
-    folder.mkdir()
-    write_result(folder, result)
+def test_round_trip(kind: type[Any], more: dict[str, Any], tmp_path: Path) -> None:
+    config = {"settings": {"pattern": None}, "milestones": [0.5]}
+    if kind is not FailedResult:
+        change = {"epoch": 1, "relative": 0.5, "of_kept": math.nan, "jaccard": 0.5}
+        more = more | {"mask_changes": (change,)}
+    folder = tmp_path / f"x-{fingerprint(config)}"
+    end(folder, kind, config, **more)
     first = (folder / "result.json").read_bytes()
     again = read_result(folder)
     assert again is not None
-    assert type(again) is type(result)
-    assert again.config == result.config
+    assert type(again) is kind
+    assert again.config == config
     write_result(folder, again)
     assert (folder / "result.json").read_bytes() == first
     assert json.loads(first)["schema"] == 2

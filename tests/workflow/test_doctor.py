@@ -28,15 +28,28 @@ TRAIN = {
 }
 
 
-def scale(folder: Path, gpus: int) -> Path:
-    """Write a scale of two seeds and two experiments of the theory, whose runs take some GPUs."""
-    task = {"model": "resnet8_s2", "dataset": "digits", "epochs": 20, "gpu": gpus}
+TASKS = {
+    "table06": ("imagenet-resnet50", "resnet8_s2"),
+    "table07": ("imagenet-mobilenet_v1", "resnet8"),
+}
+
+
+def scale(folder: Path, *gpus: int) -> Path:
+    """Write a scale of two seeds, a table for each number of GPUs, and two theory experiments."""
+    tables = dict(zip(TASKS, gpus, strict=False))
+    tasks = {
+        TASKS[table][0]: {
+            **{"model": TASKS[table][1], "dataset": "digits", "epochs": 20},
+            **{"gpu": count, "recipe": {"batch_size": 512}},
+        }
+        for table, count in tables.items()
+    }
     described = {
         "name": "examined",
         "title": "Examined",
         "description": "Digits.",
-        "experiments": ["table06", "theory_t2_rate", "theory_fail"],
-        "tasks": {"imagenet-resnet50": {**task, "recipe": {"batch_size": 512}}},
+        "experiments": [*tables, "theory_t2_rate", "theory_fail"],
+        "tasks": tasks,
         "sparsities": [0.9],
         "seeds": [1, 2],
     }
@@ -99,40 +112,37 @@ def test_a_wrong_key_or_profile_is_named(tmp_path: Path) -> None:
         plan("nowhere")
 
 
-@pytest.mark.parametrize(
-    ("config", "runs", "at_once"),
-    [
-        # All seeds of a configuration one after the other, two runs at once.
-        ([], 2, 1),
-        (["pack=2"], 2, 2),
-    ],
-)
-def test_jobs_of_several_runs(tmp_path: Path, config: list[str], runs: int, at_once: int) -> None:
-    file = scale(tmp_path, 1)
-    site = plan(profile(tmp_path, config=[f"scale={file}", *config]))
-    train, theory = site["requests"]
-    assert f"--mem {at_once * TRAIN_MB}" in asked(train)
-    assert (train["runtime"], theory["runtime"]) == (runs * TRAIN_MINUTES, THEORY_MINUTES)
-    assert "retries" in site["unset"]
-    assert len(site["unset"]) == 3
-    assert doctor.check_profile(site).status == "warning"
-    assert doctor.check_profile({**site, "unset": []}).status == "ok"
+def test_runs_that_share_a_job(tmp_path: Path) -> None:
+    """Both seeds of a configuration, at once."""
+    site = plan(profile(tmp_path, config=[f"scale={scale(tmp_path, 1)}", "pack=2"]))
+    train, _ = site["requests"]
+    assert f"--mem {2 * TRAIN_MB}" in asked(train)
+    assert train["runtime"] == 2 * TRAIN_MINUTES
 
 
-def test_jobs_on_several_nodes(tmp_path: Path) -> None:
+def test_jobs_on_one_node_and_on_several(tmp_path: Path) -> None:
     resources = {
         "train": {"slurm_partition": "b"},
         "train_on_nodes": {"slurm_partition": "c", "gpu_model": "nvidia_a100-sxm4"},
     }
-    config = [f"scale={scale(tmp_path, 4)}", "gpus_per_node=2"]
+    config = [f"scale={scale(tmp_path, 4, 1)}", "gpus_per_node=2"]
     site = plan(profile(tmp_path, config=config, **{"set-resources": resources}))
-    spread, _ = site["requests"]
+    train, spread, theory = site["requests"]
+    # Both seeds of a configuration, one after the other.
+    assert (train["rule"], train["gpus"], train["nodes"]) == ("train", 1, 1)
+    assert f"--mem {TRAIN_MB}" in asked(train)
+    assert train["partitions"] == "b"
+    assert (train["runtime"], theory["runtime"]) == (2 * TRAIN_MINUTES, THEORY_MINUTES)
     assert (spread["rule"], spread["gpus"], spread["nodes"]) == ("train_on_nodes", 4, 2)
     assert spread["partitions"] == "c"
     assert spread["runtime"] == TRAIN_MINUTES
     # The executor refuses this before SLURM is asked.
     assert "GPU model" in spread["refusal"]
     assert doctor.check_request(spread).status == "error"
+    assert "retries" in site["unset"]
+    assert len(site["unset"]) == 3
+    assert doctor.check_profile(site).status == "warning"
+    assert doctor.check_profile({**site, "unset": []}).status == "ok"
 
 
 # SLURM

@@ -13,10 +13,11 @@ import yaml
 from acdc.config.run import parse_run
 from acdc.errors import Resumable, RunDirectoryError
 from acdc.run.batch import write_receipt
-from acdc.run.result import FailedResult, write_result
+from acdc.run.result import FailedResult
 from study.model import Study
 from study.resolve import load
 from tests.workflow.conftest import TINY
+from tests.workflow.ended import end
 from workflow.suite import SoleSuite, drop_receipts, drop_tracking, failed, write_configs
 
 
@@ -25,33 +26,14 @@ def study() -> Study:
     return load(str(TINY), seeds=2)
 
 
-def end(study: Study, folder: Path, run: str, status: str = "finished") -> None:
-    """Write the smallest result of a run that ended so."""
-    result = FailedResult(
-        run=run,
-        fingerprint=run.rpartition("-")[2],
-        config=dict(study.runs[run].config),
-        label="",
-        variant="",
-        primary="sparse",
-        error="broken",
-        exit_status=3,
-    )
-    path = folder / "runs" / run
-    path.mkdir(parents=True, exist_ok=True)
-    write_result(path, result)
-    if status != "failed":
-        text = (path / "result.json").read_text().replace('"failed"', f'"{status}"')
-        (path / "result.json").write_text(text)
-
-
 def receipt(study: Study, folder: Path, job: str, *without: str) -> Path:
     """Write the receipt of a job of all seeds, as ``acdc train`` does."""
     path = folder / "receipts" / f"{job}.json"
     statuses = {}
     for run in study.jobs(None)[job]:
         if run not in without:
-            end(study, folder, run, "failed")
+            config = dict(study.runs[run].config)
+            end(folder / "runs" / run, FailedResult, config, error="broken", exit_status=3)
             write_receipt(path, [folder / "runs" / run])
             about = json.loads(path.read_text())["runs"][run]
             statuses[run] = about | {"status": "finished"}
