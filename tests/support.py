@@ -21,6 +21,7 @@ from acdc.run.lifecycle import Options, run
 from acdc.run.progress import Reporter
 from acdc.run.reader import read_lines
 from acdc.run.result import Result
+from acdc.sparsity.flops import LayerCost
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
 from acdc.training.optimizers import build_optimizer
@@ -191,6 +192,25 @@ def stored_weights(drive: Drive) -> dict[str, Tensor]:
 def nonzeros(tensors: Mapping[str, Tensor]) -> int:
     """Return the number of non-zero entries over all tensors."""
     return sum(int((tensor != 0).sum()) for tensor in tensors.values())
+
+
+def brute_force_top_k(scores: dict[str, Tensor], k: int) -> dict[str, list[bool]]:
+    """Sort (score descending, layer, index) in plain Python and keep the first k, as flat masks."""
+    entries = [
+        (-value, layer, index)
+        for layer, score in enumerate(scores.values())
+        for index, value in enumerate(score.double().reshape(-1).tolist())
+    ]
+    kept = {(layer, index) for _, layer, index in sorted(entries)[:k]}
+    return {
+        name: [(layer, index) in kept for index in range(score.numel())]
+        for layer, (name, score) in enumerate(scores.items())
+    }
+
+
+def costs_of(drive: Drive) -> tuple[LayerCost, ...]:
+    """Return the costs of the tiny network as if each weight were used once."""
+    return tuple(LayerCost(n, w.numel(), 2 * w.numel()) for n, w in drive.weights.items())
 
 
 class Silent(Reporter):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from acdc.config.run import RunConfig
 from acdc.methods.registry import get_method
-from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
+from acdc.sparsity.flops import dense_flops, forward_flops
 from acdc.step import Step
-from tests.support import METHOD_SETTINGS, METHODS, Drive, tiny_config
+from tests.support import METHOD_SETTINGS, METHODS, Drive, costs_of, tiny_config
 
 EPOCHS, BATCHES = 4, 5
 
@@ -200,10 +200,7 @@ def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict
     drive = Drive(configured(method, changes), BATCHES).run()
     densities = drive.method.densities()
     forward, gradient = drive.method.masks, drive.method.gradient_masks()
-    costs = tuple(
-        LayerCost(name, weight.numel(), 2 * weight.numel())
-        for name, weight in drive.weights.items()
-    )
+    costs = costs_of(drive)
     for name, weight in drive.weights.items():
         density = int((weight != 0).sum()) / weight.numel()
         assert densities.forward[name] == density

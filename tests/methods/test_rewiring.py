@@ -21,9 +21,8 @@ from acdc.methods.rewiring import (
     optimizer_slots,
     rewire,
 )
-from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, costs_of, nonzeros, tiny_config
 
 
 def brute_force(
@@ -279,7 +278,7 @@ def test_equal_seeds_draw_equal_masks_and_others_do_not(method: str) -> None:
 )
 def test_training_flops_are_three_sparse_passes(method: str, settings: dict[str, Any]) -> None:
     drive = Drive(tiny_config(method, settings=settings)).run()
-    costs = tuple(LayerCost(n, w.numel(), 2 * w.numel()) for n, w in drive.weights.items())
+    costs = costs_of(drive)
     assert drive.method.published_flops(costs) == pytest.approx(6 * nonzeros(drive.method.masks))
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from acdc.methods.phases import cosine_drop_fraction
 from acdc.sparsity.distributions import erk_sparsities, layer_sparsities
-from acdc.sparsity.flops import LayerCost, layer_costs, step_flops
+from acdc.sparsity.flops import layer_costs, step_flops
 from acdc.sparsity.layers import prunable_layers
 from acdc.step import Step
 from acdc.vision import torchvision_models
 from baselines.rigl import training_flops
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, costs_of, nonzeros, tiny_config
 
 
 def rigl(**settings: Any) -> Drive:
@@ -138,10 +138,7 @@ def test_noise_decides_between_weights_that_it_drowns() -> None:
 @pytest.mark.parametrize("interval", [1, 3, 20])
 def test_training_flops_are_those_of_its_appendix(interval: int) -> None:
     drive = rigl(update_interval=interval / 20, distribution="erk")
-    costs = tuple(
-        LayerCost(name, weight.numel(), 2 * weight.numel())
-        for name, weight in drive.weights.items()
-    )
+    costs = costs_of(drive)
     dense = sum(cost.flops for cost in costs)
     sparse = sum(2 * nonzeros({"": mask}) for mask in drive.method.masks.values())
     # Evci et al. 2020, Appendix H; every other step is as sparse as the forward pass.

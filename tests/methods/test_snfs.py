@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from acdc.methods.phases import cosine_drop_fraction
-from acdc.sparsity.flops import LayerCost
 from acdc.step import Step
 from baselines.snfs import SNFS
-from tests.support import Drive, nonzeros, tiny_config
+from tests.support import Drive, costs_of, nonzeros, tiny_config
 
 
 def snfs(**settings: Any) -> Drive:
@@ -87,9 +86,6 @@ def test_its_gradients_are_dense_and_cost_as_much() -> None:
     densities = drive.method.densities()
     assert set(densities.gradient.values()) == {1.0}
     assert max(densities.forward.values()) < 0.3
-    costs = tuple(
-        LayerCost(name, weight.numel(), 2 * weight.numel())
-        for name, weight in drive.weights.items()
-    )
+    costs = costs_of(drive)
     expected = 4 * nonzeros(drive.method.masks) + 2 * 90
     assert drive.method.published_flops(costs) == pytest.approx(expected)

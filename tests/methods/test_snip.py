@@ -16,24 +16,11 @@ from acdc.models import build_model
 from acdc.sparsity.layers import prunable_weights
 from acdc.step import Step
 from acdc.training.state import Engine, TrainState
-from tests.support import Drive, tiny_config
+from tests.support import Drive, brute_force_top_k, tiny_config
 
 
 def snip(**changes: Any) -> Drive:
     return Drive(tiny_config("snip", **changes))
-
-
-def python_masks(scores: dict[str, Tensor], kept: int) -> dict[str, list[bool]]:
-    entries = [
-        (-value, layer, index)
-        for layer, score in enumerate(scores.values())
-        for index, value in enumerate(score.reshape(-1).tolist())
-    ]
-    chosen = {(layer, index) for _, layer, index in sorted(entries)[:kept]}
-    return {
-        name: [(layer, index) in chosen for index in range(score.numel())]
-        for layer, (name, score) in enumerate(scores.items())
-    }
 
 
 @pytest.mark.parametrize(
@@ -55,7 +42,7 @@ def test_masks_keep_the_largest_sensitivities(
     assert total == 90 - ("first" in dense_layers) * 18 - ("last" in dense_layers) * 24
     kept = total - math.floor(sparsity * total)
     masks = {name: mask.reshape(-1).tolist() for name, mask in drive.method.masks.items()}
-    assert masks == python_masks(scores, kept)
+    assert masks == brute_force_top_k(scores, kept)
     for name, weight in drive.weights.items():
         mask = drive.method.masks.get(name, torch.ones(()))
         assert torch.equal(weight, untouched.weights[name] * mask)

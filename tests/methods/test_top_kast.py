@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acdc.sparsity.selection import magnitude_masks
+from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
 from baselines.top_kast import (
     Exploration,
@@ -17,7 +17,7 @@ from baselines.top_kast import (
     exploration_gradient,
     exploration_penalty,
 )
-from tests.support import Drive, hashval, tiny_config
+from tests.support import Drive, hashval, stored_weights, tiny_config
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -35,35 +35,25 @@ def test_the_gradient_of_the_penalty_is_its_derivative(exploration: Exploration)
     torch.testing.assert_close(gradient, weight.grad)
 
 
-def top_kast(**changes: Any) -> Drive:
-    return Drive(tiny_config("top_kast", sparsity=0.75, settings=settings(**changes)))
-
-
-def stored(drive: Drive) -> dict[str, Tensor]:
-    """Return the stored weights: the effective ones and what is parked."""
-    method = drive.method
-    assert isinstance(method, TopKAST)
-    return {
-        name: weight.detach() + method.stored.parked.get(name, torch.zeros(()))
-        for name, weight in drive.weights.items()
-    }
+def top_kast(**changes: Any) -> tuple[Drive, TopKAST]:
+    drive = Drive(tiny_config("top_kast", sparsity=0.75, settings=settings(**changes)))
+    assert isinstance(drive.method, TopKAST)
+    return drive, drive.method
 
 
 def test_only_the_backward_set_moves() -> None:
-    drive = top_kast()
-    method = drive.method
-    assert isinstance(method, TopKAST)
+    drive, method = top_kast()
     before: dict[str, Tensor] = {}
     backward: dict[str, Tensor] = {}
     moved_outside_forward = 0
 
     def prepare(step: Step) -> None:
-        before.update({name: weight.clone() for name, weight in stored(drive).items()})
+        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
         backward.update(method.backward)
 
     def look(step: Step) -> None:
         nonlocal moved_outside_forward
-        for name, now in stored(drive).items():
+        for name, now in stored_weights(drive).items():
             inside = backward[name]
             assert torch.equal(now[~inside], before[name][~inside]), step
             assert bool((now[inside] != before[name][inside]).any())
@@ -77,18 +67,17 @@ def test_only_the_backward_set_moves() -> None:
     assert moved_outside_forward > 0
 
 
-def test_forward_and_backward_sets() -> None:
-    drive = top_kast()
-    method = drive.method
-    assert isinstance(method, TopKAST)
+@pytest.mark.parametrize("distribution", ["uniform", "global"])
+def test_forward_and_backward_sets(distribution: Scope) -> None:
+    drive, method = top_kast(distribution=distribution)
     changes = 0
     last = dict(method.masks)
 
     def look(step: Step) -> None:
         nonlocal changes
-        weights = stored(drive)
-        forward = magnitude_masks(weights, 0.75, "uniform")
-        backward = magnitude_masks(weights, 0.5, "uniform")
+        weights = stored_weights(drive)
+        forward = magnitude_masks(weights, 0.75, distribution)
+        backward = magnitude_masks(weights, 0.5, distribution)
         for name, weight in drive.weights.items():
             assert torch.equal(method.masks[name], forward[name])
             assert torch.equal(method.backward[name], backward[name])
@@ -99,10 +88,12 @@ def test_forward_and_backward_sets() -> None:
 
     drive.run(look)
     assert changes > 0
+    assert sum(method.kept().values()) == 90 - 67
+    assert (list(method.kept().values()) == [5, 12, 6]) == (distribution == "uniform")
 
 
 def test_the_gradient_is_taken_at_the_sparse_point() -> None:
-    drive = top_kast(exploration="none")
+    drive, _ = top_kast(exploration="none")
     drive.method.epoch_start(Step(0, 0, 5))
     point = drive.effective()
     assert sum(int((weight == 0).sum()) for weight in point.values()) == 14 - 1 + 36 + 18
@@ -119,9 +110,7 @@ def test_the_gradient_is_taken_at_the_sparse_point() -> None:
 
 
 def test_between_refreshes_the_sets_hold_still() -> None:
-    drive = top_kast(refresh_interval=4)
-    method = drive.method
-    assert isinstance(method, TopKAST)
+    drive, method = top_kast(refresh_interval=4)
     last = dict(method.masks), dict(method.backward)
     changed: list[int] = []
 
@@ -138,9 +127,7 @@ def test_between_refreshes_the_sets_hold_still() -> None:
 
 
 def test_momentum_outside_the_backward_set_is_zero() -> None:
-    drive = top_kast()
-    method = drive.method
-    assert isinstance(method, TopKAST)
+    drive, method = top_kast()
 
     def look(step: Step) -> None:
         for name, buffer in drive.momentum().items():
@@ -151,10 +138,8 @@ def test_momentum_outside_the_backward_set_is_zero() -> None:
 
 @pytest.mark.parametrize("exploration", ["l2", "l1", "none"])
 def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
-    drive = top_kast(exploration=exploration)
-    method = drive.method
-    assert isinstance(method, TopKAST)
-    weights = stored(drive)
+    drive, method = top_kast(exploration=exploration)
+    weights = stored_weights(drive)
     for weight in drive.weights.values():
         weight.grad = torch.zeros_like(weight)
     method.before_step(Step(0, 0, 5))
@@ -168,37 +153,16 @@ def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
         torch.testing.assert_close(weight.grad, expected)
 
 
-def test_global_sets_rank_all_layers_together() -> None:
-    drive = top_kast(distribution="global")
-    method = drive.method
-    assert isinstance(method, TopKAST)
-
-    def look(step: Step) -> None:
-        weights = stored(drive)
-        forward = magnitude_masks(weights, 0.75, "global")
-        backward = magnitude_masks(weights, 0.5, "global")
-        assert sum(method.kept().values()) == 90 - 67
-        for name in weights:
-            assert torch.equal(method.masks[name], forward[name])
-            assert torch.equal(method.backward[name], backward[name])
-            assert not bool((method.masks[name] & ~method.backward[name]).any())
-
-    drive.run(look)
-    assert len({float(mask.float().mean()) for mask in method.masks.values()}) > 1
-
-
 @pytest.mark.parametrize("refresh_interval", [1, 4])
 @pytest.mark.parametrize(("explore_until", "epochs"), [(0.0, 0), (0.5, 2), (0.75, 3), (None, 4)])
 def test_exploration_can_end_before_training_does(
     explore_until: float | None, epochs: int, refresh_interval: int
 ) -> None:
-    drive = top_kast(explore_until=explore_until, refresh_interval=refresh_interval)
-    method = drive.method
-    assert isinstance(method, TopKAST)
+    drive, method = top_kast(explore_until=explore_until, refresh_interval=refresh_interval)
     before: dict[str, Tensor] = {}
 
     def prepare(step: Step) -> None:
-        before.update({name: weight.clone() for name, weight in stored(drive).items()})
+        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
         before.update({f"mask of {name}": mask for name, mask in method.masks.items()})
 
     def look(step: Step) -> None:
@@ -206,7 +170,7 @@ def test_exploration_can_end_before_training_does(
         for name, mask in method.masks.items():
             assert torch.equal(method.backward[name], mask) != explores
             if not explores:
-                moved = stored(drive)[name] != before[name]
+                moved = stored_weights(drive)[name] != before[name]
                 assert not bool((moved & ~before[f"mask of {name}"]).any())
                 assert not bool(drive.momentum()[name][~mask].any())
         densities = method.densities()
@@ -216,13 +180,12 @@ def test_exploration_can_end_before_training_does(
 
 
 def test_dense_layers_decay() -> None:
-    drive = top_kast(dense_layers=["first", "last"])
-    method = drive.method
+    drive, method = top_kast(dense_layers=["first", "last"])
     assert list(method.masks) == ["hidden.weight"]
     densities = method.densities()
     assert densities.forward == {"conv.weight": 1.0, "hidden.weight": 0.25, "out.weight": 1.0}
     assert densities.gradient == {"conv.weight": 1.0, "hidden.weight": 0.5, "out.weight": 1.0}
-    weights = stored(drive)
+    weights = stored_weights(drive)
     for weight in drive.weights.values():
         weight.grad = torch.zeros_like(weight)
     method.before_step(Step(0, 0, 5))
@@ -232,7 +195,7 @@ def test_dense_layers_decay() -> None:
 
 
 def test_regulariser_replaces_weight_decay() -> None:
-    drive = top_kast()
+    drive, _ = top_kast()
     decays = {group["name"]: group["weight_decay"] for group in drive.optimizer.param_groups}
     assert decays == {"prunable": 0.0, "other": 5e-4}
 

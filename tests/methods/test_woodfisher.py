@@ -16,13 +16,6 @@ from baselines.woodfisher import InverseFisher, Settings, weight_update
 from tests.support import Drive, hashval, nonzeros, tiny_config
 
 
-def precise(shape: tuple[int, ...], salt: int) -> Tensor:
-    """Return the deterministic tensor as it is before it is rounded to single precision."""
-    index = torch.arange(1, torch.Size(shape).numel() + 1)
-    values = ((index * 2654435761 + salt * 40503) % 2**32).double() / 2**32 - 0.5
-    return values.reshape(shape)
-
-
 def inverse_of(gradients: Tensor, block_size: int, damp: float) -> InverseFisher:
     inverse = InverseFisher(gradients[0], len(gradients), block_size, damp)
     for gradient in gradients:

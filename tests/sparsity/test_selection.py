@@ -25,24 +25,10 @@ from acdc.sparsity.selection import (
     top_k_masks,
     top_k_rows,
 )
-from tests.support import hashval
+from tests.support import brute_force_top_k, hashval
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
-
-
-def brute_force_top_k(scores: dict[str, Tensor], k: int) -> dict[str, list[bool]]:
-    """Sort (score descending, layer, index) in plain Python and keep the first k."""
-    entries = [
-        (-value, layer, index)
-        for layer, score in enumerate(scores.values())
-        for index, value in enumerate(score.double().reshape(-1).tolist())
-    ]
-    kept = {(layer, index) for _, layer, index in sorted(entries)[:k]}
-    return {
-        name: [(layer, index) in kept for index in range(score.numel())]
-        for layer, (name, score) in enumerate(scores.items())
-    }
 
 
 def as_lists(masks: dict[str, Tensor]) -> dict[str, list[bool]]:
