@@ -12,11 +12,8 @@ from reports.statistics import Summary
 from reports.tables import Table, requested
 from study.columns import COLUMNS
 
-_CHARACTER_PT = {"footnotesize": 3.6, "scriptsize": 3.3, "tiny": 2.8}
-"""Mean width of a character of such tables in Computer Modern."""
-_PAGE_PT = {"table": 400.0, "sidewaystable": 620.0}
-"""Width of a table, upright and rotated, on a page with the usual margins."""
-_GAP_PT = 6.0
+_UPRIGHT = 12
+"""Most columns of a table that is not rotated."""
 _MARK = f"{{$^{{{escape_latex(text.DEGENERATE)}}}$}}"
 _LABEL = 40
 """Letters of a line of a label."""
@@ -27,16 +24,16 @@ _LONGEST = 2500
 def to_latex(table: Table) -> str:
     """Return a complete table environment.
 
-    One that is too wide for a page is rotated, which needs the package rotating too.
+    One of many columns is rotated, which needs the package rotating too; one that is wider than
+    the text is scaled to it.
     """
-    environment, size = _fitting(table)
+    heads = _heads(table)
     return render_latex(
         "table.tex.j2",
         table=table,
         is_long=len(table.title + table.caption) > _LONGEST,
-        environment=environment,
-        size=size,
-        heads=_heads(table),
+        environment="sidewaystable" if heads[-1]["last"] > _UPRIGHT else "table",
+        heads=heads,
         label=_label,
         requested=requested,
         pruned=_pruned,
@@ -81,25 +78,6 @@ def broken(heading: str) -> tuple[str, ...]:
     words = heading.split(" ")
     options = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
     return min(options, key=lambda lines: max(map(len, lines)), default=(heading,))
-
-
-def _fitting(table: Table) -> tuple[str, str]:
-    """Return the environment and the largest font in which the table fits on a page."""
-    widths = [max(len(part) for line in table.lines for part in _wrapped(line.row.label))]
-    widths += [6, 6, 6, 3] if table.shows_own else [6, 3]
-    gaps = len(widths)
-    for name in table.columns:
-        cells = [line.cells[name] for line in table.lines]
-        has_paper = name in table.paper_columns
-        theirs = max(len(cell.paper.text) for cell in cells) if has_paper else 0
-        heading = max(map(len, broken(COLUMNS[name].heading)))
-        widths.append(max(max(len(cell.text) for cell in cells) + theirs, heading))
-        gaps += 1 + has_paper
-    for environment, page in _PAGE_PT.items():
-        for size in ("footnotesize", "scriptsize"):
-            if sum(widths) * _CHARACTER_PT[size] + gaps * _GAP_PT <= page:
-                return environment, size
-    return "sidewaystable", "tiny"
 
 
 def _wrapped(label: str) -> list[str]:
