@@ -96,7 +96,9 @@ def merge_run(source: Path, into: Path) -> tuple[str, ...]:
     if _ended(ours):
         if found := tuple(_differences(ours, theirs)):
             return "conflicting", target.name, *found
-        if not damage(ours) and {p.name for p in _files(theirs)} <= {p.name for p in _files(ours)}:
+        # A copy that is damaged, or has no weights, is replaced by one that lacks nothing of it.
+        mine, others = ({path.name for path in _files(run)} for run in (ours, theirs))
+        if not mine <= others or (mine == others and not damage(ours)):
             return ("equal",)
     if host := host_at_work(target):
         return "in training", f"{target.name} on {host}"

@@ -101,6 +101,7 @@ DIVERGED = ended(DivergedResult, diverged_at=1, diverged="loss", journal_lines=0
         # Nothing to do.
         (write_run, lambda study: write_run(study, wall_s=2.0, label="name"), 0, False),
         (without(WEIGHTS), write_run, 0, False),
+        (without(WEIGHTS), damaged("journal.jsonl", b""), 0, False),
         (write_partial, None, 0, False),
         (write_partial, write_run, 0, False),
         (FAILED, None, 0, False),
