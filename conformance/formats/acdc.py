@@ -86,13 +86,11 @@ _STARRED = {
     "resnet20": ("", "shortcut"),
 }
 _NETWORKS = {
-    "resnet50": ("resnet50", 3, 1000),
-    "mobilenet": ("mobilenet_v1", 3, 1000),
-    "wideresnet": ("wrn28_10", 3, 100),
-    "resnet20": ("resnet20", 3, 10),
+    "resnet50": ("resnet50", 1000),
+    "mobilenet": ("mobilenet_v1", 1000),
+    "wideresnet": ("wrn28_10", 100),
+    "resnet20": ("resnet20", 10),
 }
-
-
 # Parts of a configuration's name, and the schedule that they mean.
 _BY_NAME = {
     "ep100": "imagenet-100",
@@ -141,9 +139,9 @@ def _pruned_modules(name: str, network: str, number: int) -> Case:
 
 @functools.cache
 def _layers(network: str) -> Layers:
-    model, channels, classes = _NETWORKS[network]
-    with torch.random.fork_rng(devices=[]):
-        return prunable_layers(MODELS[model](channels, classes))
+    model, classes = _NETWORKS[network]
+    with torch.device("meta"):
+        return prunable_layers(MODELS[model](3, classes))
 
 
 def _momentum_reset(case: Mapping[str, Any]) -> Case:

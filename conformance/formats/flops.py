@@ -110,14 +110,15 @@ def _count(name: str) -> _Counted | None:
     if found is None:
         return None
     build, size = found
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         model = build()
-    layers = layer_costs(model, (3, size, size))
+        layers = layer_costs(model, (3, size, size))
+        others = _others(model, size)
     biases = {}
     for layer in layers:
         bias = model.get_submodule(layer.name.removesuffix(".weight")).bias
         biases[layer.name] = bias.numel() if isinstance(bias, Tensor) else 0
-    return _Counted(layers, biases, _others(model, size))
+    return _Counted(layers, biases, others)
 
 
 def _others(model: nn.Module, size: int) -> int:

@@ -74,9 +74,10 @@ def acdc(data: Any) -> Iterator[Case]:
         iterations = [expected["it"] for expected in steps]
         yield compare(f"{variant}: steps", iterations, range(len(ours)))
         for number, expected in zip(iterations, steps, strict=True):
-            for key in ours[number].keys() & expected.keys():
-                name = f"{variant}, step {number}: {key}"
-                yield compare(name, ours[number][key], expected[key], 1e-12)
+            for key, value in ours[number].items():
+                if key in expected:
+                    name = f"{variant}, step {number}: {key}"
+                    yield compare(name, value, expected[key], 1e-12)
     for variant, counts in data.get("kept_per_phase", {}).items():
         ours = list(_acdc_records(data["setup"], reset=variant == "reset_effective"))
         last = [record for number, record in enumerate(ours, 1) if number % batches == 0]
