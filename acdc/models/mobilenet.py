@@ -28,6 +28,7 @@ class MobileNetV1(nn.Module):
         multiplier: factor on the channels of every layer, the width multiplier of the paper.
         blocks: how many of the thirteen there are, counted from the first.
         stem_stride: stride of the first convolution.
+        norm_eps: added to the variance by batch normalisation.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MobileNetV1(nn.Module):
         multiplier: float = 1.0,
         blocks: int = len(_BLOCKS),
         stem_stride: int = 2,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         inputs = round(32 * multiplier)
@@ -54,6 +56,8 @@ class MobileNetV1(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.eps = norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
