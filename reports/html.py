@@ -243,18 +243,11 @@ def _remark(run: RunRow) -> str:
     return run.error or ("no result so far" if run.status == "missing" else "")
 
 
-def _interval(summary: Summary, digits: int = 2) -> str:
+def _interval(summary: Summary, number: Callable[[float], str] = "{:.2f}".format) -> str:
     if summary.interval is None:
         return text.NO_ROW
-    low, high = summary.interval
-    return f"[{low:.{digits}f}, {high:.{digits}f}]".replace("-", "\N{MINUS SIGN}")
-
-
-def _signed_interval(summary: Summary) -> str:
-    if summary.interval is None:
-        return text.NO_ROW
-    low, high = (text.signed(end) for end in summary.interval)
-    return f"[{low}, {high}]"
+    low, high = map(number, summary.interval)
+    return f"[{low}, {high}]".replace("-", "\N{MINUS SIGN}")
 
 
 def _number(value: float | None, form: str = ".3g") -> str:
@@ -268,5 +261,5 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "number": _number,
     "percent": text.percent,
     "signed": text.signed,
-    "signed_interval": _signed_interval,
+    "signed_interval": lambda summary: _interval(summary, text.signed),
 }
