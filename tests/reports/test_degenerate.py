@@ -119,19 +119,17 @@ def test_a_dense_model_of_before_the_first_pruning(copy: Path) -> None:
     assert not line.cells["top1"].degenerate
 
 
-def without_target(certificate: dict[str, Any], kept: int) -> None:
-    """Let a certificate keep some of the 8,000 weights of the second layer, and ask for nothing."""
-    layers = certificate["layers"]
-    layers[1] |= {"kept": kept, "nonzeros": kept}
-    total = sum(each["weights"] for each in layers)
-    certificate |= {
-        "tolerance": 1.0,
-        "pruned": 1 - sum(each["kept"] for each in layers) / total,
-        "achieved": 1 - sum(each["nonzeros"] for each in layers) / total,
-    }
-
-
 def test_a_sparsity_that_is_an_outcome_is_shown_and_refuses_no_run(copy: Path) -> None:
+    def without_target(certificate: dict[str, Any], kept: int) -> None:
+        layers = certificate["layers"]
+        layers[1] |= {"kept": kept, "nonzeros": kept}
+        total = sum(each["weights"] for each in layers)
+        certificate |= {
+            "tolerance": 1.0,
+            "pruned": 1 - sum(each["kept"] for each in layers) / total,
+            "achieved": 1 - sum(each["nonzeros"] for each in layers) / total,
+        }
+
     for seed, run in enumerate(runs_of(open_study(copy), "acdc"), 1):
 
         def update(data: dict[str, Any], seed: int = seed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -92,51 +92,8 @@ class Records:
                     )
                     for which in ("last", "best")
                 ]
-            self._journal(name, seed, sparsity, phases, relabelled)
+            self.journal += lines_of(name, seed, sparsity, phases, relabelled)
         return Row(label, method, sparsity, epochs, product, tuple(names), (), None, TASK)
-
-    def _journal(
-        self,
-        name: str,
-        seed: int,
-        sparsity: float,
-        phases: tuple[tuple[str, int, int], ...],
-        relabelled: bool,
-    ) -> None:
-        prunings = 0
-        for phase, first, end in phases:
-            if phase == "sparse" and first:
-                self.journal.append(
-                    {
-                        "run": name,
-                        "seed": seed,
-                        "epoch": first,
-                        "event": "prune",
-                        "mask_change_of_kept": None if not prunings else 0.1 * prunings * seed,
-                        "mask_change_relative": None if not prunings else 0.01,
-                    }
-                )
-                prunings += 1
-            for epoch in range(first, end):
-                accuracy = accuracy_at(epoch, sparsity) + 0.01 * (seed - 2)
-                record = {
-                    "run": name,
-                    "seed": seed,
-                    "epoch": epoch,
-                    "phase": phase,
-                    "sparsity": sparsity if phase == "sparse" else 0.0,
-                    "val_accuracy": accuracy,
-                    "forward_flops": DENSE_FLOPS * (0.5 + 0.01 * (seed - 2)),
-                }
-                if (phase, epoch + 1) in FLOPS:
-                    ratio = FLOPS[phase, epoch + 1] - 0.1 * sparsity + 0.01 * (seed - 2)
-                    record["forward_flops"] = DENSE_FLOPS * ratio
-                if relabelled:
-                    record |= {
-                        "relabelled_true_accuracy": accuracy / 2,
-                        "relabelled_given_accuracy": accuracy / 4,
-                    }
-                self.journal.append(record)
 
     @property
     def tables(self) -> Tables:
@@ -154,6 +111,31 @@ class Records:
 
 def accuracy_at(epoch: int, sparsity: float) -> float:
     return 0.4 + 0.03 * epoch - 0.1 * sparsity
+
+
+def lines_of(
+    run: str, seed: int, sparsity: float, phases: Iterable[tuple[str, int, int]], relabelled: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a journal."""
+    common = {"run": run, "seed": seed}
+    more, prunings = 0.01 * (seed - 2), 0
+    for phase, first, end in phases:
+        if phase == "sparse" and first:
+            change = 0.1 * prunings * seed if prunings else None
+            yield {**common, "epoch": first, "event": "prune", "mask_change_of_kept": change}
+            prunings += 1
+        for epoch in range(first, end):
+            accuracy = accuracy_at(epoch, sparsity) + more
+            at_end = (phase, epoch + 1)
+            ratio = FLOPS[at_end] - 0.1 * sparsity if at_end in FLOPS else 0.5
+            yield {
+                **common,
+                **{"epoch": epoch, "phase": phase, "val_accuracy": accuracy},
+                "sparsity": sparsity if phase == "sparse" else 0.0,
+                "forward_flops": DENSE_FLOPS * (ratio + more),
+                "relabelled_true_accuracy": accuracy / 2 if relabelled else None,
+                "relabelled_given_accuracy": accuracy / 4 if relabelled else None,
+            }
 
 
 def curves(axes: Axes) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,25 +134,6 @@ def test_statements_in_latex() -> None:
         "holds",
     ]
     assert text.isascii()
-
-
-def test_latex_compiles(tmp_path: Path) -> None:
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "tables" / "theory.tex").write_text(to_latex(FOUND), encoding="utf-8")
-    blocks = chapter(FOUND)
-    for block in blocks:
-        if block.experiment:
-            frame = pd.DataFrame([["a", "b", "measured", 1, 1, None, None]], columns=SERIES)
-            figure = draw("t3", frame.astype({"low": float, "high": float}))
-            figure.savefig(tmp_path / "figures" / f"{block.experiment.id}.pdf")
-            close(figure)
-    text = chapters.to_latex(blocks)
-    assert text.count(r"\includegraphics") == 2
-    (tmp_path / "tables" / "theory_chapter.tex").write_text(text, encoding="utf-8")
-    script = Path(__file__).parents[2] / ".ci" / "latex"
-    done = subprocess.run([script, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
