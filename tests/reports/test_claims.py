@@ -161,6 +161,31 @@ def test_a_dense_model_of_before_the_first_pruning_is_no_test() -> None:
     assert verdict(claim, values, unpruned=True).verdict == "not testable"
 
 
+@pytest.mark.parametrize(
+    ("sparsity", "expected"),
+    [(0.8, "reproduced"), (0.81, "reproduced"), (0.82, "not testable"), (0.6, "not testable")],
+)
+def test_a_sparsity_that_is_an_outcome_has_to_be_near_that_of_the_others(
+    sparsity: float, expected: str
+) -> None:
+    claim = CLAIMS["T1-acdc-gt-str"]
+    values = solve(claim)
+    assert values
+    found = tables(claim, values)
+    rows = (
+        replace(row, sparsity_is_outcome=True, sparsity_pruned=row.sparsity_requested)
+        if row.method == "str"
+        else row
+        for row in found.rows
+    )
+    moved = (
+        replace(row, sparsity_pruned=sparsity) if row.sparsity_requested == 0.8 else row
+        for row in rows
+    )
+    (judged,) = judge([claim], study(), replace(found, rows=tuple(moved)))
+    assert judged.verdict == expected
+
+
 def test_two_modes_are_no_test() -> None:
     found = verdict(GREATER, {ACDC: 70, RIGL: 40}, chance=0.35)
     assert found.problem == "AC/DC at 90 %: two modes, the lower one (seed 1)"
