@@ -16,6 +16,8 @@ from acdc.config.recipe import Recipe
 from acdc.config.run import RunConfig, parse_run
 from acdc.distributed import Ranks
 from acdc.errors import Diverged
+from acdc.methods import acdc
+from acdc.methods.phases import Phase
 from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.selection import top_k_rows
 from acdc.step import Step
@@ -50,6 +52,12 @@ class Training(experiment.Settings):
         data = self.model_dump(include={"dataset", "epochs", "recipe"})
         data |= {"model": model, "sparsity": sparsity, "seed": seed}
         return parse_run({"method": "acdc", "settings": {"schedule": self.schedule}, **data})
+
+
+def phases_of(config: RunConfig) -> tuple[Phase, ...]:
+    """Return the phases of a run of AC/DC."""
+    assert isinstance(config.settings, acdc.Settings)
+    return config.settings.resolve(config.epochs)
 
 
 def train(

@@ -13,8 +13,6 @@ from acdc.config.recipe import Recipe
 from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.errors import Diverged
-from acdc.methods import acdc
-from acdc.methods.phases import Phase
 from acdc.sparsity.masks import count_zeros
 from acdc.training.evaluation import dead_filters
 from theory.experiment import Ascending, Count, Fraction, Size, Trials
@@ -24,6 +22,7 @@ from theory.network import (
     Training,
     first_order,
     gaussian_concentration,
+    phases_of,
     ratio,
     required,
     second_order,
@@ -116,7 +115,7 @@ def _train_and_measure(
     generator = stream(config.seed, "bridge")
     images = DATASETS[config.dataset].training_images
     chosen = torch.randperm(images, generator=stream(settings.seed, "bridge", "images"))
-    ends = {phase.end for phase in _phases(config)}
+    ends = {phase.end for phase in phases_of(config)}
     about = {"family": config.model, "k": counts["kept"], "sigma": None, "seed": config.seed}
     columns = [f"{kind}_{name}" for kind in _BY_COUNT for name in counts]
     columns += [f"curvature_{name}" for name in _CURVATURES]
@@ -138,11 +137,6 @@ def _train_and_measure(
     except Diverged as error:
         add(error.epoch + 1, "diverged", {"phase": None})
     return rows
-
-
-def _phases(config: RunConfig) -> tuple[Phase, ...]:
-    assert isinstance(config.settings, acdc.Settings)
-    return config.settings.resolve(config.epochs)
 
 
 def _percent(count: int, total: int) -> str:
@@ -176,7 +170,7 @@ def _draw(outcome: Outcome, config: RunConfig, counts: Mapping[str, int], total:
         line("condition", label.replace("k", r"k^\ast"), f"asked_{name}")
     level("condition", "$k=N$", 1.0)
     for panel in ("cpl", "alpha", "smoothness", "condition"):
-        for phase in _phases(config):
+        for phase in phases_of(config):
             if phase.kind == "sparse":
                 outcome.draw(panel, "sparse phase", "phase", phase.start, phase.end)
 

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from acdc.config.recipe import Recipe
 from acdc.config.run import RunConfig
 from acdc.errors import Diverged
-from acdc.methods import acdc
 from acdc.models import MODELS
 from acdc.sparsity.layers import prunable_weights
 from acdc.training import loop
 from acdc.training.state import TrainState
 from theory.experiment import Ascending, Count, Factors, Fraction, Several, Trials
 from theory.measures import geometric
-from theory.network import Row, Training, ratio, train
+from theory.network import Row, Training, phases_of, ratio, train
 from theory.outcome import Outcome
 from theory.statistics import geometric_mean, student_mean
 
@@ -112,8 +111,7 @@ def at_restore(
     Raises:
         Diverged: a loss is not finite.
     """
-    assert isinstance(config.settings, acdc.Settings)
-    dense, sparse, *_ = config.settings.resolve(config.epochs)
+    dense, sparse, *_ = phases_of(config)
     for epochs, state in train(config, *saved):
         if epochs == dense.end:
             saved = epochs, copy.deepcopy(state.state_dict())
