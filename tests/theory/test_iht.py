@@ -241,14 +241,3 @@ def test_sparse_steps_stay_on_the_support_and_never_raise_the_loss(
     assert bool((problem.gap(once) <= problem.gap(theta) + slack).all())
     assert bool((problem.gap(twice) <= problem.gap(once) + slack).all())
     assert torch.equal(on_support(problem.gradient, theta, step_size, 0), theta)
-
-
-def test_many_sparse_steps_solve_the_equations_of_the_support() -> None:
-    problem = rotated_quadratics([3.0], 10, 4, generator(0))
-    theta = hard_threshold(normal(1, 1, 10), 6)
-    found = on_support(problem.gradient, theta.unsqueeze(0), 1.0, 200)[0, 0].numpy()
-    hessian, centre = problem.hessian[0].numpy(), problem.minimiser[0, 0].numpy()
-    kept = theta[0].numpy() != 0
-    expected = np.zeros(10)
-    expected[kept] = np.linalg.solve(hessian[np.ix_(kept, kept)], (hessian @ centre)[kept])
-    np.testing.assert_allclose(found, expected, atol=1e-12)

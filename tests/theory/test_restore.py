@@ -202,6 +202,13 @@ def test_a_network_without_dead_filters_decides_nothing() -> None:
     assert {row["line"] for row in found.series} == {"live, median"}
 
 
+@pytest.mark.parametrize(
+    ("value", "latex"), [(1e-5, "10^{-5}"), (3e-4, r"3\cdot 10^{-4}"), (25.0, r"2.5\cdot 10^{1}")]
+)
+def test_powers_of_ten_are_latex(value: float, latex: str) -> None:
+    assert restore._scientific(value) == latex
+
+
 def test_a_run_that_diverges_is_counted() -> None:
     found = restore.run(settings(recipe={"batch_size": 500, "lr": 1e30}))
     assert {row["status"] for row in found.trials} == {"diverged"}

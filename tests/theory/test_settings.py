@@ -18,15 +18,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("t2_rat", {}, "theory=t2_rat"),
     ("t2_rate", {"kappa": 2}, "kappa"),
     ("t2_rate", {"kappas": [2, 0.5]}, "kappas.1"),
-    ("t2_rate", {"kappas": [2, 2]}, "kappas"),
     ("t2_rate", {"kappas": []}, "kappas"),
     ("t2_rate", {"k_ratios": [1, 99]}, "k_ratios=(1, 99)"),
     ("t2_rate", {"k_ratios": [0, 1]}, "k_ratios.0"),
     ("c1", {"k": 2000}, "k=2000"),
     ("c1", {"k": 3}, "k_star=4"),
     ("t1_rate", {"k_parts": [0.5]}, "k_parts"),
-    ("t1_rate", {"k_parts": []}, "k_parts"),
-    ("t1_rate", {"k_parts": [1.0, 1.0]}, "k_parts"),
     ("t1_rate", {"weights": [5.0]}, "weights"),
     ("t1_rate", {"weights": [4.5]}, "weights=(4.5,)"),
     ("t1_floor", {"sigmas": [0.0, 0.1, 1.0]}, "sigmas"),
@@ -59,7 +56,6 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("bridge", {"shares": [0.1]}, "shares=(0.1,)"),
     ("bridge", {"recipe": {"lr": -1}}, "recipe.lr"),
     ("restore", {"models": ["resnet9"]}, "models"),
-    ("restore", {"models": ["resnet20", "resnet20"]}, "models"),
     ("restore", {"eps": [1e-5]}, "eps"),
     ("restore", {"sparsities": [0.9, 1.0]}, "sparsities"),
     ("restore", {"epochs": 4}, "epochs"),
@@ -90,7 +86,8 @@ def test_numbers_are_numbers_within_bounds(name: str) -> None:
             continue
         wrong: list[Any] = [*NOT_NUMBERS, *ABSURD]
         if isinstance(default, tuple):
-            wrong = [*([each] for each in wrong), [*default] * 100, *NOT_NUMBERS, 1]
+            twice = [default[0], *default]
+            wrong = [*([each] for each in wrong), twice, [*default] * 100, *NOT_NUMBERS, 1]
         elif isinstance(default, int):
             wrong += [default + 0.5, [default]]
         for value in wrong:
