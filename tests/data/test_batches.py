@@ -37,15 +37,19 @@ def numbered_images(count: int, channels: int, size: int) -> Tensor:
     return pixels.reshape(1, channels, size, size).repeat(count, 1, 1, 1)
 
 
+def reach_of(how: Augmentation, size: int) -> int:
+    return max(size // 8, 1) if "shift" in how else 0
+
+
 def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tensor:
-    reach = max(images.shape[2] // 8, 1)
+    reach = reach_of(how, images.shape[2])
     shifts = draw_shifts(how, reach, len(images), torch.Generator().manual_seed(seed))
     return PaddedImages(images, reach).windows(torch.arange(len(images)), shifts)
 
 
 @settings(max_examples=20)
 @given(
-    st.sampled_from(["shift", "shift_flip"]),
+    st.sampled_from(["flip", "shift", "shift_flip"]),
     st.integers(1, 2),
     st.sampled_from([4, 8, 16]),
     st.integers(0, 2**32),
@@ -56,8 +60,8 @@ def test_augmented_images_are_shifted_originals(
     images = numbered_images(6, channels, size)
     images[1::2] = images[1::2].flip(2)
     out = augmented(images, how, seed)
-    reach = max(size // 8, 1)
-    flips = (False, True) if how == "shift_flip" else (False,)
+    reach = reach_of(how, size)
+    flips = (False, True) if "flip" in how else (False,)
     for image, moved in zip(images, out, strict=True):
         candidates = (
             shifted(image.flip(2) if flip else image, down, right)

@@ -93,7 +93,7 @@ def test_specs(name: Name) -> None:
     assert (spec.channels, spec.image_size) == (3, 32)
     assert spec.classes == {"cifar10": 10, "cifar100": 100}[name]
     assert spec.training_images == 50_000 - 50_000 // 10
-    assert spec.augmentations == ("none", "shift", "shift_flip")
+    assert spec.augmentations == ("none", "flip", "shift", "shift_flip")
 
 
 @pytest.mark.parametrize("name", NAMES)
