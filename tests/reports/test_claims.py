@@ -172,17 +172,15 @@ def test_a_sparsity_that_is_an_outcome_has_to_be_near_that_of_the_others(
     values = solve(claim)
     assert values
     found = tables(claim, values)
-    rows = (
-        replace(row, sparsity_is_outcome=True, sparsity_pruned=row.sparsity_requested)
-        if row.method == "str"
-        else row
+    rows = tuple(
+        replace(
+            row,
+            sparsity_is_outcome=row.method == "str",
+            sparsity_pruned=sparsity if row.sparsity_requested == 0.8 else row.sparsity_requested,
+        )
         for row in found.rows
     )
-    moved = (
-        replace(row, sparsity_pruned=sparsity) if row.sparsity_requested == 0.8 else row
-        for row in rows
-    )
-    (judged,) = judge([claim], study(), replace(found, rows=tuple(moved)))
+    (judged,) = judge([claim], study(), replace(found, rows=rows))
     assert judged.verdict == expected
 
 
