@@ -16,7 +16,6 @@ class Difference:
     reference: str
     other: str
     summary: Summary
-
     is_degenerate: bool = False
     """Whether one of the rows is, by the rules of ``reports.models``."""
 
