@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from acdc.config.run import parse_run
 from acdc.methods.contract import Context, SparseMethod
+from acdc.methods.rewiring import Rewiring
 from acdc.models import MODELS
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
@@ -145,6 +146,7 @@ def main(model: str, batch: int, size: int, rounds: int, device: str, file: Path
     inputs = torch.randn(batch, 3, size, size, device=where)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=where) % 1000
+    Rewiring.least_interval = 1
     for subject in SUBJECTS:
         subject.build(model, where)
     for number in range(rounds + 1):

@@ -148,6 +148,10 @@ def _phases(setup: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     return phases if phases[-1][0] == "sparse" else [*phases, ("sparse", end, end + 1)]
 
 
+class _RigL(RigL):
+    least_interval = 1
+
+
 def rigl(data: Any) -> Iterator[Case]:
     """Replay RigL's training in single precision: 1e-6, masks and numbers of steps exact.
 
@@ -174,9 +178,9 @@ def _rigl(name: str, case: Mapping[str, Any]) -> Iterator[Case]:
     }
     recipe = {key: case[key] for key in ("lr", "momentum", "nesterov")}
     recipe["weight_decay"] = case["l2"]
-    run = _Run(RigL, model, recipe, 1 - mask.float().mean().item(), settings, 1, iterations)
+    run = _Run(_RigL, model, recipe, 1 - mask.float().mean().item(), settings, 1, iterations)
     method = run.method
-    assert isinstance(method, RigL)
+    assert isinstance(method, _RigL)
     method.stored.restore(run.weights)
     with torch.no_grad():
         model.weight.copy_(torch.tensor(case["w0"]).reshape(inputs, outputs).T)

@@ -300,3 +300,15 @@ def test_the_default_interval_is_a_320th_of_training(iterations: int, steps: int
     settings = RewiringSettings()
     plan = Plan({}, 0.9, settings, 1, iterations, seed=1)
     assert plan.steps(settings.update_interval) == steps
+
+
+@REWIRING
+@pytest.mark.parametrize(("fraction", "steps"), [(1e-9, 5), (0.2, 5), (0.25, 5), (0.3, 6)])
+def test_updates_are_at_least_five_steps_apart(
+    method: str, fraction: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    drive = drive_of(method, update_interval=fraction, end=1.0).run()
+    batches = [event["iteration"] for event in drive.method.events.drain()]
+    # An update of RigL takes the place of a step.
+    assert set(np.diff(batches)) == {steps + (method == "rigl")}
