@@ -67,6 +67,7 @@ MODELS: dict[str, Architecture] = {
     # Their relatives for grey images of 28 x 28 and a laptop's minutes, with fewer stages, blocks
     # and channels; the stem makes 4 x 4 or 7 x 7 of the images. On maps of 1 x 1, most
     # taps of a 3 x 3 kernel would see nothing but padding.
+    "resnet6_w24_s8": _resnet(6, stages=2, width=24, norm_eps=1e-3, **_STEM),
     "resnet6_w32_s8": _resnet(6, stages=2, width=32, norm_eps=1e-3, **_STEM),
     "mobilenet_v1_b4_s4": _mobilenet_v1(blocks=4, stem_stride=4, norm_eps=1e-3),
     "wrn10_2_w8_s4": _wide_resnet(10, 2, width=8, stem_kernel=5, stem_stride=4),

@@ -18,7 +18,7 @@ from acdc.sparsity.flops import dense_flops, layer_costs
 from acdc.sparsity.layers import dense_layers, prunable_layers
 from acdc.vision import torchvision_models
 
-RELATIVES = ("resnet6_w32_s8", "mobilenet_v1_b4_s4", "wrn10_2_w8_s4")
+RELATIVES = ("resnet6_w24_s8", "resnet6_w32_s8", "mobilenet_v1_b4_s4", "wrn10_2_w8_s4")
 
 
 def parameters(model: nn.Module) -> int:
@@ -182,7 +182,7 @@ def test_relatives_have_the_kinds_of_layers_of_the_originals() -> None:
         return {(layer.kind, layer.shape[2:]) for layer in layers[1:]}
 
     relatives = {
-        "resnet50": "resnet6_w32_s8",
+        "resnet50": "resnet6_w24_s8",
         "mobilenet_v1": "mobilenet_v1_b4_s4",
         "wrn28_10": "wrn10_2_w8_s4",
         "resnet20": "resnet6_w32_s8",
