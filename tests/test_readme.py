@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,13 @@ def test_provenance_of_the_committed_run() -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", about["git"]["revision"])
     assert about["git"]["clean"] is True
     assert about["hardware"]["processor"] in README
+
+
+def test_claims_are_those_of_the_committed_run() -> None:
+    with (REFERENCE / "tables" / "claims.csv").open(newline="") as file:
+        counts = Counter(row["verdict"] for row in csv.DictReader(file))
+    sentence = re.search(r"Of its (\d+) claims.*?\(\[", README, flags=re.DOTALL)
+    assert sentence
+    assert int(sentence[1]) == counts.total()
+    for verdict, count in counts.items():
+        assert re.search(rf"\b{count} (are\s)?{verdict}\b", sentence[0]), verdict
