@@ -1,7 +1,7 @@
 """The criteria by which the networks and recipes of the smoke scale were chosen.
 
-They look at dense training, and at the dense network of the epoch at which AC/DC first prunes, not at
-any method's accuracy (docs/results.md).
+They look at dense training, and at the dense network of the epoch at which AC/DC first prunes, not
+at any method's accuracy (docs/results.md).
 """
 
 from __future__ import annotations
