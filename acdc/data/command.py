@@ -76,15 +76,16 @@ def check(names: tuple[str, ...], manifest: Path | None) -> None:
     headings = ["data set", "", images, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
     # Sets that share files share problems.
-    for problem in dict.fromkeys(finding.problem for finding in findings.values()):
-        if problem:
-            click.echo(f"\n{problem}")
+    problems = [p for p in dict.fromkeys(found.problem for found in findings.values()) if p]
+    for problem in problems:
+        click.echo(f"\n{problem}")
     unusable = [
         f"{name} is {finding.state}"
         for name, finding in findings.items()
         if finding.state == "incomplete" or (names and finding.state == "missing")
     ]
     if unusable:
-        raise DataError(f"data sets: {', '.join(unusable)}; see above how to get them")
+        # On one line, the one that a study shows of a failed job.
+        raise DataError(" ".join([f"data sets: {', '.join(unusable)}.", *problems]))
     if manifest is not None:
         write_json(manifest, sizes)
