@@ -76,16 +76,18 @@ def check(names: tuple[str, ...], manifest: Path | None) -> None:
     headings = ["data set", "", images, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
     # Sets that share files share problems.
-    problems = [p for p in dict.fromkeys(found.problem for found in findings.values()) if p]
-    for problem in problems:
-        click.echo(f"\n{problem}")
-    unusable = [
-        f"{name} is {finding.state}"
-        for name, finding in findings.items()
-        if finding.state == "incomplete" or (names and finding.state == "missing")
-    ]
+    for problem in dict.fromkeys(finding.problem for finding in findings.values()):
+        if problem:
+            click.echo(f"\n{problem}")
+    unusable = {
+        name: found
+        for name, found in findings.items()
+        if found.state == "incomplete" or (names and found.state == "missing")
+    }
     if unusable:
+        what = ", ".join(f"{name} is {found.state}" for name, found in unusable.items())
         # On one line, the one that a study shows of a failed job.
-        raise DataError(" ".join([f"data sets: {', '.join(unusable)}.", *problems]))
+        problems = dict.fromkeys(found.problem for found in unusable.values() if found.problem)
+        raise DataError(" ".join([f"data sets: {what}.", *problems]))
     if manifest is not None:
         write_json(manifest, sizes)

@@ -295,7 +295,7 @@ def test_check_shows_the_state_of_sets(acdc_data: AcdcData) -> None:
     assert "CIFAR10(" in text  # how to get it
     assert "train/CLASS/*.JPEG" in text
     assert status == DataError.exit_status
-    assert error.startswith("error: data sets: cifar10 is missing, imagenet is missing; ")
+    assert error.startswith("error: data sets: cifar10 is missing, imagenet is missing. ")
 
 
 def test_check_writes_what_it_found_if_all_is_there(acdc_data: AcdcData, tmp_path: Path) -> None:
@@ -325,4 +325,4 @@ def test_check_without_names_fails_on_incomplete_sets_only(
     assert status == DataError.exit_status
     assert cell(text, "imagenet", 1) == "incomplete"
     assert "not 1271167" in text
-    assert error.startswith("error: data sets: imagenet is incomplete; ")
+    assert error.startswith("error: data sets: imagenet is incomplete. data folder ")
