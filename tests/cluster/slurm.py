@@ -232,7 +232,7 @@ class Cluster:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         own = [process for process in psutil.process_iter() if _job_of(process) in jobs]
-        # Those of SLURM first, which would tell of the others' end.
+        # Those of SLURM first, which would report that the others ended.
         for process in sorted(own, key=lambda process: process.name() != "slurmstepd"):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
