@@ -27,8 +27,10 @@ UV_VERSION := 0.13.9
 # machine's driver, so that a machine without a GPU is spared several GB of CUDA packages.
 TORCH ?= $(if $(PIP_FIND_LINKS),,auto)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend=$(TORCH)) \
-	--constraint constraints.txt
+# Compiled here, since images often have PYTHONDONTWRITEBYTECODE=1: importing torch would take three
+# times as long in every job.
+INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	$(if $(TORCH),--torch-backend=$(TORCH)) --constraint constraints.txt
 
 # As one word of the shell.
 quoted = '$(subst ','\'',$(1))'
