@@ -8,7 +8,7 @@
 # make test-cluster  the tests on a real SLURM, which is started for them (Debian, as root)
 # make test-server   the tests with an MLflow server on PostgreSQL, which has to be installed
 #
-# Variables: SCALE=smoke|quick|small|paper, RESULTS=folder, CORES=number, GPUS=number, SEEDS=number, PORT=number,
+# Variables: SCALE=smoke|quick|laptop|small|paper, RESULTS=folder, CORES=number, GPUS=number, SEEDS=number, PORT=number,
 # PYTHON=python3.11 or newer,
 # TORCH=cpu|auto|cu128|... (which build of torch to install; see README.md).
 

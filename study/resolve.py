@@ -171,6 +171,7 @@ class Resolver:
         self.sparsities |= {sparsity for _, sparsity in pairs}
         if self.scale.sparsities is not None:
             pairs = [(row, s) for row, s in pairs if s == 0 or s in self.scale.sparsities]
+        pairs = [(row, s) for row, s in pairs if row.extend <= self.scale.max_extend]
         pairs.sort(key=lambda pair: pair[1])
         found = tuple(self._row(spec, row, s, row.task or task or "", path) for row, s in pairs)
         self._check_distinct(found, path)

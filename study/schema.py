@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -264,6 +265,8 @@ class ScaleSpec(Frozen):
     """Settings of methods that depend on the scale."""
     sparsities: Sparsities | None = None
     """Only these, and dense training; by default all."""
+    max_extend: float = Field(default=math.inf, ge=1)
+    """Exclude rows that train for a larger multiple of their task's epochs."""
     seeds: Seeds | None = None
     """By default the experiments' own."""
     experiments: tuple[str, ...] | None = None

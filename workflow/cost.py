@@ -314,7 +314,9 @@ def show(found: Estimate) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--scale", default="smoke", show_default=True, help="smoke, quick, small, paper.")
+@click.option(
+    "--scale", default="smoke", show_default=True, help="smoke, quick, laptop, small, paper."
+)
 @click.option(
     "--gpu",
     type=click.Choice(sorted(PEAKS)),

@@ -59,7 +59,7 @@ def reproduce(
     gpus: int | None,
     snakemake_arguments: tuple[str, ...],
 ) -> None:
-    """Make the study of SCALE (smoke, quick, small), from data to report.
+    """Make the study of SCALE (smoke, quick, laptop, small), from data to report.
 
     Resumes after an interruption, and does nothing if everything is up to date. Arguments after --
     are passed to Snakemake.

@@ -298,7 +298,9 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
 
 
 @click.command()
-@click.option("--scale", default="smoke", show_default=True, help="smoke, quick, small, paper.")
+@click.option(
+    "--scale", default="smoke", show_default=True, help="smoke, quick, laptop, small, paper."
+)
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),

@@ -90,6 +90,7 @@ DATASETS |= {
     for name, count in (
         ("fashion_mnist_1k", 100),
         ("fashion_mnist_2k", 100),
+        ("fashion_mnist_4k", 200),
         ("fashion_mnist", 1_200),
         ("cifar10", 1_000),
     )

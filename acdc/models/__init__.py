@@ -60,6 +60,7 @@ MODELS: dict[str, Architecture] = {
     "resnet8_s2": _resnet(8, stem_stride=2),
     # A stem of 5 x 5 and stride 4, cheap enough for a laptop's minutes.
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
+    "resnet20_s4": _resnet(20, stem_stride=4, stem_kernel=5, norm_eps=1e-3),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
     "resnet50": _resnet50,
     "mobilenet_v1": _mobilenet_v1(),

@@ -21,7 +21,19 @@ known = cache(load)
 
 
 # Folders of other scales and of what is beside them, and what cannot be a folder.
-BAD_NAMES = ["paper", "smoke", "quick", "small", "runs", "reference", "a" * 300, "../x", "a b", ""]
+BAD_NAMES = [
+    "paper",
+    "laptop",
+    "smoke",
+    "quick",
+    "small",
+    "runs",
+    "reference",
+    "a" * 300,
+    "../x",
+    "a b",
+    "",
+]
 SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"seedz": [1]}, "edited.yaml: seedz"),
     ({"experiments": ["table9"]}, "edited.yaml: experiments=table9: .*'table09'"),
@@ -30,6 +42,7 @@ SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"tasks": {}}, "table06.yaml: task=imagenet-resnet50: "),
     ({"sparsities": [1.0]}, "sparsities.0"),
     ({"seeds": [2, 2]}, "edited.yaml: seeds"),
+    ({"max_extend": 0.5}, "edited.yaml: max_extend"),
     ({"overrides": [{"method": "acdcc"}]}, "overrides.0.method='acdcc': .*'acdc'"),
     ({"theory": {"t2_rat": {}}}, "edited.yaml: theory.t2_rat.*'t2_rate'"),
     ({"theory": {"t2_rate": {"trialz": 3}}}, "edited.yaml: theory.t2_rate: trialz"),
@@ -159,7 +172,7 @@ def test_the_number_of_seeds_is_a_whole_one(seeds: Any) -> None:
 
 @pytest.mark.parametrize("scale", ["huge", "missing.yaml"])
 def test_an_unknown_scale_lists_the_known_ones(scale: str) -> None:
-    with pytest.raises(ConfigError, match=f"scale={scale}: .*paper, quick, small, smoke"):
+    with pytest.raises(ConfigError, match=f"scale={scale}: .*laptop, paper, quick, small, smoke"):
         load(scale)
 
 

@@ -1,4 +1,4 @@
-"""The criteria by which the networks and recipes of the smoke scale were chosen.
+"""The criteria by which the networks and recipes of the scales smoke and laptop were chosen.
 
 They look at dense training, and at the dense network of the epoch at which AC/DC first prunes, not
 at any method's accuracy (docs/results.md).
@@ -23,8 +23,22 @@ from acdc.training.state import Engine, TrainState
 from study.resolve import load
 from tests import support
 
-IMAGE_TASKS = ("imagenet-resnet50", "imagenet-mobilenet_v1", "cifar100-wrn28_10")
-RELABELLED = ("cifar10-resnet20-relabelled", "cifar10-resnet20-relabelled-augmented")
+IMAGE_TASKS = [
+    ("smoke", "imagenet-resnet50"),
+    ("smoke", "imagenet-mobilenet_v1"),
+    ("smoke", "cifar100-wrn28_10"),
+]
+RELABELLED = [
+    ("smoke", "cifar10-resnet20-relabelled"),
+    ("smoke", "cifar10-resnet20-relabelled-augmented"),
+]
+# Seconds to minutes for each test, and the rest of the criteria is hours of training: its results
+# are those of results/reference/laptop.
+LAPTOP = [
+    ("laptop", "imagenet-resnet50"),
+    ("laptop", "cifar10-resnet20-relabelled"),
+    ("laptop", "cifar10-resnet20-relabelled-augmented"),
+]
 
 FITTED = 0.8
 """Least training accuracy at the end of dense training."""
@@ -39,9 +53,9 @@ MEMORISED = 0.5
 
 
 @functools.cache
-def configs(task: str, method: str) -> tuple[RunConfig, ...]:
-    """Return the runs of a method in a task of the smoke scale, of unchanged length."""
-    study = load("smoke")
+def configs(scale: str, task: str, method: str) -> tuple[RunConfig, ...]:
+    """Return the runs of a method in a task of a scale, of unchanged length."""
+    study = load(scale)
     rows = [row for e in study.experiments for row in e.all_rows if row.task and row.method]
     chosen = [row for row in rows if row.task.name == task and row.epochs == row.task.epochs]
     names = dict.fromkeys(run for row in chosen if row.method == method for run in row.runs)
@@ -60,9 +74,9 @@ def norms(weights: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(w.detach().flatten(1).norm(dim=1).max()) for name, w in weights.items()}
 
 
-@pytest.mark.parametrize("task", [*IMAGE_TASKS, *RELABELLED])
-def test_every_prunable_weight_gets_a_gradient_within_an_epoch(task: str) -> None:
-    state = begun(configs(task, "dense")[0])
+@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, *RELABELLED, *LAPTOP])
+def test_every_prunable_weight_gets_a_gradient_within_an_epoch(scale: str, task: str) -> None:
+    state = begun(configs(scale, task, "dense")[0])
     seen = {
         name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in state.weights.items()
     }
@@ -77,11 +91,17 @@ def test_every_prunable_weight_gets_a_gradient_within_an_epoch(task: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("task", [*IMAGE_TASKS, *RELABELLED])
-def test_first_pruning_and_restore(task: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("scale", "task", "seed"),
+    [
+        *((*task, seed) for task in [*IMAGE_TASKS, *RELABELLED] for seed in (1, 2, 3)),
+        *((*task, 1) for task in LAPTOP),
+    ],
+)
+def test_first_pruning_and_restore(scale: str, task: str, seed: int) -> None:
     """At the highest sparsity, ranked globally, no layer is emptied and no filter explodes."""
-    ranked = [c for c in configs(task, "acdc") if c.plan.settings.distribution == "global"]
+    acdc = configs(scale, task, "acdc")
+    ranked = [config for config in acdc if config.plan.settings.distribution == "global"]
     highest = max(c.sparsity for c in ranked)
     config = next(c for c in ranked if c.sparsity == highest and c.seed == seed)
     state = begun(config)
@@ -105,9 +125,9 @@ def test_first_pruning_and_restore(task: str, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", IMAGE_TASKS)
-def test_dense_training_fits_and_seeds_agree(task: str, tmp_path: Path) -> None:
-    results = [support.train(config, tmp_path) for config in configs(task, "dense")]
+@pytest.mark.parametrize(("scale", "task"), IMAGE_TASKS)
+def test_dense_training_fits_and_seeds_agree(scale: str, task: str, tmp_path: Path) -> None:
+    results = [support.train(config, tmp_path) for config in configs(scale, task, "dense")]
     assert len(results) == 3
     journals = [support.journal(tmp_path / result["run"]) for result in results]
     assert min(journal[-1]["train_accuracy"] for journal in journals) >= FITTED
@@ -116,8 +136,8 @@ def test_dense_training_fits_and_seeds_agree(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", RELABELLED)
-def test_the_dense_network_learns_random_labels(task: str, tmp_path: Path) -> None:
-    config = configs(task, "dense")[0]
+@pytest.mark.parametrize(("scale", "task"), RELABELLED)
+def test_the_dense_network_learns_random_labels(scale: str, task: str, tmp_path: Path) -> None:
+    config = configs(scale, task, "dense")[0]
     folder = tmp_path / support.train(config, tmp_path)["run"]
     assert support.journal(folder)[-1]["relabelled_given_accuracy"] >= MEMORISED

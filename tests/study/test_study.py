@@ -223,6 +223,13 @@ def test_experiments_that_await_something() -> None:
     assert len(study.experiment("table13").runs) == len(study.experiment("table14").runs) == 18
 
 
+def test_a_scale_excludes_rows_of_longer_training(resolved: Resolve) -> None:
+    longer = {"label": "RigL 2x", "method": "rigl", "extend": 2}
+    for most, labels in ((1, ["RigL"]), (2, ["RigL", "RigL 2x"])):
+        study = resolved(RIGL, longer, scale={"max_extend": most})
+        assert [row.label for row in study.experiment("mine").rows] == labels
+
+
 @pytest.mark.parametrize(("extend", "epochs"), [(2, 40), (5.0, 100), (0.5, 10), (1.15, 23)])
 def test_extend_multiplies_the_epochs(extend: float, epochs: int, resolved: Resolve) -> None:
     study = resolved(
