@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Frozen(BaseModel):
@@ -30,6 +30,14 @@ class Frozen(BaseModel):
     def _lists_aretuples(cls, data: Any) -> Any:
         """Take the lists of YAML and JSON where a strict model has tuples."""
         return tuples(data)
+
+
+def added(default: Any, **constraints: Any) -> Any:
+    """Return a field for a key that finished runs do not know: at its default, plain data omit it.
+
+    The fingerprints of these runs stand, so that none is trained again.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 def tuples(value: Any) -> Any:

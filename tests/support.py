@@ -24,7 +24,7 @@ from acdc.run.result import Result
 from acdc.sparsity.flops import LayerCost
 from acdc.sparsity.layers import prunable_layers, prunable_weights
 from acdc.step import Step
-from acdc.training.optimizers import build_optimizer
+from acdc.training.optimizers import build_optimizer, clip_gradients
 from conformance.vectors import hashval
 
 GOLDEN = Path(__file__).parents[1] / "conformance" / "golden"
@@ -53,6 +53,12 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 Other methods are tested with their defaults."""
 
 METHODS = method_names()
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
+    "lamb": {"optimizer": "lamb", "lr": 0.05, "weight_decay": 0.1, "clip_norm": 0.5},
+}
+"""Recipes with optimizers other than SGD."""
 
 
 def golden(name: str) -> Any:
@@ -175,6 +181,7 @@ class Drive:
             before_step(step)
             stepped = self.method.before_step(step)
             if stepped:
+                clip_gradients(self.optimizer, self.config.recipe.clip_norm)
                 self.optimizer.step()
             self.method.after_step(step)
             self.stepped.append(stepped)

@@ -40,7 +40,8 @@ class Settings(ScopedSettings):
     grouping: Grouping = "input"
     """N:M groups along the input channels only, or running on as in the released code (flat)."""
     reset_momentum: bool = True
-    """Set all momentum buffers to zero when a dense phase begins after a sparse one."""
+    """Reset the momentum, and what else an optimizer averages, when a dense phase begins after a
+    sparse one."""
     selection: Literal["exact", "released"] = "exact"
     """Keep the exact number of weights, or one fewer and no ties as the released code does."""
 

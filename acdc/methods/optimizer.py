@@ -9,14 +9,21 @@ from torch.optim import Optimizer
 
 
 def reset_momentum(optimizer: Optimizer) -> None:
-    """Set every momentum buffer to zero, also those of parameters that have no gradient now."""
+    """Set all that an optimizer has accumulated to zero, so that it steps as if it were new.
+
+    That is SGD's momentum; the averages of gradients and of their squares with Adam and LAMB, and
+    Adam's count of steps. Without the squares and the count, a weight that a mask held back for
+    long would return with a step of (1 - beta1) / sqrt(1 - beta2), 3.2 learning rates, and longer
+    ones after it: its squares have decayed, and no bias is corrected late in training.
+    """
     for state in optimizer.state.values():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"].zero_()
+        for value in state.values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def optimizer_slots(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
-    """Return what an optimizer keeps for each single weight: momentum, or Adam's two averages."""
+    """Return what an optimizer keeps for each single weight: momentum, or the two averages."""
     return [
         value
         for value in optimizer.state.get(parameter, {}).values()

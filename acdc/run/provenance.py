@@ -22,7 +22,7 @@ from acdc.training.state import Engine
 
 # What results are made by, as paths from the root of the repository; new files count too.
 SCIENCE = (":/acdc", ":/baselines", ":/study", ":/theory", ":/workflow")
-PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "safetensors")
+PACKAGES = ("torch", "torchvision", "numpy", "pydantic", "pytorch-optimizer", "safetensors")
 
 
 def git_revision(root: Path = ROOT) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from acdc.distributed import Ranks
 from acdc.errors import Diverged
 from acdc.methods.rules import check_state, checked_product, checked_rate, checked_step
 from acdc.step import Step
+from acdc.training.optimizers import clip_gradients
 from acdc.training.state import TrainState
 
 
@@ -156,6 +157,7 @@ def train_step(
     except FloatingPointError as error:
         raise Diverged(step.epoch, str(error)) from None
     if checked_step(state.method, step):
+        clip_gradients(state.optimizer, state.config.recipe.clip_norm)
         state.optimizer.step()
     state.method.after_step(step)
     return outputs, loss

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
+from acdc.config.recipe import Recipe
 from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
 from acdc.messages import config_error
@@ -82,6 +83,7 @@ def test_equal_configurations_are_one_run() -> None:
         with_(seed=1, recipe={}, settings={}),
         dict(reversed(BASE.items())),
         with_(recipe={"lr": 1e-1, "momentum": 0.90}),
+        with_(recipe={"optimizer": "sgd", "betas": [0.9, 0.999], "clip_norm": None, "final_lr": 0}),
         parse_run(BASE).model_dump(),
         json.loads(json.dumps(parse_run(BASE).plain())),
     ]
@@ -117,12 +119,19 @@ CHANGES: list[dict[str, Any]] = [
     {"recipe": {"milestones": [0.5], "lr_schedule": "step", "gamma": 0.2}},
     {"recipe": {"label_smoothing": 0.1}},
     {"recipe": {"augmentation": "shift"}},
+    {"recipe": {"optimizer": "adamw"}},
+    {"recipe": {"optimizer": "lamb"}},
+    {"recipe": {"optimizer": "lamb", "betas": [0.9, 0.99]}},
+    {"recipe": {"clip_norm": 0.25}},
+    {"recipe": {"final_lr": 1e-4}},
 ]
 
 
 def test_any_changed_key_makes_another_run() -> None:
     fingerprints = [parse_run(BASE | change).fingerprint for change in CHANGES]
     assert len({parse_run(BASE).fingerprint, *fingerprints}) == 1 + len(CHANGES)
+    reread = [parse_run(parse_run(BASE | change).plain()).fingerprint for change in CHANGES]
+    assert reread == fingerprints
     changed = {key for change in CHANGES for key in change}
     assert changed == set(RunConfig.model_fields) - {"precision"}  # it has one value only
 
@@ -206,6 +215,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (with_(recipe={"momentum": 1}), "recipe.momentum"),
     (with_(recipe={"nesterov": True, "momentum": 0}), "recipe.nesterov"),
     (with_(recipe={"lr_schedule": "cos"}), "recipe.lr_schedule"),
+    (with_(recipe={"optimizer": "adam"}), "recipe.optimizer"),
+    (with_(recipe={"optimizer": "lamb", "betas": [0.9]}), "recipe.betas.1"),
+    (with_(recipe={"optimizer": "lamb", "betas": [0.9, 1]}), "recipe.betas.1"),
+    (with_(recipe={"clip_norm": 0}), "recipe.clip_norm"),
+    (with_(recipe={"lr": 0.1, "final_lr": 0.1}), "recipe.final_lr"),
     (with_(recipe={"milestones": [40]}), "recipe.milestones.0"),
     (with_(recipe={"batch_size": 5000}), "recipe.batch_size"),
     (with_(precision="fp8"), "precision"),
@@ -266,7 +280,15 @@ REAL = (
     "sparsity",
     *(
         f"recipe.{key}"
-        for key in ("lr", "momentum", "weight_decay", "warmup", "gamma", "label_smoothing")
+        for key in (
+            "lr",
+            "momentum",
+            "weight_decay",
+            "warmup",
+            "final_lr",
+            "gamma",
+            "label_smoothing",
+        )
     ),
 )
 NO_NUMBER = (
@@ -323,19 +345,27 @@ def test_milestones_are_in_order(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "key", "value"),
+    ("choice", "key", "value"),
     [
         *((s, "gamma", 0.5) for s in ("cosine", "cosine_by_step", "constant")),
         *((s, "milestones", [0.5]) for s in ("cosine", "cosine_by_step", "constant")),
         *((s, "warmup", value) for s in ("step", "constant") for value in (0.0, 0.1)),
+        *((s, "final_lr", 0.01) for s in ("step", "constant")),
+        *(
+            (o, *pair)
+            for o in ("adamw", "lamb")
+            for pair in (("momentum", 0.8), ("nesterov", True))
+        ),
+        ("sgd", "betas", [0.8, 0.99]),
     ],
 )
-def test_what_has_no_effect_makes_no_other_run(schedule: str, key: str, value: Any) -> None:
-    steps = {"milestones": [0.5]} if schedule == "step" else {}
-    recipe = {"lr_schedule": schedule, **steps}
+def test_what_has_no_effect_makes_no_other_run(choice: str, key: str, value: Any) -> None:
+    steps = {"milestones": [0.5]} if choice == "step" else {}
+    chosen = "optimizer" if choice in ("sgd", "adamw", "lamb") else "lr_schedule"
+    recipe = {chosen: choice, **steps}
     with pytest.raises(ConfigError, match=rf"^recipe\.{key}="):
         parse_run(with_(recipe=recipe | {key: value}))
-    default = json.loads(json.dumps(parse_run(with_(recipe=recipe)).recipe.model_dump()))[key]
+    default = json.loads(json.dumps(Recipe.model_fields[key].default))
     assert parse_run(with_(recipe=recipe | {key: default})) == parse_run(with_(recipe=recipe))
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc.config.recipe import SCHEDULES, Recipe, Schedule
 from acdc.step import Step
-from acdc.training.optimizers import EagerSGD
+from acdc.training.optimizers import eager
 from tests.support import tiny_config, train
 
 EPOCHS, BATCHES = 10, 4
@@ -51,20 +52,19 @@ def test_step_decay() -> None:
     assert rates(recipe("step", lr=1.0), batches=1) == pytest.approx(expected)
 
 
-@given(st.integers(1, 12), st.integers(1, 20), st.floats(0, 0.9))
-def test_cosine_by_step(epochs: int, batches: int, warmup: float) -> None:
-    found = rates(recipe("cosine_by_step", lr=1.0, warmup=warmup), epochs, batches)
+@given(st.integers(1, 12), st.integers(1, 20), st.floats(0, 0.9), st.sampled_from([0.0, 0.01]))
+def test_cosine_by_step(epochs: int, batches: int, warmup: float, final: float) -> None:
+    keys = {"lr": 1.0, "warmup": warmup, "final_lr": final}
+    found = rates(recipe("cosine_by_step", **keys), epochs, batches)
     steps = epochs * batches
     rising = round(warmup * steps)
     assert found[:rising] == pytest.approx([(step + 1) / rising for step in range(rising)])
     for step in range(rising, steps):
         angle = math.pi * (step - rising) / (steps - rising)
-        assert found[step] == pytest.approx((1 + math.cos(angle)) / 2)
+        assert found[step] == pytest.approx(final + (1 - final) * (1 + math.cos(angle)) / 2)
     # An epoch of one batch is a step.
-    by_epoch = recipe("cosine", lr=1.0, warmup=warmup)
-    assert rates(recipe("cosine_by_step", lr=1.0, warmup=warmup), steps, 1) == rates(
-        by_epoch, steps, 1
-    )
+    by_step, by_epoch = (recipe(name, **keys) for name in ("cosine_by_step", "cosine"))
+    assert rates(by_step, steps, 1) == rates(by_epoch, steps, 1)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "cosine_by_step"])
@@ -72,13 +72,14 @@ def test_training_takes_the_rates(
     schedule: Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[float] = []
-    update = EagerSGD.step
+    sgd = eager(torch.optim.SGD)
+    update = sgd.step
 
-    def watched(optimizer: EagerSGD) -> None:
+    def watched(optimizer: torch.optim.Optimizer) -> None:
         taken.append(optimizer.param_groups[0]["lr"])
         update(optimizer)
 
-    monkeypatch.setattr(EagerSGD, "step", watched)
+    monkeypatch.setattr(sgd, "step", watched)
     config = tiny_config("dsd", recipe={"lr_schedule": schedule, "warmup": 0.5})
     train(config, tmp_path)
     expected = rates(config.recipe, 4, 5)

@@ -14,7 +14,7 @@ from acdc.config.run import RunConfig
 from acdc.methods.registry import get_method
 from acdc.sparsity.flops import dense_flops, forward_flops
 from acdc.step import Step
-from tests.support import METHOD_SETTINGS, METHODS, Drive, costs_of, tiny_config
+from tests.support import METHOD_SETTINGS, METHODS, OPTIMIZERS, Drive, costs_of, tiny_config
 
 EPOCHS, BATCHES = 4, 5
 
@@ -84,6 +84,10 @@ CASES = [
     pytest.param(method, changes, id=f"{method}-{number}")
     for method in METHODS
     for number, changes in enumerate(VARIANTS.get(method, [{}]))
+] + [
+    pytest.param(method, {"recipe": recipe}, id=f"{method}-{name}")
+    for method in ("acdc", "gmp", "rigl", "static", "top_kast")
+    for name, recipe in OPTIMIZERS.items()
 ]
 
 
@@ -91,7 +95,8 @@ def configured(method: str, changes: dict[str, Any]) -> RunConfig:
     settings = METHOD_SETTINGS.get(method, {}) | changes
     epochs = settings.pop("epochs", EPOCHS)
     sparsity = settings.pop("sparsity", 0.0 if method == "dense" else 0.75)
-    return tiny_config(method, settings=settings, epochs=epochs, sparsity=sparsity)
+    recipe = settings.pop("recipe", {})
+    return tiny_config(method, settings=settings, epochs=epochs, sparsity=sparsity, recipe=recipe)
 
 
 def everything(drive: Drive) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from acdc.methods.optimizer import optimizer_slots
 from acdc.sparsity.selection import Scope, magnitude_masks
 from acdc.step import Step
 from baselines.top_kast import (
@@ -17,7 +18,7 @@ from baselines.top_kast import (
     exploration_gradient,
     exploration_penalty,
 )
-from tests.support import Drive, hashval, stored_weights, tiny_config
+from tests.support import OPTIMIZERS, Drive, hashval, stored_weights, tiny_config
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -35,14 +36,16 @@ def test_the_gradient_of_the_penalty_is_its_derivative(exploration: Exploration)
     torch.testing.assert_close(gradient, weight.grad)
 
 
-def top_kast(**changes: Any) -> tuple[Drive, TopKAST]:
-    drive = Drive(tiny_config("top_kast", sparsity=0.75, settings=settings(**changes)))
+def top_kast(optimizer: str = "sgd", **changes: Any) -> tuple[Drive, TopKAST]:
+    recipe = OPTIMIZERS.get(optimizer, {})
+    drive = Drive(tiny_config("top_kast", settings=settings(**changes), recipe=recipe))
     assert isinstance(drive.method, TopKAST)
     return drive, drive.method
 
 
-def test_only_the_backward_set_moves() -> None:
-    drive, method = top_kast()
+@pytest.mark.parametrize("optimizer", ["sgd", *OPTIMIZERS])
+def test_only_the_backward_set_moves(optimizer: str) -> None:
+    drive, method = top_kast(optimizer)
     before: dict[str, Tensor] = {}
     backward: dict[str, Tensor] = {}
     moved_outside_forward = 0
@@ -126,12 +129,15 @@ def test_between_refreshes_the_sets_hold_still() -> None:
     assert all((iteration + 1) % 4 == 0 for iteration in changed)
 
 
-def test_momentum_outside_the_backward_set_is_zero() -> None:
-    drive, method = top_kast()
+@pytest.mark.parametrize(("optimizer", "count"), [("sgd", 1), ("adamw", 2), ("lamb", 2)])
+def test_slots_outside_the_backward_set_are_zero(optimizer: str, count: int) -> None:
+    drive, method = top_kast(optimizer)
 
     def look(step: Step) -> None:
-        for name, buffer in drive.momentum().items():
-            assert bool((buffer[~method.backward[name]] == 0).all())
+        for name, weight in drive.weights.items():
+            slots = optimizer_slots(drive.optimizer, weight)
+            assert len(slots) == count
+            assert not any(bool(slot[~method.backward[name]].any()) for slot in slots)
 
     drive.run(look)
 

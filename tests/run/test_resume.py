@@ -24,6 +24,7 @@ from acdc.run.reader import read_run
 from acdc.step import Step
 from tests.support import (
     METHODS,
+    OPTIMIZERS,
     Silent,
     Uninterrupted,
     assert_same_run,
@@ -63,11 +64,14 @@ def chain(config: RunConfig, uninterrupted: Uninterrupted) -> dict[str, list[int
     return before | {config.run_name: epochs(folder)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [*((method, "sgd") for method in METHODS), ("acdc_dense", "lamb"), ("top_kast", "adamw")],
+)
 def test_a_run_interrupted_after_every_epoch_ends_as_if_it_had_not_been(
-    method: str, tmp_path: Path, uninterrupted: Uninterrupted
+    method: str, optimizer: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
-    config = tiny_config(method)
+    config = tiny_config(method, recipe=OPTIMIZERS.get(optimizer, {}))
     runs = chain(config, uninterrupted)
     torch.manual_seed(random.randrange(2**31))  # global random state must not matter
     reporter = Interrupter(0, 1, 2, 3)

@@ -20,7 +20,15 @@ from acdc.step import Step
 from acdc.training.loop import Callbacks, Totals, begin_epoch, train, train_step
 from acdc.training.precision import Arithmetic
 from acdc.training.state import Compile, Engine, TrainState
-from tests.support import METHODS, Silent, Uninterrupted, assert_same_run, plain, tiny_config
+from tests.support import (
+    METHODS,
+    OPTIMIZERS,
+    Silent,
+    Uninterrupted,
+    assert_same_run,
+    plain,
+    tiny_config,
+)
 
 CPU = torch.device("cpu")
 
@@ -191,8 +199,10 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [*((method, "sgd") for method in METHODS), ("acdc", "lamb")]
+)
+def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str, optimizer: str) -> None:
     # With nothing due in the steps that are watched.
     late: dict[str, Any] = {
         "rigl": {"update_interval": 1},
@@ -202,7 +212,7 @@ def test_an_ordinary_step_reads_nothing_back_from_the_device(method: str) -> Non
         "top_kast": {"backward_sparsity": 0.5, "refresh_interval": 1000},
     }
     changes = {"settings": late[method]} if method in late else {}
-    state = begun(tiny_config(method, **changes))
+    state = begun(tiny_config(method, recipe=OPTIMIZERS.get(optimizer, {}), **changes))
     reads = Reads()
     seen: list[int] = []
 
