@@ -11,7 +11,7 @@ import click
 from acdc.errors import SuiteError
 from acdc.files import write_json
 from acdc.run.reader import PROVENANCE, Attempt, read_run
-from study.resolve import load
+from study.model import read_study
 
 KEPT = (
     "tables/*.csv",
@@ -34,15 +34,16 @@ class NotReproducible(SuiteError):
 def reference(scale: str, results: Path, out: Path) -> None:
     """Copy the summaries of SCALE, made by one committed state of the source, to results/reference.
 
-    Refused where runs come from different revisions or from edited files.
+    They have the seeds that the study was made with. Refused where runs come from different
+    revisions or from edited files.
     """
-    study = load(scale)
-    source = results / study.scale.name
+    source = results / scale
+    study = read_study(source)
     about = one_provenance(
         [source / "runs" / run for run in study.runs],
         [source / "theory" / name for name in study.theory],
     )
-    target = out / study.scale.name
+    target = out / scale
     shutil.rmtree(target, ignore_errors=True)
     for pattern in KEPT:
         for path in sorted(source.glob(pattern)):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from acdc.errors import ConfigError
 from acdc.run.reader import PROVENANCE
+from study.model import STUDY, ReportError, write_study
 from study.resolve import load
 from tests.workflow.conftest import TINY
 from workflow.reference import NotReproducible, reference
@@ -29,6 +29,7 @@ ABOUT: dict[str, Any] = {
 def study(tmp_path: Path) -> Path:
     """The folder of a study: provenance, tables, figures and theory, without results."""
     folder, tiny = tmp_path / "results" / "tiny", load(str(TINY))
+    write_study(tiny, folder / STUDY)
     theory = [folder / "theory" / name for name in tiny.theory]
     for place in (*(folder / "runs" / run for run in tiny.runs), *theory):
         place.mkdir(parents=True)
@@ -40,7 +41,7 @@ def study(tmp_path: Path) -> Path:
     return folder
 
 
-def call(study: Path, scale: str = str(TINY)) -> BaseException | None:
+def call(study: Path, scale: str = "tiny") -> BaseException | None:
     command = [scale, "--results", str(study.parent), "--out", str(study.parents[1] / "reference")]
     return CliRunner().invoke(reference, command).exception
 
@@ -54,7 +55,7 @@ def test_summaries_replace_those_before(study: Path) -> None:
     assert copied == {"tables/table06.csv", "theory/t2_rate/series.csv", PROVENANCE}
     about = json.loads((target / PROVENANCE).read_text())
     assert about == {key: value for key, value in ABOUT.items() if key != "host"}
-    assert isinstance(call(study, "nowhere"), ConfigError)
+    assert isinstance(call(study, "nowhere"), ReportError)
 
 
 DIRTY = ABOUT | {"git": ABOUT["git"] | {"clean": False}}
