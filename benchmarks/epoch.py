@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from acdc.config.run import parse_run
-from acdc.data import DATASETS, DatasetSpec
+from acdc.data import DATASETS, ImageSpec
 from acdc.data.memory import Images, ImageSet, as_images, split
 from acdc.data.spec import Location
 from acdc.distributed import Ranks
@@ -81,12 +81,12 @@ def make_images(count: int, size: int) -> ImageSet:
     return split(pixels, labels, as_images(pixels[:CLASSES], labels[:CLASSES]))
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     """Return no folder: the images are drawn."""
     return Location()
 
 
-def load(spec: DatasetSpec, folder: None) -> ImageSet:
+def load(spec: ImageSpec, folder: None) -> ImageSet:
     """Return the images of the data set that the suite trains on."""
     return make_images(int(spec.source), spec.image_size)
 
@@ -328,7 +328,7 @@ def main(
     modes = modes or ("off,default,reduce-overhead" if gpu else "off,default")
     made = make_images(images, size)
     trained = len(made.training)
-    DATASETS[MADE] = DatasetSpec(
+    DATASETS[MADE] = ImageSpec(
         title="Noise",
         channels=3,
         image_size=size,

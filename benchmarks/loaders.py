@@ -30,14 +30,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from acdc.data import DATASETS, DatasetSpec, folder
+from acdc.data import IMAGES, ImageSpec, folder
 from acdc.data.decode import Draw, View, read
 from acdc.data.loader import Loader, LoaderPlan
 from acdc.vision import torchvision_models
 from benchmarks.common import circumstances, json_option, median_ratio, report
 
 CPU = torch.device("cpu")
-IMAGENET = DATASETS["imagenet"]
+IMAGENET = IMAGES["imagenet"]
 assert IMAGENET.folders is not None
 FOLDERS, SIZE = IMAGENET.folders, IMAGENET.image_size
 VIEW = View(SIZE, FOLDERS.resize)
@@ -82,7 +82,7 @@ def make_set(root: Path, images: int) -> None:
         make_picture(number).save(path, quality=QUALITY)
 
 
-def spec_of(root: Path, images: int) -> DatasetSpec:
+def spec_of(root: Path, images: int) -> ImageSpec:
     """Return the spec of what ``make_set`` has written, read as ImageNet is."""
     return replace(
         IMAGENET,

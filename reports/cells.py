@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reports import text
 from reports.aggregate import RunRow, Tables
-from reports.models import PERCENT, Model, accuracy, models_of
+from reports.models import PERCENT, Model, models_of, score
 from reports.paper import PaperCell, paper_cell
 from reports.statistics import NOTHING, Summary
 from study.columns import COLUMNS, Column, Source
@@ -98,7 +98,7 @@ class Line:
     @property
     def accuracies(self) -> dict[int, float]:
         """Test accuracy of each averaged run, by seed."""
-        return {record.seed: accuracy(record) for record in self.records}
+        return {record.seed: score(record) for record in self.records}
 
 
 def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
@@ -131,7 +131,7 @@ def line_of(row: Row, columns: tuple[str, ...], tables: Tables) -> Line:
             for each in models[source].outcomes
         ),
         top1=own.counts,
-        top1_best=own.mean(accuracy, "best"),
+        top1_best=own.mean(score, "best"),
         training_ratio=_mean(COLUMNS["training_ratio"], row, models),
         zeros=own.mean(lambda record: PERCENT * _number(record, "sparsity_achieved")),
         pruned=own.mean(lambda record: PERCENT * _number(record, "sparsity_pruned")),

@@ -40,7 +40,7 @@ class Outcome:
     last: RunRow | None = None
     """The model after the last epoch; None unless the run finished and is not refused."""
     best: RunRow | None = None
-    """The model at the best validation accuracy."""
+    """The model at the best validation score."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Model:
 
     @property
     def counts(self) -> Summary:
-        """Accuracies, and the number of runs by status."""
-        return self.mean(accuracy)
+        """Scores, and the number of runs by status."""
+        return self.mean(score)
 
     @property
     def reasons(self) -> list[str]:
@@ -110,33 +110,31 @@ def explain(notes: Iterable[str]) -> list[str]:
     )
 
 
-def accuracy(record: RunRow) -> float:
-    """Return the test accuracy in per cent."""
-    return PERCENT * (record.test_accuracy or 0.0)
+def score(record: RunRow) -> float:
+    """Return the metric on the test split: accuracy in per cent, or perplexity."""
+    return DATASETS[record.dataset].metric.of(record.test_accuracy or 0.0, record.test_loss or 0.0)
 
 
 def is_at_chance(record: RunRow) -> bool:
-    """Return whether the odds of a right answer are below twice those of guessing.
-
-    That is an accuracy below 18.2 % of ten classes, 0.2 % of a thousand. A run that guesses exceeds
-    it with a probability below 1e-5 on 359 test images or more; one that collapsed to a few classes
-    can be many standard errors above 1 / classes, and is not to be compared either.
-    """
-    return accuracy(record) < PERCENT * 2 / (DATASETS[record.dataset].classes + 1)
+    """Return whether a run is hardly better than guessing; see Metric.is_at_chance."""
+    spec = DATASETS[record.dataset]
+    return spec.metric.is_at_chance(score(record), spec.answers)
 
 
 def lower_mode(records: Sequence[RunRow]) -> list[int]:
     """Return the seeds of the lower of two modes, by seed; empty if there is one mode.
 
     Two: the best seed is not at chance, and the widest gap between two neighbours is more than half
-    of the way from 1 / classes to the best seed.
+    of the way from guessing to the best seed.
     """
-    ordered = sorted(records, key=accuracy)
-    if len(ordered) < 2 or is_at_chance(ordered[-1]):
+    if len(records) < 2:
         return []
-    gaps = [accuracy(b) - accuracy(a) for a, b in pairwise(ordered)]
-    best, guess = accuracy(ordered[-1]), PERCENT / DATASETS[ordered[-1].dataset].classes
-    if max(gaps) <= (best - guess) / 2:
+    spec = DATASETS[records[0].dataset]
+    ordered = sorted(records, key=score, reverse=not spec.metric.higher_is_better)
+    if is_at_chance(ordered[-1]):
+        return []
+    gaps = [abs(score(b) - score(a)) for a, b in pairwise(ordered)]
+    if max(gaps) <= abs(score(ordered[-1]) - spec.metric.guess(spec.answers)) / 2:
         return []
     return sorted(each.seed for each in ordered[: gaps.index(max(gaps)) + 1])
 

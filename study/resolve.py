@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.config.run import RunConfig, parse_run
-from acdc.data import DATASETS
+from acdc.data import DATASETS, IMAGES
 from acdc.errors import ConfigError
 from acdc.messages import config_error
 from study.columns import COLUMNS
@@ -176,7 +176,7 @@ class Resolver:
         found = tuple(self._row(spec, row, s, row.task or task or "", path) for row, s in pairs)
         self._check_distinct(found, path)
         if panel is not None and panel.plot.startswith("relabelled"):
-            relabelled = [name for name, dataset in DATASETS.items() if dataset.relabelled]
+            relabelled = [name for name, images in IMAGES.items() if images.relabelled]
             for row in found:
                 if row.task is not None and row.task.dataset not in relabelled:
                     key = f"{path}: panels.plot ({self.file}: tasks.{row.task.name}): dataset"
@@ -255,7 +255,7 @@ class Resolver:
             config=config.plain(),
             parent=None if parent is None else parent.run_name,
             gpus=gpus,
-            images=(config.epochs - before) * DATASETS[config.dataset].training_images,
+            images=(config.epochs - before) * DATASETS[config.dataset].training_samples,
         )
 
     def _check_distinct(self, rows: Sequence[Row], path: Path) -> None:

@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 import click
 from tabulate import tabulate
 
+from acdc.config.recipe import Recipe
 from acdc.data import DATASETS
 from acdc.methods.registry import get_method
 from acdc.models import build_model
 from acdc.run.reader import read_run
 from acdc.run.result import RESULT
-from acdc.sparsity.flops import dense_flops, layer_costs
+from acdc.sparsity.flops import dense_flops
+from acdc.training.task import TASKS
 from study.model import Run, Study
 from study.resolve import load
 
@@ -61,7 +63,7 @@ class Network(NamedTuple):
 def network(model: str, dataset: str) -> Network:
     """Return the size of a model for a data set."""
     built, spec = build_model(model, dataset, seed=1), DATASETS[dataset]
-    flops = dense_flops(layer_costs(built, spec.input_shape))
+    flops = dense_flops(TASKS[spec.kind].costs(spec, Recipe(), built))
     return Network(flops, sum(tensor.nbytes for tensor in built.state_dict().values()))
 
 
@@ -100,7 +102,7 @@ class Speeds:
             seconds = sum(float(epoch["train_s"]) for epoch in record.journal.epochs)
             if record.config is not None and len(devices) == 1 and None not in devices and seconds:
                 work = Work.of(record.config, str(*devices))
-                images = DATASETS[work.dataset].training_images * len(record.journal.epochs)
+                images = DATASETS[work.dataset].training_samples * len(record.journal.epochs)
                 speeds.rates.setdefault(work, []).append(images / seconds)
         return speeds
 

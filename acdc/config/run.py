@@ -77,13 +77,17 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
         dataset = DATASETS[self.dataset]
-        batch_size, images = self.recipe.batch_size, dataset.training_images
-        if batch_size > images:
-            problem = f"more than the training images of {self.dataset}"
-            raise config_error("recipe.batch_size", batch_size, problem, f"1 to {images}")
+        if MODELS[self.model].kind != dataset.kind:
+            problem = f"does not suit the {dataset.kind} of {self.dataset}"
+            suiting = [name for name, model in MODELS.items() if model.kind == dataset.kind]
+            raise config_error("model", self.model, problem, suiting)
+        batch_size, samples = self.recipe.batch_size, dataset.training_samples
+        if batch_size > samples:
+            problem = f"more than the training {dataset.kind} of {self.dataset}"
+            raise config_error("recipe.batch_size", batch_size, problem, f"1 to {samples}")
         augmentation = self.recipe.augmentation
         if augmentation not in dataset.augmentations:
-            problem = f"does not suit the images of {self.dataset}"
+            problem = f"does not suit the {dataset.kind} of {self.dataset}"
             raise config_error("recipe.augmentation", augmentation, problem, dataset.augmentations)
         if not self.layers:
             problem = "has no layer to prune"
@@ -105,13 +109,13 @@ class RunConfig(Frozen):
     @property
     def plan(self) -> Plan[MethodSettings]:
         """What the method knows of the run."""
-        images = DATASETS[self.dataset].training_images
+        samples = DATASETS[self.dataset].training_samples
         return Plan(
             layers=self.layers,
             sparsity=self.sparsity,
             settings=self.settings,
             epochs=self.epochs,
-            batches_per_epoch=images // self.recipe.batch_size,
+            batches_per_epoch=samples // self.recipe.batch_size,
             seed=self.seed,
         )
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from acdc.data.spec import ClassFolders, DatasetSpec
+from acdc.data.spec import ClassFolders, DatasetSpec, ImageSpec
 
-__all__ = ["DATASETS", "ClassFolders", "DatasetSpec"]
+__all__ = ["DATASETS", "IMAGES", "ClassFolders", "DatasetSpec", "ImageSpec"]
 
 
-_FASHION_MNIST = DatasetSpec(
+_FASHION_MNIST = ImageSpec(
     title="Fashion-MNIST",
     channels=1,
     image_size=28,
@@ -26,7 +26,7 @@ _FASHION_MNIST = DatasetSpec(
     module="acdc.data.fashion_mnist",
     source="full",
 )
-_CIFAR10 = DatasetSpec(
+_CIFAR10 = ImageSpec(
     title="CIFAR-10",
     channels=3,
     image_size=32,
@@ -36,8 +36,8 @@ _CIFAR10 = DatasetSpec(
     source="cifar10",
 )
 
-DATASETS: dict[str, DatasetSpec] = {
-    "digits": DatasetSpec(
+IMAGES: dict[str, ImageSpec] = {
+    "digits": ImageSpec(
         title="Digits (8 x 8)",
         channels=1,
         image_size=8,
@@ -63,7 +63,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "fashion_mnist": _FASHION_MNIST,
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, title="CIFAR-100", classes=100, source="cifar100"),
-    "imagenet": DatasetSpec(
+    "imagenet": ImageSpec(
         title="ImageNet (ILSVRC 2012)",
         channels=3,
         image_size=224,
@@ -81,10 +81,10 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 # For the memorization experiment: 1,000 images of CIFAR-10 as in the paper, the same share of
 # Fashion-MNIST, and of its subsets enough for a precise accuracy.
-DATASETS |= {
+IMAGES |= {
     f"{name}_relabelled": replace(
-        DATASETS[name],
-        title=f"{DATASETS[name].title}, {count:,} images relabelled",
+        IMAGES[name],
+        title=f"{IMAGES[name].title}, {count:,} images relabelled",
         relabelled=count,
     )
     for name, count in (
@@ -95,3 +95,6 @@ DATASETS |= {
         ("cifar10", 1_000),
     )
 }
+
+DATASETS: dict[str, DatasetSpec] = {**IMAGES}
+"""All data sets by name."""

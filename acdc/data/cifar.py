@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, split
-from acdc.data.spec import DatasetSpec, Location, absence, not_found, roots
+from acdc.data.spec import ImageSpec, Location, absence, not_found, roots
 from acdc.errors import DataError
 from acdc.vision import torchvision_module
 
@@ -20,7 +20,7 @@ _FILES = {
 }
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     """Return where a data set is: torchvision's folder of it below ACDC_DATA or ``data``.
 
     Folders named after the data set are searched too: torchvision lets users choose one.
@@ -45,7 +45,7 @@ def _download(name: str, root: Path) -> str:
     return f'fetch it with: python -c "{code}"'
 
 
-def load(spec: DatasetSpec, folder: Path) -> ImageSet:
+def load(spec: ImageSpec, folder: Path) -> ImageSet:
     """Return a data set: 45,000 training, 5,000 validation, 10,000 test images.
 
     torchvision compares the md5 of every file before it unpickles any.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
-from acdc.data.spec import DatasetSpec, Location, absence
+from acdc.data.spec import ImageSpec, Location, absence
 
 _FILE = Path("datasets", "data", "digits.csv.gz")
 _SHA256 = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
@@ -17,7 +17,7 @@ _SHUFFLE_SEED = 1797
 _REINSTALL = "reinstall scikit-learn"
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     """Return where scikit-learn's file is."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
@@ -29,7 +29,7 @@ def locate(spec: DatasetSpec) -> Location:
     return Location(path.parent, f"{absent}; {_REINSTALL}" if absent else None)
 
 
-def load(spec: DatasetSpec, folder: Path) -> ImageSet:
+def load(spec: ImageSpec, folder: Path) -> ImageSet:
     """Return the digits, the last 360 of a fixed shuffle as test images.
 
     Reads scikit-learn's file without importing scikit-learn, which takes longer than a short run.

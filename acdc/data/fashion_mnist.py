@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc.data.memory import CHECKSUMS, ImageSet, as_images, read_verified, split
-from acdc.data.spec import DatasetSpec, Location, absence, not_found, roots
+from acdc.data.spec import ImageSpec, Location, absence, not_found, roots
 
 # sha256 of the uncompressed IDX content, so that neither compressor nor its settings matter.
 _TEST = {
@@ -46,7 +46,7 @@ def full_folders() -> list[Path]:
     return [*roots()[:-1], *below, Path("/usr/share/datasets/fashion-mnist")]
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     """Return where the data set is; of the full one, the first folder with one of its files."""
     if spec.source == "embedded":
         return _location(embedded_folder(), _EMBEDDED, _RESTORE)
@@ -75,7 +75,7 @@ def _path(folder: Path, name: str) -> Path:
     return plain if plain.exists() and not path.exists() else path
 
 
-def load(spec: DatasetSpec, folder: Path) -> ImageSet:
+def load(spec: ImageSpec, folder: Path) -> ImageSet:
     """Return the data set, a tenth of the training images held out; 10,000 test images.
 
     Of the embedded subset the first ``spec.training_images`` are used; normalisation, validation

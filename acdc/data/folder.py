@@ -15,7 +15,7 @@ from torch import Tensor
 from acdc import seeds
 from acdc.data.decode import Draw, View
 from acdc.data.loader import SPLIT_SEED, Batch, Dataset, Loader, LoaderPlan, Split, standardise
-from acdc.data.spec import ClassFolders, DatasetSpec, Location, not_found, roots
+from acdc.data.spec import ClassFolders, ImageSpec, Location, not_found, roots
 from acdc.data.workers import Request, Workers
 from acdc.errors import DataError
 
@@ -69,7 +69,7 @@ class FolderSet(Dataset[Files]):
         return FolderLoader(self, plan)
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     """Return where a data set is: in the folder ``spec.source`` below ACDC_DATA or ``data``."""
     folders = [root / spec.source for root in roots()]
     for folder in filter(Path.is_dir, folders):
@@ -82,7 +82,7 @@ def locate(spec: DatasetSpec) -> Location:
     return not_found(spec.source, folders, remedy)
 
 
-def load(spec: DatasetSpec, folder: Path) -> FolderSet:
+def load(spec: ImageSpec, folder: Path) -> FolderSet:
     """Return the data set of a spec, after counting its files.
 
     A million files take about two seconds to list on a local disk.
@@ -117,7 +117,7 @@ def load(spec: DatasetSpec, folder: Path) -> FolderSet:
         if expected is not None and count != expected:
             raise DataError(
                 f"data folder {folder} is incomplete: it has {count} {what}, not {expected}; "
-                "unpack it again or correct its DatasetSpec"
+                "unpack it again or correct its ImageSpec"
             )
     return found
 

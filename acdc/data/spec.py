@@ -1,15 +1,17 @@
-"""DatasetSpec: what is known of a data set before it is loaded, and where its files are."""
+"""What is known of a data set before it is loaded, and where its files are."""
 
 from __future__ import annotations
 
+import abc
 import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from acdc.data.augmentation import Augmentation
 from acdc.errors import DataError
+from acdc.metrics import ACCURACY, Metric
 
 if TYPE_CHECKING:
     from acdc.data.loader import Dataset
@@ -63,39 +65,40 @@ class ClassFolders:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetSpec:
+class DatasetSpec(abc.ABC):
     """What is known of a data set before it is loaded."""
 
+    kind: ClassVar[str]
+    """The kind of task: it decides what a batch, a loss and a metric are."""
+    metric: ClassVar[Metric]
+    """How a model is judged."""
+
     title: str
-    channels: int
-    image_size: int
-    """Height and width in pixels."""
-    classes: int
-    training_images: int
-    """Without those held out for validation."""
     module: str
     """The module that reads the data set. Its ``locate(spec)`` returns a ``Location`` without
     opening a file, its ``load(spec, folder)`` the ``Dataset`` in the folder located."""
     source: str = ""
     """Which files the module reads, where it reads several data sets."""
-    upright: bool = False
-    """A mirrored image is no longer of its class."""
-    folders: ClassFolders | None = None
-    """How images in files are read; None: all images are held in memory."""
-    relabelled: int = 0
-    """Number of training images whose labels are drawn at random (Section 4 of the paper)."""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        return self.channels, self.image_size, self.image_size
+    @abc.abstractmethod
+    def training_samples(self) -> int:
+        """What FLOPs are counted for, images or tokens: those of the training split."""
 
     @property
+    @abc.abstractmethod
+    def answers(self) -> int:
+        """Between how many answers a model chooses: classes, or the words of the vocabulary."""
+
+    @property
+    @abc.abstractmethod
+    def sizes(self) -> tuple[int, ...]:
+        """What a network is sized for."""
+
+    @property
+    @abc.abstractmethod
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """The augmentations that suit the images; those in files are cropped."""
-        if self.folders is not None:
-            return ("none",) if self.upright else ("none", "crop_flip")
-        return ("none", "shift") if self.upright else ("none", "flip", "shift", "shift_flip")
+        """The augmentations that suit the data."""
 
     def locate(self) -> Location:
         """Look for the files by name, without opening them."""
@@ -125,13 +128,62 @@ class DatasetSpec:
         for split, images in dataset.sizes.items():
             if not images:
                 raise DataError(f"data set {self.title} has no {split} images; it needs more")
+        return dataset
+
+    def _module(self) -> Any:
+        # Imported on use: describing a data set must not import torch, torchvision or Pillow.
+        return importlib.import_module(self.module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec(DatasetSpec):
+    """Images and their classes."""
+
+    kind = "images"
+    metric = ACCURACY
+
+    channels: int
+    image_size: int
+    """Height and width in pixels."""
+    classes: int
+    training_images: int
+    """Without those held out for validation."""
+    upright: bool = False
+    """A mirrored image is no longer of its class."""
+    folders: ClassFolders | None = None
+    """How images in files are read; None: all images are held in memory."""
+    relabelled: int = 0
+    """Number of training images whose labels are drawn at random (Section 4 of the paper)."""
+
+    @property
+    def training_samples(self) -> int:
+        return self.training_images
+
+    @property
+    def answers(self) -> int:
+        return self.classes
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Channels and classes."""
+        return self.channels, self.classes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        if self.folders is not None:
+            return ("none",) if self.upright else ("none", "crop_flip")
+        return ("none", "shift") if self.upright else ("none", "flip", "shift", "shift_flip")
+
+    def load(self) -> Dataset[Any]:
+        dataset = super().load()
         if self.relabelled:
             from acdc.data.memory import ImageSet, relabel
 
             assert isinstance(dataset, ImageSet)
             dataset = relabel(dataset, self.relabelled, self.classes)
         return dataset
-
-    def _module(self) -> Any:
-        # Imported on use: describing a data set must not import torch, torchvision or Pillow.
-        return importlib.import_module(self.module)

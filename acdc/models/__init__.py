@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acdc import seeds
-from acdc.data import DATASETS
+from acdc.data import DATASETS, ImageSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,21 +17,31 @@ if TYPE_CHECKING:
     from acdc.sparsity.layers import Layers
 
 
-Architecture = Callable[[int, int], "nn.Module"]
-"""A function of input channels and classes that builds a network."""
+@dataclass(frozen=True)
+class Architecture:
+    """A network of no size yet."""
+
+    build: Callable[..., nn.Module]
+    """Returns the network of some sizes."""
+    kind: str = ImageSpec.kind
+    """The kind of data sets that it suits."""
+
+    def __call__(self, *sizes: int) -> nn.Module:
+        """Return the network for a data set of these ``DatasetSpec.sizes``."""
+        return self.build(*sizes)
 
 
 def _network(kind: str, *size: int, **shape: Any) -> Architecture:
-    """Return what builds a network of a class, ``module.Class``, imported on use."""
+    """Return the network of a class, ``module.Class``, imported on use."""
 
-    def build(channels: int, classes: int) -> nn.Module:
+    def build(*sizes: int) -> nn.Module:
         module, _, name = kind.partition(".")
         made: nn.Module = getattr(importlib.import_module(f"acdc.models.{module}"), name)(
-            *size, channels, classes, **shape
+            *size, *sizes, **shape
         )
         return made
 
-    return build
+    return Architecture(build)
 
 
 _resnet = functools.partial(_network, "resnet.ResNet")
@@ -62,7 +73,7 @@ MODELS: dict[str, Architecture] = {
     "resnet8_s4": _resnet(8, stem_stride=4, stem_kernel=5),
     "resnet20_s4": _resnet(20, stem_stride=4, stem_kernel=5, norm_eps=1e-3),
     # The paper's networks, for images of 224 x 224 (the first two) and 32 x 32.
-    "resnet50": _resnet50,
+    "resnet50": Architecture(_resnet50),
     "mobilenet_v1": _mobilenet_v1(),
     "wrn28_10": _wide_resnet(28, 10),
     # Their relatives for grey images of 28 x 28 and a laptop's minutes, with fewer stages, blocks
@@ -88,10 +99,9 @@ def layers_of(model: str, dataset: str) -> Layers:
 
     from acdc.sparsity.layers import prunable_layers
 
-    spec = DATASETS[dataset]
     # Not on the meta device, where initialisers import torch's compiler.
     with torch.random.fork_rng(devices=[]):
-        return prunable_layers(MODELS[model](spec.channels, spec.classes))
+        return prunable_layers(MODELS[model](*DATASETS[dataset].sizes))
 
 
 def build_model(model: str, dataset: str, seed: int) -> nn.Module:
@@ -100,9 +110,8 @@ def build_model(model: str, dataset: str, seed: int) -> nn.Module:
 
     from acdc.models.normalization import accurate
 
-    spec = DATASETS[dataset]
     with torch.random.fork_rng(devices=[]):
         seeds.seed_device(torch.device("cpu"), seeds.derive(seed, "initial_weights"))
-        network = MODELS[model](spec.channels, spec.classes)
+        network = MODELS[model](*DATASETS[dataset].sizes)
     # torch's annotations of Module.to lack the memory format.
     return accurate(network).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from acdc.config.run import RunConfig
+from acdc.data import DATASETS
 from acdc.distributed import Ranks
 from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
 from acdc.files import remove_temporary, write_text
@@ -142,7 +143,9 @@ def _train(
         lease,
         Journal(folder / JOURNAL),
         Checkpoints(folder / "checkpoint", config.fingerprint),
-        ModelStore(folder / "checkpoint", config.method_class.resumable),
+        ModelStore(
+            folder / "checkpoint", config.method_class.resumable, DATASETS[config.dataset].metric
+        ),
     )
     newest = ranks.on_rank0(lambda: files.checkpoints.newest(reporter.say, files.problem))
     # Before anything of this run takes up memory.

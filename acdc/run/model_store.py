@@ -18,6 +18,7 @@ from torch import nn
 from acdc.errors import RunDirectoryError
 from acdc.files import write_bytes
 from acdc.methods.contract import Product
+from acdc.metrics import Metric
 from acdc.training.evaluation import Score
 
 
@@ -43,8 +44,9 @@ class ModelStore:
     epoch, its validation score and what the masks kept.
     """
 
-    def __init__(self, folder: Path, resumable: frozenset[Product]) -> None:
+    def __init__(self, folder: Path, resumable: frozenset[Product], metric: Metric) -> None:
         self.folder = folder
+        self.metric = metric
         self.resumable = resumable
         """Products whose optimizer is kept with the best weights."""
         self.records: dict[str, dict[str, dict[str, Any]]] = {"last": {}, "best": {}}
@@ -70,8 +72,11 @@ class ModelStore:
         record = {"epoch": epoch, **asdict(score), "kept": dict(kept)}
         best = self.records["best"].get(product)
         self.records["last"][product] = record
-        # Of equal accuracies the later epoch wins: it has trained longer.
-        if best is None or score.accuracy >= best["accuracy"]:
+        value = self.metric.of(score.accuracy, score.loss)
+        # Of equal scores the later epoch wins: it has trained longer.
+        if best is None or self.metric.better(
+            value, self.metric.of(best["accuracy"], best["loss"])
+        ):
             self.records["best"][product] = record
         needed = self._files()
         self._unwritten = {n: content for n, content in self._unwritten.items() if n in needed}

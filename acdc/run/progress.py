@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from acdc.config.run import RunConfig
+from acdc.data import DATASETS
 from acdc.run.result import FinishedResult, Result
 from acdc.step import Step
 
@@ -39,6 +40,7 @@ class Terminal(Reporter):
         from tqdm import tqdm
 
         self.done, self.epochs = first.epoch, config.epochs
+        self.metric = DATASETS[config.dataset].metric
         self.bar = tqdm(
             total=config.epochs * first.batches_per_epoch,
             initial=first.iteration,
@@ -54,7 +56,7 @@ class Terminal(Reporter):
         self.done += 1
         self.bar.set_postfix_str(
             f"epoch {record['epoch']}, {record['phase']}, "
-            f"validation {100 * record['val_accuracy']:.1f} %"
+            f"validation {self.metric.shown(record.get('val_accuracy'), record['val_loss'], 1)}"
         )
         if self.done == self.epochs:
             self.bar.close()
@@ -68,6 +70,7 @@ class Lines(Reporter):
 
     def start(self, config: RunConfig, first: Step) -> None:
         self.epochs = config.epochs
+        self.metric = DATASETS[config.dataset].metric
         self.first = first.iteration / first.batches_per_epoch
         self.started = time.monotonic()
         self.say(f"{config.run_name}: epochs {first.epoch} to {config.epochs}")
@@ -77,7 +80,8 @@ class Lines(Reporter):
         left = (time.monotonic() - self.started) / done * (self.epochs - record["epoch"] - 1)
         self.say(
             f"epoch {record['epoch']:3d}  {record['phase']:6}  sparsity {record['sparsity']:.4f}"
-            f"  loss {record['train_loss']:.4f}  validation {100 * record['val_accuracy']:.2f} %"
+            f"  loss {record['train_loss']:.4f}"
+            f"  validation {self.metric.shown(record.get('val_accuracy'), record['val_loss'])}"
             f"  {record['train_s']:.1f} s, {left:.0f} s left"
         )
 
@@ -93,11 +97,11 @@ class Silent(Reporter):
 
 
 def print_summary(result: Result, runs: Path) -> None:
-    """Print the sparsity, accuracy and FLOPs of a run that has ended, on standard output."""
+    """Print the sparsity, score and FLOPs of a run that has ended, on standard output."""
     click.echo(f"{runs / result.run}: {result.status}")
     if not isinstance(result, FinishedResult):
         return
-    flops = result.flops
+    flops, metric = result.flops, DATASETS[result.config["dataset"]].metric
     training, published = (
         value / flops.dense_training for value in (flops.training, flops.training_published)
     )
@@ -109,8 +113,8 @@ def print_summary(result: Result, runs: Path) -> None:
         scope = f" ({100 * certificate.pruned:.2f} % without {exempt})" if exempt else ""
         click.echo(
             f"  {name:6}  sparsity {100 * certificate.achieved:.2f} %{scope}"
-            f"  test accuracy {100 * last.test_accuracy:.2f} %"
-            f"  (validation {100 * last.val_accuracy:.2f} %)"
+            f"  test {metric.name} {metric.shown(last.test_accuracy, last.test_loss)}"
+            f"  (validation {metric.shown(last.val_accuracy, last.val_loss)})"
             f"  inference {last.inference_flops / flops.dense_inference:.3f}"
             f"  training {training:.3f} (as published {published:.3f})"
             "  of dense FLOPs"

@@ -202,9 +202,9 @@ class _Epoch(Record):
     learning_rate: Positive
     sparsity: Fraction
     train_loss: Positive
-    train_accuracy: Fraction
+    train_accuracy: Fraction | None = None
     val_loss: Positive
-    val_accuracy: Fraction
+    val_accuracy: Fraction | None = None
     forward_flops: Positive
     train_flops: Positive
     train_flops_published: Positive

@@ -99,9 +99,9 @@ def epoch_record(
     densities = state.method.densities()
     nonzeros = state.nonzeros()
     cost = flops.step_flops(state.costs, densities.forward, densities.gradient)
-    spent.train_flops += cost * state.images_per_epoch
+    spent.train_flops += cost * state.samples_per_epoch
     published = state.method.published_flops(state.costs)
-    spent.train_flops_published += published * state.images_per_epoch
+    spent.train_flops_published += published * state.samples_per_epoch
     spent.train_s += totals.seconds
     total = sum(cost.weights for cost in state.costs)
     return {
@@ -111,10 +111,8 @@ def epoch_record(
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "sparsity": 1 - sum(nonzeros.values()) / total,
         "train_loss": float(totals.loss) / state.batches,
-        "train_accuracy": int(totals.correct) / state.images_per_epoch,
-        "val_loss": validation.loss,
-        "val_accuracy": validation.accuracy,
-        **state.memorized(),
+        **validation.record("val"),
+        **state.task.record(state.model, int(totals.correct), state.samples_per_epoch),
         "forward_flops": state.inference_flops(nonzeros),
         "train_flops": spent.train_flops,
         "train_flops_published": spent.train_flops_published,
@@ -166,7 +164,7 @@ def _evaluate(
     nonzeros = state.nonzeros()
     certificate = certify(
         state.config.sparsity if product == "sparse" else 0.0,
-        state.costs,
+        tuple(cost for cost in state.costs if cost.weights),
         kept=kept["kept"],
         nonzeros=nonzeros,
         exempt=state.method.exempt,
@@ -175,10 +173,8 @@ def _evaluate(
     )
     return Evaluation(
         epoch=kept["epoch"],
-        val_accuracy=kept["accuracy"],
-        val_loss=kept["loss"],
-        test_accuracy=test.accuracy,
-        test_loss=test.loss,
+        **Score(kept["accuracy"], kept["loss"]).record("val"),
+        **test.record("test"),
         inference_flops=state.inference_flops(nonzeros),
         certificate=Certificate.model_validate(tuples(certificate)),
     )
@@ -208,7 +204,7 @@ def trained(
     return identity(state.config) | {
         "flops": TrainingFlops(
             dense_inference=dense,
-            dense_training=3 * dense * state.images_per_epoch * state.config.epochs,
+            dense_training=3 * dense * state.samples_per_epoch * state.config.epochs,
             training=spent.train_flops,
             training_published=spent.train_flops_published,
             published_formula=state.config.method_class.flops_formula,

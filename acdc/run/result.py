@@ -65,7 +65,7 @@ class CertifiedLayer(Record):
     nonzeros: Count
     """Weights that were not zero at the evaluation."""
     flops: Count
-    """Of one image, at these non-zero weights."""
+    """Of one sample, at these non-zero weights."""
 
 
 class Certificate(Record):
@@ -85,12 +85,15 @@ class Certificate(Record):
 
 
 class Evaluation(Record):
-    """The metrics of one saved model; accuracies are fractions, FLOPs those of one image."""
+    """The metrics of one saved model; accuracies are fractions, FLOPs those of one sample.
+
+    Tasks without classes have no accuracy.
+    """
 
     epoch: Count
-    val_accuracy: Fraction
+    val_accuracy: Fraction | None = None
     val_loss: Positive
-    test_accuracy: Fraction
+    test_accuracy: Fraction | None = None
     test_loss: Positive
     inference_flops: Positive
     certificate: Annotated[Certificate | None, WrapValidator(_none_if_unreadable)] = None
@@ -98,14 +101,14 @@ class Evaluation(Record):
 
 
 class Evaluations(Record):
-    """The evaluations of a product: after its last epoch and at its best validation accuracy."""
+    """The evaluations of a product: after its last epoch and at its best validation score."""
 
     last: Evaluation
     best: Evaluation
 
 
 class TrainingFlops(Record):
-    """FLOPs: ``dense_inference`` of one image, the others of the whole run."""
+    """FLOPs: ``dense_inference`` of one sample, the others of the whole run."""
 
     dense_inference: Count
     dense_training: Count

@@ -80,6 +80,7 @@ class Session(Callbacks):
         """Load a checkpoint; return the position, and the sums of an epoch that had begun."""
         state = self.state
         state.load_state_dict(saved["trainer"])
+        state.task.load_state_dict(saved.get("task", {}))
         self.spent = Spent(**saved["progress"])
         self.files.store.restore(saved["products"], saved["files"])
         at = Step(saved["epoch"], saved["batch"], state.batches)
@@ -171,13 +172,14 @@ class Session(Callbacks):
             summed.check(at.epoch)
             sums = vars(summed)
             self.write_events(at.epoch)
-        ranks.on_rank0(lambda: self._save(at, sums))
+        task = self.state.task.state_dict() if at.batch else {}
+        ranks.on_rank0(lambda: self._save(at, sums, task))
         ranks.cancel(below=StepRequest.STOP)
         self.policy.wrote(started)
         self.spent.checkpoint_s += self.policy.cost_s
         self.checked = time.monotonic()
 
-    def _save(self, at: Step, totals: dict[str, Any] | None) -> None:
+    def _save(self, at: Step, totals: dict[str, Any] | None, task: dict[str, Any]) -> None:
         files = self.files
         files.lease.check()
         files.journal.flush()
@@ -187,6 +189,7 @@ class Session(Callbacks):
             "batch": at.batch,
             "totals": totals,
             "trainer": self.state.state_dict(),
+            "task": task,
             "progress": {**asdict(self.spent), "wall_s": self.wall_s()},
             "products": files.store.records,
             "files": files.store.digests,

@@ -18,13 +18,15 @@ from acdc.sparsity.layers import prunable_layers
 
 @dataclass(frozen=True)
 class LayerCost:
-    """The dense cost of one layer for one image."""
+    """The dense cost of one layer for one sample, an image or a token."""
 
     name: str
-    """The name of the layer's weight, such as ``layer1.0.conv1.weight``."""
+    """The name of the layer's weight, such as ``layer1.0.conv1.weight``, or of a product of
+    activations, such as ``attention``."""
     weights: int
+    """0 for what multiplies activations, which no mask makes cheaper."""
     flops: int
-    """Two per multiply-add of a dense forward pass over one image."""
+    """Two per multiply-add of a dense forward pass over one sample."""
 
 
 def layer_costs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerCost, ...]:

@@ -14,10 +14,17 @@ from acdc.distributed import Ranks
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy as a fraction, loss as mean cross entropy, over one split."""
+    """What a model is worth over one split."""
 
-    accuracy: float
+    accuracy: float | None
+    """The fraction of right predictions; None where they are not counted."""
     loss: float
+    """Mean cross entropy, of an image or a token."""
+
+    def record(self, split: str) -> dict[str, float]:
+        """Return its fields by the names that journals and results have for a split."""
+        accuracy = {} if self.accuracy is None else {f"{split}_accuracy": self.accuracy}
+        return {f"{split}_loss": self.loss, **accuracy}
 
     @property
     def finite(self) -> bool:

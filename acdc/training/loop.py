@@ -16,6 +16,7 @@ from acdc.methods.rules import check_state, checked_product, checked_rate, check
 from acdc.step import Step
 from acdc.training.optimizers import clip_gradients
 from acdc.training.state import TrainState
+from acdc.training.task import Forward
 
 
 @dataclass
@@ -98,11 +99,11 @@ def train(
         with state.seeded("dropout", epoch):
             started = time.perf_counter()
             batches = state.loader.training(epoch, first)
-            for batch, (inputs, labels) in enumerate(batches, first):
+            for batch, (inputs, targets) in enumerate(batches, first):
                 step = Step(epoch, batch, state.batches)
-                outputs, loss = train_step(state, step, inputs, labels, draws[batch])
-                totals.loss.add_(loss.detach(), alpha=1 / state.ranks.count)
-                totals.correct += (outputs.detach().argmax(dim=1) == labels).sum()
+                forward = train_step(state, step, inputs, targets, draws[batch])
+                totals.loss.add_(forward.loss.detach(), alpha=1 / state.ranks.count)
+                totals.correct += forward.correct
                 if batch == first:  # before much has been spent on a method that breaks a rule
                     check_state(state.method)
                     checked_product(state.method, Step(epoch, state.batches - 1, state.batches))
@@ -119,6 +120,7 @@ def begin_epoch(state: TrainState, epoch: int) -> None:
     """Let the method act before the first batch of an epoch."""
     step = Step(epoch, 0, state.batches)
     set_learning_rate(state, step)
+    state.task.epoch_start()
     state.method.epoch_start(step)
 
 
@@ -131,33 +133,34 @@ def set_learning_rate(state: TrainState, step: Step) -> None:
 
 
 def train_step(
-    state: TrainState, step: Step, inputs: Tensor, labels: Tensor, draw: int
-) -> tuple[Tensor, Tensor]:
-    """Train on one batch; return its outputs and its loss.
+    state: TrainState, step: Step, inputs: Tensor, targets: Tensor, draw: int
+) -> Forward:
+    """Train on one batch.
 
     Args:
         state: what is trained.
         step: the position of the batch.
-        inputs: images, (N, C, H, W).
-        labels: classes, (N,).
+        inputs: of the task, such as images, (N, C, H, W).
+        targets: of the task, such as classes, (N,).
         draw: the seed of what draws in the forward pass, such as dropout.
 
     Raises:
         Diverged: the gradients overflow at any scale, in fp16.
     """
 
-    def compute() -> tuple[Tensor, Tensor]:
+    def compute() -> tuple[Forward, Tensor]:
         seeds.seed_device(state.device, draw)
-        outputs = state.network(inputs)
-        return outputs, state.loss(outputs, labels)
+        forward = state.task.forward(state.network, inputs, targets)
+        return forward, forward.loss
 
     set_learning_rate(state, step)
     try:
-        outputs, loss = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
+        forward, _ = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
     except FloatingPointError as error:
         raise Diverged(step.epoch, str(error)) from None
     if checked_step(state.method, step):
         clip_gradients(state.optimizer, state.config.recipe.clip_norm)
         state.optimizer.step()
     state.method.after_step(step)
-    return outputs, loss
+    state.task.step_end(forward)
+    return forward

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from acdc.config.recipe import Precision
 from acdc.messages import config_error
+
+T = TypeVar("T")
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FIRST_SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-24
@@ -49,10 +51,10 @@ class Arithmetic:
 
     def gradients(
         self,
-        compute: Callable[[], tuple[Tensor, Tensor]],
+        compute: Callable[[], tuple[T, Tensor]],
         optimizer: torch.optim.Optimizer,
         buffers: Iterable[Tensor] = (),
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[T, Tensor]:
         """Leave the gradients of a batch in the parameters, and return its outputs and loss.
 
         Args:

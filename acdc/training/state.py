@@ -25,9 +25,10 @@ from acdc.models.normalization import share_statistics
 from acdc.sparsity import flops
 from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.masks import count_nonzeros
-from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
+from acdc.training.evaluation import Score
 from acdc.training.optimizers import build_optimizer
 from acdc.training.precision import Arithmetic
+from acdc.training.task import TASKS
 
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
@@ -71,9 +72,11 @@ class TrainState:
             )
         )
         self.batches = self.loader.sizes["training"] // recipe.batch_size
-        self.images_per_epoch = self.batches * recipe.batch_size
+        self.samples_per_epoch = self.batches * recipe.batch_size
+        """What FLOPs are counted for: images or tokens."""
         self.model = build_model(config.model, config.dataset, config.seed).to(self.device)
-        self.costs = flops.layer_costs(self.model, spec.input_shape)
+        self.task = TASKS[spec.kind](spec, recipe, self.loader, ranks)
+        self.costs = self.task.costs(spec, recipe, self.model)
         self.arithmetic = Arithmetic(config.precision, self.device)
         self.whole_batch = WholeBatch(self.model, ranks, recipe.batch_size)
         self.network = self._network(engine.compile)
@@ -90,9 +93,9 @@ class TrainState:
             # A run has few shapes, so that seeking the fastest kernel for each pays.
             torch.backends.cudnn.benchmark = not deterministic
 
-    def _network(self, mode: Compile) -> Callable[[Tensor], Tensor]:
+    def _network(self, mode: Compile) -> Callable[..., Any]:
         """Return what the forward pass of training goes through, around the model itself."""
-        network: Callable[[Tensor], Tensor] = self.model
+        network: Callable[..., Any] = self.model
         if self.ranks.count > 1:
             self.model = share_statistics(self.model, self.device)
             with warnings.catch_warnings():
@@ -136,13 +139,14 @@ class TrainState:
 
     def _gradient(self, chosen: Tensor, *position: int) -> tuple[Tensor, ...]:
         """Return the gradients of the mean loss over chosen images, each rank computing a share."""
-        inputs, labels = self.loader.samples(chosen[self.ranks.slice(len(chosen))])
+        inputs, targets = self.loader.samples(chosen[self.ranks.slice(len(chosen))])
         self.whole_batch.images = len(chosen)
         with self.seeded("gradient_samples", *position, 0):
             # Without the recipe's label smoothing, as in WoodFisher's and SNIP's code.
-            loss = nn.functional.cross_entropy(self.model(inputs), labels, reduction="sum")
+            loss = self.task.plain_loss(self.model, inputs, targets)
         self.whole_batch.images = self.config.recipe.batch_size
-        found = torch.autograd.grad(loss / len(chosen), list(self.weights.values()))
+        predictions = len(chosen) * targets[0].numel()
+        found = torch.autograd.grad(loss / predictions, list(self.weights.values()))
         self.ranks.sum(found)
         return found
 
@@ -154,26 +158,15 @@ class TrainState:
             seeds.seed_device(self.device, seeds.derive(self.config.seed, axis, *position))
             yield
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss that is trained on, the mean over a batch."""
-        return nn.functional.cross_entropy(
-            outputs, labels, label_smoothing=self.config.recipe.label_smoothing
-        )
-
     def score(self, split: Literal["validation", "test"]) -> Score:
         """Evaluate the weights as they are now."""
-        return evaluate(self.model, self.loader, split, self.ranks)
-
-    def memorized(self) -> dict[str, float]:
-        """Return the accuracies on training images with random labels, if the set has some."""
-        if self.loader.relabelled is None:
-            return {}
-        return evaluate_relabelled(self.model, self.loader, self.loader.relabelled, self.ranks)
+        return self.task.score(self.model, split)
 
     def inference_flops(self, nonzeros: Mapping[str, int]) -> float:
-        """Return the FLOPs of one image at these numbers of non-zero weights."""
+        """Return the FLOPs of one sample at these numbers of non-zero weights."""
+        layers = [cost for cost in self.costs if cost.weights]
         return flops.forward_flops(
-            self.costs, {cost.name: nonzeros[cost.name] / cost.weights for cost in self.costs}
+            self.costs, {cost.name: nonzeros[cost.name] / cost.weights for cost in layers}
         )
 
     def nonzeros(self) -> dict[str, int]:

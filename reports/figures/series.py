@@ -13,7 +13,7 @@ from reports import text
 from reports.aggregate import Tables
 from reports.cells import Line, line_of, remarks, value_of
 from reports.figures.style import Look, words
-from reports.models import accuracy, explain
+from reports.models import explain, score
 from reports.statistics import Summary
 from reports.text import DEGENERATE, percent
 from study import columns
@@ -51,7 +51,7 @@ class Series:
     def seeds(self) -> list[tuple[float, float]]:
         """Cost and top1 of each run."""
         cost = value_of(columns.COLUMNS["training_ratio"], self.row)
-        return [(cost(record), accuracy(record)) for record in self.line.records]
+        return [(cost(record), score(record)) for record in self.line.records]
 
     @property
     def top1(self) -> float:

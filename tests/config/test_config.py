@@ -18,7 +18,7 @@ from acdc.config.run import RunConfig, parse_run
 from acdc.errors import ConfigError
 from acdc.messages import config_error
 from acdc.methods.registry import method_names
-from acdc.models import MODELS
+from acdc.models import MODELS, Architecture
 
 BASE: dict[str, Any] = {
     "model": "resnet8_s2",
@@ -411,10 +411,11 @@ def test_configurations_are_frozen() -> None:
 def test_models_without_a_layer_to_prune(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(MODELS, "pooling", lambda channels, classes: nn.AdaptiveAvgPool2d(1))
+    pooling = Architecture(lambda channels, classes: nn.AdaptiveAvgPool2d(1))
+    monkeypatch.setitem(MODELS, "pooling", pooling)
     with pytest.raises(ConfigError, match=r"^model[:=]"):
         parse_run(with_(model="pooling"))
-    monkeypatch.setitem(MODELS, "linear", lambda channels, classes: nn.Linear(channels, classes))
+    monkeypatch.setitem(MODELS, "linear", Architecture(nn.Linear))
     with pytest.raises(ConfigError, match=r"^settings\.dense_layers="):
         parse_run(with_(model="linear", settings={"dense_layers": ["first"]}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from acdc.data import ClassFolders, DatasetSpec
+from acdc.data import ClassFolders, ImageSpec
 
 CLASSES, TRAIN, VALIDATION, TEST = ("bee", "cat", "yak"), 20, 2, 5  # images per class
 SIZE = 32
@@ -42,9 +42,9 @@ def spec_of(
     classes: int = len(CLASSES),
     training_images: int = len(CLASSES) * (TRAIN - VALIDATION),
     folders: ClassFolders = FOLDERS,
-) -> DatasetSpec:
+) -> ImageSpec:
     """Return the spec of a data set in a folder."""
-    return DatasetSpec(
+    return ImageSpec(
         title="Pictures",
         channels=3,
         image_size=SIZE,

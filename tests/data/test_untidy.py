@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from acdc.config.run import parse_run
-from acdc.data import DATASETS, DatasetSpec, cifar
+from acdc.data import DATASETS, ImageSpec, cifar
 from acdc.data.command import examine
 from acdc.data.loader import LoaderPlan
 from acdc.data.memory import ImageSet, as_images, split
@@ -221,11 +221,11 @@ def test_a_script_without_a_guard(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "started\n54\n54\n"), done.stderr
 
 
-def locate(spec: DatasetSpec) -> Location:
+def locate(spec: ImageSpec) -> Location:
     return Location()
 
 
-def load(spec: DatasetSpec, folder: None) -> ImageSet:
+def load(spec: ImageSpec, folder: None) -> ImageSet:
     """Return images that are drawn, as many as the source says."""
     pixels = torch.randint(0, 256, (int(spec.source), 1, 8, 8), dtype=torch.uint8).numpy()
     labels = torch.arange(len(pixels)).remainder(10).numpy()

@@ -145,7 +145,7 @@ def test_blocks_are_torchvisions(kind: str, inputs: int, stride: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_on_small_grey_images(name: str) -> None:
     spec = DATASETS["fashion_mnist_1k"]
-    model = MODELS[name](spec.channels, spec.classes)
+    model = MODELS[name](*spec.sizes)
     outputs: dict[str, tuple[int, ...]] = {}
     for layer, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

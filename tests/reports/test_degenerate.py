@@ -16,7 +16,7 @@ from reports.export import to_csv
 from reports.figures.style import close
 from reports.findings import findings
 from reports.html import report
-from reports.models import accuracy, is_at_chance, lower_mode
+from reports.models import is_at_chance, lower_mode, score
 from reports.source import Source, build_table, draw_figure, open_study
 from reports.tables import requested
 from reports.text import DEGENERATE
@@ -161,6 +161,6 @@ def test_seeds_are_dots_beside_their_mean(source: Source) -> None:
         line = line_of(row, (), source.tables)
         if row.method != "dense" and line.top1.n > 1:
             for each in line.records:
-                mine = (each.training_ratio, accuracy(each))
+                mine = (each.training_ratio, score(each))
                 assert any(dot == pytest.approx(mine) for dot in dots)
     close(figure)

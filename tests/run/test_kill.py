@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from acdc.config.run import RunConfig
-from acdc.models import MODELS
+from acdc.models import MODELS, Architecture
 from acdc.models.wide_resnet import WideResNet
 from acdc.run.lifecycle import Options, run
 from tests.support import (
@@ -230,7 +230,8 @@ def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
 def test_dropout_draws_from_the_seed_and_not_from_what_ran_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Uninterrupted
 ) -> None:
-    monkeypatch.setitem(MODELS, "wrn10_1", lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
+    network = Architecture(lambda c, k: WideResNet(10, 1, c, k, dropout=0.5))
+    monkeypatch.setitem(MODELS, "wrn10_1", network)
     # Its setup passes images through the network, too.
     config = tiny_config("snip", model="wrn10_1", recipe={"lr": 0.05})
     expected, whole = uninterrupted(config)

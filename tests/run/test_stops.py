@@ -19,7 +19,7 @@ from torch import nn
 
 from acdc.config.run import RunConfig
 from acdc.errors import Interrupted, Resumable
-from acdc.models import MODELS
+from acdc.models import MODELS, Architecture
 from acdc.run.lifecycle import Options, run
 from acdc.run.result import FailedResult, FinishedResult, read_result
 from tests.support import (
@@ -154,7 +154,7 @@ def test_a_signal_before_the_run_that_it_starts_from_begins_is_not_forgotten(
         return build(channels, classes)
 
     # The network is built before the run that it starts from is looked at.
-    monkeypatch.setitem(MODELS, config.model, signalling)
+    monkeypatch.setitem(MODELS, config.model, Architecture(signalling))
     reporter = Silent()
     with pytest.raises(kind):
         run(config, Options(tmp_path), reporter)

@@ -22,6 +22,7 @@ from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.data.loader import Batch
 from acdc.data.memory import MemoryLoader
+from acdc.metrics import ACCURACY
 from acdc.models import build_model
 from acdc.run.model_store import ModelStore
 from acdc.training.evaluation import Score
@@ -228,7 +229,7 @@ def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(
 ) -> None:
     model = network_of(tiny_config("dense"))
     optimizer = torch.optim.SGD(model.parameters())
-    shelf = ModelStore(tmp_path / "checkpoint", frozenset())
+    shelf = ModelStore(tmp_path / "checkpoint", frozenset(), ACCURACY)
     for epoch, accuracy in enumerate([0.25, 0.5, 0.5, 0.4]):
         with torch.no_grad():
             model.get_parameter("fc.bias").fill_(epoch)

@@ -67,7 +67,7 @@ class Settings(Training):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         config = self.config(self.model, self.sparsity, self.seed)
-        known = DATASETS[self.dataset].training_images
+        known = DATASETS[self.dataset].training_samples
         self.require(self.images <= known, "images", f"at most {known}")
         total = sum(layer.size for layer in config.layers.values())
         numbers = [*(_count(share, total) for share in self.shares), kept(config)]
@@ -113,7 +113,7 @@ def _train_and_measure(
 ) -> list[Row]:
     """Train with one seed, and return a row for each epoch."""
     generator = stream(config.seed, "bridge")
-    images = DATASETS[config.dataset].training_images
+    images = DATASETS[config.dataset].training_samples
     chosen = torch.randperm(images, generator=stream(settings.seed, "bridge", "images"))
     ends = {phase.end for phase in phases_of(config)}
     about = {"family": config.model, "k": counts["kept"], "sigma": None, "seed": config.seed}

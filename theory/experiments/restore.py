@@ -155,7 +155,8 @@ def measure(state: TrainState, epochs: int, eps: Sequence[float]) -> list[Row]:
     inputs, labels = next(iter(state.loader.training(epochs, 0)))
     rate = state.optimizer.param_groups[0]["lr"]
     each = [
-        filters_at(state.model, lambda model: state.loss(model(inputs), labels), e) for e in eps
+        filters_at(state.model, lambda model: state.task.forward(model, inputs, labels).loss, e)
+        for e in eps
     ]
     rows: list[Row] = []
     for value, filters in zip(eps, each, strict=True):

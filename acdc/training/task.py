@@ -1,0 +1,121 @@
+"""Tasks: what a batch, a loss and a score are, so that the loop and the methods need not know.
+
+``TASKS`` has a task for each kind of data set. A new kind is a class here or beside it, a
+``DatasetSpec`` and networks.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from acdc.config.recipe import Recipe
+from acdc.data.loader import Loader
+from acdc.data.spec import DatasetSpec, ImageSpec
+from acdc.distributed import Ranks
+from acdc.sparsity.flops import LayerCost, layer_costs
+from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the forward pass over this rank's share of a batch gives."""
+
+    loss: Tensor
+    """The mean over the share, which is differentiated."""
+    correct: Tensor
+    """How many predictions are right, as int64; 0 where they are not counted."""
+    memory: Tensor | None = None
+    """What the task carries over to the next batch of the epoch."""
+
+
+class Task(abc.ABC):
+    """What a batch, a loss and a score are.
+
+    Args:
+        spec: of the data set.
+        recipe: of the run.
+        loader: of this rank.
+        ranks: that share each batch.
+    """
+
+    def __init__(self, spec: DatasetSpec, recipe: Recipe, loader: Loader, ranks: Ranks) -> None:
+        self.spec = spec
+        self.recipe = recipe
+        self.loader = loader
+        self.ranks = ranks
+
+    @staticmethod
+    @abc.abstractmethod
+    def costs(spec: Any, recipe: Recipe, model: nn.Module) -> tuple[LayerCost, ...]:
+        """Return the dense cost of one sample, layer by layer."""
+
+    @abc.abstractmethod
+    def forward(self, network: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Forward:
+        """Return the loss of a batch in training."""
+
+    @abc.abstractmethod
+    def plain_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the losses of a batch by itself, without regularisation of labels."""
+
+    @abc.abstractmethod
+    def score(self, model: nn.Module, split: Literal["validation", "test"]) -> Score:
+        """Return the score of a model over a split, the same on all ranks."""
+
+    def record(self, model: nn.Module, correct: int, samples: int) -> dict[str, float]:
+        """Return what the journal's record of an epoch has beside loss and score.
+
+        Args:
+            model: as it is at the end of the epoch.
+            correct: right predictions in training, over all ranks.
+            samples: that were trained on.
+        """
+        return {}
+
+    def epoch_start(self) -> None:  # noqa: B027
+        """Forget what earlier batches left behind."""
+
+    def step_end(self, forward: Forward) -> None:  # noqa: B027
+        """Take what a batch leaves behind, once its gradients are known to be finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming within an epoch needs, of all ranks; all of them call it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take this rank's share of what ``state_dict`` returned."""
+
+
+class ImageTask(Task):
+    """Images are classified; the loss is cross entropy."""
+
+    @staticmethod
+    def costs(spec: ImageSpec, recipe: Recipe, model: nn.Module) -> tuple[LayerCost, ...]:
+        return layer_costs(model, spec.input_shape)
+
+    def forward(self, network: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Forward:
+        outputs = network(inputs)
+        loss = nn.functional.cross_entropy(
+            outputs, targets, label_smoothing=self.recipe.label_smoothing
+        )
+        return Forward(loss, (outputs.detach().argmax(dim=1) == targets).sum())
+
+    def plain_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs), targets, reduction="sum")
+
+    def score(self, model: nn.Module, split: Literal["validation", "test"]) -> Score:
+        return evaluate(model, self.loader, split, self.ranks)
+
+    def record(self, model: nn.Module, correct: int, samples: int) -> dict[str, float]:
+        found = {"train_accuracy": correct / samples}
+        if self.loader.relabelled is not None:
+            found |= evaluate_relabelled(model, self.loader, self.loader.relabelled, self.ranks)
+        return found
+
+
+TASKS: dict[str, type[Task]] = {"images": ImageTask}
+"""By the kind of a data set."""
