@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from acdc.data import DATASETS
 from acdc.run.reader import read_run
 from acdc.run.sources import staleness
 from reports import chapter, encoding, statements, text
@@ -254,12 +255,19 @@ def _number(value: float | None, form: str = ".3g") -> str:
     return text.NO_ROW if value is None else format(value, form)
 
 
+def _score(row: RunRow, split: str) -> str:
+    """Return the metric of a model on a split, with its unit."""
+    found = vars(row)
+    return DATASETS[row.dataset].metric.shown(found[f"{split}_accuracy"], found[f"{split}_loss"])
+
+
 _FILTERS: dict[str, Callable[..., Any]] = {
     "cell": lambda summary: text.NO_ROW if summary.mean is None else text.mean_and_std(summary),
     "left_out": text.left_out,
     "interval": _interval,
     "number": _number,
     "percent": text.percent,
+    "score": _score,
     "signed": text.signed,
     "signed_interval": lambda summary: _interval(summary, text.signed),
 }

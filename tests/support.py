@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +60,30 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "lamb": {"optimizer": "lamb", "lr": 0.05, "weight_decay": 0.1, "clip_norm": 0.5},
 }
 """Recipes with optimizers other than SGD."""
+
+
+def tiny_text(method: str, **changes: Any) -> RunConfig:
+    """Return a two-epoch run on the smallest text; ``changes`` override its keys."""
+    settings = {"acdc": {"schedule": None, "phases": (("dense", 0, 1), ("sparse", 1, 2))}}
+    base = {
+        "model": "transformer_xl_l2_w64",
+        "dataset": "kjv_tiny",
+        "method": method,
+        "settings": settings.get(method, {}),
+        "sparsity": 0.0 if method == "dense" else 0.8,
+        "epochs": 2,
+        "recipe": {
+            "optimizer": "lamb",
+            "lr": 0.02,
+            "weight_decay": 0.0,
+            "lr_schedule": "cosine_by_step",
+            "clip_norm": 0.25,
+            "batch_size": 64,
+            "segment": 24,
+            "memory": 32,
+        },
+    }
+    return parse_run(base | changes)
 
 
 def golden(name: str) -> Any:
@@ -265,6 +290,12 @@ class At(Silent):
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def train_broken(config: RunConfig, runs: Path, reporter: Silent) -> None:
+    """Train until the reporter interrupts, with a checkpoint after each step."""
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Options(runs, checkpoint_interval_s=0), reporter)
 
 
 def without_timings(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import baselines
 from acdc.cli import describe, targets_of
 from acdc.config.run import RunConfig, parse_run
 from acdc.distributed import from_environment
+from acdc.frozen import tuples
 from acdc.methods.registry import get_method, method_names
 from acdc.run.progress import print_summary
 from acdc.run.result import FinishedResult, read_result
@@ -303,8 +304,10 @@ def test_methods_shows_all_settings_and_deviations(acdc: Any) -> None:
             found = [row for row in rows if row[0] == f"settings.{key}"]
             description = " ".join((field.description or "").split())
             assert description
-            default = method.Settings().model_dump(mode="json")[key]
-            assert any(yaml.safe_load(d) == default and m == description for _, d, m in found)
+            default = tuples(getattr(method.Settings(), key))
+            assert any(
+                tuples(yaml.safe_load(d)) == default and m == description for _, d, m in found
+            )
         for deviation in method.deviations:
             assert [deviation.original, deviation.ours, deviation.why] in rows
     assert max(len(line) for line in output.splitlines() if line[:1] in "+|") <= 120

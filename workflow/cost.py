@@ -29,7 +29,7 @@ from acdc.models import build_model
 from acdc.run.reader import read_run
 from acdc.run.result import RESULT
 from acdc.sparsity.flops import dense_flops
-from acdc.training.task import TASKS
+from acdc.training.tasks import TASKS
 from study.model import Run, Study
 from study.resolve import load
 

@@ -27,7 +27,13 @@ class Recipe(Frozen):
     """How the dense network is trained; the same for every method of a comparison."""
 
     batch_size: int = Field(default=128, ge=2)
-    """Images per step; the last, smaller batch of an epoch is left out."""
+    """Images per step, or streams of text; the last, smaller batch of an epoch is left out."""
+    segment: int = added(0, ge=0)
+    """Tokens of each stream per step, for text."""
+    memory: int = added(0, ge=0)
+    """Tokens before a segment that the network remembers, for text."""
+    evaluation_memory: int | None = added(None, ge=0)
+    """The same in evaluation; null: as in training."""
     lr: float = Field(default=0.1, gt=0)
     """Base learning rate."""
     optimizer: OptimizerName = added("sgd")

@@ -81,10 +81,6 @@ class RunConfig(Frozen):
             problem = f"does not suit the {dataset.kind} of {self.dataset}"
             suiting = [name for name, model in MODELS.items() if model.kind == dataset.kind]
             raise config_error("model", self.model, problem, suiting)
-        batch_size, samples = self.recipe.batch_size, dataset.training_samples
-        if batch_size > samples:
-            problem = f"more than the training {dataset.kind} of {self.dataset}"
-            raise config_error("recipe.batch_size", batch_size, problem, f"1 to {samples}")
         augmentation = self.recipe.augmentation
         if augmentation not in dataset.augmentations:
             problem = f"does not suit the {dataset.kind} of {self.dataset}"
@@ -109,13 +105,13 @@ class RunConfig(Frozen):
     @property
     def plan(self) -> Plan[MethodSettings]:
         """What the method knows of the run."""
-        samples = DATASETS[self.dataset].training_samples
+        recipe, spec = self.recipe, DATASETS[self.dataset]
         return Plan(
             layers=self.layers,
             sparsity=self.sparsity,
             settings=self.settings,
             epochs=self.epochs,
-            batches_per_epoch=samples // self.recipe.batch_size,
+            batches_per_epoch=spec.steps(recipe.batch_size, recipe.segment, recipe.memory),
             seed=self.seed,
         )
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from acdc.data.spec import ClassFolders, DatasetSpec, ImageSpec
+from acdc.data.spec import ClassFolders, DatasetSpec, ImageSpec, TextSpec
 
-__all__ = ["DATASETS", "IMAGES", "ClassFolders", "DatasetSpec", "ImageSpec"]
+__all__ = ["DATASETS", "IMAGES", "ClassFolders", "DatasetSpec", "ImageSpec", "TextSpec"]
 
 
 _FASHION_MNIST = ImageSpec(
@@ -96,5 +96,36 @@ IMAGES |= {
     )
 }
 
-DATASETS: dict[str, DatasetSpec] = {**IMAGES}
+_KJV = TextSpec(
+    title="King James Version",
+    vocabulary=6_992,
+    training_tokens=826_659,
+    module="acdc.data.kjv",
+    source="all",
+)
+TEXTS: dict[str, TextSpec] = {
+    "kjv_tiny": replace(
+        _KJV,
+        title="King James Version, 36 chapters",
+        vocabulary=944,
+        training_tokens=31_370,
+        source="tiny",
+    ),
+    "kjv_small": replace(
+        _KJV,
+        title="King James Version, a fifth",
+        vocabulary=2_195,
+        training_tokens=175_914,
+        source="small",
+    ),
+    "kjv": _KJV,
+    "wikitext103": TextSpec(
+        title="WikiText-103",
+        vocabulary=267_735,
+        training_tokens=103_227_021,
+        module="acdc.data.wikitext",
+    ),
+}
+
+DATASETS: dict[str, DatasetSpec] = {**IMAGES, **TEXTS}
 """All data sets by name."""

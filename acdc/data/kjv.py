@@ -39,7 +39,11 @@ class _Part:
     """Rarer words are ``<unk>``; WikiText-103's threshold is 3."""
 
 
-_PARTS = {"all": _Part(every=1, threshold=3), "small": _Part(every=5, threshold=5)}
+_PARTS = {
+    "all": _Part(every=1, threshold=3),
+    "small": _Part(every=5, threshold=5),
+    "tiny": _Part(every=30, threshold=3),
+}
 
 
 def embedded_folder() -> Path:

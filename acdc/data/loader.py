@@ -20,7 +20,8 @@ from acdc.distributed import Ranks
 
 Split = Literal["training", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
-"""Inputs (N, C, H, W) in single precision, channels last in memory, and labels (N,) as int64."""
+"""Inputs (N, C, H, W) in single precision, channels last in memory, and labels (N,) as int64.
+Of text: tokens (B, T), and the tokens that follow each of them, both as int64."""
 
 SPLIT_SEED = 2021
 """Of the draw of validation images, the same for all runs: seeds must choose on the same images."""
@@ -40,6 +41,8 @@ class LoaderPlan:
     ranks: Ranks = field(default_factory=Ranks)
     workers: int = 2
     """Processes that decode images, for data sets in files."""
+    segment: int = 0
+    """Tokens of each stream per step, for text."""
 
     def order(self, images: int, epoch: int) -> Tensor:
         """Return the order in which an epoch sees the training images, (images,) as int64."""
@@ -99,14 +102,23 @@ class Dataset(abc.ABC, Generic[ImagesT]):
 class Loader(abc.ABC):
     """Gives the batches of a data set to one rank."""
 
+    batches: int
+    """Steps of an epoch."""
+    batch_samples: int
+    """What FLOPs are counted for, images or tokens: those of a step, over all ranks."""
+    examples: int
+    """Of which ``samples`` takes some: images or segments."""
     relabelled: Relabelled | None = None
     """The training images with random labels, over all ranks; None: no label is random."""
 
     def __init__(self, images: Dataset[Any], plan: LoaderPlan) -> None:
         self.plan = plan
         self.sizes = images.sizes
-        """Images of each split, over all ranks."""
+        """Images or tokens of each split, over all ranks."""
         self.remark = images.remark
+        self.examples = self.sizes["training"]
+        self.batches = self.examples // plan.batch_size
+        self.batch_samples = plan.batch_size
 
     @abc.abstractmethod
     def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -121,7 +133,7 @@ class Loader(abc.ABC):
 
     @abc.abstractmethod
     def samples(self, chosen: Tensor) -> Batch:
-        """Return training images by index (a CPU tensor), not augmented."""
+        """Return training images or segments by index (a CPU tensor), not augmented."""
 
     def close(self) -> None:  # noqa: B027
         """Release processes and memory; by default there are none to release."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from acdc.data.augmentation import Augmentation
 from acdc.errors import DataError
-from acdc.metrics import ACCURACY, Metric
+from acdc.metrics import ACCURACY, PERPLEXITY, Metric
 
 if TYPE_CHECKING:
     from acdc.data.loader import Dataset
@@ -84,6 +84,19 @@ class DatasetSpec(abc.ABC):
     @abc.abstractmethod
     def training_samples(self) -> int:
         """What FLOPs are counted for, images or tokens: those of the training split."""
+
+    @abc.abstractmethod
+    def steps(self, batch_size: int, segment: int, memory: int) -> int:
+        """Return the steps of an epoch.
+
+        Args:
+            batch_size: images, or streams of text.
+            segment: tokens of each stream per step.
+            memory: tokens that the network remembers.
+
+        Raises:
+            ConfigError: there would be none, or a key does not apply.
+        """
 
     @property
     @abc.abstractmethod
@@ -159,6 +172,18 @@ class ImageSpec(DatasetSpec):
     def training_samples(self) -> int:
         return self.training_images
 
+    def steps(self, batch_size: int, segment: int, memory: int) -> int:
+        from acdc.messages import config_error
+
+        for key, value in {"segment": segment, "memory": memory}.items():
+            if value:
+                raise config_error(f"recipe.{key}", value, "no effect on images", "0, the default")
+        if batch_size > self.training_images:
+            problem = f"more than the training images of {self.title}"
+            allowed = f"1 to {self.training_images}"
+            raise config_error("recipe.batch_size", batch_size, problem, allowed)
+        return self.training_images // batch_size
+
     @property
     def answers(self) -> int:
         return self.classes
@@ -187,3 +212,37 @@ class ImageSpec(DatasetSpec):
             assert isinstance(dataset, ImageSet)
             dataset = relabel(dataset, self.relabelled, self.classes)
         return dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec(DatasetSpec):
+    """Text, whose words are predicted from those before them."""
+
+    kind = "text"
+    metric = PERPLEXITY
+    vocabulary: int
+    """Number of words."""
+    training_tokens: int
+
+    @property
+    def training_samples(self) -> int:
+        return self.training_tokens
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        return ("none",)
+
+    def steps(self, batch_size: int, segment: int, memory: int) -> int:
+        from acdc.data.text import check_segments, steps_per_epoch
+
+        check_segments(self.training_tokens, batch_size, segment, memory)
+        return steps_per_epoch(self.training_tokens, batch_size, segment)
+
+    @property
+    def answers(self) -> int:
+        return self.vocabulary
+
+    @property
+    def sizes(self) -> tuple[int]:
+        """The number of words."""
+        return (self.vocabulary,)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.data.loader import Batch, Split
+from acdc.data.loader import Batch, Dataset, Loader, LoaderPlan, Split
 from acdc.distributed import Ranks
 from acdc.messages import config_error
 
@@ -26,19 +26,52 @@ Lines = Iterable[list[str]]
 """The words of each line, without ``<eos>``."""
 
 
+EVALUATION_STREAMS = 8
+"""Streams into which a split is cut in evaluation; each starts without a memory."""
+
+
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Dataset[Tensor]):
     """The three splits of a text, (N,) each, as int32 indices into its vocabulary."""
 
-    training: Tensor
-    validation: Tensor
-    test: Tensor
     vocabulary: tuple[str, ...]
     """By descending frequency, then alphabetically: adaptive softmax needs that order."""
     frequencies: Tensor
     """How often each word occurs in the training split, (V,) as int64."""
-    verified: str = "nothing"
-    """What loading verified."""
+
+    def loader(self, plan: LoaderPlan) -> TextLoader:
+        return TextLoader(self, plan)
+
+
+class TextLoader(Loader):
+    """Loads segments from tokens that lie in the device's memory."""
+
+    def __init__(self, corpus: Corpus, plan: LoaderPlan) -> None:
+        super().__init__(corpus, plan)
+        self.tokens: dict[Split, Tensor] = {
+            "training": corpus.training.to(plan.device),
+            "validation": corpus.validation.to(plan.device),
+            "test": corpus.test.to(plan.device),
+        }
+        self.frequencies = corpus.frequencies
+        self.examples = (self.sizes["training"] - 1) // plan.segment
+        self.batches = steps_per_epoch(self.sizes["training"], plan.batch_size, plan.segment)
+        self.batch_samples = plan.batch_size * plan.segment
+
+    def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        plan = self.plan
+        return training_batches(
+            self.tokens["training"], plan.batch_size, plan.segment, plan.ranks, first
+        )
+
+    def evaluation(self, split: Split) -> Iterator[Batch]:
+        plan = self.plan
+        return evaluation_batches(self.tokens[split], EVALUATION_STREAMS, plan.segment, plan.ranks)
+
+    def samples(self, chosen: Tensor) -> Batch:
+        places = torch.arange(self.plan.segment + 1) + self.plan.segment * chosen[:, None]
+        found = self.tokens["training"][places.to(self.plan.device)].long()
+        return found[:, :-1], found[:, 1:]
 
 
 def build(lines: Mapping[Split, Lines], threshold: int = 1) -> Corpus:
@@ -102,7 +135,7 @@ def check_segments(tokens: int, batch_size: int, segment: int, memory: int = 0) 
     """
     if not 1 <= segment < tokens:
         problem = f"not a part of the {tokens:,} training tokens"
-        raise config_error("recipe.segment_length", segment, problem, f"1 to {tokens - 1}")
+        raise config_error("recipe.segment", segment, problem, f"1 to {tokens - 1}")
     most = tokens // (segment + 1)
     if not 1 <= batch_size <= most:
         problem = f"{tokens:,} training tokens have no segment of {segment} for each stream"
@@ -110,7 +143,7 @@ def check_segments(tokens: int, batch_size: int, segment: int, memory: int = 0) 
     length = tokens // batch_size
     if not 0 <= memory <= length:
         problem = f"not a part of a stream of {length:,} training tokens"
-        raise config_error("recipe.memory_length", memory, problem, f"0 to {length}")
+        raise config_error("recipe.memory", memory, problem, f"0 to {length}")
 
 
 def training_batches(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from acdc.frozen import added
 from acdc.messages import config_error
 from acdc.methods.contract import Context, Densities, Deviation, Product, SparseMethod
 from acdc.methods.optimizer import reset_momentum
@@ -19,6 +20,7 @@ from acdc.methods.plan import Plan
 from acdc.methods.settings import ScopedSettings
 from acdc.sparsity.apply import apply_masks
 from acdc.sparsity.flops import LayerCost, forward_flops
+from acdc.sparsity.layers import embeddings
 from acdc.sparsity.masks import Masks, count_nonzeros, mask_change
 from acdc.sparsity.patterns import Grouping, check_pattern, parse_pattern, pattern_masks
 from acdc.sparsity.released import released_masks
@@ -44,6 +46,10 @@ class Settings(ScopedSettings):
     sparse one."""
     selection: Literal["exact", "released"] = "exact"
     """Keep the exact number of weights, or one fewer and no ties as the released code does."""
+
+    embedding_sparsity: float = added(0.0, ge=0, lt=1)
+    """Fraction of the embeddings that sparse phases prune, ranked apart from the other weights, on
+    which alone the sparsity counts. A table that the softmax shares is pruned for both."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> Settings:
@@ -126,6 +132,9 @@ class ACDC(SparseMethod[Settings]):
         if settings.pattern is not None:
             exempt = settings.exempt(plan.layers)
             check_pattern(plan.layers, exempt, settings.pattern, settings.grouping, plan.sparsity)
+        if settings.embedding_sparsity and not embeddings(plan.layers):
+            key, problem = "settings.embedding_sparsity", "the model has no embeddings"
+            raise config_error(key, settings.embedding_sparsity, problem, "0")
 
     def setup(self, context: Context) -> None:
         super().setup(context)
@@ -148,6 +157,11 @@ class ACDC(SparseMethod[Settings]):
         self.previous = self.masks
 
     def _select(self) -> Masks:
+        apart = {name: self.weights[name] for name in embeddings(self.plan.layers)}
+        share = self.settings.embedding_sparsity
+        return self._select_ranked() | (magnitude_masks(apart, share, "global") if share else {})
+
+    def _select_ranked(self) -> Masks:
         if self.settings.pattern is not None:
             return pattern_masks(self.ranked, *parse_pattern(self.settings.pattern))
         select = released_masks if self.settings.selection == "released" else magnitude_masks

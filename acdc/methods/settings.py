@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from acdc.frozen import Frozen
 from acdc.messages import config_error
-from acdc.sparsity.layers import Layers, dense_layers
+from acdc.sparsity.layers import Layers, dense_layers, embeddings
 
 
 class MethodSettings(Frozen):
@@ -38,12 +38,12 @@ class MethodSettings(Frozen):
         return "-".join(parts)
 
     def exempt(self, layers: Layers) -> tuple[str, ...]:
-        """Return the layers that the sparsity does not count over, none by default.
+        """Return the layers that the sparsity does not count over, by default embeddings.
 
         Raises:
             ConfigError: the settings name unknown layers, or leave none to prune.
         """
-        return ()
+        return embeddings(layers)
 
 
 class ScopedSettings(MethodSettings):

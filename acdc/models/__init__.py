@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acdc import seeds
-from acdc.data import DATASETS, ImageSpec
+from acdc.data import DATASETS, ImageSpec, TextSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,22 +31,23 @@ class Architecture:
         return self.build(*sizes)
 
 
-def _network(kind: str, *size: int, **shape: Any) -> Architecture:
+def _network(name: str, *size: int, kind: str = ImageSpec.kind, **shape: Any) -> Architecture:
     """Return the network of a class, ``module.Class``, imported on use."""
 
     def build(*sizes: int) -> nn.Module:
-        module, _, name = kind.partition(".")
-        made: nn.Module = getattr(importlib.import_module(f"acdc.models.{module}"), name)(
+        module, _, cls = name.partition(".")
+        made: nn.Module = getattr(importlib.import_module(f"acdc.models.{module}"), cls)(
             *size, *sizes, **shape
         )
         return made
 
-    return Architecture(build)
+    return Architecture(build, kind)
 
 
 _resnet = functools.partial(_network, "resnet.ResNet")
 _wide_resnet = functools.partial(_network, "wide_resnet.WideResNet")
 _mobilenet_v1 = functools.partial(_network, "mobilenet.MobileNetV1")
+_transformer_xl = functools.partial(_network, "transformer_xl.TransformerXL", kind=TextSpec.kind)
 
 
 def _resnet50(channels: int, classes: int) -> nn.Module:
@@ -62,6 +63,14 @@ def _resnet50(channels: int, classes: int) -> nn.Module:
 
 
 _STEM: dict[str, Any] = {"stem_kernel": 7, "stem_stride": 4, "stem_pool": True}
+
+_SMALL_TEXT: dict[str, Any] = {
+    "cutoffs": (),
+    "div_val": 1,
+    "init_std": 0.02,
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+}
 
 MODELS: dict[str, Architecture] = {
     # Residual networks for small images (He et al. 2015, Section 4.2): depth 6n + 2.
@@ -88,6 +97,17 @@ MODELS: dict[str, Architecture] = {
     # Relatives for images of 28 x 28 or 32 x 32 and one GPU.
     "mobilenet_v1_x0_5_s1": _mobilenet_v1(multiplier=0.5, stem_stride=1),
     "wrn16_4": _wide_resnet(16, 4),
+    # The large model for WikiText-103, and small ones without adaptive embeddings.
+    "transformer_xl": _transformer_xl(),
+    "transformer_xl_l2_w64": _transformer_xl(
+        layers=2, width=64, heads=4, head_width=16, inner=256, **_SMALL_TEXT
+    ),
+    "transformer_xl_l3_w96": _transformer_xl(
+        layers=3, width=96, heads=4, head_width=24, inner=384, **_SMALL_TEXT
+    ),
+    "transformer_xl_l6_w192": _transformer_xl(
+        layers=6, width=192, heads=6, head_width=32, inner=768, **_SMALL_TEXT
+    ),
 }
 """The networks by name."""
 

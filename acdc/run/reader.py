@@ -7,6 +7,7 @@ Nothing here imports torch, and nothing raises because of a damaged file: it is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -202,9 +203,10 @@ class _Epoch(Record):
     learning_rate: Positive
     sparsity: Fraction
     train_loss: Positive
-    train_accuracy: Fraction | None = None
+    train_accuracy: Fraction = math.nan
+    """Not in text, as ``val_accuracy``."""
     val_loss: Positive
-    val_accuracy: Fraction | None = None
+    val_accuracy: Fraction = math.nan
     forward_flops: Positive
     train_flops: Positive
     train_flops_published: Positive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AllowInfNan,
@@ -18,12 +18,15 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 
+from acdc.data import DATASETS
 from acdc.errors import RunDirectoryError
 from acdc.files import write_json
 from acdc.frozen import fingerprint, tuples
 from acdc.messages import shown
+from acdc.metrics import ACCURACY
 
 RESULT = "result.json"
 SCHEMA: Literal[2] = 2
@@ -169,6 +172,16 @@ class FinishedResult(_Trained):
     products: dict[str, Evaluations]
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """The sha256 of each file of weights and of optimizer state."""
+
+    @model_validator(mode="after")
+    def _has_its_metric(self) -> Self:
+        spec = DATASETS.get(str(self.config.get("dataset")))
+        if spec is not None and spec.metric is ACCURACY:
+            for product in self.products.values():
+                for evaluation in (product.last, product.best):
+                    if None in (evaluation.val_accuracy, evaluation.test_accuracy):
+                        raise ValueError("an accuracy is missing")
+        return self
 
 
 class DivergedResult(_Trained):

@@ -11,7 +11,7 @@ from torch import nn
 
 from acdc.messages import config_error
 
-LayerKind = Literal["convolution", "depthwise", "linear"]
+LayerKind = Literal["convolution", "depthwise", "linear", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,21 @@ Layers = Mapping[str, Layer]
 
 
 def prunable_layers(model: nn.Module) -> dict[str, Layer]:
-    """Return the layers whose weights count for sparsity: convolutions and linear layers.
+    """Return the layers with weights to prune: convolutions, linear layers and embeddings.
 
-    Biases and normalisation are never pruned (paper, Section 4).
+    Embeddings are exempt unless a setting of their own prunes them. Biases and normalisation are
+    never pruned (paper, Section 4).
     """
     return {
         f"{name}.weight" if name else "weight": Layer(tuple(module.weight.shape), _kind(module))
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding)
     }
 
 
-def _kind(module: nn.Conv2d | nn.Linear) -> LayerKind:
+def _kind(module: nn.Conv2d | nn.Linear | nn.Embedding) -> LayerKind:
+    if isinstance(module, nn.Embedding):
+        return "embedding"
     if isinstance(module, nn.Linear):
         return "linear"
     return "depthwise" if module.groups == module.in_channels > 1 else "convolution"
@@ -55,8 +58,13 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: model.get_parameter(name) for name in prunable_layers(model)}
 
 
+def embeddings(layers: Layers) -> tuple[str, ...]:
+    """Return the layers that are embeddings."""
+    return tuple(name for name, layer in layers.items() if layer.kind == "embedding")
+
+
 def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the layers that settings keep dense, in the order of the modules.
+    """Return the layers that settings keep dense, embeddings included, in the modules' order.
 
     Args:
         layers: all prunable layers.
@@ -66,7 +74,7 @@ def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: a name is none of these, or no layer is left to prune.
     """
-    names = list(layers)
+    names = [name for name, layer in layers.items() if layer.kind != "embedding"]
     groups = {
         "first": names[:1],
         "last": names[-1:],
@@ -83,4 +91,4 @@ def dense_layers(layers: Layers, wanted: Sequence[str]) -> tuple[str, ...]:
     if dense == set(names):
         given = ", ".join(wanted)
         raise config_error("settings.dense_layers", given, "no layer is left to prune", "fewer")
-    return tuple(name for name in names if name in dense)
+    return tuple(name for name in layers if name in dense or name not in names)

@@ -28,7 +28,7 @@ from acdc.sparsity.masks import count_nonzeros
 from acdc.training.evaluation import Score
 from acdc.training.optimizers import build_optimizer
 from acdc.training.precision import Arithmetic
-from acdc.training.task import TASKS
+from acdc.training.tasks import TASKS
 
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
@@ -69,10 +69,11 @@ class TrainState:
                 device=self.device,
                 ranks=ranks,
                 workers=engine.workers,
+                segment=recipe.segment,
             )
         )
-        self.batches = self.loader.sizes["training"] // recipe.batch_size
-        self.samples_per_epoch = self.batches * recipe.batch_size
+        self.batches = self.loader.batches
+        self.samples_per_epoch = self.batches * self.loader.batch_samples
         """What FLOPs are counted for: images or tokens."""
         self.model = build_model(config.model, config.dataset, config.seed).to(self.device)
         self.task = TASKS[spec.kind](spec, recipe, self.loader, ranks)
@@ -121,14 +122,14 @@ class TrainState:
         self, batches: int, size: int, *position: int, training: bool = False
     ) -> Iterator[dict[str, Tensor]]:
         """Yield gradients of mini-batches at the current weights; see GradientSource."""
-        images = self.loader.sizes["training"]
+        examples = self.loader.examples
         generator = seeds.generator(self.config.seed, "gradient_samples", *position)
-        order = torch.randperm(images, generator=generator)
+        order = torch.randperm(examples, generator=generator)
         kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         was_training = self.model.training
         try:
             for batch in range(batches):
-                chosen = order[torch.arange(batch * size, (batch + 1) * size) % images]
+                chosen = order[torch.arange(batch * size, (batch + 1) * size) % examples]
                 self.model.train(training)
                 found = self._gradient(chosen, *position, batch)
                 yield dict(zip(self.weights, found, strict=True))

@@ -1,7 +1,7 @@
 """Tasks: what a batch, a loss and a score are, so that the loop and the methods need not know.
 
-``TASKS`` has a task for each kind of data set. A new kind is a class here or beside it, a
-``DatasetSpec`` and networks.
+A new kind is a class beside these, an entry in ``acdc.training.tasks``, a ``DatasetSpec``, and
+networks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from acdc.config.recipe import Recipe
 from acdc.data.loader import Loader
-from acdc.data.spec import DatasetSpec, ImageSpec
+from acdc.data.spec import DatasetSpec
 from acdc.distributed import Ranks
-from acdc.sparsity.flops import LayerCost, layer_costs
-from acdc.training.evaluation import Score, evaluate, evaluate_relabelled
+from acdc.sparsity.flops import LayerCost
+from acdc.training.evaluation import Score
 
 
 @dataclass(frozen=True)
@@ -88,34 +88,3 @@ class Task(abc.ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take this rank's share of what ``state_dict`` returned."""
-
-
-class ImageTask(Task):
-    """Images are classified; the loss is cross entropy."""
-
-    @staticmethod
-    def costs(spec: ImageSpec, recipe: Recipe, model: nn.Module) -> tuple[LayerCost, ...]:
-        return layer_costs(model, spec.input_shape)
-
-    def forward(self, network: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Forward:
-        outputs = network(inputs)
-        loss = nn.functional.cross_entropy(
-            outputs, targets, label_smoothing=self.recipe.label_smoothing
-        )
-        return Forward(loss, (outputs.detach().argmax(dim=1) == targets).sum())
-
-    def plain_loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(model(inputs), targets, reduction="sum")
-
-    def score(self, model: nn.Module, split: Literal["validation", "test"]) -> Score:
-        return evaluate(model, self.loader, split, self.ranks)
-
-    def record(self, model: nn.Module, correct: int, samples: int) -> dict[str, float]:
-        found = {"train_accuracy": correct / samples}
-        if self.loader.relabelled is not None:
-            found |= evaluate_relabelled(model, self.loader, self.loader.relabelled, self.ranks)
-        return found
-
-
-TASKS: dict[str, type[Task]] = {"images": ImageTask}
-"""By the kind of a data set."""

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from acdc.config.run import RunConfig, parse_run
-from acdc.data import DATASETS
+from acdc.data import DATASETS, IMAGES
 from acdc.data.loader import LoaderPlan
-from acdc.data.memory import ImageSet, relabel
+from acdc.data.memory import ImageSet, MemoryLoader, relabel
 from acdc.distributed import Ranks
 from acdc.training.evaluation import evaluate_relabelled
-from acdc.training.state import TrainState
+from acdc.training.images import ImageTask
 from tests.support import METHOD_SETTINGS, journal, network_of, train, weight_files
 
 SMALL = ("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled")
@@ -87,13 +88,13 @@ def test_labels_are_uniform_over_all_classes_and_independent_of_the_true_ones() 
 
 
 def test_the_sets_relabel_as_many_as_the_paper_or_the_same_share() -> None:
-    counts = {name: spec.relabelled for name, spec in DATASETS.items() if spec.relabelled}
+    counts = {name: spec.relabelled for name, spec in IMAGES.items() if spec.relabelled}
     assert counts["cifar10_relabelled"] == 1_000
-    shares = {name: counts[name] / DATASETS[name].training_images for name in counts}
+    shares = {name: counts[name] / IMAGES[name].training_images for name in counts}
     assert shares["fashion_mnist_relabelled"] == shares["cifar10_relabelled"]
     for name in counts:
-        plain = DATASETS[name.removesuffix("_relabelled")]
-        assert DATASETS[name].training_images == plain.training_images
+        plain = IMAGES[name.removesuffix("_relabelled")]
+        assert IMAGES[name].training_images == plain.training_images
 
 
 # The measurement
@@ -123,14 +124,14 @@ def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
 ) -> None:
     images = loaded(SMALL[0])
     counted = []
-    measured = TrainState.memorized
+    measured = ImageTask.record
 
-    def both(trainer: TrainState) -> dict[str, float]:
-        counted.append(by_hand(images, trainer.model))
-        trainer.model.train()  # which evaluation must not rely on
-        return measured(trainer)
+    def both(task: ImageTask, model: nn.Module, *counts: int) -> dict[str, float]:
+        counted.append(by_hand(images, model))
+        model.train()  # which evaluation must not rely on
+        return measured(task, model, *counts)
 
-    monkeypatch.setattr(TrainState, "memorized", both)
+    monkeypatch.setattr(ImageTask, "record", both)
     config = on(SMALL[0], method="acdc", settings=METHOD_SETTINGS["acdc"], sparsity=0.9, epochs=4)
     train(config, tmp_path)
     keys = ("relabelled_given_accuracy", "relabelled_true_accuracy")
@@ -145,7 +146,7 @@ def test_measuring_changes_nothing_of_the_training(
 ) -> None:
     config = on(SMALL[0])
     train(config, tmp_path / "measured")
-    monkeypatch.setattr(TrainState, "memorized", lambda trainer: {})
+    monkeypatch.setattr(MemoryLoader, "relabelled", property(lambda _: None, lambda *_: None))
     train(config, tmp_path / "unmeasured")
     measured, unmeasured = (
         tmp_path / name / config.run_name for name in ("measured", "unmeasured")

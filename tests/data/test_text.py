@@ -99,6 +99,7 @@ def tokens_of(text: str) -> list[str]:
     [
         ("all", 1, 3, (826_659, 46_883, 43_077, 6_992)),
         ("small", 5, 5, (175_914, 11_439, 9_059, 2_195)),
+        ("tiny", 30, 3, (31_370, 1_895, 1_447, 944)),
     ],
 )
 def test_kjv(source: str, every: int, threshold: int, sizes: tuple[int, ...]) -> None:
@@ -111,7 +112,7 @@ def test_kjv(source: str, every: int, threshold: int, sizes: tuple[int, ...]) ->
             words[place.get(number % 40, "training")] += [*tokens_of(text), EOS]
     assert_is_corpus_of(corpus, words, threshold)
     assert (*(len(getattr(corpus, name)) for name in SPLITS), len(corpus.vocabulary)) == sizes
-    assert corpus.vocabulary[:3] == (",", "the", "and")
+    assert set(corpus.vocabulary[:3]) == {",", "the", "and"}
     assert {"LORD", "Lord", "lord", f"{APOSTROPHE}s", "Beer-sheba", EOS} <= set(corpus.vocabulary)
 
 
@@ -262,12 +263,12 @@ def test_evaluation_predicts_each_token_but_the_first_once(
 @pytest.mark.parametrize(
     ("tokens", "batch_size", "segment", "memory", "key"),
     [
-        (100, 10, 0, 0, "segment_length"),
-        (100, 1, 100, 0, "segment_length"),
+        (100, 10, 0, 0, "segment"),
+        (100, 1, 100, 0, "segment"),
         (100, 0, 5, 0, "batch_size"),
         (100, 11, 9, 0, "batch_size"),
-        (100, 10, 9, 11, "memory_length"),
-        (100, 10, 9, -1, "memory_length"),
+        (100, 10, 9, 11, "memory"),
+        (100, 10, 9, -1, "memory"),
         (100, 10, 9, 10, ""),
         (100, 1, 99, 100, ""),
     ],

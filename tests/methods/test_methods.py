@@ -134,6 +134,8 @@ def test_every_option_is_tried() -> None:
                 tried.setdefault(key, []).append(value)
         schema = get_method(method).Settings
         for key, field in schema.model_fields.items():
+            if key == "embedding_sparsity":  # in tests/training/test_text.py
+                continue
             assert key in tried, f"{method}: no test sets settings.{key}"
             values = [*tried[key], field.default]
             for option in literals(field.annotation):

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from acdc.distributed import Ranks
 from acdc.models.dropout import WholeBatch
 from acdc.models.transformer_xl import TransformerXL, relative_shift
-from acdc.sparsity.layers import prunable_layers
+from acdc.sparsity.layers import dense_layers, embeddings, prunable_layers
 from conformance.vectors import hashval
 
 WORDS, CUTOFFS = 40, (10, 16, 30)
@@ -117,11 +117,15 @@ def test_the_large_network_has_285_million_weights() -> None:
     assert weights(267_735, **DEFAULTS | {"cutoffs": (20_000, 40_000, 200_000)}) == 285_170_506
 
 
-def test_prunable_layers_are_all_but_tables_and_biases() -> None:
+def test_prunable_layers_are_all_but_biases() -> None:
     model = small(layers=1)
     layer = [f"layers.0.{name}.weight" for name in ("q", "kv", "r", "o", "inner", "outer")]
     projections = [f"embedding.projections.{cluster}.weight" for cluster in range(4)]
-    assert list(prunable_layers(model)) == [*projections, *layer, "softmax.projection.weight"]
+    tables = [f"embedding.tables.{cluster}.weight" for cluster in range(4)]
+    found = prunable_layers(model)
+    assert list(found) == [*tables, *projections, *layer, "softmax.projection.weight"]
+    assert embeddings(found) == tuple(tables)
+    assert dense_layers(found, ["first", "last"]) == (*tables, projections[0], list(found)[-1])
 
 
 @pytest.mark.parametrize("heads", [1, 3])

@@ -29,6 +29,7 @@ from tests.support import (
     interrupt,
     resumptions,
     tiny_config,
+    train_broken,
 )
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -182,11 +183,6 @@ def test_a_run_whose_result_is_lost_finishes_again_and_leaves_nothing_beside(
     assert_same_run(folder, run(config, Options(tmp_path), reporter), expected, whole)
     assert reporter.epochs == []
     assert files(folder) == files(expected)
-
-
-def train_broken(config: RunConfig, runs: Path, reporter: Silent) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(config, Options(runs, checkpoint_interval_s=0), reporter)
 
 
 @pytest.mark.parametrize("method", ["acdc", "rigl"])

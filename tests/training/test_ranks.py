@@ -30,7 +30,16 @@ from acdc.models.normalization import share_statistics
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
 from acdc.training.state import Engine
-from tests.support import METHODS, OPTIMIZERS, Drive, Silent, journal, resumptions, tiny_config
+from tests.support import (
+    METHODS,
+    OPTIMIZERS,
+    Drive,
+    Silent,
+    journal,
+    resumptions,
+    tiny_config,
+    tiny_text,
+)
 
 RANKS = 2
 
@@ -96,7 +105,7 @@ def test_without_averaged_gradients_they_would_not_be(tmp_path: Path) -> None:
 DROPOUT = {"model": "wrn10_2_w8_s4", "epochs": 2}
 # SNIP's own gradients are of 63 images, which two ranks share unequally.
 CONFIGS = [*map(tiny_config, METHODS), *(tiny_config(m, **DROPOUT) for m in ("dense", "snip"))]
-CONFIGS.append(tiny_config("acdc", recipe=OPTIMIZERS["lamb"]))
+CONFIGS += [tiny_config("acdc", recipe=OPTIMIZERS["lamb"]), tiny_text("acdc")]
 
 
 class Killed(Silent):
