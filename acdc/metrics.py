@@ -37,7 +37,7 @@ class Metric:
         That is an accuracy below 18.2 % of ten classes, 0.2 % of a thousand. A run that guesses
         exceeds it with a probability below 1e-5 on 359 test images or more; one that collapsed to a
         few classes can be many standard errors above 1 / classes, and is not to be compared either.
-        A perplexity is that of choosing between so many answers.
+        A perplexity of N is that of choosing among N equally likely answers.
         """
         if self.name == "accuracy":
             return value < 100 * 2 / (answers + 1)

@@ -34,7 +34,7 @@ _TOKEN = re.compile(r"\u2019s\b|\w+(?:-\w+)*|[^\w\s]")
 @dataclass(frozen=True)
 class _Part:
     every: int
-    """Of so many stretches of forty chapters the first is used, in all splits."""
+    """The first of every N stretches of forty chapters is used, in all splits."""
     threshold: int
     """Rarer words are ``<unk>``; WikiText-103's threshold is 3."""
 

@@ -140,7 +140,7 @@ class DatasetSpec(abc.ABC):
             raise DataError(_unreadable(error)) from None
         for split, images in dataset.sizes.items():
             if not images:
-                raise DataError(f"data set {self.title} has no {split} images; it needs more")
+                raise DataError(f"data set {self.title} has no {split} {self.kind}; it needs more")
         return dataset
 
     def _module(self) -> Any:
