@@ -27,7 +27,7 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists_aretuples(cls, data: Any) -> Any:
+    def _lists_are_tuples(cls, data: Any) -> Any:
         """Take the lists of YAML and JSON where a strict model has tuples."""
         return tuples(data)
 

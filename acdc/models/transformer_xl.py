@@ -164,8 +164,6 @@ class TransformerXL(nn.Module):
         memory: Tensor | None = None,
         *,
         memory_length: int | None = None,
-        same_length: bool = False,
-        clamp: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the negative log-likelihoods (natural, single precision) and the next memory.
 
@@ -174,9 +172,6 @@ class TransformerXL(nn.Module):
             targets: the word after each token, (B, T).
             memory: what the segment before returned, (layers, B, M, width); None is empty.
             memory_length: how many tokens' inputs are kept, if other than in training.
-            same_length: whether each token sees itself and as many before it as the memory keeps,
-                instead of all of the memory and the segment.
-            clamp: distances beyond are treated as this one.
 
         Returns:
             (B, T) and (layers, B, at most the memory's length, width), detached.
@@ -187,9 +182,8 @@ class TransformerXL(nn.Module):
             batch, _, width = hidden.shape
             memory = hidden.new_empty(len(self.layers), batch, 0, width)
         segment, earlier = tokens.shape[1], memory.shape[2]
-        hides = hidden.new_ones(segment, earlier + segment, dtype=torch.bool)
-        hides = hides.triu(earlier + 1) | (hides.tril(earlier - kept - 1) & same_length)
-        positions = self._positions(earlier + segment, clamp)
+        hides = hidden.new_ones(segment, earlier + segment, dtype=torch.bool).triu(earlier + 1)
+        positions = self._positions(earlier + segment)
         biases = torch.stack([self.content_bias, self.position_bias])
         inputs = []
         for layer, remembered in zip(self.layers, memory, strict=True):
@@ -201,12 +195,10 @@ class TransformerXL(nn.Module):
         nll: Tensor = self.softmax(flat, targets.flatten(), self.embedding)
         return nll.view(targets.shape), memory
 
-    def _positions(self, length: int, clamp: int | None) -> Tensor:
+    def _positions(self, length: int) -> Tensor:
         """Return sinusoids (length, width) of the distances from length - 1 to 0."""
         distances = torch.arange(length - 1, -1, -1, device=self.frequencies.device)
-        angles = torch.outer(
-            distances.clamp(max=length if clamp is None else clamp), self.frequencies
-        )
+        angles = torch.outer(distances, self.frequencies)
         sinusoids = torch.cat([angles.sin(), angles.cos()], dim=1)
         # Not a dropout layer: these are shared by the batch, of which a process may have a part.
         return F.dropout(sinusoids, self.dropout.p, self.training)

@@ -52,26 +52,21 @@ def read(
 
 
 # What TransfoXLLMHeadModel of transformers 4.30.2 gives (untie_r=False, torch 2.13, float32) for
-# the last of three segments, with the weights of `small` and a first memory of zeros. Its mem_len
-# with same_length counts the token itself. The authors' code agrees as well, from an empty memory.
-PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[float]]]] = {
+# the last of three segments, with the weights of `small` and a first memory of zeros. The authors'
+# code agrees as well, from an empty memory.
+PUBLISHED: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
     "memory": (
-        {}, {},
+        {},
         [[6.086828, 5.419819, 4.840185, 6.145938, 2.457565],
          [5.882225, 5.353996, 2.196749, 5.447451, 3.550169]],
     ),
-    "same length": (
-        {}, {"memory_length": 7, "same_length": True, "clamp": 5},
-        [[6.085823, 5.065125, 4.846665, 6.184049, 2.437162],
-         [5.882104, 5.373480, 2.191366, 5.426394, 3.536961]],
-    ),
     "plain softmax": (
-        {"cutoffs": (), "div_val": 1}, {},
+        {"cutoffs": (), "div_val": 1},
         [[8.314289, 7.430630, 8.484391, 6.090561, 5.409835],
          [6.068062, 6.572794, 1.451233, 4.315361, 6.765470]],
     ),
     "no projections": (
-        {"div_val": 1}, {},
+        {"div_val": 1},
         [[10.526161, 1.162808, 7.946448, 13.670667, 5.190441],
          [11.905823, 5.047915, 1.169299, 7.583453, 1.278172]],
     ),
@@ -80,8 +75,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[float]]]] =
 
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_likelihoods_of_the_published_implementations(case: str) -> None:
-    shape, options, expected = PUBLISHED[case]
-    nll, _ = read(small(**shape), [6, 6, 6], torch.zeros(3, 2, 7, 64).double(), **options)
+    shape, expected = PUBLISHED[case]
+    nll, _ = read(small(**shape), [6, 6, 6], torch.zeros(3, 2, 7, 64).double())
     torch.testing.assert_close(nll[:, 12:17], torch.tensor(expected).double(), rtol=0, atol=3e-6)
 
 
@@ -141,23 +136,10 @@ def test_relative_shift(heads: int, queries: int, keys: int) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[9, 9], [1] * 18, [2, 11, 5]], ids=str)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"memory_length": 18},
-        {"memory_length": 18, "clamp": 4},
-        # Each token sees three before it, wherever its segment began.
-        {"memory_length": 3, "same_length": True},
-        {"memory_length": 5, "same_length": True, "clamp": 2},
-    ],
-    ids=str,
-)
-def test_segments_with_memory_are_one_longer_segment(
-    lengths: list[int], options: dict[str, Any]
-) -> None:
+def test_segments_with_memory_are_one_longer_segment(lengths: list[int]) -> None:
     model = small()
-    whole, memory = read(model, [18], **options)
-    split, last = read(model, lengths, **options)
+    whole, memory = read(model, [18], memory_length=18)
+    split, last = read(model, lengths, memory_length=18)
     torch.testing.assert_close(split, whole, rtol=0, atol=1e-12)
     torch.testing.assert_close(last, memory, rtol=0, atol=1e-12)
 
