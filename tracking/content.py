@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from acdc.errors import RunDirectoryError
+from acdc.messages import plain
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, RunRecord, parse_lines, read_run
 from acdc.run.result import RESULT, Result
 
@@ -126,7 +127,7 @@ def run_content(folder: Path) -> Content | None:
         files={file: folder / file for file in files if (folder / file).exists()},
         tags=tags_of(run),
         params={
-            key: text(value if isinstance(value, str) else json.dumps(value))
+            key: plain(value if isinstance(value, str) else json.dumps(value))
             for key, value in flatten(run.config).items()
         },
         journal=journal,
@@ -204,12 +205,7 @@ def tags_of(run: RunRecord) -> dict[str, str]:
         "git_revision": (run.provenance[-1].git.revision if run.provenance else None) or "",
         "certificate_failures": "; ".join(dict.fromkeys(certificate_failures(result))),
     }
-    return {key: text(value)[:TAG_LENGTH] for key, value in tags.items()}
-
-
-def text(value: object) -> str:
-    """Return a text that every database stores: without lone surrogates and zero bytes."""
-    return str(value).encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return {key: plain(str(value))[:TAG_LENGTH] for key, value in tags.items()}
 
 
 def certificate_failures(result: Result | None) -> Iterator[str]:

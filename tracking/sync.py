@@ -25,7 +25,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tracking.content import STUDY, Content, digest, text
+from acdc.messages import plain
+from tracking.content import STUDY, Content, digest
 from tracking.store import TrackingError, is_down
 
 METRICS_PER_CALL, TAGS_PER_CALL = 900, 100  # MLflow accepts 100 parameters or tags, 1000 in all
@@ -50,7 +51,7 @@ class Experiment:
         Raises:
             TrackingError: the experiment is deleted, or holds the results of another folder.
         """
-        self.client, self.source = client, text(study)
+        self.client, self.source = client, plain(str(study))
         if client.get_experiment_by_name(name) is None:
             with contextlib.suppress(MlflowException):  # another host creates it at this moment
                 client.create_experiment(name, artifact_location=artifacts)

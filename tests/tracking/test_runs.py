@@ -380,12 +380,13 @@ def test_damaged(
 
 
 def test_any_text(one: Path) -> None:
-    """Texts come out as they went in, but for what no database stores."""
+    """Texts come out as they went in, but for control characters, of which they show the code."""
     (one / "result.json").unlink()
     uri = store_uri(one.parent)
-    for error in ("50 % of É and \U0001f40d", "$x_1^2$ \\ [1] & <b>", 'it\'s "1"\t;--', "a\0b"):
+    texts = ("50 % of É and \U0001f40d", "$x_1^2$ \\ [1] & <b>", 'it\'s "1";--')
+    escaped = {"a\0b": "aU+0000b", "a\x1b[31mb": "aU+001B[31mb", "a\tb\nc": "a b c"}
+    for error, stored_as in (escaped | dict(zip(texts, texts, strict=True))).items():
         failure = {"error": error, "exit_status": 7, "final": True}
         (one / "failed.json").write_text(json.dumps(failure))
         sync(one)
-        stored_as = error.replace("\0", "\N{REPLACEMENT CHARACTER}")
         assert tags(uri, only(uri))["error"] == stored_as
