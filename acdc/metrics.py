@@ -15,6 +15,12 @@ class Metric:
     unit: str
     """What it is printed in, with a leading space; empty for a pure number."""
     higher_is_better: bool
+    measures: tuple[str, ...]
+    """What it is computed from; records must hold these of every split."""
+
+    def keys(self, *splits: str) -> list[str]:
+        """Return the keys that the records of splits must have, such as ``val_accuracy``."""
+        return [f"{split}_{measure}" for split in splits for measure in self.measures]
 
     def of(self, accuracy: float | None, loss: float) -> float:
         """Return the metric: per cent of correct predictions, or the exponential of the loss."""
@@ -48,5 +54,5 @@ class Metric:
         return f"{self.of(accuracy, loss):.{digits}f}{self.unit}"
 
 
-ACCURACY = Metric("accuracy", " %", higher_is_better=True)
-PERPLEXITY = Metric("perplexity", "", higher_is_better=False)
+ACCURACY = Metric("accuracy", " %", True, ("accuracy", "loss"))
+PERPLEXITY = Metric("perplexity", "", False, ("loss",))

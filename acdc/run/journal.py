@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from acdc.files import finite, flush
+from acdc.metrics import Metric
 from acdc.run.reader import parse_lines
 
 
 class Journal:
     """Appends lines to ``journal.jsonl``; a resumed run first cuts it back to its checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metric: Metric | None = None) -> None:
         self.path = path
+        self.metric = metric
 
     @property
     def length(self) -> int:
@@ -28,7 +30,7 @@ class Journal:
         content = self.path.read_bytes()[:length] if self.path.exists() else b""
         if len(content) < length:  # after a power failure
             return f"needs {length} bytes of {self.path}, which has {len(content)}"
-        problem = parse_lines(content, self.path).problem
+        problem = parse_lines(content, self.path, self.metric).problem
         if not problem and content[-1:] not in (b"", b"\n"):
             problem = f"{self.path}: cut within a line"
         return f"needs a whole journal, but {problem}" if problem else None

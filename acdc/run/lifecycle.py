@@ -137,15 +137,13 @@ def _train(
     stops: StopRequests,
 ) -> Result:
     """Train a run whose lease is held, from its newest checkpoint or from the start."""
-    started, folder = time.monotonic(), lease.folder
+    started, folder, metric = time.monotonic(), lease.folder, DATASETS[config.dataset].metric
     files = RunFiles(
         folder,
         lease,
-        Journal(folder / JOURNAL),
+        Journal(folder / JOURNAL, metric),
         Checkpoints(folder / "checkpoint", config.fingerprint),
-        ModelStore(
-            folder / "checkpoint", config.method_class.resumable, DATASETS[config.dataset].metric
-        ),
+        ModelStore(folder / "checkpoint", config.method_class.resumable, metric),
     )
     newest = ranks.on_rank0(lambda: files.checkpoints.newest(reporter.say, files.problem))
     # Before anything of this run takes up memory.

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from acdc.data import DATASETS
 from acdc.errors import SuiteError
 from acdc.frozen import fingerprint
 from acdc.messages import shown
+from acdc.metrics import Metric
 from acdc.run.failures import FAILED, Failure
 from acdc.run.result import (
     RESULT,
@@ -123,7 +125,8 @@ class RunRecord:
     def journal(self) -> JournalRecords:
         """The journal, read when it is first asked for, and compared with the result."""
         path = self.folder / JOURNAL
-        found = read_lines(path)
+        spec = DATASETS.get(str(self.config and self.config.get("dataset")))
+        found = read_lines(path, spec.metric if spec else None)
         if found.problem or not isinstance(self.result, FinishedResult | DivergedResult):
             return found
         expected, epochs = self.result.journal_lines, self.result.config.get("epochs")
@@ -204,9 +207,9 @@ class _Epoch(Record):
     sparsity: Fraction
     train_loss: Positive
     train_accuracy: Fraction = math.nan
-    """Not in text, as ``val_accuracy``."""
     val_loss: Positive
     val_accuracy: Fraction = math.nan
+    """Needed, as ``train_accuracy``, where the metric is computed from it."""
     forward_flops: Positive
     train_flops: Positive
     train_flops_published: Positive
@@ -214,22 +217,28 @@ class _Epoch(Record):
     train_s: Positive
 
 
-def read_lines(path: Path) -> JournalRecords:
-    """Return the records of a journal, which need not exist."""
+def read_lines(path: Path, metric: Metric | None = None) -> JournalRecords:
+    """Return the records of a journal, which need not exist; see ``parse_lines``."""
     try:
-        return parse_lines(path.read_bytes(), path)
+        return parse_lines(path.read_bytes(), path, metric)
     except FileNotFoundError:
         return JournalRecords(())
     except OSError as error:
         return JournalRecords((), f"{path} cannot be read: {error.strerror}")
 
 
-def parse_lines(content: bytes, path: Path) -> JournalRecords:
+def parse_lines(content: bytes, path: Path, metric: Metric | None = None) -> JournalRecords:
     """Return the records of a journal of this content.
 
     Epochs follow each other without a gap; the events of one are before its record.
+
+    Args:
+        content: what the file holds.
+        path: names it in problems.
+        metric: of the run; None if that is not known. An epoch needs what it is computed from.
     """
     records: list[dict[str, Any]] = []
+    needed = metric.keys("train", "val") if metric else []
     epoch: int | None = None
     # What follows the last newline is being written, or was cut short by a kill.
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -237,6 +246,8 @@ def parse_lines(content: bytes, path: Path) -> JournalRecords:
             record = json.loads(line)
             kind = _Event if "event" in record else _Epoch
             kind.model_validate(record)
+            if kind is _Epoch and (missing := [key for key in needed if key not in record]):
+                raise ValueError(f"no {', '.join(missing)}")
             if epoch is not None and record["epoch"] != epoch + 1:
                 raise ValueError(f"epoch {record['epoch']} follows epoch {epoch}")
         except (ValueError, TypeError, RecursionError) as error:

@@ -26,7 +26,6 @@ from acdc.errors import RunDirectoryError
 from acdc.files import write_json
 from acdc.frozen import fingerprint, tuples
 from acdc.messages import shown
-from acdc.metrics import ACCURACY
 
 RESULT = "result.json"
 SCHEMA: Literal[2] = 2
@@ -176,11 +175,10 @@ class FinishedResult(_Trained):
     @model_validator(mode="after")
     def _has_its_metric(self) -> Self:
         spec = DATASETS.get(str(self.config.get("dataset")))
-        if spec is not None and spec.metric is ACCURACY:
+        for key in spec.metric.keys("val", "test") if spec else ():
             for product in self.products.values():
-                for evaluation in (product.last, product.best):
-                    if None in (evaluation.val_accuracy, evaluation.test_accuracy):
-                        raise ValueError("an accuracy is missing")
+                if None in (getattr(product.last, key), getattr(product.best, key)):
+                    raise ValueError(f"{key} is missing")
         return self
 
 

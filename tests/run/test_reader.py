@@ -241,6 +241,9 @@ JOURNALS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
         ("val_accuracy", 1.7), ("val_accuracy", None), ("val_loss", -1.0), ("train_loss", "nan"),
         ("sparsity", 2.0), ("nonzeros", {"a": -1}), ("nonzeros", None), ("train_s", -1.0),
         ("phase", 7), ("event", 7))},
+    **{f"no {key}": lambda lines, key=key: [
+           json.dumps(without(key)(json.loads(text))).encode() for text in lines]
+       for key in ("train_accuracy", "val_accuracy", "val_loss")},
     "a line lost": lambda lines: [*lines[:3], *lines[4:]],
     "an epoch lost": lambda lines: [t for t in lines if json.loads(t).get("val_loss") is None
                                     or json.loads(t)["epoch"] != 2],
