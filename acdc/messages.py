@@ -55,6 +55,19 @@ def plain(text: str) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in words, in two units at most: ``42 s``, ``2 h 05 min``, ``4 d 04 h``."""
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24:,} d {hours % 24:02d} h"
+
+
 def allowed_values(value: object, allowed: str | Iterable[object]) -> str:
     """Return ``Allowed: ...``; the name that was probably meant is suggested first."""
     if isinstance(allowed, str):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from acdc.data import DATASETS
+from acdc.messages import duration
 from acdc.run.reader import read_run
 from acdc.run.sources import staleness
 from reports import chapter, encoding, statements, text
@@ -206,7 +207,7 @@ def facts(tables: Tables, stale: Mapping[str, str]) -> dict[str, str]:
     there = tables.progress(tables.by_run) or f"{len(each)}"
 
     def total(field: str) -> str:
-        return text.duration(sum(getattr(row, field) or 0.0 for row in each))
+        return duration(sum(getattr(row, field) or 0.0 for row in each))
 
     def listed(words: Callable[[RunRow], str | None], separator: str = "; ") -> str:
         found = dict.fromkeys(filter(None, map(words, each)))

@@ -105,16 +105,6 @@ def signed(value: float, digits: int = 2) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words of at most two units, such as ``2 h 5 min``."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def percent(fraction: float) -> str:
     """Return a fraction as per cent without trailing zeros, such as ``90 %``."""
     return f"{100 * fraction:.6g} %"

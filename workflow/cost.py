@@ -24,6 +24,7 @@ from tabulate import tabulate
 
 from acdc.config.recipe import Recipe
 from acdc.data import DATASETS
+from acdc.messages import duration
 from acdc.methods.registry import get_method
 from acdc.models import build_model
 from acdc.run.reader import read_run
@@ -182,7 +183,7 @@ class Cost:
     def describe(self, device: str) -> str:
         """Return the cost in words."""
         flops, storage = f"{self.dense_flops:.3g} dense FLOPs", size(self.storage)
-        return f"{flops}, {hours(self.gpu_hours)} on {device}, {storage}"
+        return f"{flops}, {duration(3600 * self.gpu_hours)} on {device}, {storage}"
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def estimate(study: Study, results: Path, gpu: str | None = None) -> Estimate:
     total = line(study.scale.name, study.runs, set(study.runs))
     found = {work: speeds.images_per_second(work._replace(device=device)) for work in works}
     basis = tuple(
-        f"{w.model} on {w.dataset}, {w.precision}, {device}: {rate:,.0f} images/s, {why}"
+        f"{w.model} on {w.dataset}, {w.precision}, {device}: "
+        f"{rate:,.0f} {DATASETS[w.dataset].samples}/s, {why}"
         for w, (rate, why) in found.items()
     )
     return Estimate(tuple(lines), total, costs, device, basis)
@@ -272,11 +274,6 @@ def _left(found: Estimate) -> str:
     )
 
 
-def hours(value: float) -> str:
-    """Return hours with three significant digits."""
-    return f"{value:,.0f} h" if value >= 100 else f"{value:.3g} h"
-
-
 def size(count: float) -> str:
     """Return bytes in units of a thousand, such as 1.23 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -290,7 +287,7 @@ def show(found: Estimate) -> Iterator[str]:
     """Yield an estimate as text: a table and explanations."""
 
     def cells(cost: Cost) -> list[str]:
-        return [f"{cost.dense_flops:.3g}", hours(cost.gpu_hours), size(cost.storage)]
+        return [f"{cost.dense_flops:.3g}", duration(3600 * cost.gpu_hours), size(cost.storage)]
 
     lines = (*found.lines, dataclasses.replace(found.total, id="total"))
     yield tabulate(

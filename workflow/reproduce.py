@@ -17,8 +17,8 @@ from types import FrameType
 import click
 
 from acdc.errors import SuiteError
+from acdc.messages import duration
 from study.resolve import load
-from workflow.state import clock
 from workflow.status import Overview, Watch
 from workflow.suite import HOLDER, SoleSuite
 
@@ -175,7 +175,7 @@ def _stage(log: Path) -> str:
 def _words(now: Overview, stage: str, left_s: float | None) -> str:
     """Return the progress in words."""
     ended = sum(now.counts[status] for status in ("done", "diverged", "failed"))
-    left = f"about {clock(left_s)} left" if left_s is not None else "estimating the time"
+    left = f"about {duration(left_s)} left" if left_s is not None else "estimating the time"
     running = now.counts["running"]
     return f"{ended} of {len(now.entries)} runs, {running} running, {stage}; {left}"
 

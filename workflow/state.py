@@ -169,16 +169,3 @@ def _left(records: Sequence[Mapping[str, Any]], epochs: int, pace_s: float | Non
     last = next(r for r in reversed(records) if r.get("event", "resume") == "resume")
     taken = min(max(time.time() - float(last["time"]), 0.0), pace_s)
     return epochs * pace_s - taken
-
-
-def clock(seconds: float) -> str:
-    """Return a duration in words, as precise as an estimate deserves."""
-    if round(seconds) < 60:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24:02d} h"

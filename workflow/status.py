@@ -16,9 +16,10 @@ import click
 from tabulate import tabulate
 
 from acdc.console import Seconds
+from acdc.messages import duration
 from acdc.run.result import RESULT
 from study.model import STUDY, ReportError, Study, read_study
-from workflow.state import RunState, Status, clock, read_state, written
+from workflow.state import RunState, Status, read_state, written
 
 COLOURS: dict[Status, dict[str, Any]] = {
     "running": {"fg": "cyan", "bold": True},
@@ -193,7 +194,7 @@ def cell(state: RunState) -> str:
         "diverged": f"diverged at {state.epoch}",
     }.get(state.status, state.status)
     if state.left_s is not None:
-        words += f", {clock(state.left_s)} left"
+        words += f", {duration(state.left_s)} left"
     if state.resumed:
         words += f" (resumed {state.resumed}x)"
     if state.status == "running" and state.job:
@@ -252,7 +253,7 @@ def summary(overview: Overview) -> str:
     # Rounded down: 100 once the last run has ended.
     text = f"{', '.join(counts)}; {int(100 * overview.done)} % of the training is done"
     if overview.left_s is not None:
-        text += f", about {clock(overview.left_s)} left at the present pace"
+        text += f", about {duration(overview.left_s)} left at the present pace"
     return text
 
 

@@ -21,6 +21,7 @@ from filelock import SoftFileLease
 
 import workflow.state
 from acdc.errors import ConfigError
+from acdc.messages import duration
 from acdc.run.failures import FAILED
 from acdc.run.lease import LEASE, host_at_work
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, read_lines
@@ -31,7 +32,7 @@ from tests.run.test_stops import PATIENCE_S
 from tests.support import epoch_line
 from tests.workflow.conftest import ROOT
 from tests.workflow.ended import NOTHING, end
-from workflow.state import RunState, clock, pace_of, read_state
+from workflow.state import RunState, pace_of, read_state
 from workflow.status import Overview, Watch, cell, entries, show, status, summary
 
 HOUR = 3600.0
@@ -349,7 +350,7 @@ def test_what_trains_on_no_image_has_no_speed(tmp_path: Path, take: Take) -> Non
 def test_durations() -> None:
     seconds = (59.4, 59.6, 3599, 2 * HOUR + 300, 47 * HOUR, 100 * HOUR)
     words = ["59 s", "1 min", "1 h 00 min", "2 h 05 min", "47 h 00 min", "4 d 04 h"]
-    assert [clock(value) for value in seconds] == words
+    assert [duration(value) for value in seconds] == words
 
 
 # The matrix
