@@ -85,6 +85,11 @@ class RunConfig(Frozen):
         if augmentation not in dataset.augmentations:
             problem = f"does not suit the {dataset.kind} of {self.dataset}"
             raise config_error("recipe.augmentation", augmentation, problem, dataset.augmentations)
+        for key in dataset.unused:
+            value, default = getattr(self.recipe, key), Recipe.model_fields[key].default
+            if value != default:
+                problem, allowed = f"no effect on {dataset.kind}", f"{default}, the default"
+                raise config_error(f"recipe.{key}", value, problem, allowed)
         if not self.layers:
             problem = "has no layer to prune"
             allowed = "a model with convolutions or linear layers"

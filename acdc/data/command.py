@@ -26,7 +26,7 @@ class Finding:
     folder: Path | None
     problem: str = ""
     """What is wrong and how to fix it, or else what there is to remark."""
-    images: Dataset[Any] | None = None
+    loaded: Dataset[Any] | None = None
     """The data set, if it is there."""
 
 
@@ -36,10 +36,10 @@ def examine(spec: DatasetSpec) -> Finding:
     if place.folder is None and place.missing:
         return Finding("missing", None, place.missing)
     try:
-        images = spec.load()
+        loaded = spec.load()
     except DataError as error:
         return Finding("incomplete", place.folder, str(error))
-    return Finding("there", place.folder, images.remark, images)
+    return Finding("there", place.folder, loaded.remark, loaded)
 
 
 @click.group("data")
@@ -52,7 +52,7 @@ def data_command() -> None:
 @click.option(
     "--manifest",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the number of images of each set as JSON, if all are usable.",
+    help="Write the number of images or tokens of each set as JSON, if all are usable.",
 )
 def check(names: tuple[str, ...], manifest: Path | None) -> None:
     """Show which data sets (default: all) are present and intact, and how to get the others.
@@ -67,13 +67,14 @@ def check(names: tuple[str, ...], manifest: Path | None) -> None:
     rows, sizes = [], {}
     for name, found in findings.items():
         counts, verified = "", ""
-        if found.images is not None:
-            sizes[name] = {"title": DATASETS[name].title, "images": found.images.sizes}
-            counts = " + ".join(f"{count:,}" for count in found.images.sizes.values())
-            verified = found.images.verified
+        if found.loaded is not None:
+            spec = DATASETS[name]
+            sizes[name] = {"title": spec.title, spec.samples: found.loaded.sizes}
+            counts = " + ".join(f"{count:,}" for count in found.loaded.sizes.values())
+            verified = found.loaded.verified
         rows.append([name, found.state, counts, verified, str(found.folder or "")])
-    images = "images: training + validation + test"
-    headings = ["data set", "", images, "verified", "where"]
+    counted = "images or tokens: training + validation + test"
+    headings = ["data set", "", counted, "verified", "where"]
     click.echo(table(headings, rows, [28, 10, 24, 15, 44]))
     # Sets that share files share problems.
     for problem in dict.fromkeys(finding.problem for finding in findings.values()):

@@ -70,8 +70,12 @@ class DatasetSpec(abc.ABC):
 
     kind: ClassVar[str]
     """The kind of task: it decides what a batch, a loss and a metric are."""
+    samples: ClassVar[str]
+    """What steps and FLOPs are counted for."""
     metric: ClassVar[Metric]
     """How a model is judged."""
+    unused: ClassVar[tuple[str, ...]]
+    """Keys of the recipe that have no effect."""
 
     title: str
     module: str
@@ -83,7 +87,7 @@ class DatasetSpec(abc.ABC):
     @property
     @abc.abstractmethod
     def training_samples(self) -> int:
-        """What FLOPs are counted for, images or tokens: those of the training split."""
+        """The number of ``samples`` of the training split."""
 
     @abc.abstractmethod
     def steps(self, batch_size: int, segment: int, memory: int) -> int:
@@ -95,7 +99,7 @@ class DatasetSpec(abc.ABC):
             memory: tokens that the network remembers.
 
         Raises:
-            ConfigError: there would be none, or a key does not apply.
+            ConfigError: there would be none.
         """
 
     @property
@@ -152,8 +156,9 @@ class DatasetSpec(abc.ABC):
 class ImageSpec(DatasetSpec):
     """Images and their classes."""
 
-    kind = "images"
+    kind = samples = "images"
     metric = ACCURACY
+    unused = ("segment", "memory", "evaluation_memory")
 
     channels: int
     image_size: int
@@ -175,9 +180,6 @@ class ImageSpec(DatasetSpec):
     def steps(self, batch_size: int, segment: int, memory: int) -> int:
         from acdc.messages import config_error
 
-        for key, value in {"segment": segment, "memory": memory}.items():
-            if value:
-                raise config_error(f"recipe.{key}", value, "no effect on images", "0, the default")
         if batch_size > self.training_images:
             problem = f"more than the training images of {self.title}"
             allowed = f"1 to {self.training_images}"
@@ -219,7 +221,9 @@ class TextSpec(DatasetSpec):
     """Text, whose words are predicted from those before them."""
 
     kind = "text"
+    samples = "tokens"
     metric = PERPLEXITY
+    unused = ("label_smoothing",)
     vocabulary: int
     """Number of words."""
     training_tokens: int

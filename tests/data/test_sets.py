@@ -302,10 +302,13 @@ def test_check_writes_what_it_found_if_all_is_there(acdc_data: AcdcData, tmp_pat
     manifest = tmp_path / "sets.json"
     assert acdc_data("check", "digits", "cifar10", "--manifest", manifest)[0] == 3
     assert not manifest.exists()
-    assert acdc_data("check", "digits", "--manifest", manifest)[0] == 0
+    assert acdc_data("check", "digits", "kjv_tiny", "--manifest", manifest)[0] == 0
     images = {"training": 1294, "validation": 143, "test": 360}
-    digits = {"title": "Digits (8 x 8)", "images": images}
-    assert json.loads(manifest.read_text()) == {"digits": digits}
+    tokens = {"training": 31370, "validation": 1895, "test": 1447}
+    assert json.loads(manifest.read_text()) == {
+        "digits": {"title": "Digits (8 x 8)", "images": images},
+        "kjv_tiny": {"title": "King James Version, 36 chapters", "tokens": tokens},
+    }
     assert acdc_data("check", "cifar11")[0] == ConfigError.exit_status
 
 

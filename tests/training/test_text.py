@@ -139,9 +139,11 @@ def test_networks_and_keys_of_the_other_kind_are_refused() -> None:
         tiny_text("dense", model="resnet8_s2")
     with pytest.raises(ConfigError, match=r"^model=transformer_xl_l2_w64: .*resnet20"):
         parse_run(tiny_config("dense").model_dump() | {"model": "transformer_xl_l2_w64"})
-    for key in ("segment", "memory"):
+    for key in ("segment", "memory", "evaluation_memory"):
         with pytest.raises(ConfigError, match=f"^recipe.{key}=8: "):
             tiny_config("dense", recipe={key: 8})
+    with pytest.raises(ConfigError, match=r"^recipe.label_smoothing=0.1: "):
+        tiny_text("dense", recipe=tiny_text("dense").recipe.model_dump() | {"label_smoothing": 0.1})
 
 
 @pytest.mark.parametrize("method", ["gmp", "rigl", "top_kast"])
