@@ -1,7 +1,5 @@
 """Fixtures of all tests: one thread, so that results and times do not depend on the machine."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

@@ -1,7 +1,5 @@
 """What several test modules share: golden vectors, a tiny network, and a training loop to drive."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Rooms: imports point downwards, files form no circle, no name of a room above, no huge room."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The command line: options, files and assignments in order, and mistakes as one line."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

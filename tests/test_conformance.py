@@ -1,7 +1,5 @@
 """Every figure of the originals is replayed and agrees, and a wrong one is noticed."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

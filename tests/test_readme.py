@@ -1,7 +1,5 @@
 """What the README promises: its example works, its commands exist, its numbers are real."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

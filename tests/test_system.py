@@ -1,7 +1,5 @@
 """What the system does to a command ends in one sentence and an exit status, at once."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A real SLURM, and studies that are sent to it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

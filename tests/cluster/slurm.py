@@ -5,8 +5,6 @@ without systemd and cgroups. All of its state is below one folder, but for the l
 /etc/slurm/slurm.conf: what Snakemake starts within a job does not inherit SLURM_CONF.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -229,7 +227,6 @@ class Cluster:
         """End a node's slurmd and all that it runs at once, so that SLURM hears no more of it."""
         jobs = set(self.run("squeue", "-hw", name, "--format=%A").split())
         pid = self._pid(f"slurmd-{name}")
-        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         own = [process for process in psutil.process_iter() if _job_of(process) in jobs]
         # Those of SLURM first, which would report that the others ended.

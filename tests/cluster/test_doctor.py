@@ -1,7 +1,5 @@
 """``acdc doctor`` on a real SLURM: what it accepts, what it refuses, and a step on a node."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whatever happens to jobs, nodes and controllers, results are those of undisturbed runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

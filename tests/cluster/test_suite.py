@@ -1,7 +1,5 @@
 """Studies through ``snakemake --profile slurm``: what jobs ask for, failures, packs, two nodes."""
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

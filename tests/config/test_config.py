@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -408,9 +406,7 @@ def test_configurations_are_frozen() -> None:
         config.recipe.lr = 0.5  # type: ignore[misc]
 
 
-def test_models_without_a_layer_to_prune(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_models_without_a_layer_to_prune(monkeypatch: pytest.MonkeyPatch) -> None:
     pooling = Architecture(lambda channels, classes: nn.AdaptiveAvgPool2d(1))
     monkeypatch.setitem(MODELS, "pooling", pooling)
     with pytest.raises(ConfigError, match=r"^model[:=]"):

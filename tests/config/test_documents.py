@@ -1,7 +1,5 @@
 """YAML means what its readers think that it means."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

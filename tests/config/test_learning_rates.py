@@ -1,7 +1,5 @@
 """Learning-rate schedules are functions of the step, with linear warm-up where they have one."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import get_args

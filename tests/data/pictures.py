@@ -1,7 +1,5 @@
 """Small image files in class folders, for tests of data sets in files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batches of sets in memory: in the order of the seed, augmented within bounds, shared by ranks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

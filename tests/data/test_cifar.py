@@ -1,7 +1,5 @@
 """CIFAR is read as torchvision lays it out, verified before it is unpickled, moved by four."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections.abc import Callable

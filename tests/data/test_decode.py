@@ -1,7 +1,5 @@
 """One image file: the crop and the centre of torchvision, to the bit."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from types import ModuleType

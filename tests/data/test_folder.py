@@ -1,7 +1,5 @@
 """Images in files: found, verified, loaded the same by any workers and ranks, and trained on."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Random labels: drawn once for all runs, of some training images only, and measured exactly."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ SMALL = ("fashion_mnist_1k_relabelled", "fashion_mnist_2k_relabelled")
 
 def loaded(name: str) -> ImageSet:
     images = DATASETS[name].load()
-    assert isinstance(images, ImageSet)
     return images
 
 
@@ -46,7 +43,6 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 def test_only_the_labels_of_so_many_training_images_differ(name: str) -> None:
     changed, plain = loaded(name), loaded(name.removesuffix("_relabelled"))
     relabelled = changed.relabelled
-    assert relabelled is not None
     assert plain.relabelled is None
     numbers = relabelled.numbers
     assert len(numbers) == len(set(numbers.tolist())) == DATASETS[name].relabelled == 100
@@ -55,10 +51,7 @@ def test_only_the_labels_of_so_many_training_images_differ(name: str) -> None:
     others = torch.ones(len(plain.training), dtype=torch.bool)
     others[numbers] = False
     assert torch.equal(changed.training.labels[others], plain.training.labels[others])
-    for images, same in (
-        (changed.validation, plain.validation),
-        (changed.test, plain.test),
-    ):
+    for images, same in ((changed.validation, plain.validation), (changed.test, plain.test)):
         assert torch.equal(images.pixels, same.pixels)
         assert torch.equal(images.labels, same.labels)
     assert torch.equal(changed.training.pixels, plain.training.pixels)
@@ -76,7 +69,6 @@ def test_the_draw_is_the_same_whatever_has_been_drawn_before() -> None:
 def test_labels_are_uniform_over_all_classes_and_independent_of_the_true_ones() -> None:
     plain = loaded("fashion_mnist_10k")
     changed = relabel(plain, 4_500, 10)
-    assert changed.relabelled is not None
     given = changed.training.labels[changed.relabelled.numbers].numpy()
     own = changed.relabelled.true_labels.numpy()
     assert stats.chisquare(np.bincount(given, minlength=10)).pvalue > 1e-3
@@ -101,7 +93,6 @@ def test_the_sets_relabel_as_many_as_the_paper_or_the_same_share() -> None:
 
 
 def by_hand(images: ImageSet, model: torch.nn.Module) -> dict[str, float]:
-    assert images.relabelled is not None
     model.eval()
     given = own = 0
     for number, label in zip(
@@ -113,10 +104,7 @@ def by_hand(images: ImageSet, model: torch.nn.Module) -> dict[str, float]:
         given += predicted == int(images.training.labels[number])
         own += predicted == label
     count = len(images.relabelled)
-    return {
-        "relabelled_given_accuracy": given / count,
-        "relabelled_true_accuracy": own / count,
-    }
+    return {"relabelled_given_accuracy": given / count, "relabelled_true_accuracy": own / count}
 
 
 def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
@@ -167,7 +155,6 @@ def odd() -> ImageSet:
 def measure(ranks: Ranks) -> dict[str, float]:
     plan = LoaderPlan(seed=1, batch_size=60, augmentation="shift", device=torch.device("cpu"))
     images = odd()
-    assert images.relabelled is not None
     model = network_of(on(SMALL[0]))
     return evaluate_relabelled(model, images.loader(plan), images.relabelled, ranks)
 

@@ -1,7 +1,5 @@
 """The sets that come with the suite: what their checksums say, split once for all."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 import json
@@ -193,8 +191,6 @@ def test_a_folder_around_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def digits_file() -> Path:
     spec = importlib.util.find_spec("sklearn")
-    assert spec is not None
-    assert spec.origin is not None
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 

@@ -1,7 +1,5 @@
 """Text: the embedded corpus, WikiText-103's files, vocabularies, streams and their segments."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Data folders as people have them: untidy ones work, damaged ones are named."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

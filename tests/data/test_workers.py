@@ -1,7 +1,5 @@
 """Worker processes: unreadable files are named, and no process outlives what it works for."""
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import os
@@ -89,7 +87,6 @@ def test_workers_ignore_signals_and_end_with_their_parent(
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert process.stdout is not None
     try:
         assert process.stdout.readline() == "batch\n"
         for number in (signal.SIGTERM, signal.SIGUSR1):

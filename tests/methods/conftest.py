@@ -1,7 +1,5 @@
 """Tiny runs of twenty steps."""
 
-from __future__ import annotations
-
 import pytest
 
 from acdc.methods.rewiring import Rewiring

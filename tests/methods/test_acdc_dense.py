@@ -1,7 +1,5 @@
 """Fine-tuning continues from AC/DC's best dense model as if its dense phase had not ended."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from acdc.config.run import RunConfig
@@ -22,9 +20,7 @@ def epochs(folder: Any) -> dict[int, dict[str, Any]]:
     return {record["epoch"]: record for record in journal(folder) if "val_loss" in record}
 
 
-def test_fine_tuning_continues_the_dense_phase(
-    uninterrupted: Uninterrupted,
-) -> None:
+def test_fine_tuning_continues_the_dense_phase(uninterrupted: Uninterrupted) -> None:
     parent_folder, parent = uninterrupted(phased("acdc", *SHORT))
     assert parent["products"]["dense"]["best"]["epoch"] == 3, "the case needs the last to be best"
     folder, result = uninterrupted(phased("acdc_dense", *SHORT))
@@ -51,9 +47,7 @@ def test_cost_includes_the_parent(uninterrupted: Uninterrupted) -> None:
     assert added <= 2 * dense
 
 
-def test_it_starts_from_the_best_dense_model(
-    uninterrupted: Uninterrupted,
-) -> None:
+def test_it_starts_from_the_best_dense_model(uninterrupted: Uninterrupted) -> None:
     # One dense epoch after a sparse one restarts from zeros, so that the first epochs are better.
     config = phased("acdc", ("dense", 0, 3), ("sparse", 3, 4), ("dense", 4, 5), ("sparse", 5, 6))
     _, parent = uninterrupted(config)

@@ -1,7 +1,5 @@
 """What is printed of a method's settings is what its configuration accepts."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """DPF trains the dense weights by the gradient at the pruned ones, whose mask follows them."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -54,9 +52,7 @@ def test_masks_follow_the_stored_weights(distribution: Scope) -> None:
 
 
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
-def test_target_is_exact(
-    distribution: str,
-) -> None:
+def test_target_is_exact(distribution: str) -> None:
     drive = dpf(0.9, distribution=distribution)
 
     def look(step: Step) -> None:

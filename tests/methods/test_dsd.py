@@ -1,7 +1,5 @@
 """DSD's three phases: dense, sparse by layer with zeros that stay, and dense from these zeros."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -61,7 +59,6 @@ def test_sparse_phase() -> None:
             for name, mask in expected.items():
                 assert torch.equal(drive.weights[name] != 0, mask)
                 gradient = drive.weights[name].grad
-                assert gradient is not None
                 assert bool((gradient[~mask] == 0).all())
 
     drive.run(look, at_epoch=begin)
@@ -82,7 +79,6 @@ def test_restored_weights_start_at_zero() -> None:
             assert drive.method.masks == {}
             # The gradient is not masked: dense training.
             for name, weight in drive.weights.items():
-                assert weight.grad is not None
                 assert bool((weight.grad[~masks[name]] != 0).any())
             assert nonzeros(drive.weights) == 90
 

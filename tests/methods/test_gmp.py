@@ -1,7 +1,5 @@
 """GMP follows its ramp to the exact target, with stored weights that survive and may return."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

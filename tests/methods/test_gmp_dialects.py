@@ -1,7 +1,5 @@
 """GMP's dialects: their rules against plain Python, and when they update their masks."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

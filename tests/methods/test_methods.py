@@ -1,7 +1,5 @@
 """What every method has to keep to, with every option that it has."""
 
-from __future__ import annotations
-
 import copy
 import types
 from typing import Any, Literal, Union, get_args, get_origin
@@ -30,10 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"pattern": "1:4", "dense_layers": ["first"]},
         {"pattern": "1:4", "grouping": "flat", "dense_layers": ["first"]},
     ],
-    "dpf": [
-        {},
-        {"begin": 0.25, "end": 0.75, "distribution": "uniform", "dense_layers": ["last"]},
-    ],
+    "dpf": [{}, {"begin": 0.25, "end": 0.75, "distribution": "uniform", "dense_layers": ["last"]}],
     "dsd": [{}, {"dense_layers": ["first"], "final_lr_factor": 1.0}],
     "gmp": [
         {},

@@ -1,7 +1,5 @@
 """One-shot pruning keeps the largest weights of the dense run and trains nothing."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A method that breaks its contract is refused before training is spent, with file and rule."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Phases, drop fractions and learning rates are those of the published configurations."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

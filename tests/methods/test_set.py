@@ -3,8 +3,6 @@
 What it shares with other methods that move connections is tested in test_rewiring.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acdc.step import Step
-from baselines.set import SET, Settings, core_mask
+from baselines.set import Settings, core_mask
 from tests.support import Drive, tiny_config
 
 
@@ -35,7 +33,6 @@ def test_update_times() -> None:
 
 def test_growth_reaches_every_position_about_equally_often() -> None:
     method = set_drive().method
-    assert isinstance(method, SET)
     name = "hidden.weight"
     outside = ~method.masks[name]
     grown = torch.zeros(outside.shape)
@@ -92,7 +89,6 @@ def test_the_original_drops_by_sign() -> None:
 def test_original_rewires_between_epochs() -> None:
     drive = original()
     method = drive.method
-    assert isinstance(method, SET)
     assert set(method.masks) == {"conv.weight", "hidden.weight"}  # the last layer is dense
     counts = method.kept()
     before: dict[str, Tensor] = {}

@@ -3,8 +3,6 @@
 What it shares with other methods that move connections is tested in test_rewiring.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from torch import Tensor
 
 from acdc.methods.phases import cosine_drop_fraction
 from acdc.step import Step
-from baselines.snfs import SNFS
 from tests.support import Drive, costs_of, nonzeros, tiny_config
 
 
@@ -25,13 +22,11 @@ def snfs(**settings: Any) -> Drive:
 def test_mean_gradient(momentum: float) -> None:
     drive = snfs(gradient_momentum=momentum)
     method = drive.method
-    assert isinstance(method, SNFS)
     history: dict[str, list[Tensor]] = {name: [] for name in method.ranked}
 
     def prepare(step: Step) -> None:
         for name, gradients in history.items():
             gradient = drive.weights[name].grad
-            assert gradient is not None
             gradients.append(gradient.double())
 
     def look(step: Step) -> None:
@@ -51,7 +46,6 @@ def test_mean_gradient(momentum: float) -> None:
 def test_growth_by_mean_gradient() -> None:
     drive = snfs(drop_fraction=0.5, drop_noise=0.0)
     method = drive.method
-    assert isinstance(method, SNFS)
     grown_in_all = 0
     updates: list[int] = []
     update_of = method.update

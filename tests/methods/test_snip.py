@@ -1,7 +1,5 @@
 """SNIP prunes once, before training, the weights whose removal changes the loss the least."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -62,9 +60,7 @@ def test_masks_never_change() -> None:
 
 
 @pytest.mark.parametrize("images", [2, 64])
-def test_gradient_is_of_one_training_batch(
-    images: int,
-) -> None:
+def test_gradient_is_of_one_training_batch(images: int) -> None:
     config = tiny_config("snip", sparsity=0.9, settings={"images": images})
     run = TrainState(config, Engine(), Ranks())
     run.begin()

@@ -1,7 +1,5 @@
 """A static network keeps its random masks, and nothing outside them ever moves."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

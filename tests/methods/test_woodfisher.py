@@ -1,7 +1,5 @@
 """WoodFisher's inverse, statistic and update are the original's; its ramp reaches its target."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -209,7 +207,6 @@ def test_momentum_of_pruned_weights_only_decays() -> None:
 def test_it_starts_from_the_dense_run() -> None:
     config = tiny_config("woodfisher")
     start = config.starts_from
-    assert start is not None
     assert (start.product, start.which, start.epoch) == ("dense", "last", 0)
     assert config.parent == tiny_config("dense")
 

@@ -1,7 +1,5 @@
 """Dropout draws the same for an image, whatever the number of processes."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

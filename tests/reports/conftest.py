@@ -1,7 +1,5 @@
 """Fixtures of the reports' tests: one tiny study, written once for all processes."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tidy tables made of nothing but a claim, as this file reads it: they support or contradict it."""
 
-from __future__ import annotations
-
 import math
 import random
 import re

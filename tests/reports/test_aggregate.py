@@ -1,7 +1,5 @@
 """The tidy tables hold what the runs wrote, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

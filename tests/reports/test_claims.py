@@ -1,7 +1,5 @@
 """Claims against synthetic tables that support or contradict them."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

@@ -1,7 +1,5 @@
 """Damaged, foreign and mixed files are named, and enter no number; all else is reported."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

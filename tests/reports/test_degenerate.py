@@ -1,7 +1,5 @@
 """Means that say nothing of a method are marked alike everywhere; STR is at its own sparsity."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """Any label comes out as it is in LaTeX, HTML, figures, MLflow and the terminal."""
 # ruff: noqa: RUF001
 
-from __future__ import annotations
-
 import html
 import itertools
 import re

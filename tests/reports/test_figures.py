@@ -1,7 +1,5 @@
 """Figures draw the means of the tables that they are given, and are the same bytes each time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -225,10 +223,7 @@ def test_schedule_has_a_strip_of_sparsity(records: Records) -> None:
 
 def test_phases_that_differ_are_not_shaded(records: Records) -> None:
     other = (("dense", 0, 5), ("sparse", 5, 10))
-    rows = (
-        records.row("AC/DC", "acdc", 0.9),
-        records.row("Short", "acdc", 0.9, phases=other),
-    )
+    rows = (records.row("AC/DC", "acdc", 0.9), records.row("Short", "acdc", 0.9, phases=other))
     figure = records.draw(Panel("accuracy_by_epoch", "", rows))
     assert shaded(figure.axes[0]) == []
     assert legend(figure) == ["AC/DC, 90 %", "Short, 90 %"]

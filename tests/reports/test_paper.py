@@ -1,7 +1,5 @@
 """The paper's values: all that tables.csv holds can be looked up, and is what the paper prints."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

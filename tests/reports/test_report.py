@@ -1,7 +1,5 @@
 """The page is whole, self-contained, and every number on it can be traced to its runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

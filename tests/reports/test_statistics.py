@@ -1,7 +1,5 @@
 """Means, spreads and intervals against numpy, scipy and hand counts."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

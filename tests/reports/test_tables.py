@@ -1,7 +1,5 @@
 """Cells against the runs behind them; LaTeX that is whole, escaped and equal to the CSV."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -53,7 +51,6 @@ def of_method(table: Table, method: str) -> Line:
 
 def mean(line: Line, column: str) -> float:
     found = line.cells[column].summary.mean
-    assert found is not None
     return found
 
 
@@ -93,7 +90,6 @@ def test_means_of_finished_runs(source: Source, table: Table) -> None:
         assert mean(line, "inference_ratio") == pytest.approx(np.mean(inference))
         published = [r["flops"]["training_published"] for r in finished]
         flops = line.cells["published_ratio"].flops
-        assert flops is not None
         assert flops.mean == pytest.approx(np.mean(published))
         assert line.published_formula == finished[0]["flops"]["published_formula"]
 

@@ -1,7 +1,5 @@
 """The theory's figures, its table of statements and its chapter say what its files say."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -218,8 +216,7 @@ def test_chapter_quotes_statements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "words"),
-    [((1.5, 1.4, 1.6), "does not hold"), ((2.0, 1.5, 2.5), "is undecided")],
+    ("interval", "words"), [((1.5, 1.4, 1.6), "does not hold"), ((2.0, 1.5, 2.5), "is undecided")]
 )
 def test_words_follow_the_verdict(interval: tuple[float, float, float], words: str) -> None:
     other = CORRECT.model_copy(update=dict(zip(("value", "low", "high"), interval, strict=True)))

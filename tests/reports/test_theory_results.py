@@ -1,7 +1,5 @@
 """Results of the theory that are damaged or of another study are named; the rest still works."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A tiny study whose runs are drawn at random instead of trained, and helpers to look at it."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What the surroundings do to a run is one sentence that says what to do, and costs no work."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -156,7 +154,6 @@ def test_memory_that_cannot_be_had(tmp_path: Path, uninterrupted: Uninterrupted)
 def assert_allowed(config: RunConfig, runs: Path, status: int, error: str) -> None:
     """Train where failures are allowed: the error becomes the result, and no exception."""
     failure = read_run(runs / config.run_name).failure
-    assert failure is not None
     assert failure.final
     assert (failure.exit_status, error in failure.error) == (status, True)
     result = allowed(config, runs, Silent())
@@ -222,10 +219,7 @@ def stopped() -> None:
     [(interrupt, KeyboardInterrupt), (broken, RunDirectoryError), (stopped, Resumable)],
 )
 def test_what_may_not_recur_is_raised_also_where_failures_are_allowed(
-    act: Callable[[], None],
-    kind: type[BaseException],
-    tmp_path: Path,
-    uninterrupted: Uninterrupted,
+    act: Callable[[], None], kind: type[BaseException], tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
     with pytest.raises(kind):
@@ -243,7 +237,6 @@ def test_what_depends_on_a_failed_run_fails_without_training_it(
 ) -> None:
     child = tiny_config("acdc_dense")
     config = child.parent
-    assert config is not None
     with monkeypatch.context() as patch:
         patch.delitem(DATASETS, child.dataset)
         parent = allowed(config, tmp_path, Silent())

@@ -1,7 +1,5 @@
 """A run has one trainer at a time: others get its name, and replace one that is lost."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -79,7 +77,6 @@ class Holder:
 
     @property
     def pid(self) -> int:
-        assert self.process.pid is not None
         return self.process.pid
 
     def end(self) -> int | None:
@@ -225,7 +222,6 @@ def lease_of_another_host(folder: Path) -> int:
     marker = path.read_text()
     assert marker.count(f"\nhost={HOST}") == 1
     path.write_text(marker.replace(f"\nhost={HOST}", "\nhost=elsewhere"))
-    assert process.pid is not None
     return process.pid
 
 

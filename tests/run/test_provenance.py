@@ -1,7 +1,5 @@
 """The revision on record is that of the suite's own repository, or none."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Callable

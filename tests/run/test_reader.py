@@ -1,7 +1,5 @@
 """A run's folder is read as typed values, without torch, whatever state its files are in."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -76,7 +74,6 @@ def test_round_trip(kind: type[Any], more: dict[str, Any], tmp_path: Path) -> No
     end(folder, kind, config, **more)
     first = (folder / "result.json").read_bytes()
     again = read_result(folder)
-    assert again is not None
     assert type(again) is kind
     assert again.config == config
     write_result(folder, again)
@@ -86,7 +83,6 @@ def test_round_trip(kind: type[Any], more: dict[str, Any], tmp_path: Path) -> No
 
 def test_a_file_and_its_typed_result_hold_the_same(finished: Path, tmp_path: Path) -> None:
     result = read_result(finished)
-    assert result is not None
     write_result(tmp_path, result)
     assert (tmp_path / "result.json").read_bytes() == (finished / "result.json").read_bytes()
 
@@ -303,7 +299,6 @@ def test_an_unreadable_certificate_is_none(finished: Path, tmp_path: Path) -> No
     data["products"]["sparse"]["last"]["certificate"]["layers"] = "lost"
     write_json(folder / "result.json", data)
     result = read_run(folder).result
-    assert result is not None
     assert result.products["sparse"].last.certificate is None
     assert result.products["sparse"].best.certificate is not None
 

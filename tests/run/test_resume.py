@@ -1,7 +1,5 @@
 """A run that is interrupted, killed, damaged or started twice ends as if it had not been."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools
@@ -130,7 +128,6 @@ def test_a_run_with_a_checkpoint_goes_on_without_the_run_it_started_from(
     config = tiny_config(method, **changes)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, Interrupter(config.epochs - 1, only=config.run_name))
-    assert config.parent is not None
     shutil.rmtree(tmp_path / config.parent.run_name)
     reporter = Silent()
     result = train(config, tmp_path, reporter)
@@ -153,7 +150,6 @@ def test_what_a_run_starts_from_is_verified(
     method: str, file: str, how: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config(method)
-    assert config.parent is not None
     parent = config.parent
     folder = tmp_path / parent.run_name
     shutil.copytree(uninterrupted(parent)[0], folder)

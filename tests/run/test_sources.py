@@ -1,7 +1,5 @@
 """The digest of the code that determines results: what changes it and what does not."""
 
-from __future__ import annotations
-
 import ast
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run that is asked to stop saves a checkpoint, reports it in one sentence, and resumes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -101,7 +99,6 @@ def test_a_run_is_stopped_while_its_parent_trains(
 ) -> None:
     config = tiny_config("one_shot")
     parent = config.parent
-    assert parent is not None
     with pytest.raises(Resumable):
         run(config, Options(tmp_path), signalled(signal.SIGTERM, 6))
     result = run(config, Options(tmp_path), Silent())
@@ -140,10 +137,7 @@ def test_a_signal_at_the_very_last_step_lets_the_run_finish(
     ("number", "kind"), [(signal.SIGUSR1, Resumable), (signal.SIGINT, Interrupted)]
 )
 def test_a_signal_before_the_run_that_it_starts_from_begins_is_not_forgotten(
-    number: signal.Signals,
-    kind: type[Exception],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config("one_shot")
     build = MODELS[config.model]
@@ -188,7 +182,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path,
     config = tiny_config("rigl", epochs=12)
     assert ended(spawn(config, runs, "--processes", "2"))[0] == 0
     result = read_result(runs / config.run_name)
-    assert result is not None
     return config, runs / config.run_name, result
 
 
@@ -212,7 +205,6 @@ def test_processes_of_one_run_stop_together_and_any_number_goes_on(
     assert ended(spawn(config, tmp_path, "--processes", str(processes)))[0] == 0
     assert resumptions(folder) == [place]
     result = read_result(folder)
-    assert result is not None
     if processes == 2:
         assert_same_run(folder, result, expected, whole)
     else:

@@ -1,7 +1,5 @@
 """A certificate holds for the models that were asked for, and for no others."""
 
-from __future__ import annotations
-
 import copy
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Layer sparsities spend their budget to the last zero, whichever layers stay dense."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers are found and named as settings speak of them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

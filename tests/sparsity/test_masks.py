@@ -1,7 +1,5 @@
 """Masks as values: exact counts, random masks, and what is counted of masks."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -49,11 +47,7 @@ def test_mask_change_by_hand() -> None:
     before = {"a": torch.tensor([1, 1, 0, 0]).bool(), "b": torch.tensor([1, 0]).bool()}
     after = {"a": torch.tensor([1, 0, 1, 0]).bool(), "b": torch.tensor([0, 1]).bool()}
     # Two weights came in, three are kept, one is in both, five in either, six in all.
-    assert mask_change(before, after) == {
-        "relative": 4 / 6,
-        "of_kept": 2 / 3,
-        "jaccard": 1 / 5,
-    }
+    assert mask_change(before, after) == {"relative": 4 / 6, "of_kept": 2 / 3, "jaccard": 1 / 5}
     assert mask_change(after, after) == {"relative": 0.0, "of_kept": 0.0, "jaccard": 1.0}
     nothing = {name: torch.zeros_like(mask) for name, mask in after.items()}
     assert mask_change(nothing, nothing) == {"relative": 0.0, "of_kept": 0.0, "jaccard": 1.0}

@@ -1,7 +1,5 @@
 """N:M masks keep exactly N of every group, as the original's do; patterns that do not fit."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Selections keep exact counts, break ties by position, and agree with the originals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Scales and experiments that tests write."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Scales, experiments and studies that are refused, by file and key."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import cache

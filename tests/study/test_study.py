@@ -1,7 +1,5 @@
 """Studies as data: what a scale resolves to, what is selected from it, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Callable
@@ -204,7 +202,6 @@ def test_the_rows_of_a_task_share_its_recipe(scale: str) -> None:
     tasks = read(FOLDER / "scales" / f"{scale}.yaml", ScaleSpec).tasks
     for row in rows_of_tasks(known(scale)):
         for name in row.runs[:1]:
-            assert row.task is not None
             run, task = config(scale, name), tasks[row.task.name]
             assert (run.model, run.precision) == (task.model, task.precision)
             # Of a longer training, warm-up and milestones are other fractions.
@@ -238,12 +235,10 @@ def test_extend_multiplies_the_epochs(extend: float, epochs: int, resolved: Reso
         {"label": "One-shot more", "method": "one_shot", "extend": extend},
     )
     plain, longer, one_shot = study.experiment("mine").rows
-    assert plain.task is not None
     assert plain.task.epochs == plain.epochs == 20
     assert longer.epochs == one_shot.epochs == epochs
     assert [study.runs[name].config["epochs"] for name in longer.runs] == [epochs]
     parent = study.runs[one_shot.runs[0]].parent
-    assert parent is not None
     assert study.runs[parent].config["epochs"] == epochs
     assert study.with_parents(one_shot.runs) == (parent, *one_shot.runs)
 

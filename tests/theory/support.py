@@ -1,7 +1,5 @@
 """What the theory's tests share: seeded draws, and experiments by name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The measurements during training: what they are, and that training does not notice them."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ SMALL: dict[str, Any] = {
 
 def settings(**changes: Any) -> bridge.Settings:
     found = experiment.parse("bridge", SMALL | changes)
-    assert isinstance(found, bridge.Settings)
     return found
 
 
@@ -173,9 +170,7 @@ def test_gaussian_concentration_is_that_of_a_long_gaussian_vector(share: float) 
     assert network.gaussian_concentration(share) == pytest.approx(sampled, rel=0.02)
 
 
-def test_rows_cover_the_epochs_and_curvatures_the_ends_of_phases(
-    outcome: Outcome,
-) -> None:
+def test_rows_cover_the_epochs_and_curvatures_the_ends_of_phases(outcome: Outcome) -> None:
     rows = outcome.trials
     assert [(row["seed"], row["iterations"]) for row in rows] == [
         (seed, epoch) for seed in (1, 2) for epoch in range(1, 13)

@@ -1,7 +1,5 @@
 """``acdc theory``: what it lists, what it writes, and mistakes as one sentence."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import functools

@@ -1,7 +1,5 @@
 """Products with the Hessian, against matrices that are known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The largest traps, against the closed form, random search, eigenvalues and a plain loop."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

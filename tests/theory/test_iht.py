@@ -1,7 +1,5 @@
 """Iterative hard thresholding of many trials at once is that of each, written in plain numpy."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The lemmas' experiment, against brute force and a pseudo-inverse."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

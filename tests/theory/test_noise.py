@@ -1,7 +1,5 @@
 """Noise has the variance that the theorems assume, and random streams of its own."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

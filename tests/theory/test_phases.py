@@ -1,7 +1,5 @@
 """The experiments on Theorem 3, Corollary 1, AC/DC's phases and the phase diagram."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

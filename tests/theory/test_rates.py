@@ -1,7 +1,5 @@
 """What the theorems predict: by hand, by brute force, and against steps that are really taken."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
@@ -146,10 +144,7 @@ def test_theorem_2_by_hand() -> None:
     # Another beta: lengths scale by 1/beta.
     scaled = Theorem2(alpha=2.0, beta=4.0, k_star=2, k=32, sigma=2.0)
     assert scaled.factor.item() == pytest.approx(theorem.factor.item())
-    for name, power in (
-        ("stated_distance2_floor", 2),
-        ("stated_gap_floor", 1),
-    ):
+    for name, power in (("stated_distance2_floor", 2), ("stated_gap_floor", 1)):
         expected = getattr(theorem, name).item() / 4.0**power
         assert getattr(scaled, name).item() == pytest.approx(expected)
     assert scaled.step_bound(torch.tensor(0.5)).item() == pytest.approx(12.5 / 16)

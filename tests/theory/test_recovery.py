@@ -1,7 +1,5 @@
 """The comparison with sparse recovery: its problems, its algorithms, what it counts."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -26,7 +24,6 @@ SMALL: dict[str, Any] = {
 
 def settings(**changes: Any) -> recovery.Settings:
     found = experiment.parse("recovery", SMALL | changes)
-    assert isinstance(found, recovery.Settings)
     return found
 
 
@@ -113,9 +110,7 @@ def test_a_single_entry_is_found_by_all_without_noise(outcome: Outcome) -> None:
                 assert abs(row["gap"]) < 1e-24
 
 
-def test_condition_numbers_are_reported_where_columns_are_fewer_than_rows(
-    outcome: Outcome,
-) -> None:
+def test_condition_numbers_are_reported_where_columns_are_fewer_than_rows(outcome: Outcome) -> None:
     found = [row for row in outcome.series if row["panel"] == "condition"]
     assert [(row["line"], row["x"]) for row in found] == [
         (r"$3k^\ast$ columns", 1),

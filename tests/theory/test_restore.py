@@ -1,7 +1,5 @@
 """The first restore: gradients of dead filters worked out by hand, and the library's own steps."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any
@@ -32,7 +30,6 @@ SMALL: dict[str, Any] = {
 
 def settings(**changes: Any) -> restore.Settings:
     found = experiment.parse("restore", SMALL | changes)
-    assert isinstance(found, restore.Settings)
     return found
 
 

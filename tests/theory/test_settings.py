@@ -1,7 +1,5 @@
 """Settings: each wrong one is refused, and the message names its key."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Intervals are those of scipy at 99 %, and verdicts follow from intervals alone."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

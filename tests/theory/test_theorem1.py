@@ -1,7 +1,5 @@
 """Theorem 1's experiments, against plain loops, brute force and the linear theory of the noise."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

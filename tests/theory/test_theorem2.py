@@ -1,7 +1,5 @@
 """The experiments on Theorem 2 against plain loops and closed forms."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

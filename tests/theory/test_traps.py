@@ -1,7 +1,5 @@
 """The traps F3 against the matrices of their columns."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

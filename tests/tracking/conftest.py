@@ -1,7 +1,5 @@
 """Real runs and an empty store, made once for all processes of a test session."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

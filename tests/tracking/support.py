@@ -1,7 +1,5 @@
 """Write runs as training does, and read with SQL what a store holds of them."""
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing

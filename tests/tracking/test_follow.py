@@ -1,7 +1,5 @@
 """Syncs that follow training, by several processes, whatever happens to the store."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -87,7 +85,6 @@ def test_store_is_down_for_a_while(one: Path, number: signal.Signals, tmp_path: 
     kept = shutil.move(away, tmp_path / "kept.db")
     away.mkdir()
     with following(1, str(one.parent), "--follow", "0.2") as process:
-        assert process.stderr is not None
         assert str(away) in process.stderr.readline()
         time.sleep(1)
         away.rmdir()

@@ -1,7 +1,5 @@
 """A run in MLflow equals its folder, whatever happens to that, and each value is sent once."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """MLflow with accounts on PostgreSQL, started by the commands of docs/tracking.md."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import re

@@ -1,7 +1,5 @@
 """Tables, figures and report are artifacts of one run; only what has changed is sent again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Optimizers compute what their papers say, and act on masked weights as docs/methods.md states."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -127,7 +125,6 @@ def test_lambs_norms_are_of_the_whole_layer_as_it_is_stored(method: str) -> None
     def before(step: Step) -> None:
         stored = stored_weights(drive)
         for name, weight in drive.weights.items():
-            assert weight.grad is not None
             gradient = weight.grad * drive.method.masks.get(name, torch.ones(()))
             expected[name] = references[name].step(stored[name], gradient)
 
@@ -189,7 +186,6 @@ def test_the_first_step_of_a_restored_weight_is_that_of_a_new_optimizer(optimize
     drive.run(before_step=before, until=2 * 60 + 1)
     rate = drive.config.recipe.lr
     for name, weight in drive.weights.items():
-        assert weight.grad is not None
         change = weight.detach() - start[name]
         if optimizer == "lamb":
             expected = ReferenceLamb(weight, drive.config.recipe).step(start[name], weight.grad)

@@ -1,7 +1,5 @@
 """A run that several ranks share is the run of one: the same masks, sums and, nearly, weights."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

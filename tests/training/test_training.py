@@ -1,7 +1,5 @@
 """A run is a function of its configuration alone, and what it says of itself is true."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -224,9 +222,7 @@ def test_the_best_product_is_the_later_one_of_those_with_the_highest_validation_
             assert method == "one_shot"
 
 
-def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(
-    tmp_path: Path,
-) -> None:
+def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(tmp_path: Path) -> None:
     model = network_of(tiny_config("dense"))
     optimizer = torch.optim.SGD(model.parameters())
     shelf = ModelStore(tmp_path / "checkpoint", frozenset(), ACCURACY)

@@ -1,7 +1,5 @@
 """Real studies at a tiny scale, each in a folder of its own."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

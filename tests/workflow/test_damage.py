@@ -1,7 +1,5 @@
 """Whatever state the files of runs are in, the commands name what is damaged and do the rest."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The checks of a site: a profile planned by Snakemake, a recorded SLURM, real files and locks."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

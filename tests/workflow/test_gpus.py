@@ -1,7 +1,5 @@
 """Jobs of one machine share its GPUs; only the list of devices is faked."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -1,7 +1,5 @@
 """A study that is killed again and again ends as one that never was."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

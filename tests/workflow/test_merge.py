@@ -1,7 +1,5 @@
 """``acdc merge``, on results that are made up, and a study whose runs come from two folders."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

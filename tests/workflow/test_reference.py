@@ -1,7 +1,5 @@
 """``acdc reference`` copies the summaries of a study that was made by one committed state."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole DAG: what a study makes, that it makes it once, and how failures read."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What is typed after ``--config`` is taken as it was typed, or refused by its key."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Any
 

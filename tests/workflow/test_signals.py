@@ -1,7 +1,5 @@
 """Where only a job's Snakemake receives a signal, or loses its parent, the run stops, too."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The jobs of a study in SLURM's queue."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

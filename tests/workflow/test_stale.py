@@ -1,7 +1,5 @@
 """``acdc stale``, on results of this code and on results that are made to differ from it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

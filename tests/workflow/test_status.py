@@ -1,7 +1,5 @@
 """The matrix of runs: the state that each stage of a run is shown as, and the estimates."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -412,7 +410,6 @@ def test_watching_needs_no_torch_and_ends_with_an_interrupt(tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert watcher.stdout is not None
     assert json.loads(watcher.stdout.readline())["counts"]["queued"] == 1
     end(tmp_path / "mine" / "runs" / next(iter(study.runs)), FinishedResult)
     assert any(json.loads(line)["counts"]["done"] for line in islice(watcher.stdout, 400))

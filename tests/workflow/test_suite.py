@@ -1,7 +1,5 @@
 """The folder of a study: its lease, its receipts, the configurations of its runs."""
 
-from __future__ import annotations
-
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
