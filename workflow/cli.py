@@ -12,7 +12,7 @@ COMMANDS = {
     "conformance": "conformance.cli:conformance",
     "doctor": "workflow.doctor:doctor",
     "merge": "workflow.merge:merge",
-    "plan": "workflow.cost:plan_command",
+    "plan": "workflow.plan:plan_command",
     "reference": "workflow.reference:reference",
     "reproduce": "workflow.reproduce:reproduce",
     "stale": "workflow.stale:stale",

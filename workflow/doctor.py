@@ -209,14 +209,16 @@ def check_folder(results: Path) -> Check:
 def check_space(study: Study, results: Path, jobs: int) -> Check:
     """Return whether there is room for the runs that have no result, ``jobs`` at a time."""
     # Imports torch, which the other checks do without.
-    from workflow.cost import checkpoint_bytes, kept_bytes, size
+    from reports.text import quantity
+    from workflow.cost import checkpoint_bytes, kept_bytes
 
     runs = (results / study.scale.name / "runs").absolute()
     left = [run for name, run in study.runs.items() if not (runs / name / "result.json").exists()]
     extra = sorted(map(checkpoint_bytes, left), reverse=True)
     needed = sum(map(kept_bytes, left)) + sum(extra[:jobs])
     free = shutil.disk_usage(next(path for path in runs.parents if path.exists())).free
-    message = f"{size(free)} free, {len(left)} runs need {size(needed)}; quotas are not checked"
+    room = f"{quantity(free, 'B')} free, {len(left)} runs need {quantity(needed, 'B')}"
+    message = f"{room}; quotas are not checked"
     if free < needed:
         return Check("free space", "error", message, "choose another folder: --results")
     return Check("free space", "ok", message)

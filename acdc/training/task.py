@@ -54,6 +54,11 @@ class Task(abc.ABC):
     def costs(spec: Any, recipe: Recipe, model: nn.Module) -> tuple[LayerCost, ...]:
         """Return the dense cost of one sample, layer by layer."""
 
+    @staticmethod
+    def carried_bytes(recipe: Recipe, model: nn.Module) -> int:
+        """Return the bytes of ``state_dict`` within an epoch at most."""
+        return 0
+
     @abc.abstractmethod
     def forward(self, network: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Forward:
         """Return the loss of a batch in training."""

@@ -31,7 +31,12 @@ class TextTask(Task):
 
     @staticmethod
     def costs(spec: TextSpec, recipe: Recipe, model: nn.Module) -> tuple[LayerCost, ...]:
-        # By Zipf's law, so that the cost is known before the text is read.
+        """Return the dense cost of one token, layer by layer.
+
+        Words are assumed to occur by Zipf's law, so that the cost is known without the text. Only
+        the clusters of rarer words depend on it: 0.44 % of the FLOPs of the large network, and none
+        of those with one cluster.
+        """
         frequencies = [1 / rank for rank in range(1, spec.vocabulary + 1)]
         flops = model.flops_per_token(  # type: ignore[operator]
             frequencies, recipe.segment, recipe.memory, recipe.batch_size
@@ -39,6 +44,11 @@ class TextTask(Task):
         layers = prunable_layers(model)
         weights = {name: layers[name].size if name in layers else 0 for name in flops}
         return tuple(LayerCost(name, weights[name], round(flops[name])) for name in flops)
+
+    @staticmethod
+    def carried_bytes(recipe: Recipe, model: nn.Module) -> int:
+        inputs = sum(layer.q.in_features for layer in model.layers)  # type: ignore[union-attr]
+        return 4 * recipe.batch_size * recipe.memory * inputs
 
     def forward(self, network: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Forward:
         nll, memory = network(inputs, targets, self.memory, memory_length=self.recipe.memory)

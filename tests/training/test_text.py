@@ -1,6 +1,7 @@
 """Training on text: its memory and what resuming keeps of it, its score, its costs."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 from acdc.config.run import parse_run
+from acdc.data import TEXTS
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError
+from acdc.models.transformer_xl import TransformerXL
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
 from acdc.training.loop import Callbacks, train
 from acdc.training.state import Engine, TrainState
+from acdc.training.text import TextTask
 from tests.support import (
     At,
     Silent,
@@ -111,6 +115,28 @@ def test_costs_are_those_of_the_network_per_token() -> None:
     assert state.inference_flops(state.nonzeros()) == pytest.approx(everything)
     nothing = state.inference_flops(dict.fromkeys(state.weights, 0))
     assert nothing == pytest.approx(sum(cost.flops for cost in products))
+
+
+def test_clusters_of_rarer_words_cost_their_share_by_zipfs_law() -> None:
+    """Six words in three clusters: 1, 1/2 | 1/3, 1/4 | 1/5, 1/6, of 49/20 in all."""
+    model = TransformerXL(
+        6, layers=1, width=4, heads=1, head_width=2, inner=3, cutoffs=(2, 4), div_val=2
+    )
+    spec = replace(TEXTS["kjv_tiny"], vocabulary=6)
+    costs = TextTask.costs(spec, tiny_text("dense").recipe, model)
+    flops = {cost.name: cost.flops for cost in costs}
+    shares = [(1 / 3 + 1 / 4) / (49 / 20), (1 / 5 + 1 / 6) / (49 / 20)]
+    assert [flops[f"embedding.tables.{cluster}.weight"] for cluster in range(3)] == [
+        2 * (2 * 4),
+        round(2 * (2 * 2) * shares[0]),
+        round(2 * (2 * 1) * shares[1]),
+    ]
+    # Each embedding is projected from all clusters, and a hidden state into that of its word.
+    assert [flops[f"embedding.projections.{cluster}.weight"] for cluster in range(3)] == [
+        2 * (4 * 4),
+        round(2 * (2 * 4) * (1 + shares[0])),
+        round(2 * (1 * 4) * (1 + shares[1])),
+    ]
 
 
 @pytest.mark.parametrize(

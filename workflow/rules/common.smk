@@ -231,7 +231,7 @@ def conclude_dry_run():
         about["data"] = os.environ.get("ACDC_DATA")
         site.write_site(SETTINGS, jobs, os.environ[site.REPORT], **about)
     else:
-        from workflow.cost import closing_lines
+        from workflow.plan import closing_lines
 
         lines = closing_lines(STUDY, Path(RESULTS_FOLDER), planned_runs())
         print("", *lines, *missing_data(), sep="\n", file=sys.stderr)
