@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from acdc.frozen import added
 from acdc.messages import config_error
 from acdc.methods.contract import Context, Deviation, SparseMethod
 from acdc.methods.optimizer import mask_slots
@@ -41,6 +42,8 @@ class Settings(ScopedSettings):
     exploration: Literal["l2", "l1", "none"] = "l2"
     """Penalty that pulls weights outside the forward set 1 / density times as strongly as those
     inside; none: plain weight decay on the backward set."""
+    exploration_strength: float | None = added(None, ge=0)
+    """Factor of the penalty; null: the recipe's weight decay, whose place it takes."""
     explore_until: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of the epochs after which the backward set is the forward set; null: never."""
 
@@ -132,6 +135,8 @@ class TopKAST(SparseMethod[Settings]):
         for group in context.optimizer.param_groups:
             if group["name"] == "prunable":
                 self.strength, group["weight_decay"] = group["weight_decay"], 0.0
+        own = self.settings.exploration_strength
+        self.penalty = self.strength if own is None else own
         self.backward: Masks = {}
         self._refresh(Step(0, 0, self.plan.batches_per_epoch))
         self.stored.park(self.weights, self.masks)
@@ -162,17 +167,17 @@ class TopKAST(SparseMethod[Settings]):
         with torch.no_grad():
             for name, weight in self.weights.items():
                 assert weight.grad is not None
-                weight.grad += self.strength * self._pull(name, weight)
+                weight.grad += self._pull(name, weight)
         return True
 
     def _pull(self, name: str, weight: Tensor) -> Tensor:
-        """Return the gradient of the penalty on a stored weight at strength 1."""
+        """Return the gradient of the penalty on a stored weight."""
         if name in self.exempt:
-            return weight
+            return self.strength * weight
         forward, backward = self.masks[name], self.backward[name]
         if self.settings.exploration == "none":
-            return weight * backward
-        return exploration_gradient(
+            return self.penalty * weight * backward
+        return self.penalty * exploration_gradient(
             weight, forward, backward, 1 - self.sparsity, self.settings.exploration
         )
 

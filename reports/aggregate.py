@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from acdc.data import DATASETS
+from acdc.metrics import PERPLEXITY
 from acdc.run.reader import Attempt, RunRecord, read_run
 from acdc.run.result import CertifiedLayer, DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
@@ -84,6 +86,8 @@ class RunRow:
     val_loss: float | None = None
     test_accuracy: float | None = None
     test_loss: float | None = None
+    test_perplexity: float | None = None
+    """Of data sets that are judged by it."""
     inference_flops: float | None = None
     dense_inference_flops: float | None = None
     inference_ratio: float | None = None
@@ -309,8 +313,11 @@ def _evaluated(evaluation: Evaluation, result: FinishedResult, requested: float)
     certificate = evaluation.certificate
     plain = certificate.model_dump() if certificate else None
     failures = objections(plain, requested, result.prunable_weights)
+    metric = DATASETS[result.config["dataset"]].metric
+    judged = metric.of(evaluation.test_accuracy, evaluation.test_loss)
     return {
         **{key: value for key, value in evaluation if key != "certificate"},
+        "test_perplexity": judged if metric is PERPLEXITY else None,
         "inference_ratio": evaluation.inference_flops / result.flops.dense_inference,
         "sparsity_achieved": certificate.achieved if certificate else None,
         "sparsity_pruned": certificate.pruned if certificate else None,

@@ -179,7 +179,6 @@ def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
 
 def value_of(column: Column, row: Row) -> Callable[[RunRow], float]:
     """Return the function of a run's record that a column shows of a row; one with a field."""
-    epochs = row.task.epochs if row.task else row.epochs
 
     def value(record: RunRow) -> float:
         number = _number(record, str(column.field))
@@ -187,7 +186,7 @@ def value_of(column: Column, row: Row) -> Callable[[RunRow], float]:
             whole = _number(record, column.over)
             # Rows that train longer are compared with dense training for the task's epochs.
             is_training = column.over == "dense_training_flops"
-            number /= whole / record.epochs * epochs if is_training else whole
+            number /= whole / record.epochs * row.task.epochs if is_training else whole
         return PERCENT * number if column.form == "percent" else number
 
     return value

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["percent", "ratio", "number"]
+Form = Literal["percent", "ratio", "number", "perplexity"]
 Source = Literal["row", "dense", "fine_tuned"]
 
-_TRANSFORMER = "Transformer-XL and WikiText-103"
 _PAIRS = "comparing the outputs of two models"
 _LATENCY = "timing inference in a sparse engine"
 
@@ -36,7 +35,8 @@ class Column:
     """The model that is measured: the row's own product, the dense one of the same runs, or that of
     the dense fine-tuning that continues them."""
     form: Form
-    """``percent`` of a fraction, with two decimals; ``ratio`` with three; ``number`` with one."""
+    """``percent`` of a fraction and ``perplexity`` with two decimals; ``ratio`` with three;
+    ``number`` with one."""
     metrics: tuple[str, ...] = ()
     """Names of the paper's value in paper/tables.csv; the first that exists is shown."""
     field: str | None = None
@@ -55,6 +55,7 @@ class Column:
 
 
 _TOP1 = "test_accuracy"
+_PPL = "test_perplexity"
 _ZEROS = "sparsity_achieved"
 _INFERENCE = ("inference_flops", "dense_inference_flops")
 _DENSE = "dense_training_flops"
@@ -102,14 +103,10 @@ COLUMNS: dict[str, Column] = {
     "dense_inference_ratio": Column(
         "dense model's inference FLOPs", "dense", "ratio", (), *_INFERENCE
     ),
-    "sparse_ppl": Column(
-        "perplexity, sparse", "row", "number", ("sparse_ppl",), awaits=_TRANSFORMER
-    ),
-    "dense_ppl": Column(
-        "perplexity, dense", "dense", "number", ("dense_ppl",), awaits=_TRANSFORMER
-    ),
+    "sparse_ppl": Column("perplexity", "row", "perplexity", ("sparse_ppl", "dense_ppl"), _PPL),
+    "dense_ppl": Column("dense model's perplexity", "dense", "perplexity", ("dense_ppl",), _PPL),
     "dense_ft_ppl": Column(
-        "perplexity, fine-tuned", "fine_tuned", "number", ("dense_ft_ppl",), awaits=_TRANSFORMER
+        "fine-tuned dense model's perplexity", "fine_tuned", "perplexity", ("dense_ft_ppl",), _PPL
     ),
     "latency_batch1": Column(
         "ms, batch 1, 4 cores", "row", "number", ("latency_ms_bs1_4cores",), awaits=_LATENCY

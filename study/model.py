@@ -87,8 +87,7 @@ class Row:
     fine_tuned: tuple[str, ...]
     """The dense fine-tuning that continues each of the runs, where the table shows it."""
     paper: PaperRow | None
-    task: Task | None
-    """None where the scale has no task for it."""
+    task: Task
 
     @property
     def all_runs(self) -> tuple[str, ...]:
@@ -138,7 +137,7 @@ class Experiment:
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of its rows, each once."""
-        return tuple(dict.fromkeys(row.task for row in self.all_rows if row.task))
+        return tuple(dict.fromkeys(row.task for row in self.all_rows))
 
     @functools.cached_property
     def runs(self) -> tuple[str, ...]:

@@ -33,9 +33,6 @@ from theory import experiment as theory
 LARGEST = 1000
 """Of the numbers that ``--config`` takes: seeds per row, runs per job, GPUs per node."""
 
-# Tasks that no scale has a substitute for yet; an experiment that needs one has the key awaits.
-AWAITED_TASKS = ("wikitext103-transformer_xl",)
-
 
 def load(scale_name: str, seeds: int | None = None, experiments: str | Path | None = None) -> Study:
     """Return the study of a scale, every run validated.
@@ -178,7 +175,7 @@ class Resolver:
         if panel is not None and panel.plot.startswith("relabelled"):
             relabelled = [name for name, images in IMAGES.items() if images.relabelled]
             for row in found:
-                if row.task is not None and row.task.dataset not in relabelled:
+                if row.task.dataset not in relabelled:
                     key = f"{path}: panels.plot ({self.file}: tasks.{row.task.name}): dataset"
                     raise config_error(key, row.task.dataset, "no label is random", relabelled)
         return found
@@ -189,20 +186,16 @@ class Resolver:
         """Return one row at one sparsity, its runs added to those of the study."""
         paper = _paper_row(spec, row, sparsity, path)
         task = self.scale.tasks.get(task_name)
-        # Rows that cannot be trained at any scale yet are announced; nothing else may be missing.
-        if task is None and (spec.awaits is None or task_name not in AWAITED_TASKS):
+        if task is None:
             problem = f"not a task of scale {self.scale.name}"
             raise config_error(f"{path}: task", task_name, problem, self.scale.tasks)
-        resolved = None
-        if task is not None:
-            resolved = Task(task_name, task.model, task.chosen_dataset, task.epochs)
+        resolved = Task(task_name, task.model, task.chosen_dataset, task.epochs)
         found = [
             number
             for number, override in enumerate(self.scale.overrides)
             if override.matches(row, task_name, sparsity)
         ]
-        untrained = row.method is None or (row.settings_from_scale and not found)
-        if task is None or untrained:
+        if row.method is None or (row.settings_from_scale and not found):
             product = row.product or "sparse"
             return Row(row.label, row.method, sparsity, 0, product, (), (), paper, resolved)
         self.used.update(found)
@@ -210,7 +203,7 @@ class Resolver:
         overrides = [self.scale.overrides[number] for number in found]
         description = _description(spec, row, task, overrides)
         description |= {"sparsity": sparsity, "epochs": _epochs(row.extend, task.epochs, where)}
-        seeds = row.seeds or self.scale.seeds or spec.seeds
+        seeds = row.seeds or self.scale.seeds or task.seeds or spec.seeds
         configs = self._train(description, seeds, task.gpu, where)
         products = configs[0].method_class.products
         product = row.product or products[0]

@@ -219,6 +219,8 @@ class TaskSpec(Frozen):
     precision: Precision = "fp32"
     gpu: int = Field(1, ge=1)
     """GPUs that share each run's batches; results change by rounding only."""
+    seeds: Seeds | None = None
+    """By default the experiments' own."""
 
     @functools.cached_property
     def chosen_dataset(self) -> str:

@@ -57,12 +57,11 @@ def entries(study: Study) -> list[Entry]:
     rows: dict[str, tuple[str, str]] = {}
     tasks: dict[tuple[str, str], str] = {}
     for row in (row for experiment in study.experiments for row in experiment.all_rows):
-        if row.task is not None:
-            tasks.setdefault((row.task.model, row.task.dataset), row.task.name)
-            for name in row.runs:
-                rows.setdefault(name, (row.task.name, row.label))
-            for name in row.fine_tuned:
-                rows.setdefault(name, (row.task.name, f"{row.label}, fine-tuned"))
+        tasks.setdefault((row.task.model, row.task.dataset), row.task.name)
+        for name in row.runs:
+            rows.setdefault(name, (row.task.name, row.label))
+        for name in row.fine_tuned:
+            rows.setdefault(name, (row.task.name, f"{row.label}, fine-tuned"))
     found = []
     for name, run in study.runs.items():
         config = run.config

@@ -99,6 +99,9 @@ MODELS: dict[str, Architecture] = {
     "wrn16_4": _wide_resnet(16, 4),
     # The large model for WikiText-103, and small ones without adaptive embeddings.
     "transformer_xl": _transformer_xl(),
+    "transformer_xl_l2_w32": _transformer_xl(
+        layers=2, width=32, heads=2, head_width=16, inner=128, **_SMALL_TEXT
+    ),
     "transformer_xl_l2_w64": _transformer_xl(
         layers=2, width=64, heads=4, head_width=16, inner=256, **_SMALL_TEXT
     ),

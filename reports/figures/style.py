@@ -97,7 +97,7 @@ def _at(values: Sequence[str], place: int) -> str:
 
 def extent(row: Row) -> float:
     """Return how many times as long as its task's dense network a row trains."""
-    return row.epochs / row.task.epochs if row.task else 1.0
+    return row.epochs / row.task.epochs
 
 
 def variant(row: Row) -> str:

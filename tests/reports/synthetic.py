@@ -28,6 +28,7 @@ OTHERS = "every other method"
 # By the last word of a quantity's name: least and largest value, and what tells two values apart.
 RANGES = {
     "top1": (30, 95, 0.1),
+    "ppl": (15, 40, 0.1),
     "ratio": (0.02, 3, 0.004),
     "weights": (0, 100, 0.1),
     "trend": (-1, 1, 0.01),
@@ -46,8 +47,6 @@ RELABELLED = (0, 100, 0.5)
 def study() -> Study:
     """The suite's experiments at smoke scale, with runs of four seeds for each of their rows."""
     found = load("smoke")
-    tasks = {row.task for each in found.experiments for row in each.all_rows if row.task}
-    default = next(iter(tasks))
     names: dict[Row, Row] = {}
 
     def trained(row: Row) -> Row:
@@ -56,9 +55,7 @@ def study() -> Study:
         runs, tuned = (
             tuple(f"{kind}{len(names)}_{seed}" for seed in SEEDS) for kind in ("run", "tuned")
         )
-        return names.setdefault(
-            row, replace(row, runs=runs, fine_tuned=tuned, task=row.task or default)
-        )
+        return names.setdefault(row, replace(row, runs=runs, fine_tuned=tuned))
 
     return replace(
         found,
@@ -253,7 +250,6 @@ def records(
     row: Row, run: str, tuned: str, seed: int, told: Mapping[str, float], other: Mapping[str, Any]
 ) -> Iterator[RunRow]:
     """Yield the models of a run and of its fine-tuning."""
-    assert row.task
     whole = 3 * DENSE_FLOPS * IMAGES * EPOCHS
     per_ratio = whole / EPOCHS * row.task.epochs
     common = {
@@ -268,6 +264,7 @@ def records(
         yield from (RunRow(run=name, status="missing", **common) for name in (run, tuned))
         return
     accuracies = {"sparse": "top1", "dense": "dense_top1", row.product: "top1"}
+    perplexities = {"sparse": "sparse_ppl", "dense": "dense_ppl", row.product: "sparse_ppl"}
     for product in dict.fromkeys((row.product, "dense")):
         for which in ("last", "best"):
             accuracy = told.get(accuracies[product], 50.0) / 100
@@ -277,12 +274,13 @@ def records(
             model = {"product": product, "which": which, "epoch": EPOCHS - 9}
             yield RunRow(
                 run=run, status="finished", test_accuracy=accuracy, certificate_holds=True,
-                **common, **cost, **model,
+                test_perplexity=told.get(perplexities[product], 30.0), **common, **cost, **model,
             )  # fmt: skip
     for which in ("last", "best"):
         yield RunRow(
             run=tuned, status="finished", product="dense", which=which, epoch=EPOCHS - 1,
             test_accuracy=told.get("dense_ft_top1", 50.0) / 100, certificate_holds=True,
             training_flops=told.get("co_training_ratio", 0.7) * per_ratio, **common,
+            test_perplexity=told.get("dense_ft_ppl", 30.0),
             before_pruning=other.get("unpruned", False),
         )  # fmt: skip

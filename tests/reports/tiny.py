@@ -185,7 +185,7 @@ def row(label: str, method: str | None, sparsity: float, **more: Any) -> Row:
         "runs": (),
         "fine_tuned": (),
         "paper": None,
-        "task": TASK if more.get("runs") else None,
+        "task": TASK,
     }
     return Row(label=label, method=method, sparsity=sparsity, **(values | more))
 

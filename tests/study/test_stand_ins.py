@@ -53,7 +53,7 @@ MEMORISED = 0.5
 def configs(scale: str, task: str, method: str) -> tuple[RunConfig, ...]:
     """Return the runs of a method in a task of a scale, of unchanged length."""
     study = load(scale)
-    rows = [row for e in study.experiments for row in e.all_rows if row.task and row.method]
+    rows = [row for e in study.experiments for row in e.all_rows if row.method]
     chosen = [row for row in rows if row.task.name == task and row.epochs == row.task.epochs]
     names = dict.fromkeys(run for row in chosen if row.method == method for run in row.runs)
     return tuple(parse_run(dict(study.runs[name].config)) for name in names)
