@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linprog
 
+from acdc.data import DATASETS
 from acdc.run.result import CertifiedLayer
 from reports.aggregate import RunRow, Tables
 from reports.claims import Claim
@@ -268,19 +269,22 @@ def records(
     for product in dict.fromkeys((row.product, "dense")):
         for which in ("last", "best"):
             accuracy = told.get(accuracies[product], 50.0) / 100
-            if product == row.product and seed == SEEDS[0]:
-                accuracy = other.get("chance", accuracy)
+            perplexity = told.get(perplexities[product], 30.0)
+            if product == row.product and seed == SEEDS[0] and "chance" in other:
+                accuracy, perplexity = other["chance"], DATASETS[row.task.dataset].answers
             cost = {"training_flops": told.get("training_ratio", 0.5) * per_ratio}
             model = {"product": product, "which": which, "epoch": EPOCHS - 9}
             yield RunRow(
                 run=run, status="finished", test_accuracy=accuracy, certificate_holds=True,
-                test_perplexity=told.get(perplexities[product], 30.0), **common, **cost, **model,
+                test_perplexity=perplexity, test_loss=math.log(perplexity),
+                **common, **cost, **model,
             )  # fmt: skip
+    tuned_ppl = told.get("dense_ft_ppl", 30.0)
     for which in ("last", "best"):
         yield RunRow(
             run=tuned, status="finished", product="dense", which=which, epoch=EPOCHS - 1,
             test_accuracy=told.get("dense_ft_top1", 50.0) / 100, certificate_holds=True,
             training_flops=told.get("co_training_ratio", 0.7) * per_ratio, **common,
-            test_perplexity=told.get("dense_ft_ppl", 30.0),
+            test_perplexity=tuned_ppl, test_loss=math.log(tuned_ppl),
             before_pruning=other.get("unpruned", False),
         )  # fmt: skip

@@ -13,6 +13,7 @@ from acdc.config.run import RunConfig, parse_run
 from reports.cells import Line
 from reports.cli import cli
 from reports.source import Source, build_table
+from study.columns import COLUMNS
 from study.model import Experiment, Panel, PaperRow, Row, Run, Scale, Study, Task, write_study
 from tests.support import epoch_line
 from theory.experiment import parse, write
@@ -216,8 +217,8 @@ def experiments_of(names: Mapping[str, tuple[str, ...]]) -> list[Experiment]:
     rows = (dense, rigl, acdc, gmp, one_shot)
     unprinted = tuple(replace(each, paper=None) for each in rows)
     pairs = ("top1", "dense_top1", "dense_ft_top1", *RATIOS[:2], "agreement")
-    awaits = "Transformer-XL and WikiText-103"
-    perplexities = ("sparse_ppl", "dense_ppl", "dense_ft_ppl")
+    awaits = COLUMNS["latency_batch1"].awaits
+    perplexities = ("sparse_ppl", "dense_ppl", "dense_ft_ppl", "latency_batch1")
     tables = {
         "table9": ("Pairs", "9", pairs, (replace(dense, paper=None), tuned, gmp), {}),
         "table6": ("Dense models", "6", ("dense_top1", "dense_ft_top1"), companions, {}),

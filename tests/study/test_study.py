@@ -116,7 +116,8 @@ def test_three_seeds_or_one(scale: str) -> None:
     for row in all_rows(study):
         seeds = [study.runs[name].config["seed"] for name in row.runs]
         assert seeds in ([], [1], [1, 2, 3]), row.label
-        if seeds == [1]:
+        # The paper's Table 4 has one run each.
+        if seeds == [1] and row.task.name != "wikitext103-transformer_xl":
             once.add(row.label)
     # Top-KAST's rows of Tables 10 and 11 are its authors'.
     allowed = r"AC/DC-14|AC/DC-7|.*Figure 1's schedule|RigL [25]x.*|Top-KAST.*|AC/DC"
@@ -258,7 +259,7 @@ def test_rigl_has_as_many_steps_between_updates_however_long_it_trains(scale: st
     runs = [run.config for run in known(scale).runs.values() if run.config["method"] == "rigl"]
     for model in {run["model"] for run in runs}:
         same = [run for run in runs if run["model"] == model]
-        assert len({run["epochs"] for run in same}) > 1
+        assert len({run["epochs"] for run in same}) > 1 or "transformer" in model
         steps = {run["epochs"] * run["settings"]["update_interval"] for run in same}
         assert max(steps) == pytest.approx(min(steps))
 
@@ -361,7 +362,7 @@ def test_jobs_hold_the_seeds_of_one_configuration() -> None:
     # A run on several GPUs has a job of its own.
     paper = known("paper")
     assert all(len(jobs) == 1 or paper.gpus[name] == 1 for name, jobs in paper.jobs(3).items())
-    assert {paper.gpus[name] for name in paper.runs} == {1, 4}
+    assert {paper.gpus[name] for name in paper.runs} == {1, 4, 8}
 
 
 def test_a_scale_overrides_the_settings_of_the_theory(theory: Resolve) -> None:
