@@ -258,13 +258,19 @@ def close(figure: Figure) -> None:
 def inline_svg(svg: bytes, name: str, description: str) -> str:
     """Return SVG text to put into HTML: no prolog, ids of its own, and in the page's colours.
 
-    ``description`` is for screen readers.
+    Ids that nothing refers to are left out: matplotlib gives equal images the same one.
+
+    Args:
+        svg: a figure.
+        name: what its ids begin with.
+        description: for screen readers.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r'\sid="([^"]+)"', lambda id: f' id="{name}-{id[1]}"' * (id[1] in used), text)
+    text = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text)
     colours = _page_colours()
     text = re.sub("#[0-9a-f]{6}", lambda match: colours.get(match[0], match[0]), text)
     width = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt"', text)

@@ -1,5 +1,6 @@
 """Figures draw the means of the tables that they are given, and are the same bytes each time."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -448,6 +449,18 @@ def test_page_colours(records: Records) -> None:
         assert f": {look.colour}" not in text
     for share, ground in ((55, "var(--page, white)"), (50, "currentColor")):
         assert f"color-mix(in srgb, var(--c0, #0072b2) {share}%, {ground})" in text
+
+
+def test_equal_images_of_a_figure_have_no_id_in_common() -> None:
+    figure = Figure()
+    for axes in figure.subplots(1, 2):
+        axes.imshow(np.eye(3))
+        axes.plot([0, 1], marker="o")
+    text = inline_svg(to_bytes(figure, "svg", "toy"), "toy", "two panels")
+    assert text.count("<image") == 2
+    ids, used = (re.findall(rf'{key}([^")]+)', text) for key in ('\\bid="', '(?:href="|url\\()#'))
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(used)
 
 
 def test_the_same_figure_is_the_same_bytes(source: Source, outputs: Path) -> None:
