@@ -96,8 +96,8 @@ class Line:
         return text.mean_and_std(self.pruned) if is_outcome else ""
 
     @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy of each averaged run, by seed."""
+    def scores(self) -> dict[int, float]:
+        """Test accuracy or perplexity of each averaged run, by seed."""
         return {record.seed: score(record) for record in self.records}
 
 

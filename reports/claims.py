@@ -8,6 +8,7 @@ after Holm's correction over the claims of a table. Otherwise its mean may have 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -139,10 +140,10 @@ def tested(part: Part, claim: Claim, study: Study, tables: Tables) -> Part:
 def p_values(part: Part, summary: Summary) -> tuple[float, float]:
     """Return the p-values for and against a comparison, twice the one-sided ones of Student's t.
 
-    1 for one run. Equal values are exact, as FLOPs may be; accuracies are not, and get 1 again.
+    1 for one run. Equal values are exact, as FLOPs may be; scores are not, and get 1 again.
     """
     mean, low, high, wrong = summary.mean or 0.0, part.low, part.high, part.wrong
-    if summary.n < 2 or (not summary.std and "top1" in part.value):
+    if summary.n < 2 or (not summary.std and re.search("top1|ppl", part.value)):
         return 1.0, 1.0
     if not summary.std:
         return float(not low < mean < high), float(wrong < mean < high)

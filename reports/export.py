@@ -13,7 +13,7 @@ from reports import text
 from reports.cells import Line
 from reports.statistics import Summary
 from reports.tables import Table
-from study.columns import COLUMNS
+from study.columns import COLUMNS, SCORES
 from study.paper import PaperValue
 
 
@@ -92,8 +92,8 @@ def _summaries(table: Table, line: Line) -> dict[str, Summary]:
     for name, cell in line.cells.items():
         unit = "_pct" if COLUMNS[name].form == "percent" else ""
         found[f"{name}{unit}"] = cell.summary
-        if name == "top1":
-            found["top1_best_pct"] = line.top1_best
+        if name in SCORES:
+            found[f"{name}_best{unit}"] = line.top1_best
         if cell.flops is not None:
             found[str(COLUMNS[name].absolute)] = cell.flops
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from acdc.data import DATASETS
+from acdc.metrics import Metric
 from reports.statistics import Summary, paired_difference
 from reports.tables import Table
 from reports.text import DEGENERATE
@@ -11,11 +13,12 @@ from reports.text import DEGENERATE
 
 @dataclass(frozen=True)
 class Difference:
-    """The reference row minus another row, paired by seed, in points of test accuracy."""
+    """The reference row minus another row in test accuracy or perplexity, paired by seed."""
 
     reference: str
     other: str
     summary: Summary
+    metric: Metric
     is_degenerate: bool = False
     """Whether one of the rows is, by the rules of ``reports.models``."""
 
@@ -31,11 +34,10 @@ class Difference:
             return "one pair only"
         if interval is None:
             return "no spread"
-        if interval[0] > 0:
-            return f"{self.reference} higher"
-        if interval[1] < 0:
-            return f"{self.other} higher"
-        return "not distinguishable"
+        if interval[0] <= 0 <= interval[1]:
+            return "not distinguishable"
+        wins = (interval[0] > 0) == self.metric.higher_is_better
+        return f"{self.reference if wins else self.other} better"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Finding:
     """What a table shows at one sparsity."""
 
     sparsity: float
+    measure: str
+    """What the differences are of."""
     differences: tuple[Difference, ...]
 
 
@@ -56,6 +60,7 @@ def findings(table: Table) -> list[Finding]:
     places = dict.fromkeys((x.row.task, x.row.sparsity) for x in lines if not x.is_dense)
     found = []
     for task, sparsity in places:
+        metric = DATASETS[task.dataset].metric
         compared = [
             line
             for is_dense in (False, True)
@@ -67,7 +72,8 @@ def findings(table: Table) -> list[Finding]:
             Difference(
                 line.row.label,
                 other.row.label,
-                paired_difference(line.accuracies, other.accuracies),
+                paired_difference(line.scores, other.scores),
+                metric,
                 bool(line.degenerate or other.degenerate),
             )
             for line in compared
@@ -76,5 +82,6 @@ def findings(table: Table) -> list[Finding]:
             if other is not line
         )
         if differences:
-            found.append(Finding(sparsity, differences))
+            unit = "points of " if metric.unit else ""
+            found.append(Finding(sparsity, f"{unit}test {metric.name}", differences))
     return found

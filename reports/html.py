@@ -22,7 +22,7 @@ from reports.source import Source, build_table, draw_figure
 from reports.statistics import Summary
 from reports.tables import Table, requested
 from reports.theory import Found, find
-from study.columns import COLUMNS
+from study.columns import COLUMNS, SCORES
 from study.model import Experiment, ReportError, Study
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def report(source: Source, judgements: Sequence[Judgement] = ()) -> str:
     compared = [
         (section, findings(section.table))
         for section in sections
-        if section.table is not None and "top1" in section.table.columns
+        if section.table is not None and SCORES & set(section.table.columns)
     ]
     stale = _stale(source.folder, source.tables)
     environment = encoding.html_environment()

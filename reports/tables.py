@@ -118,6 +118,8 @@ def _about_columns(columns: Sequence[str], lines: Iterable[Line], shows_own: boo
     shown = set(columns)
     if any(COLUMNS[name].heading.endswith("top-1 (%)") for name in columns):
         yield "Top-1: test accuracy."
+    if any(COLUMNS[name].form == "perplexity" for name in columns):
+        yield "Perplexity: of the test text, per token; lower is better."
     asked = "Sparsity: asked of the layers that a method does not leave dense"
     if shows_own:
         yield f"{asked}, and pruned there; zero: of all prunable weights, whatever the reason."
@@ -126,7 +128,7 @@ def _about_columns(columns: Sequence[str], lines: Iterable[Line], shows_own: boo
     else:
         yield f"{asked}, of the sparse model that belongs to the dense ones shown."
     if shown & {"inference_ratio", "dense_inference_ratio"}:
-        yield "Inference FLOPs: of one image, as a fraction of the dense network's."
+        yield "Inference FLOPs: of one image or token, as a fraction of the dense network's."
     if shown & {"training_ratio", "published_ratio"}:
         published = ", and as the method's own publication counts it (formulas: Methods)"
         yield (

@@ -120,6 +120,9 @@ COLUMNS: dict[str, Column] = {
     ),
 }
 
+SCORES = {"top1", "sparse_ppl"}
+"""The columns of the metric by which rows are compared."""
+
 Plot = Literal[
     "schedule",
     "accuracy_by_epoch",

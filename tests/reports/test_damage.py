@@ -137,8 +137,8 @@ def test_a_damaged_file_is_named_and_enters_no_number(
     assert problem.isprintable()
     line = line_of_method(bad, "acdc")
     kept = (1, 2, 3) if case.status == "finished" else (1, 3)
-    accuracies = line_of_method(source, "acdc").accuracies
-    assert line.accuracies == {seed: accuracies[seed] for seed in kept}
+    scores = line_of_method(source, "acdc").scores
+    assert line.scores == {seed: scores[seed] for seed in kept}
     assert line.top1.missing == 3 - len(kept)
     assert any(case.file in note for note in line.notes) == (case.status == "missing")
     whole = build_table(source, source.study.experiment("table1"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acdc.metrics import ACCURACY, PERPLEXITY
 from reports.aggregate import RunRow
 from reports.cells import Line, line_of
 from reports.encoding import escape_latex as escape
@@ -332,8 +333,8 @@ def test_findings_are_paired_and_neutral(table: Table) -> None:
     assert not {"STR", "Awaited"} & {difference.other for difference in high.differences}
     rows = {line.row.label: line for line in table.lines}
     for difference in high.differences:
-        ours = rows[difference.reference].accuracies
-        theirs = rows[difference.other].accuracies
+        ours = rows[difference.reference].scores
+        theirs = rows[difference.other].scores
         pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         assert difference.summary.n == len(pairs)
         assert difference.summary.mean == pytest.approx(np.mean(pairs))
@@ -363,16 +364,19 @@ def test_findings_follow_the_reference(table: Table) -> None:
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
+    ("differences", "accuracy", "perplexity"),
     [
-        ([], "no common seeds"),
-        ([1.5], "one pair only"),
-        ([1.5, 1.5], "no spread"),
-        ([1.5, 1.5, 1.5], "no spread"),
-        ([1.5, 1.6, 1.4], "A higher"),
-        ([-1.5, -1.6, -1.4], "B higher"),
-        ([1.5, -1.6], "not distinguishable"),
+        ([], "no common seeds", "no common seeds"),
+        ([1.5], "one pair only", "one pair only"),
+        ([1.5, 1.5, 1.5], "no spread", "no spread"),
+        ([1.5, 1.6, 1.4], "A better", "B better"),
+        ([-1.5, -1.6, -1.4], "B better", "A better"),
+        ([1.5, -1.6], "not distinguishable", "not distinguishable"),
     ],
 )
-def test_a_winner_needs_an_interval(differences: list[float], verdict: str) -> None:
-    assert Difference("A", "B", summarise(differences)).verdict == verdict
+def test_a_winner_needs_an_interval(
+    differences: list[float], accuracy: str, perplexity: str
+) -> None:
+    summary = summarise(differences)
+    for metric, verdict in ((ACCURACY, accuracy), (PERPLEXITY, perplexity)):
+        assert Difference("A", "B", summary, metric).verdict == verdict
