@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from acdc.errors import SuiteError
 from acdc.files import write_json
-from acdc.run.reader import PROVENANCE, Attempt, read_run
+from acdc.run.reader import PROVENANCE, read_run
 from study.model import read_study
 
 KEPT = (
@@ -24,7 +25,7 @@ TOO_LARGE = {"epochs.csv", "events.csv"}
 
 
 class NotReproducible(SuiteError):
-    """The results do not come from one committed state of the source."""
+    """Some results are missing, or do not come from a committed state of the source."""
 
 
 @click.command()
@@ -32,17 +33,15 @@ class NotReproducible(SuiteError):
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/reference"))
 def reference(scale: str, results: Path, out: Path) -> None:
-    """Copy the summaries of SCALE, made by one committed state of the source, to results/reference.
+    """Copy the summaries of SCALE to results/reference, with how many runs each revision made.
 
-    They have the seeds that the study was made with. Refused where runs come from different
-    revisions or from edited files.
+    They have the seeds that the study was made with. Refused where a run is missing, or comes from
+    edited files.
     """
     source = results / scale
     study = read_study(source)
-    about = one_provenance(
-        [source / "runs" / run for run in study.runs],
-        [source / "theory" / name for name in study.theory],
-    )
+    runs = [source / "runs" / run for run in study.runs]
+    made = origins([*runs, *(source / "theory" / name for name in study.theory)])
     target = out / scale
     shutil.rmtree(target, ignore_errors=True)
     for pattern in KEPT:
@@ -51,37 +50,33 @@ def reference(scale: str, results: Path, out: Path) -> None:
                 copy = target / path.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-    write_json(target / "provenance.json", about)
-    click.echo(f"{target}: made by {about['git']['revision']} on {about['hardware']['processor']}")
+    write_json(target / "provenance.json", made)
+    for each in made:
+        where = f"{each['git']['revision']} on {each['hardware']['processor']}"
+        click.echo(f"{target}: {len(each['made'])} runs and experiments by {where}")
 
 
-def one_provenance(runs: list[Path], theory: list[Path]) -> dict[str, Any]:
-    """Return what all runs have in common: revision, versions, hardware.
-
-    The theory's experiments have to be of the same revision.
+def origins(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return each revision, set of versions and machine, with what was made there, if in part.
 
     Raises:
-        NotReproducible: a run or an experiment is missing or damaged, or they do not come from one
-            committed state.
+        NotReproducible: a run or an experiment is missing or damaged, or comes from edited files.
     """
-    records = [read_run(folder) for folder in (*runs, *theory)]
-    attempts = [(record.folder, attempt) for record in records for attempt in record.provenance]
-    first = next((attempt for _, attempt in attempts), Attempt())
-    for record in records:
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        record = read_run(folder)
         if record.problems or not record.provenance:
-            missing = f"{record.folder} has no {PROVENANCE}; make the study first"
+            missing = f"{folder} has no {PROVENANCE}; make the study first"
             raise NotReproducible("; ".join(record.problems) or missing)
-    for folder, attempt in attempts:
-        if not attempt.git.clean:
-            problem = "was made with edited files; commit them and reproduce it again"
-            raise NotReproducible(f"{folder} {problem}")
-        if attempt.git != first.git or (folder in runs and _common(attempt) != _common(first)):
-            raise NotReproducible(
-                f"{records[0].folder} and {folder} come from different revisions, versions or "
-                "machines; reproduce the study on one"
-            )
-    return _common(first)
-
-
-def _common(attempt: Attempt) -> dict[str, Any]:
-    return attempt.model_dump(include={"git", "python", "packages", "hardware"})
+        for attempt in record.provenance:
+            if not attempt.git.clean:
+                problem = "was made with edited files; commit them and reproduce it again"
+                raise NotReproducible(f"{folder} {problem}")
+            where = attempt.model_dump(include={"git", "python", "packages", "hardware"})
+            origin = next((each for each in found if where.items() <= each.items()), None)
+            if origin is None:
+                origin = where | {"made": []}
+                found.append(origin)
+            if folder.name not in origin["made"]:
+                origin["made"].append(folder.name)
+    return found

@@ -1,4 +1,4 @@
-"""``acdc reference`` copies the summaries of a study that was made by one committed state."""
+"""``acdc reference`` copies the summaries of a study that was made by committed states."""
 
 import json
 from collections.abc import Callable
@@ -51,13 +51,27 @@ def test_summaries_replace_those_before(study: Path) -> None:
     assert call(study) is None
     copied = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert copied == {"tables/table06.csv", "theory/t2_rate/series.csv", PROVENANCE}
-    about = json.loads((target / PROVENANCE).read_text())
+    (about,) = json.loads((target / PROVENANCE).read_text())
+    made = {folder.name for kind in ("runs", "theory") for folder in (study / kind).iterdir()}
+    assert set(about.pop("made")) == made
     assert about == {key: value for key, value in ABOUT.items() if key != "host"}
     assert isinstance(call(study, "nowhere"), ReportError)
 
 
 DIRTY = ABOUT | {"git": ABOUT["git"] | {"clean": False}}
 OTHER = ABOUT | {"git": ABOUT["git"] | {"revision": "b" * 40}}
+
+
+def test_runs_of_several_revisions_are_listed_by_revision(study: Path) -> None:
+    first, second, *_ = sorted((study / "runs").iterdir())
+    (first / PROVENANCE).write_text(json.dumps(OTHER))
+    (second / PROVENANCE).write_text(json.dumps(ABOUT | {"resumed": [OTHER]}))
+    assert call(study) is None
+    listed = json.loads((study.parents[1] / "reference" / "tiny" / PROVENANCE).read_text())
+    made = {each["git"]["revision"][0]: set(each["made"]) for each in listed}
+    assert made["b"] == {first.name, second.name}
+    assert second.name in made["a"]
+    assert first.name not in made["a"]
 
 
 @pytest.mark.parametrize("place", ["runs/*", "theory/*"])
@@ -67,11 +81,9 @@ OTHER = ABOUT | {"git": ABOUT["git"] | {"revision": "b" * 40}}
         Path.unlink,
         lambda path: path.write_text("{"),
         lambda path: path.write_text(json.dumps(DIRTY)),
-        lambda path: path.write_text(json.dumps(OTHER)),
-        lambda path: path.write_text(json.dumps(ABOUT | {"resumed": [OTHER]})),
     ],
 )
-def test_one_committed_state_is_required(
+def test_all_is_there_and_of_committed_files(
     change: Callable[[Path], object], place: str, study: Path
 ) -> None:
     path = sorted(study.glob(f"{place}/{PROVENANCE}"))[-1]
