@@ -191,14 +191,23 @@ def test_a_run_on_two_ranks_is_that_on_one_within_rounding(tmp_path: Path) -> No
                 assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
 
 
+IMAGES = tiny_config("gmp", model="wrn10_2_w8_s4", recipe={"batch_size": 258})
+TEXT = tiny_text("dense", epochs=1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (3, 2)])
-def test_any_number_of_ranks_resumes_an_epoch(first: int, then: int, tmp_path: Path) -> None:
-    config = tiny_config("gmp", model="wrn10_2_w8_s4", recipe={"batch_size": 258})
+@pytest.mark.parametrize(
+    ("config", "first", "then"),
+    [(IMAGES, 2, 1), (IMAGES, 1, 2), (IMAGES, 3, 2), (TEXT, 2, 2)],
+    ids=lambda value: value.dataset if isinstance(value, RunConfig) else str(value),
+)
+def test_any_number_of_ranks_resumes_an_epoch(
+    config: RunConfig, first: int, then: int, tmp_path: Path
+) -> None:
     whole = shared(1, tmp_path / "whole", [config]) / config.run_name
     shared(first, tmp_path / "parts", [config], steps=12)
     parts = shared(then, tmp_path / "parts", [config]) / config.run_name
-    assert resumptions(parts) == [(2, 2)]
+    assert resumptions(parts) == [divmod(12, config.plan.batches_per_epoch)]
     for mine, theirs in zip(journal(parts), journal(whole), strict=True):
         for key in {"train_loss", "train_accuracy", "val_loss"} & mine.keys():
             assert mine[key] == pytest.approx(theirs[key], rel=1e-6), (mine["epoch"], key)
