@@ -45,6 +45,9 @@ class Scale:
     is_paper: bool = False
     """Whether it is the suite's own scale ``paper``, so that its numbers compare with the paper's;
     the name alone does not tell."""
+    bundle: int | None = None
+    """Configurations of a task share a training job until it has this many runs; None: they do not
+    share one."""
 
 
 @dataclass(frozen=True)
@@ -232,19 +235,6 @@ class Study:
     def seeds_of(self, run: str) -> list[str]:
         """Return the runs that differ from a run in the seed only, itself included, by seed."""
         return self._alike[run]
-
-    def jobs(self, size: int | None) -> dict[str, tuple[str, ...]]:
-        """Return the runs of each training job; a job is named after its first run.
-
-        The runs of a job differ in the seed only, and are ``size`` at most (None: all seeds). A run
-        on several GPUs has a job of its own.
-        """
-        jobs = {}
-        for names in (names for name, names in self._alike.items() if name == names[0]):
-            step = size or len(names) if self.runs[names[0]].gpus == 1 else 1
-            for start in range(0, len(names), step):
-                jobs[names[start]] = tuple(names[start : start + step])
-        return jobs
 
     def with_parents(self, runs: Iterable[str]) -> tuple[str, ...]:
         """Return runs, each after those that it starts from, and each once."""

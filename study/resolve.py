@@ -62,7 +62,13 @@ def load(scale_name: str, seeds: int | None = None, experiments: str | Path | No
     options = {"--scale": scale_name, "--seeds": seeds, "--experiments": experiments}
     return Study(
         # find_scale has seen to it that no other file has this name.
-        Scale(scale.name, scale.title, scale.description, is_paper=scale.name == "paper"),
+        Scale(
+            scale.name,
+            scale.title,
+            scale.description,
+            is_paper=scale.name == "paper",
+            bundle=scale.bundle,
+        ),
         resolved,
         resolver.runs,
         {key: str(value) for key, value in options.items() if value is not None},

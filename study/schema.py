@@ -273,6 +273,9 @@ class ScaleSpec(Frozen):
     """By default the experiments' own."""
     experiments: tuple[str, ...] | None = None
     """The experiments that are part of it; by default all."""
+    bundle: int | None = Field(default=None, ge=2)
+    """Join configurations of the same task, each with the runs that start from it, until a job has
+    this many runs: for runs so short that starting a process costs as much."""
     theory: dict[Theory, dict[str, Any]] = {}
     """Settings of the theory's experiments by their names; they override the experiments' own."""
 

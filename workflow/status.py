@@ -18,6 +18,7 @@ from tabulate import tabulate
 from acdc.console import Seconds
 from acdc.messages import duration
 from acdc.run.result import RESULT
+from study.jobs import possible_jobs
 from study.model import STUDY, ReportError, Study, read_study
 from workflow.state import RunState, Status, read_state, written
 
@@ -101,6 +102,8 @@ class Overview:
     folder: Path
     entries: Sequence[Entry]
     states: Mapping[str, RunState]
+    jobs: Mapping[str, Sequence[str]]
+    """The jobs that may have trained each run, those of fewer runs first."""
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -146,17 +149,9 @@ class Overview:
         return [e for e in self.entries if only in (None, self.states[e.run].status)]
 
     def log(self, run: str) -> Path | None:
-        """Return the log of the job that trained a run, if there is one.
-
-        A job trains seeds of a configuration and is named after the first of them.
-        """
-        own = next(entry for entry in self.entries if entry.run == run)
-        alike = [e for e in self.entries if e.line == own.line and e.seed <= own.seed]
-        for entry in sorted(alike, key=lambda entry: entry.seed, reverse=True):
-            path = self.folder / "logs" / "train" / f"{entry.run}.log"
-            if path.exists():
-                return path
-        return None
+        """Return the log of the job that trained a run, if there is one."""
+        paths = (self.folder / "logs" / "train" / f"{job}.log" for job in self.jobs[run])
+        return next((path for path in paths if path.exists()), None)
 
 
 class Watch:
@@ -164,13 +159,13 @@ class Watch:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.title, self.folder = study.scale.title, folder
-        self.entries = entries(study)
+        self.entries, self.jobs = entries(study), possible_jobs(study)
         self._ended: dict[str, tuple[int, RunState]] = {}
 
     def look(self) -> Overview:
         """Return the study as it is now."""
         states = {entry.run: self._read(entry) for entry in self.entries}
-        return Overview(self.title, self.folder, self.entries, states)
+        return Overview(self.title, self.folder, self.entries, states, self.jobs)
 
     def _read(self, entry: Entry) -> RunState:
         folder = self.folder / "runs" / entry.run

@@ -67,7 +67,7 @@ def _train(job: Job, reporter: Reporter, ranks: Ranks, stops: StopRequests) -> i
         followed = isinstance(error, Rank0Error) and job.options.allow_failure
         return 0 if followed else error.exit_status
     except Exception:
-        reporter.say(traceback.format_exc().rstrip())
+        reporter.say(f"{job.config.run_name}:\n{traceback.format_exc().rstrip()}")
         return 1
     if ranks.first:
         try:

@@ -347,24 +347,6 @@ def test_selected_runs_come_with_their_parents() -> None:
     assert study.select(method="acdc", sparsity=0.9, row="AC/DC") == acdc
 
 
-def test_jobs_hold_the_seeds_of_one_configuration() -> None:
-    study = known("quick")
-    for size in (None, 1, 2, 3):
-        jobs = study.jobs(size)
-        assert sorted(run for runs in jobs.values() for run in runs) == sorted(study.runs)
-        for name, runs in jobs.items():
-            assert name == runs[0]
-            assert size is None or len(runs) <= size
-            alike = [{**study.runs[run].config, "seed": 0} for run in runs]
-            assert all(other == alike[0] for other in alike)
-    assert len(study.jobs(1)) == len(study.runs)
-    assert all(list(runs) == study.seeds_of(runs[0]) for runs in study.jobs(None).values())
-    # A run on several GPUs has a job of its own.
-    paper = known("paper")
-    assert all(len(jobs) == 1 or paper.gpus[name] == 1 for name, jobs in paper.jobs(3).items())
-    assert {paper.gpus[name] for name in paper.runs} == {1, 4, 8}
-
-
 def test_a_scale_overrides_the_settings_of_the_theory(theory: Resolve) -> None:
     defaults = parse("t2_rate", {}).model_dump(mode="json")
     assert theory().theory == {"t2_rate": defaults}

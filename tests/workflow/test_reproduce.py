@@ -86,7 +86,11 @@ def test_one_more_seed_trains_that_seed(finished: Workplace, workplace: Workplac
 def test_removed_and_failed_runs_are_trained_again(
     finished: Workplace, workplace: Workplace
 ) -> None:
-    """A run that fails for good is a missing cell; the next start retries it and nothing else."""
+    """A run that fails for good is a missing cell; the next start retries it and nothing else.
+
+    All runs share a job, so that the others train although it fails.
+    """
+    scale = edited(workplace.folder, bundle=8)
     shutil.copytree(finished.study, workplace.study)
     shutil.copytree(finished.folder / ".snakemake", workplace.folder / ".snakemake")
     runs = {path.name.partition("_seed")[0]: path for path in (workplace.study / "runs").iterdir()}
@@ -94,7 +98,7 @@ def test_removed_and_failed_runs_are_trained_again(
     shutil.rmtree(run)
     shutil.copytree(other / "checkpoint", run / "checkpoint")
     before = {p: t for p, t in modified(workplace.study).items() if p.parent.name != run.name}
-    done = workplace.reproduce()
+    done = workplace.reproduce(scale)
     assert done.returncode == 1
     assert f"{run.name}: " in done.stderr
     (failed,) = (row for row in table(workplace.study, "table06") if row.get("failed") == "1")
@@ -103,7 +107,7 @@ def test_removed_and_failed_runs_are_trained_again(
     assert "belongs to run" in (workplace.study / "report.html").read_text()
 
     shutil.rmtree(run / "checkpoint")
-    done = workplace.reproduce()
+    done = workplace.reproduce(scale)
     assert done.returncode == 0, done.stderr
     after = modified(workplace.study)
     assert {path: after[path] for path in before} == before

@@ -24,6 +24,7 @@ from acdc.run.failures import FAILED
 from acdc.run.lease import LEASE, host_at_work
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, read_lines
 from acdc.run.result import RESULT, DivergedResult, FailedResult, FinishedResult
+from study.jobs import possible_jobs
 from study.model import STUDY, Experiment, Row, Run, Scale, Study, Task, write_study
 from study.resolve import load
 from tests.run.test_stops import PATIENCE_S
@@ -391,8 +392,21 @@ def test_each_run_of_a_study_is_in_the_matrix_once() -> None:
     assert sorted(entry.run for entry in found) == sorted(study.runs)
     assert len({(entry.task, entry.line, entry.seed) for entry in found}) == len(found)
     states = {entry.run: RunState("queued", entry.epochs) for entry in found}
-    text = "\n".join(show(Overview("Mine", Path("mine"), found, states)))
+    text = "\n".join(show(Overview("Mine", Path("mine"), found, states, possible_jobs(study))))
     assert text.count("queued") == len(found) + 1  # with the summary
+
+
+def test_a_run_has_the_log_of_its_bundle(tmp_path: Path) -> None:
+    study = study_of(tmp_path, ("acdc", 0.9, 1), ("acdc", 0.9, 2), ("rigl", 0.9, 1))
+    study = dataclasses.replace(study, scale=dataclasses.replace(study.scale, bundle=3))
+    first, second, third = study.runs
+    overview, log = overview_of(tmp_path, study), tmp_path / "mine" / "logs" / "train"
+    log.mkdir(parents=True)
+    assert overview.log(third) is None
+    (log / f"{first}.log").touch()
+    assert {overview.log(run) for run in study.runs} == {log / f"{first}.log"}
+    (log / f"{second}.log").touch()  # as with one run per job
+    assert overview.log(second) == log / f"{second}.log"
 
 
 def test_watching_needs_no_torch_and_ends_with_an_interrupt(tmp_path: Path) -> None:

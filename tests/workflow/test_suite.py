@@ -12,6 +12,7 @@ from acdc.config.run import parse_run
 from acdc.errors import Resumable, RunDirectoryError
 from acdc.run.batch import write_receipt
 from acdc.run.result import FailedResult
+from study.jobs import training_jobs
 from study.model import Study
 from study.resolve import load
 from tests.workflow.conftest import TINY
@@ -28,7 +29,7 @@ def receipt(study: Study, folder: Path, job: str, *without: str) -> Path:
     """Write the receipt of a job of all seeds, as ``acdc train`` does."""
     path = folder / "receipts" / f"{job}.json"
     statuses = {}
-    for run in study.jobs(None)[job]:
+    for run in training_jobs(study)[job]:
         if run not in without:
             config = dict(study.runs[run].config)
             end(folder / "runs" / run, FailedResult, config, error="broken", exit_status=3)
@@ -40,13 +41,13 @@ def receipt(study: Study, folder: Path, job: str, *without: str) -> Path:
 
 
 def test_receipts_of_ended_jobs_stay_and_others_are_dropped(study: Study, tmp_path: Path) -> None:
-    jobs = study.jobs(None)
+    jobs = training_jobs(study)
     job, (first, second) = next(iter(jobs.items()))
     path = receipt(study, tmp_path, job)
     drop_receipts(tmp_path, jobs)
     assert path.exists()
     # One run per job, after all seeds in one, and the other way round.
-    drop_receipts(tmp_path, study.jobs(1))
+    drop_receipts(tmp_path, training_jobs(study, 1))
     assert path.exists()
     result = tmp_path / "runs" / second / "result.json"
     before = result.read_bytes()
@@ -75,7 +76,7 @@ def test_receipts_of_ended_jobs_stay_and_others_are_dropped(study: Study, tmp_pa
 
 
 def test_receipts_of_another_suite_at_work_stay(study: Study, tmp_path: Path) -> None:
-    jobs = study.jobs(None)
+    jobs = training_jobs(study)
     path = receipt(study, tmp_path, next(iter(jobs)))
     (tmp_path / "runs" / next(iter(jobs)) / "result.json").unlink()
     suite = SoleSuite(tmp_path)

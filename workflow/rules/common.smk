@@ -14,6 +14,7 @@ from acdc.errors import ConfigError, SuiteError
 from theory.layout import WITHOUT_FIGURE
 from workflow import gpus, settings, signals, site, slurm, suite
 from study import resolve
+from study.jobs import possible_jobs, training_jobs
 
 # The process that holds the study's folder for this Snakemake, if another one does.
 HOLDER = os.environ.get(suite.HOLDER)
@@ -33,7 +34,7 @@ try:
     # Criteria of the target "trained".
     CHOICE = {key: SETTINGS[key] for key in settings.CHOICES if key in SETTINGS}
     SCALE, RESULTS_FOLDER = SETTINGS["scale"], SETTINGS["results"]
-    # Runs at a time in a job; None: all seeds of a configuration, one after the other.
+    # Seeds of a configuration that a job trains at once; None: its runs follow one another.
     PACK = SETTINGS.get("pack")
     RESOLVED = (SCALE, SETTINGS.get("seeds"), SETTINGS.get("experiments"))
     # The folder of the data sets; jobs inherit it.
@@ -53,7 +54,8 @@ except ConfigError as error:
 # Everything that a study writes is below one folder.
 FOLDER = f"{RESULTS_FOLDER}/{STUDY.scale.name}"
 # The runs of each training job, which is named after the first of them.
-JOBS = STUDY.jobs(PACK)
+JOBS = training_jobs(STUDY, PACK, CHOSEN)
+POSSIBLE = possible_jobs(STUDY)
 JOB_OF = {run: job for job, runs in JOBS.items() for run in runs}
 if workflow.is_main_process:
     suite.drop_receipts(Path(FOLDER), JOBS)
@@ -61,8 +63,8 @@ if workflow.is_main_process:
 
 
 def receipts_of(runs):
-    """Return the receipts of the jobs that train some runs."""
-    jobs = dict.fromkeys(JOB_OF[run] for run in runs)
+    """Return the receipts of the jobs that train some runs, of which those chosen count."""
+    jobs = dict.fromkeys(JOB_OF[run] for run in runs if run in JOB_OF)
     return [f"{FOLDER}/receipts/{job}.json" for job in jobs]
 
 
@@ -121,9 +123,10 @@ def data_of(wildcards):
 
 
 def parents_of(wildcards):
-    """Return the receipts of the runs that a job's runs start from."""
-    parents = (STUDY.runs[run].parent for run in JOBS[wildcards.job])
-    return receipts_of(filter(None, parents))
+    """Return the receipts of the runs of other jobs that a job's runs start from."""
+    runs = JOBS[wildcards.job]
+    parents = (STUDY.runs[run].parent for run in runs)
+    return receipts_of(parent for parent in parents if parent not in runs)
 
 
 def slurm_extra(wildcards):
@@ -131,8 +134,9 @@ def slurm_extra(wildcards):
     options = SETTINGS.get("slurm_extra", "")
     if not options or not workflow.is_main_process:
         return options
-    # Jobs of an earlier controller, which may have had other packs.
-    return slurm.after(options, QUEUE.of(STUDY.seeds_of(wildcards.job)))
+    # Jobs of an earlier controller, which may have had another pack.
+    known = {job for run in JOBS[wildcards.job] for job in POSSIBLE[run]}
+    return slurm.after(options, QUEUE.of(sorted(known)))
 
 
 def names(found):

@@ -1,5 +1,5 @@
-# A job trains runs that differ in the seed only. They resume from their checkpoints, and the receipt
-# is the only declared output: Snakemake deletes the outputs of a job that it starts again.
+# A job trains runs of one network on one data set (study/jobs.py). They resume from their checkpoints, and
+# the receipt is the only declared output: Snakemake deletes the outputs of a job that it starts again.
 
 from workflow import resources as requests
 
