@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import zlib
@@ -178,6 +179,8 @@ def as_images(pixels: np.ndarray, labels: np.ndarray) -> Images:
 
 
 CHECKSUMS = "checksums match"
+# Runs that follow one another in a process read the same files.
+_decompress = functools.lru_cache(maxsize=4)(gzip.decompress)
 
 
 def read_verified(path: Path, digest: str, remedy: str) -> bytes:
@@ -188,7 +191,7 @@ def read_verified(path: Path, digest: str, remedy: str) -> bytes:
     """
     try:
         raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        content = _decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"data file {path} (sha256 {digest}) cannot be read ({error}); {remedy}"
