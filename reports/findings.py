@@ -63,10 +63,9 @@ def findings(table: Table) -> list[Finding]:
         metric = DATASETS[task.dataset].metric
         compared = [
             line
-            for is_dense in (False, True)
-            for line in lines
-            if (line.row.task, line.is_dense) == (task, is_dense)
-            and (is_dense or (line.row.sparsity, line.row.product) == (sparsity, "sparse"))
+            for line in sorted(lines, key=lambda line: line.is_dense)
+            if line.row.task == task
+            and (line.is_dense or (line.row.sparsity, line.row.product) == (sparsity, "sparse"))
         ]
         differences = tuple(
             Difference(
