@@ -15,6 +15,7 @@ from acdc.distributed import Ranks
 from acdc.errors import ConfigError
 from acdc.models.transformer_xl import TransformerXL
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import read_run
 from acdc.step import Step
 from acdc.training.loop import Callbacks, train
 from acdc.training.state import Engine, TrainState
@@ -57,6 +58,7 @@ def test_resuming_within_an_epoch_keeps_the_memory(
     assert math.exp(best["test_loss"]) < 944 / 2
     losses = [line["val_loss"] for line in journal(expected) if line.get("product") == "sparse"]
     assert best["val_loss"] == min(losses), "the best model is that of the lowest perplexity"
+    assert read_run(expected).journal.problem is None, "a text needs no accuracy"
 
 
 def test_the_memory_holds_the_inputs_of_earlier_segments_of_an_epoch() -> None:
