@@ -20,7 +20,7 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: the time of an example depends on what else the machine does.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("suite")
 
 
@@ -48,7 +48,6 @@ def acdc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def silent() -> Silent:
-    """A reporter that records its calls."""
     return Silent()
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,21 +71,14 @@ def tiny_text(method: str, **changes: Any) -> RunConfig:
         "sparsity": 0.0 if method == "dense" else 0.8,
         "epochs": 2,
         "recipe": {
-            "optimizer": "lamb",
-            "lr": 0.02,
-            "weight_decay": 0.0,
-            "lr_schedule": "cosine_by_step",
-            "clip_norm": 0.25,
-            "batch_size": 64,
-            "segment": 24,
-            "memory": 32,
+            "optimizer": "lamb", "lr": 0.02, "weight_decay": 0.0, "lr_schedule": "cosine_by_step",
+            "clip_norm": 0.25, "batch_size": 64, "segment": 24, "memory": 32
         },
-    }
+    }  # fmt: skip
     return parse_run(base | changes)
 
 
 def golden(name: str) -> Any:
-    """Return a file of golden vectors."""
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -93,19 +86,13 @@ def tiny_config(method: str, **changes: Any) -> RunConfig:
     """Return a four-epoch run on the digits; ``changes`` override its keys, ``recipe`` in part."""
     recipe = {"batch_size": 256, "lr": 0.2, "augmentation": "shift"} | changes.pop("recipe", {})
     base = {
-        "model": "resnet8_s2",
-        "dataset": "digits",
-        "method": method,
-        "settings": METHOD_SETTINGS.get(method, {}),
-        "sparsity": 0.0 if method == "dense" else 0.75,
-        "epochs": 4,
-        "recipe": recipe,
-    }
+        "model": "resnet8_s2", "dataset": "digits", "method": method,
+        "settings": METHOD_SETTINGS.get(method, {}), "sparsity": 0.0 if method == "dense" else 0.75,
+        "epochs": 4, "recipe": recipe}  # fmt: skip
     return parse_run(base | changes)
 
 
 def network_of(config: RunConfig) -> nn.Module:
-    """Return the network of a run with its initial weights."""
     return build_model(config.model, config.dataset, config.seed)
 
 
@@ -122,6 +109,19 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x)).flatten(1)
         return self.out(torch.tanh(self.hidden(x)))
+
+
+@dataclass(frozen=True)
+class Before:
+    """Copies from before a step, when its gradients are there and no hook has been called."""
+
+    step: Step
+    weights: dict[str, Tensor]
+    stored: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    """Zeros before the first step."""
+    gradients: dict[str, Tensor]
 
 
 class Drive:
@@ -142,7 +142,6 @@ class Drive:
         self.losses: list[float] = []
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and labels of an iteration."""
         labels = torch.tensor([(7 * i + iteration) % 4 for i in range(8)])
         return hashval((8, 1, 2, 2), 500 + iteration), labels
 
@@ -167,15 +166,37 @@ class Drive:
         return nn.functional.cross_entropy(self.model(inputs), labels)
 
     def effective(self) -> dict[str, Tensor]:
-        """Return copies of the weights that the forward pass uses."""
         return {name: weight.detach().clone() for name, weight in self.weights.items()}
 
     def momentum(self) -> dict[str, Tensor]:
-        """Return copies of the momentum buffers of the prunable weights."""
         return {
             name: self.optimizer.state[weight]["momentum_buffer"].detach().clone()
             for name, weight in self.weights.items()
         }
+
+    def walk(self) -> Iterator[Before]:
+        """Train all iterations; yield after each what was there before it."""
+        for iteration in range(self.config.epochs * self.batches):
+            found: list[Before] = []
+            self.run(
+                before_step=lambda step, found=found: found.append(self._before(step)),
+                first=iteration,
+                until=iteration + 1,
+            )
+            yield found[0]
+
+    def _before(self, step: Step) -> Before:
+        started = "momentum_buffer" in self.optimizer.state.get(self.weights["out.weight"], {})
+        return Before(
+            step,
+            self.effective(),
+            {name: weight.clone() for name, weight in stored_weights(self).items()},
+            dict(self.method.masks),
+            self.momentum()
+            if started
+            else {n: torch.zeros_like(w) for n, w in self.weights.items()},
+            {name: weight.grad.clone() for name, weight in self.weights.items()},
+        )
 
     def run(
         self,
@@ -220,7 +241,6 @@ def stored_weights(drive: Drive) -> dict[str, Tensor]:
 
 
 def nonzeros(tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of non-zero entries over all tensors."""
     return sum(int((tensor != 0).sum()) for tensor in tensors.values())
 
 
@@ -239,7 +259,6 @@ def brute_force_top_k(scores: dict[str, Tensor], k: int) -> dict[str, list[bool]
 
 
 def costs_of(drive: Drive) -> tuple[LayerCost, ...]:
-    """Return the costs of the tiny network as if each weight were used once."""
     return tuple(LayerCost(n, w.numel(), 2 * w.numel()) for n, w in drive.weights.items())
 
 
@@ -302,18 +321,15 @@ def without_timings(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
-    """Return a run's journal less times and resume events."""
     records = map(without_timings, read_lines(folder / "journal.jsonl").lines)
     return [record for record in records if record.get("event") != "resume"]
 
 
 def epochs(folder: Path) -> list[int]:
-    """Return the epochs that a run's journal records."""
     return [record["epoch"] for record in read_lines(folder / "journal.jsonl").epochs]
 
 
 def resumptions(folder: Path) -> list[tuple[int, int]]:
-    """Return where a run was resumed, by epoch and batch."""
     events = read_lines(folder / "journal.jsonl").events
     return [(e["epoch"], e["batch"]) for e in events if e["event"] == "resume"]
 
@@ -328,7 +344,6 @@ def epoch_line(epoch: int, **more: Any) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> dict[str, bytes]:
-    """Return the contents of all weights that a run wrote."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -341,7 +356,6 @@ def train(
 
 
 def plain(result: Result) -> dict[str, Any]:
-    """Return a result as its file holds it."""
     return dict(json.loads(json.dumps(finite(result.model_dump(by_alias=True)))))
 
 

@@ -35,7 +35,6 @@ MAY_NAME = {("acdc.methods.registry", "baselines"), ("workflow.cli", "")}
 
 @cache
 def sources() -> dict[str, Path]:
-    """Return the modules of the product by name."""
     packages = dict.fromkeys(room.partition(".")[0] for room in RANK)
     paths = [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
     return {name_of(path): path for path in paths}

@@ -29,11 +29,14 @@ SYSTEM: dict[str, tuple[str, int, str]] = {
     "closed input": (f"{HELP} <&-", 0, ""),
     "closed output": (f"{HELP} >&-", 0, ""),
     "closed errors": (f"{HELP} 2>&-", 0, ""),
-    "closed streams of a training": (f"{TRAIN} <&- >&- 2>&-", 0, ""),
+    "closed streams of a training, no home, no temporary folder": (
+        f"env -u HOME TMPDIR=/nowhere {TRAIN} <&- >&- 2>&-",
+        0,
+        "",
+    ),
     "closed errors of a mistake": (f"{MISTAKE} 2>&-", 2, ""),
     "a reader that leaves": (f"{HELP} | true; exit ${{PIPESTATUS[0]}}", 1, ""),
     "no working directory": (f"mkdir gone; cd gone; rmdir ../gone; {HELP}", 4, "directory"),
-    "no home, no temporary folder": (f"env -u HOME TMPDIR=/nowhere {TRAIN}", 0, "epoch"),
     "ascii": (f"LC_ALL=C PYTHONIOENCODING=ascii {MISTAKE}", 2, "missing"),
 }
 

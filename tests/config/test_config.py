@@ -19,12 +19,8 @@ from acdc.methods.registry import method_names
 from acdc.models import MODELS, Architecture
 
 BASE: dict[str, Any] = {
-    "model": "resnet8_s2",
-    "dataset": "digits",
-    "method": "acdc",
-    "sparsity": 0.9,
-    "epochs": 20,
-}
+    "model": "resnet8_s2", "dataset": "digits", "method": "acdc", "sparsity": 0.9, "epochs": 20
+}  # fmt: skip
 
 
 def with_(**changes: Any) -> dict[str, Any]:
@@ -42,33 +38,19 @@ def test_fingerprint_hashes_the_resolved_configuration() -> None:
         "dataset": "digits",
         "method": "acdc",
         "settings": {
-            "schedule": "imagenet-100",
-            "phases": [],
-            "dense_layers": [],
-            "distribution": "global",
-            "pattern": None,
-            "grouping": "input",
-            "reset_momentum": True,
-            "selection": "exact",
+            "schedule": "imagenet-100", "phases": [], "dense_layers": [], "distribution": "global",
+            "pattern": None, "grouping": "input", "reset_momentum": True, "selection": "exact"
         },
         "sparsity": 0.9,
         "recipe": {
-            "batch_size": 128,
-            "lr": 0.1,
-            "momentum": 0.9,
-            "nesterov": False,
-            "weight_decay": 0.0005,
-            "lr_schedule": "cosine",
-            "warmup": 0.05,
-            "milestones": [],
-            "gamma": 0.1,
-            "label_smoothing": 0.0,
-            "augmentation": "none",
+            "batch_size": 128, "lr": 0.1, "momentum": 0.9, "nesterov": False,
+            "weight_decay": 0.0005, "lr_schedule": "cosine", "warmup": 0.05, "milestones": [],
+            "gamma": 0.1, "label_smoothing": 0.0, "augmentation": "none"
         },
         "epochs": 20,
         "seed": 1,
         "precision": "fp32",
-    }
+    }  # fmt: skip
     text = json.dumps(resolved, sort_keys=True, separators=(",", ":"))
     by_hand = hashlib.sha256(text.encode()).hexdigest()[:12]
     # Finished runs are found by it: where it changes, every run there is would be trained again.
@@ -77,14 +59,10 @@ def test_fingerprint_hashes_the_resolved_configuration() -> None:
 
 def test_equal_configurations_are_one_run() -> None:
     same = [
-        BASE,
-        with_(seed=1, recipe={}, settings={}),
-        dict(reversed(BASE.items())),
+        BASE, with_(seed=1, recipe={}, settings={}), dict(reversed(BASE.items())),
         with_(recipe={"lr": 1e-1, "momentum": 0.90}),
         with_(recipe={"optimizer": "sgd", "betas": [0.9, 0.999], "clip_norm": None, "final_lr": 0}),
-        parse_run(BASE).model_dump(),
-        json.loads(json.dumps(parse_run(BASE).plain())),
-    ]
+        parse_run(BASE).model_dump(), json.loads(json.dumps(parse_run(BASE).plain()))]  # fmt: skip
     configs = [parse_run(data) for data in same]
     assert len({config.fingerprint for config in configs}) == 1
     assert all(config == configs[0] for config in configs)
@@ -94,35 +72,20 @@ def test_equal_configurations_are_one_run() -> None:
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"model": "resnet8"},
-    {"dataset": "fashion_mnist_10k"},
-    {"method": "gmp"},
-    {"settings": {"schedule": "cifar-20"}},
-    {"settings": {"distribution": "uniform"}},
-    {"settings": {"dense_layers": ["conv1.weight"]}},
-    {"settings": {"reset_momentum": False}},
+    {"model": "resnet8"}, {"dataset": "fashion_mnist_10k"}, {"method": "gmp"},
+    {"settings": {"schedule": "cifar-20"}}, {"settings": {"distribution": "uniform"}},
+    {"settings": {"dense_layers": ["conv1.weight"]}}, {"settings": {"reset_momentum": False}},
     {"settings": {"selection": "released"}},
-    {"settings": {"schedule": None, "phases": [["sparse", 0, 20]]}},
-    {"sparsity": 0.91},
-    {"epochs": 21},
-    {"seed": 2},
-    {"recipe": {"batch_size": 64}},
-    {"recipe": {"lr": 0.2}},
-    {"recipe": {"momentum": 0.8}},
-    {"recipe": {"nesterov": True}},
-    {"recipe": {"weight_decay": 0.0}},
-    {"recipe": {"lr_schedule": "constant"}},
-    {"recipe": {"warmup": 0.1}},
-    {"recipe": {"milestones": [0.5], "lr_schedule": "step"}},
+    {"settings": {"schedule": None, "phases": [["sparse", 0, 20]]}}, {"sparsity": 0.91},
+    {"epochs": 21}, {"seed": 2}, {"recipe": {"batch_size": 64}}, {"recipe": {"lr": 0.2}},
+    {"recipe": {"momentum": 0.8}}, {"recipe": {"nesterov": True}},
+    {"recipe": {"weight_decay": 0.0}}, {"recipe": {"lr_schedule": "constant"}},
+    {"recipe": {"warmup": 0.1}}, {"recipe": {"milestones": [0.5], "lr_schedule": "step"}},
     {"recipe": {"milestones": [0.5], "lr_schedule": "step", "gamma": 0.2}},
-    {"recipe": {"label_smoothing": 0.1}},
-    {"recipe": {"augmentation": "shift"}},
-    {"recipe": {"optimizer": "adamw"}},
-    {"recipe": {"optimizer": "lamb"}},
-    {"recipe": {"optimizer": "lamb", "betas": [0.9, 0.99]}},
-    {"recipe": {"clip_norm": 0.25}},
-    {"recipe": {"final_lr": 1e-4}},
-]
+    {"recipe": {"label_smoothing": 0.1}}, {"recipe": {"augmentation": "shift"}},
+    {"recipe": {"optimizer": "adamw"}}, {"recipe": {"optimizer": "lamb"}},
+    {"recipe": {"optimizer": "lamb", "betas": [0.9, 0.99]}}, {"recipe": {"clip_norm": 0.25}},
+    {"recipe": {"final_lr": 1e-4}}]  # fmt: skip
 
 
 def test_any_changed_key_makes_another_run() -> None:
@@ -168,9 +131,7 @@ def test_slugs_can_be_read(changes: dict[str, Any], slug: str) -> None:
         ("str", {"s_init": -5}, "s_init-5"),
     ],
 )
-def test_variants_name_changed_settings(
-    method: str, settings: dict[str, Any], variant: str
-) -> None:
+def test_variants_name_settings(method: str, settings: dict[str, Any], variant: str) -> None:
     assert parse_run(with_(method=method, settings=settings)).settings.variant() == variant
 
 
@@ -279,29 +240,13 @@ REAL = (
     *(
         f"recipe.{key}"
         for key in (
-            "lr",
-            "momentum",
-            "weight_decay",
-            "warmup",
-            "final_lr",
-            "gamma",
-            "label_smoothing",
+            "lr", "momentum", "weight_decay", "warmup", "final_lr", "gamma", "label_smoothing"
         )
     ),
-)
+)  # fmt: skip
 NO_NUMBER = (
-    True,
-    False,
-    "1",
-    "0.5",
-    "",
-    None,
-    float("nan"),
-    float("inf"),
-    -float("inf"),
-    [0.5],
-    {},
-)
+    True, False, "1", "0.5", "", None, float("nan"), float("inf"), -float("inf"), [0.5], {}
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("value", NO_NUMBER, ids=repr)
@@ -373,8 +318,8 @@ def test_a_value_of_any_size_is_a_short_message() -> None:
         bomb = [bomb] * 10
     for value in (
         "x" * 10**6,
-        list(range(10**5)),
-        {str(n): n for n in range(10**5)},
+        list(range(10**4)),
+        {str(n): n for n in range(10**4)},
         10**5000,
         "a\nb",
     ):

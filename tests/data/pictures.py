@@ -23,7 +23,6 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
 
 
 def make(root: Path) -> Path:
-    """Write a data set of three classes, and return its folder."""
     for part, count in (("train", TRAIN), ("val", TEST)):
         for label, name in enumerate(CLASSES):
             folder = root / part / name
@@ -41,7 +40,6 @@ def spec_of(
     training_images: int = len(CLASSES) * (TRAIN - VALIDATION),
     folders: ClassFolders = FOLDERS,
 ) -> ImageSpec:
-    """Return the spec of a data set in a folder."""
     return ImageSpec(
         title="Pictures",
         channels=3,

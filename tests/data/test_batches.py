@@ -52,9 +52,7 @@ def augmented(images: torch.Tensor, how: Augmentation, seed: int) -> torch.Tenso
     st.sampled_from([4, 8, 16]),
     st.integers(0, 2**32),
 )
-def test_augmented_images_are_shifted_originals(
-    how: Augmentation, channels: int, size: int, seed: int
-) -> None:
+def test_images_are_shifted(how: Augmentation, channels: int, size: int, seed: int) -> None:
     images = numbered_images(6, channels, size)
     images[1::2] = images[1::2].flip(2)
     out = augmented(images, how, seed)
@@ -78,15 +76,6 @@ def test_shifts_and_flips_are_uniform() -> None:
     assert len(counts) == 18
     assert min(counts.values()) > 40
     assert max(counts.values()) < 160
-
-
-def test_augmentation_is_a_function_of_its_generator() -> None:
-    images = numbered_images(8, 1, 8)
-    before = images.clone()
-    first, again, other = (augmented(images, "shift", seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(images, before)
 
 
 def feed(augmentation: Augmentation, ranks: Ranks | None = None, **plan: Any) -> MemoryLoader:

@@ -203,17 +203,12 @@ def damaged(root: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "what"),
     [
-        ("nowhere", "set ACDC_DATA"),
-        ("no val", "val is missing"),
-        ("no classes", "val has no classes"),
-        ("other classes", "cat is in one of them only"),
-        ("empty class", "yak has no images"),
-        ("small", "3 classes, not 1000"),
+        ("nowhere", "set ACDC_DATA"), ("no val", "val is missing"),
+        ("no classes", "val has no classes"), ("other classes", "cat is in one of them only"),
+        ("empty class", "yak has no images"), ("small", "3 classes, not 1000")
     ],
-)
-def test_folders_that_are_not_imagenet(
-    how: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+)  # fmt: skip
+def test_not_imagenet(how: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged(tmp_path / "imagenet", how)
     monkeypatch.setenv("ACDC_DATA", str(tmp_path))
     with pytest.raises(DataError) as refusal:
@@ -232,13 +227,10 @@ def test_files_are_counted(root: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "augmentation"),
     [
-        ("digits", "crop_flip"),
-        ("fashion_mnist", "crop_flip"),
-        ("imagenet", "shift"),
-        ("imagenet", "shift_flip"),
-        ("digits", "shift_flip"),
+        ("digits", "crop_flip"), ("fashion_mnist", "crop_flip"), ("imagenet", "shift"),
+        ("imagenet", "shift_flip"), ("digits", "shift_flip")
     ],
-)
+)  # fmt: skip
 def test_augmentations_that_do_not_suit(dataset: str, augmentation: str) -> None:
     data = {"model": "resnet8", "dataset": dataset, "method": "dense", "epochs": 1}
     with pytest.raises(ConfigError, match=rf"^recipe\.augmentation={augmentation}: "):
@@ -258,15 +250,10 @@ def test_a_data_set_of_ones_own(
     settings = {"acdc": {"schedule": None, "phases": phases}, "snip": {"images": 13}}[method]
     config = parse_run(
         {
-            "model": "resnet8_s4",
-            "dataset": "pictures",
-            "method": method,
-            "settings": settings,
-            "sparsity": 0.8,
-            "epochs": 2,
-            "recipe": {"batch_size": 8, "augmentation": "crop_flip"},
+            "model": "resnet8_s4", "dataset": "pictures", "method": method, "settings": settings,
+            "sparsity": 0.8, "epochs": 2, "recipe": {"batch_size": 8, "augmentation": "crop_flip"}
         }
-    )
+    )  # fmt: skip
 
     whole = run(config, Options(tmp_path / "whole"), Silent())
     options = Options(tmp_path / "parts", engine=Engine(workers=1), checkpoint_interval_s=0)

@@ -107,9 +107,7 @@ def by_hand(images: ImageSet, model: torch.nn.Module) -> dict[str, float]:
     return {"relabelled_given_accuracy": given / count, "relabelled_true_accuracy": own / count}
 
 
-def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_epoch_is_counted_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = loaded(SMALL[0])
     counted = []
     measured = ImageTask.record
@@ -129,9 +127,7 @@ def test_the_journal_says_at_every_epoch_what_counting_by_hand_says(
     assert len({record["relabelled_true_accuracy"] for record in records}) > 1
 
 
-def test_measuring_changes_nothing_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_changes_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = on(SMALL[0])
     train(config, tmp_path / "measured")
     monkeypatch.setattr(MemoryLoader, "relabelled", property(lambda _: None, lambda *_: None))
@@ -173,16 +169,3 @@ def test_ranks_share_the_images() -> None:
         assert 0 < shares[0][key] < value
         assert shares[0][key] + shares[1][key] == pytest.approx(value)
     assert alone == by_hand(odd(), network_of(on(SMALL[0])))
-
-
-def test_a_dense_network_memorizes_random_labels_without_augmentation(tmp_path: Path) -> None:
-    recipe = {"batch_size": 50, "lr": 0.1, "augmentation": "none", "weight_decay": 0.0}
-    config = on(SMALL[0], epochs=20, recipe=recipe)
-    train(config, tmp_path)
-    records = epochs(tmp_path / config.run_name)
-    first, last = records[0], records[-1]
-    # As in the paper's Figure 8: at first by their own class, in the end by the given one.
-    assert last["relabelled_given_accuracy"] > 0.9
-    assert max(r["relabelled_true_accuracy"] for r in records) > 0.4
-    assert last["relabelled_true_accuracy"] < 0.3
-    assert first["relabelled_given_accuracy"] < 0.4

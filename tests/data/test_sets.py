@@ -138,13 +138,9 @@ def folder_instead(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], object]] = [
-    Path.unlink,
-    lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    flip_a_bit,
-    change_content,
-    lambda path: path.write_bytes(b"no gzip at all"),
-    folder_instead,
-]
+    Path.unlink, lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    flip_a_bit, change_content, lambda path: path.write_bytes(b"no gzip at all"), folder_instead
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -201,9 +197,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("layout", ["folder", "torchvision", "uncompressed"])
-def test_layouts_of_the_full_set(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layouts_of_full_sets(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The embedded files stand in for the full ones, which cannot come with the suite.
     monkeypatch.setattr(fashion_mnist, "_FULL", EMBEDDED)
     monkeypatch.setenv("ACDC_DATA", str(tmp_path))
@@ -220,7 +214,7 @@ def test_layouts_of_the_full_set(
     assert torch.equal(full.test.labels, embedded.test.labels)
 
 
-def test_a_missing_full_set_names_folders_and_remedy(
+def test_a_missing_set_names_folders_and_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fashion_mnist, "full_folders", lambda: [tmp_path / "a", tmp_path / "b"])
@@ -308,9 +302,7 @@ def test_check_writes_what_it_found_if_all_is_there(acdc_data: AcdcData, tmp_pat
     assert acdc_data("check", "cifar11")[0] == ConfigError.exit_status
 
 
-def test_check_without_names_fails_on_incomplete_sets_only(
-    acdc_data: AcdcData, tmp_path: Path
-) -> None:
+def test_check_fails_on_incomplete_sets_only(acdc_data: AcdcData, tmp_path: Path) -> None:
     status, text, _ = acdc_data("check")
     assert status == 0
     assert {cell(text, name, 1) for name in ("cifar10", "imagenet")} == {"missing"}

@@ -205,12 +205,11 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def shared(cut: Any, text: Tensor, batch_size: int, segment: int, count: int, *more: int) -> Any:
-    """Return the batches of each of ``count`` ranks."""
     return [list(cut(text, batch_size, segment, Ranks(r, count), *more)) for r in range(count)]
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 3), st.integers(1, 7))
-def test_training_batches_are_consecutive_segments(
+def test_training_takes_segments_in_order(
     tokens: int, share: int, count: int, segment: int
 ) -> None:
     text, batch_size = torch.arange(tokens, dtype=torch.int32), share * count
@@ -261,16 +260,11 @@ def test_evaluation_predicts_each_token_but_the_first_once(
 @pytest.mark.parametrize(
     ("tokens", "batch_size", "segment", "memory", "key"),
     [
-        (100, 10, 0, 0, "segment"),
-        (100, 1, 100, 0, "segment"),
-        (100, 0, 5, 0, "batch_size"),
-        (100, 11, 9, 0, "batch_size"),
-        (100, 10, 9, 11, "memory"),
-        (100, 10, 9, -1, "memory"),
-        (100, 10, 9, 10, ""),
-        (100, 1, 99, 100, ""),
+        (100, 10, 0, 0, "segment"), (100, 1, 100, 0, "segment"), (100, 0, 5, 0, "batch_size"),
+        (100, 11, 9, 0, "batch_size"), (100, 10, 9, 11, "memory"), (100, 10, 9, -1, "memory"),
+        (100, 10, 9, 10, ""), (100, 1, 99, 100, "")
     ],
-)
+)  # fmt: skip
 def test_cuts_that_leave_nothing_are_refused(
     tokens: int, batch_size: int, segment: int, memory: int, key: str
 ) -> None:

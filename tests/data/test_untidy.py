@@ -33,22 +33,13 @@ PLAN = LoaderPlan(
 
 # And whether it could have been taken for a class or an image, so that it is remarked on.
 LEFT_BEHIND = {
-    "train/.ipynb_checkpoints/bee_1-checkpoint.JPEG": True,
-    "val/.ipynb_checkpoints/a.txt": True,
-    "train/bee/._bee_1.JPEG": True,
-    "val/yak/._yak_1.png": True,
-    "train/__MACOSX/bee/._bee_1.JPEG": True,
-    "val/@eaDir/a.jpg": True,
-    "train/lost+found/a.jpg": True,
-    "train/.Trash-1000/bee_7.JPEG": True,
-    "train/.DS_Store": True,
-    "train/bee/.DS_Store": False,
-    "train/bee/Thumbs.db": False,
-    "train/Thumbs.db": False,
-    "train/cat/desktop.ini": False,
-    "train/cat/.ipynb_checkpoints/cat_1-checkpoint.JPEG": False,
-    "__MACOSX/train/bee/._bee_1.JPEG": False,
-}
+    "train/.ipynb_checkpoints/bee_1-checkpoint.JPEG": True, "val/.ipynb_checkpoints/a.txt": True,
+    "train/bee/._bee_1.JPEG": True, "val/yak/._yak_1.png": True,
+    "train/__MACOSX/bee/._bee_1.JPEG": True, "val/@eaDir/a.jpg": True,
+    "train/lost+found/a.jpg": True, "train/.Trash-1000/bee_7.JPEG": True, "train/.DS_Store": True,
+    "train/bee/.DS_Store": False, "train/bee/Thumbs.db": False, "train/Thumbs.db": False,
+    "train/cat/desktop.ini": False, "train/cat/.ipynb_checkpoints/cat_1-checkpoint.JPEG": False,
+    "__MACOSX/train/bee/._bee_1.JPEG": False}  # fmt: skip
 
 
 def test_what_desktops_leave_behind_is_ignored(tmp_path: Path) -> None:
@@ -72,17 +63,11 @@ def test_what_desktops_leave_behind_is_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "validation"),
     [
-        ((9, 9, 9), 3),
-        ((2, 3, 5), 3),
-        ((1, 2, 1), 1),
-        ((1, 1, 1), None),
-        ((9, 10, 1), 1),
-        ((1, 1, 30), 3),
+        ((9, 9, 9), 3), ((2, 3, 5), 3), ((1, 2, 1), 1), ((1, 1, 1), None), ((9, 10, 1), 1),
+        ((1, 1, 30), 3)
     ],
-)
-def test_few_images_a_class(
-    counts: tuple[int, ...], validation: int | None, tmp_path: Path
-) -> None:
+)  # fmt: skip
+def test_few_images(counts: tuple[int, ...], validation: int | None, tmp_path: Path) -> None:
     for name, count in zip(CLASSES, counts, strict=True):
         for part, images in (("train", count), ("val", 1)):
             (tmp_path / part / name).mkdir(parents=True)
@@ -123,19 +108,13 @@ def jpeg() -> bytes:
 WHOLE = jpeg()
 DAMAGED: dict[str, bytes | None] = {
     "a header of 65535 x 65535": bomb(65_535, 65_535),
-    "a header of 20,000 x 20,000": bomb(20_000, 20_000),
-    "a header of a line": bomb(2**31 - 1, 1),
-    "a header of nothing": bomb(0, 10),
-    "cut in half": WHOLE[: len(WHOLE) // 2],
-    "cut in its header": WHOLE[:25],
-    "empty": b"",
-    "zeros": bytes(len(WHOLE)),
+    "a header of 20,000 x 20,000": bomb(20_000, 20_000), "a header of a line": bomb(2**31 - 1, 1),
+    "a header of nothing": bomb(0, 10), "cut in half": WHOLE[: len(WHOLE) // 2],
+    "cut in its header": WHOLE[:25], "empty": b"", "zeros": bytes(len(WHOLE)),
     "a page of HTML": b"<!DOCTYPE html><title>404</title>",
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
     "another kind of file": b"GIF89a" + bytes(20),
-    "a damaged chunk": bomb(30, 30)[:-20] + bytes(20),
-    "gone": None,
-}
+    "a damaged chunk": bomb(30, 30)[:-20] + bytes(20), "gone": None}  # fmt: skip
 
 
 def test_damaged_images_are_named(tmp_path: Path) -> None:
@@ -244,7 +223,7 @@ def test_a_check_claims_what_it_verified(monkeypatch: pytest.MonkeyPatch, acdc: 
         DATASETS["drawn"].load()
 
 
-def test_a_run_on_an_untidy_folder_remarks_on_it_once(
+def test_an_untidy_folder_is_remarked_on_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make(tmp_path / "images")

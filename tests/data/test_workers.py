@@ -75,9 +75,7 @@ def session_leaders(pid: int) -> list[psutil.Process]:
     return [child for child in below if os.getsid(child.pid) == child.pid]
 
 
-def test_workers_ignore_signals_and_end_with_their_parent(
-    images: FolderSet, tmp_path: Path
-) -> None:
+def test_workers_ignore_signals_and_outlive_no_parent(images: FolderSet, tmp_path: Path) -> None:
     """Schedulers and terminals signal whole groups; a run that stops in order still reads."""
     (tmp_path / "endless.py").write_text(ENDLESS)
     process = subprocess.Popen(

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
 
-import pytest
-import yaml
-
 from acdc.methods.contract import SparseMethod
 from acdc.methods.describe import reference, settings
-from acdc.methods.registry import get_method, method_names
 from acdc.methods.settings import MethodSettings
 
 HOOKS = (FunctionType, classmethod, property)
@@ -67,11 +63,3 @@ def test_the_contract_is_documented() -> None:
 
 def test_a_reference_leaves_out_where_the_code_is() -> None:
     assert reference(Mine) == "Somebody: A paper. 2020."
-
-
-@pytest.mark.parametrize("name", method_names())
-def test_every_printed_default_is_the_default(name: str) -> None:
-    method = get_method(name)
-    written = {s.key: yaml.safe_load(s.default) for s in settings(method)}
-    assert method.Settings.model_validate(written) == method.Settings()
-    assert all(s.description for s in settings(method))

@@ -23,14 +23,10 @@ def dpf(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
 def test_masks_follow_the_stored_weights(distribution: Scope) -> None:
     drive = dpf(lr=0.5, distribution=distribution)
-    last: dict[str, Tensor] = {}
     updates: list[int] = []
     changed_after_the_ramp = 0
-
-    def look(step: Step) -> None:
-        nonlocal changed_after_the_ramp
-        taken = step.iteration + 1
-        masks = drive.method.masks
+    for before in drive.walk():
+        taken, masks = before.step.iteration + 1, drive.method.masks
         # 20 steps, the ramp to step 10, where there is an update beside the multiples of 4.
         if taken % 4 == 0 or taken == 10:
             updates.append(taken)
@@ -38,12 +34,11 @@ def test_masks_follow_the_stored_weights(distribution: Scope) -> None:
             expected = magnitude_masks(stored_weights(drive), sparsity, distribution)
             assert all(torch.equal(masks[name], expected[name]) for name in SIZES)
             if taken > 10:
-                changed_after_the_ramp += sum(int((masks[n] != last[n]).sum()) for n in SIZES)
+                changed_after_the_ramp += sum(
+                    int((masks[name] != before.masks[name]).sum()) for name in SIZES
+                )
         else:
-            assert not last or all(torch.equal(masks[name], last[name]) for name in SIZES)
-        last.update(masks)
-
-    drive.run(look)
+            assert all(torch.equal(masks[name], mask) for name, mask in before.masks.items())
     assert updates == [4, 8, 10, 12, 16, 20]
     assert changed_after_the_ramp > 0
     events = drive.method.events.drain()
@@ -54,13 +49,10 @@ def test_masks_follow_the_stored_weights(distribution: Scope) -> None:
 @pytest.mark.parametrize("distribution", ["global", "uniform"])
 def test_target_is_exact(distribution: str) -> None:
     drive = dpf(0.9, distribution=distribution)
-
-    def look(step: Step) -> None:
+    for _ in drive.walk():
         for name, mask in drive.method.masks.items():
             assert torch.equal(drive.weights[name] != 0, mask)
         assert nonzeros(stored_weights(drive)) == 90
-
-    drive.run(look)
     zeros = 81 if distribution == "global" else sum(math.floor(0.9 * n) for n in SIZES.values())
     assert nonzeros(drive.weights) == 90 - zeros
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from acdc.sparsity.selection import magnitude_masks
 from acdc.step import Step
@@ -22,20 +21,14 @@ def gmp(sparsity: float = 0.75, lr: float = 0.2, **settings: Any) -> Drive:
 
 def test_sparsity_by_step_is_the_cubic() -> None:
     drive = gmp()
-    seen: dict[int, dict[str, int]] = {}
-
-    def look(step: Step) -> None:
-        seen[step.iteration + 1] = {n: int((w == 0).sum()) for n, w in drive.weights.items()}
-
-    drive.run(look)
     # 20 steps: the ramp is from 4 to 16, its seven updates two steps apart.
     sparsity = 0.0
-    for steps_taken in range(1, 21):
-        if steps_taken in range(4, 17, 2):
-            sparsity = 0.75 - 0.75 * (1 - (steps_taken - 4) / 12) ** 3
-        expected = {name: math.floor(sparsity * size) for name, size in SIZES.items()}
-        assert seen[steps_taken] == expected, steps_taken
-    assert seen[20] == {name: math.floor(0.75 * size) for name, size in SIZES.items()}
+    for taken, _ in enumerate(drive.walk(), start=1):
+        if taken in range(4, 17, 2):
+            sparsity = 0.75 - 0.75 * (1 - (taken - 4) / 12) ** 3
+        zeros = {name: int((weight == 0).sum()) for name, weight in drive.weights.items()}
+        assert zeros == {name: math.floor(sparsity * size) for name, size in SIZES.items()}, taken
+    assert (taken, sparsity) == (20, 0.75)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "global"])
@@ -54,82 +47,28 @@ def test_stored_weights_survive_pruning_and_may_return() -> None:
     # A large learning rate, so that ranks change on the ramp.
     drive = gmp(0.5, lr=0.5, updates=12, initial_sparsity=0.45)
     returned = 0
-    last_masks: dict[str, Tensor] = {}
-    last_stored: dict[str, Tensor] = {}
-
-    def prepare(step: Step) -> None:
-        last_stored.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
-
-    def look(step: Step) -> None:
-        nonlocal returned
-        masks = drive.method.masks
-        now = stored_weights(drive)
-        assert nonzeros(now) == 90
-        for name, mask in masks.items():
-            if name in last_masks:
-                back = mask & ~last_masks[name]
+    for before in drive.walk():
+        stored = stored_weights(drive)
+        assert nonzeros(stored) == 90
+        for name, mask in drive.method.masks.items():
+            if name in before.masks:
+                back = mask & ~before.masks[name]
                 returned += int(back.sum())
-                assert torch.equal(drive.weights[name].detach()[back], now[name][back])
-        last_masks.update(masks)
-
-    drive.run(look, before_step=prepare)
+                assert torch.equal(drive.weights[name].detach()[back], stored[name][back])
     assert returned > 0
 
 
 def test_the_ranking_sees_the_stored_weights() -> None:
     drive = gmp(0.5, updates=12)
     compared = 0
-
-    def look(step: Step) -> None:
-        nonlocal compared
-        taken = step.iteration + 1
+    for taken, _ in enumerate(drive.walk(), start=1):
         if 4 <= taken <= 16:
             sparsity = cubic_ramp(taken, 4, 16, 0.0, 0.5)
             expected = magnitude_masks(stored_weights(drive), sparsity, "uniform")
             for name, mask in drive.method.masks.items():
                 assert torch.equal(mask, expected[name])
                 compared += 1
-
-    drive.run(look)
     assert compared == 13 * 3
-
-
-def test_pruned_weights_decay_without_gradient() -> None:
-    drive = gmp(0.5)
-    recipe = drive.config.recipe
-    checked = 0
-    before: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-
-    def prepare(step: Step) -> None:
-        masks.clear()
-        masks.update(drive.method.masks)
-        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
-        if step.iteration:
-            buffers.update(drive.momentum())
-
-    def look(step: Step) -> None:
-        nonlocal checked
-        for name, mask in masks.items():
-            velocity = recipe.momentum * buffers[name] + recipe.weight_decay * before[name]
-            expected = before[name] - recipe.lr * velocity
-            torch.testing.assert_close(stored_weights(drive)[name][~mask], expected[~mask])
-            checked += int((~mask).sum())
-
-    drive.run(look, before_step=prepare)
-    assert checked > 0
-
-
-def test_forward_uses_masked_weights() -> None:
-    drive = gmp()
-
-    def look(step: Step) -> None:
-        for name, mask in drive.method.masks.items():
-            assert bool((drive.weights[name][~mask] == 0).all())
-            assert torch.equal(drive.weights[name].detach(), stored_weights(drive)[name] * mask)
-
-    drive.run(look)
 
 
 @pytest.mark.parametrize("settings", [{"begin": 0.99, "end": 0.999}, {"begin": 0.0, "end": 0.01}])

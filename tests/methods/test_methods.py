@@ -12,7 +12,15 @@ from acdc.config.run import RunConfig
 from acdc.methods.registry import get_method
 from acdc.sparsity.flops import dense_flops, forward_flops
 from acdc.step import Step
-from tests.support import METHOD_SETTINGS, METHODS, OPTIMIZERS, Drive, costs_of, tiny_config
+from tests.support import (
+    METHOD_SETTINGS,
+    METHODS,
+    OPTIMIZERS,
+    Drive,
+    costs_of,
+    stored_weights,
+    tiny_config,
+)
 
 EPOCHS, BATCHES = 4, 5
 
@@ -95,7 +103,6 @@ def configured(method: str, changes: dict[str, Any]) -> RunConfig:
 
 
 def everything(drive: Drive) -> dict[str, Any]:
-    """Return copies of all that a checkpoint holds."""
     return copy.deepcopy(
         {
             "model": drive.model.state_dict(),
@@ -160,8 +167,8 @@ def test_resuming_at_any_step_changes_no_bit(method: str, changes: dict[str, Any
     states = []
     whole = Drive(config, BATCHES)
     whole.run(lambda step: states.append(everything(whole)))
-    # Every step with a method's first settings, every third with its others.
-    stride = 1 if changes == VARIANTS.get(method, [{}])[0] else 3
+    # Every step with a method's first settings, every seventh with its others.
+    stride = 1 if changes == VARIANTS.get(method, [{}])[0] else 7
     for step in range(0, len(states) - 1, stride):
         resumed = Drive(config, BATCHES)
         resumed.method.events.drain()
@@ -175,82 +182,98 @@ def test_resuming_at_any_step_changes_no_bit(method: str, changes: dict[str, Any
 
 
 @pytest.mark.parametrize(("method", "changes"), CASES)
-def test_weights_outside_the_masks_are_zero(method: str, changes: dict[str, Any]) -> None:
+def test_weights_densities_and_costs_follow_masks(method: str, changes: dict[str, Any]) -> None:
     drive = Drive(configured(method, changes), BATCHES)
-    layers = drive.plan.layers
+    layers, costs = drive.plan.layers, costs_of(drive)
+    first = dict(drive.method.masks)
 
     def look(step: Step) -> None:
-        masks = drive.method.masks
-        kept = drive.method.kept()
+        masks, stored = drive.method.masks, stored_weights(drive)
+        kept, densities = drive.method.kept(), drive.method.densities()
+        gradient = drive.method.gradient_masks()
         assert kept.keys() == layers.keys()
         for name, weight in drive.weights.items():
             count = int((weight != 0).sum())
             assert count <= kept[name]
+            assert densities.forward[name] == count / weight.numel()
             if name in masks:
                 assert masks[name].dtype == torch.bool
                 assert kept[name] == int(masks[name].sum())
                 assert bool((weight[~masks[name]] == 0).all())
+                assert method == "str" or torch.equal(weight, stored[name] * masks[name])
+                assert method not in ("snip", "static") or torch.equal(masks[name], first[name])
             if name in drive.method.exempt:
                 assert kept[name] == layers[name].size
+            if name not in gradient:
+                assert densities.gradient[name] == 1
+            elif torch.equal(gradient[name], masks[name]):
+                assert densities.gradient[name] == densities.forward[name]
+            else:
+                expected = int(gradient[name].sum()) / weight.numel()
+                assert densities.gradient[name] == pytest.approx(expected)
 
     look(Step(0, 0, BATCHES))
     drive.run(look)
-
-
-@pytest.mark.parametrize(("method", "changes"), CASES)
-def test_densities_and_costs_are_those_of_the_weights(method: str, changes: dict[str, Any]) -> None:
-    drive = Drive(configured(method, changes), BATCHES).run()
-    densities = drive.method.densities()
-    forward, gradient = drive.method.masks, drive.method.gradient_masks()
-    costs = costs_of(drive)
-    for name, weight in drive.weights.items():
-        density = int((weight != 0).sum()) / weight.numel()
-        assert densities.forward[name] == density
-        if name not in gradient:
-            assert densities.gradient[name] == 1
-        elif torch.equal(gradient[name], forward[name]):
-            assert densities.gradient[name] == density
-        else:
-            expected = int(gradient[name].sum()) / weight.numel()
-            assert densities.gradient[name] == pytest.approx(expected)
-    kept = sum(2 * count for count in drive.method.kept().values())
     # No formula charges less than three passes over the non-zeros, or more than a dense step.
-    nonzero = forward_flops(costs, densities.forward)
+    kept = sum(2 * count for count in drive.method.kept().values())
+    nonzero = forward_flops(costs, drive.method.densities().forward)
     published = drive.method.published_flops(costs)
     assert min(3 * nonzero, 3 * kept) <= published * (1 + 1e-9)
     assert published <= 3 * dense_flops(costs) * (1 + 1e-9)
 
 
+MASKED = ("acdc", "dsd", "gmp", "rigl", "set", "snfs", "snip", "static", "woodfisher")
+
+
+@pytest.mark.parametrize("method", MASKED)
+def test_pruned_weights_only_decay(method: str) -> None:
+    """They get no gradient, so that momentum and, where it is stored, weight follow by hand."""
+    drive = Drive(configured(method, {}), BATCHES)
+    recipe = drive.config.recipe
+    moving = 0
+    for before in drive.walk():
+        rate = drive.optimizer.param_groups[0]["lr"]
+        for name, mask in before.masks.items() if drive.stepped[-1] else ():
+            # Not those that have just grown.
+            out = ~mask & ~drive.method.masks.get(name, mask)
+            velocity = recipe.momentum * before.momentum[name]
+            velocity += recipe.weight_decay * before.stored[name]
+            torch.testing.assert_close(drive.momentum()[name][out], velocity[out])
+            if name in drive.method.stored.parked:
+                moved = before.stored[name] - rate * velocity
+                torch.testing.assert_close(stored_weights(drive)[name][out], moved[out])
+            moving += int((velocity[out] != 0).sum())
+    assert moving > 0 or method in ("snip", "static")
+
+
+RAMP, DENSE, SPARSE = ("ramp", None), ("dense", None), ("sparse", "sparse")
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "expected"),
     [
-        (
-            "gmp",
-            {"begin": 0.2, "end": 0.8, "updates": 6},
-            [*[("ramp", None)] * 3, ("sparse", "sparse")],
-        ),
-        ("dpf", {"update_interval": 0.2}, [("ramp", None), *[("sparse", "sparse")] * 3]),
-        ("woodfisher", {}, [("dense", None), *[("ramp", None)] * 2, ("sparse", "sparse")]),
+        ("gmp", {"begin": 0.2, "end": 0.8, "updates": 6}, [RAMP, RAMP, RAMP, SPARSE]),
+        ("dpf", {"update_interval": 0.2}, [RAMP, SPARSE, SPARSE, SPARSE]),
+        ("dsd", {}, [DENSE, DENSE, SPARSE, ("dense", "dense")]),
+        ("dsd", {"epochs": 6, "sparse_begin": 0.34, "sparse_end": 0.8},
+         [DENSE, DENSE, SPARSE, SPARSE, SPARSE, ("dense", "dense")]),
+        ("woodfisher", {}, [DENSE, RAMP, RAMP, SPARSE]),
     ],
-)
+)  # fmt: skip
 def test_phases_and_products_by_epoch(
     method: str, settings: dict[str, Any], expected: list[tuple[str, str | None]]
 ) -> None:
     drive = Drive(configured(method, settings), BATCHES)
-    seen: list[tuple[str, str | None]] = []
-
-    def look(step: Step) -> None:
-        if step.batch == BATCHES - 1:
-            seen.append((drive.method.phase(step), drive.method.product(step)))
-
-    drive.run(look)
-    assert seen == expected
+    ends = (before.step for before in drive.walk() if before.step.batch == BATCHES - 1)
+    assert [(drive.method.phase(step), drive.method.product(step)) for step in ends] == expected
 
 
 @pytest.mark.parametrize(
     ("method", "settings", "kept"),
     [
         ("acdc", {"dense_layers": ["first"]}, {"conv.weight": 18, "others": 36}),
+        ("acdc", {"distribution": "uniform"},
+         {"conv.weight": 9, "hidden.weight": 24, "out.weight": 12}),
         ("gmp", {"dense_layers": ["first", "last"], "distribution": "global"},
          {"conv.weight": 18, "hidden.weight": 24, "out.weight": 24}),
         ("dpf", {"dense_layers": ["first"], "distribution": "uniform", "begin": 0.25, "end": 0.75},

@@ -14,7 +14,6 @@ from acdc.methods.phases import cosine_drop_fraction
 from acdc.sparsity.distributions import erk_sparsities, layer_sparsities
 from acdc.sparsity.flops import layer_costs, step_flops
 from acdc.sparsity.layers import prunable_layers
-from acdc.step import Step
 from acdc.vision import torchvision_models
 from baselines.rigl import training_flops
 from tests.support import Drive, costs_of, nonzeros, tiny_config
@@ -62,49 +61,19 @@ def test_drop_fraction_with_a_later_begin() -> None:
     assert [(event["drop_fraction"], event["grown"]) for event in events] == [(0, 0)] * 3
 
 
-def test_updates_keep_active_weights() -> None:
-    drive = rigl(update_interval=1 / 20, drop_fraction=0.6, end=1.0)
-    before: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    stayed_in_all = 0
-
-    def prepare(step: Step) -> None:
-        before.update(drive.effective())
-        masks.update(drive.method.masks)
-
-    def look(step: Step) -> None:
-        nonlocal stayed_in_all
-        for name, mask in drive.method.masks.items():
-            if drive.stepped[step.iteration]:
-                assert torch.equal(mask, masks[name])
-                continue
-            stayed = mask & masks[name]
-            stayed_in_all += int(stayed.sum())
-            assert torch.equal(drive.weights[name][stayed], before[name][stayed])
-
-    drive.run(look, before_step=prepare)
-    assert drive.stepped.count(False) == 10
-    assert stayed_in_all > 0
-
-
 @pytest.mark.parametrize("drop_noise", [0.0, 1e-5])
 def test_growth_by_dense_gradient(drop_noise: float) -> None:
     drive = rigl(drop_fraction=0.5, drop_noise=drop_noise)
-    before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     moved = 0
-
-    def prepare(step: Step) -> None:
-        for name, mask in drive.method.masks.items():
-            weight = drive.weights[name]
-            before[name] = mask, weight.detach().clone(), weight.grad.clone()
-
-    def look(step: Step) -> None:
-        nonlocal moved
-        if drive.stepped[step.iteration]:
-            return
+    for before in drive.walk():
+        if drive.stepped[-1]:
+            assert all(torch.equal(mask, before.masks[n]) for n, mask in drive.method.masks.items())
+            continue
         fraction = cosine_drop_fraction(drive.stepped.count(True), 0.5, 14)
         for name, mask in drive.method.masks.items():
-            old, weight, gradient = (tensor.reshape(-1) for tensor in before[name])
+            old, weight, gradient = (
+                each[name].reshape(-1) for each in (before.masks, before.weights, before.gradients)
+            )
             dropped = int(np.float32(int(old.sum())) * np.float32(fraction))
             # No weight is as close to the next as the noise could reach.
             active = sorted(weight[old].abs().tolist())
@@ -116,8 +85,6 @@ def test_growth_by_dense_gradient(drop_noise: float) -> None:
             expected = {*kept.nonzero().reshape(-1).tolist(), *order[:dropped]}
             assert set(mask.reshape(-1).nonzero().reshape(-1).tolist()) == expected
             moved += len(expected - set(old.nonzero().reshape(-1).tolist()))
-
-    drive.run(look, before_step=prepare)
     assert moved > 0
 
 

@@ -94,7 +94,6 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write the module of a method; return its path."""
     package = tmp_path / "broken_methods"
     package.mkdir()
     (package / "__init__.py").touch()

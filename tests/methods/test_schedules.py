@@ -40,13 +40,10 @@ def test_longer_imagenet_schedules(name: str, sparse: list[int], dense: list[int
 @pytest.mark.parametrize(
     ("name", "dense", "sparse"),
     [
-        ("imagenet-100", 50, 50),
-        ("imagenet-150", 75, 75),
-        ("imagenet-200", 100, 100),
-        ("cifar-20", 90, 110),
-        ("cifar-14", 75, 150),
+        ("imagenet-100", 50, 50), ("imagenet-150", 75, 75), ("imagenet-200", 100, 100),
+        ("cifar-20", 90, 110), ("cifar-14", 75, 150)
     ],
-)
+)  # fmt: skip
 def test_dense_and_sparse_epochs(name: str, dense: int, sparse: int) -> None:
     counts = {"dense": 0, "sparse": 0}
     for phase in PUBLISHED_SCHEDULES[name].phases():

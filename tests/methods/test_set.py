@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acdc.step import Step
 from baselines.set import Settings, core_mask
 from tests.support import Drive, tiny_config
 
@@ -90,45 +89,31 @@ def test_original_rewires_between_epochs() -> None:
     drive = original()
     method = drive.method
     assert set(method.masks) == {"conv.weight", "hidden.weight"}  # the last layer is dense
-    counts = method.kept()
-    before: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = dict(method.masks)
+    counts, masks, last = method.kept(), dict(method.masks), drive.effective()
     grown_in_all = dropped_and_grown = 0
-
-    def keep(step: Step) -> None:
-        before.update(drive.effective())
-        for name, mask in method.masks.items():
-            assert torch.equal(mask, masks[name])  # nothing moves within an epoch
-            assert bool((drive.weights[name][~mask] == 0).all())
-
-    def look(step: Step) -> None:
-        nonlocal grown_in_all, dropped_and_grown
-        if step.epoch == 0:
-            return
-        for name, mask in method.masks.items():
-            core = torch.tensor(python_core(before[name].reshape(-1).tolist(), 0.3))
+    for before in drive.walk():
+        assert method.kept() == counts
+        for name, mask in before.masks.items():
+            assert torch.equal(method.masks[name], mask)  # nothing moves within an epoch
+            if before.step.batch or not before.step.epoch:
+                continue
+            core = torch.tensor(python_core(last[name].reshape(-1).tolist(), 0.3))
             core = core.reshape(mask.shape)
             new = mask & ~core
             assert not bool((core & ~mask).any())
-            assert torch.equal(drive.weights[name], before[name] * core)
-            assert bool((method.stored.parked[name] == 0).all())
+            assert torch.equal(before.stored[name], last[name] * core)
+            assert not before.momentum[name].any()
             grown_in_all += int(new.sum())
             dropped_and_grown += int((new & masks[name]).sum())
-        assert method.kept() == counts
-        assert torch.equal(drive.weights["out.weight"], before["out.weight"])
-        for state in drive.optimizer.state.values():
-            assert not state["momentum_buffer"].any()
-        masks.update(method.masks)
-
-    drive.run(keep, at_epoch=look)
+        if before.step.batch == 0:
+            assert torch.equal(before.weights["out.weight"], last["out.weight"])
+            assert not before.momentum["out.weight"].any()
+        masks, last = dict(before.masks), drive.effective()
     assert grown_in_all > 0
     assert dropped_and_grown > 0
     events = method.events.drain()
     assert [(e["iteration"], e["drop_fraction"]) for e in events] == [
-        (5, 0.3),
-        (10, 0.3),
-        (15, 0.3),
-    ]
+        (5, 0.3), (10, 0.3), (15, 0.3)]  # fmt: skip
     assert sum(event["grown"] for event in events) == grown_in_all
 
 

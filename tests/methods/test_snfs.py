@@ -23,14 +23,9 @@ def test_mean_gradient(momentum: float) -> None:
     drive = snfs(gradient_momentum=momentum)
     method = drive.method
     history: dict[str, list[Tensor]] = {name: [] for name in method.ranked}
-
-    def prepare(step: Step) -> None:
+    for before in drive.walk():
         for name, gradients in history.items():
-            gradient = drive.weights[name].grad
-            gradients.append(gradient.double())
-
-    def look(step: Step) -> None:
-        for name, gradients in history.items():
+            gradients.append(before.gradients[name].double())
             expected = sum(
                 (1 - momentum) * momentum**age * gradient
                 for age, gradient in enumerate(reversed(gradients))
@@ -38,8 +33,6 @@ def test_mean_gradient(momentum: float) -> None:
             torch.testing.assert_close(method.means[name].double(), expected, rtol=1e-4, atol=1e-7)
             outside = ~method.masks[name]
             assert bool((method.means[name][outside] != 0).any())
-
-    drive.run(look, before_step=prepare)
     assert len(history["hidden.weight"]) == 20
 
 

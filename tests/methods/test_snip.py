@@ -12,7 +12,6 @@ from acdc.data import DATASETS
 from acdc.distributed import Ranks
 from acdc.models import build_model
 from acdc.sparsity.layers import prunable_weights
-from acdc.step import Step
 from acdc.training.state import Engine, TrainState
 from tests.support import Drive, brute_force_top_k, tiny_config
 
@@ -44,19 +43,6 @@ def test_masks_keep_the_largest_sensitivities(
     for name, weight in drive.weights.items():
         mask = drive.method.masks.get(name, torch.ones(()))
         assert torch.equal(weight, untouched.weights[name] * mask)
-
-
-def test_masks_never_change() -> None:
-    drive = snip()
-    masks = {name: mask.clone() for name, mask in drive.method.masks.items()}
-    assert sum(int((~mask).sum()) for mask in masks.values()) == 67
-
-    def look(step: Step) -> None:
-        for name, mask in masks.items():
-            assert torch.equal(drive.method.masks[name], mask)
-            assert bool((drive.weights[name][~mask] == 0).all())
-
-    drive.run(look)
 
 
 @pytest.mark.parametrize("images", [2, 64])

@@ -42,11 +42,8 @@ def groups(tensor: Tensor, m: int) -> list[list[float]]:
 @pytest.mark.parametrize(("pattern", "sparsity", "n"), [("2:4", 0.5, 2), ("1:4", 0.75, 1)])
 def test_masks_follow_the_stored_weights(pattern: str, sparsity: float, n: int) -> None:
     drive = sr_ste(sparsity, lr=0.5, pattern=pattern)
-    last: dict[str, Tensor] = {}
     changed = 0
-
-    def look(step: Step) -> None:
-        nonlocal changed
+    for before in drive.walk():
         assert list(drive.method.masks) == ["mix.weight", "hidden.weight", "out.weight"]
         for name, mask in drive.method.masks.items():
             assert torch.equal(drive.weights[name] != 0, mask)
@@ -54,11 +51,7 @@ def test_masks_follow_the_stored_weights(pattern: str, sparsity: float, n: int) 
             for kept, values in zip(groups(mask, 4), groups(weight, 4), strict=True):
                 order = sorted(range(4), key=lambda i: (-abs(values[i]), i))
                 assert kept == [i in order[:n] for i in range(4)]
-            changed += int((mask != last.get(name, mask)).sum())
-        last.update(drive.method.masks)
-
-    look(Step(0, 0, 5))
-    drive.run(look)
+            changed += int((mask != before.masks[name]).sum())
     assert changed > 0
     assert drive.method.product(Step(0, 4, 5)) == "sparse"
 
@@ -80,27 +73,16 @@ def test_the_refined_gradient_by_hand() -> None:
 def test_straight_through_gradient_and_decay(strength: float) -> None:
     drive = sr_ste(strength=strength)
     recipe = drive.config.recipe
-    before: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
     pulled = 0
-
-    def prepare(step: Step) -> None:
-        nonlocal pulled
-        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
-        for name, weight in drive.weights.items():
-            fresh = weight.grad + recipe.weight_decay * before[name]
-            if name in drive.method.masks:
-                out = ~drive.method.masks[name]
-                fresh[out] += strength * before[name][out]
-                pulled += int((weight.grad[out] != 0).sum())
-            old = buffers.get(name)
-            buffers[name] = fresh if old is None else recipe.momentum * old + fresh
-
-    def look(step: Step) -> None:
+    for before in drive.walk():
         for name, weight in stored_weights(drive).items():
-            torch.testing.assert_close(weight, before[name] - recipe.lr * buffers[name])
-
-    drive.run(look, before_step=prepare)
+            gradient = before.gradients[name] + recipe.weight_decay * before.stored[name]
+            if name in before.masks:
+                out = ~before.masks[name]
+                gradient[out] += strength * before.stored[name][out]
+                pulled += int((before.gradients[name][out] != 0).sum())
+            velocity = recipe.momentum * before.momentum[name] + gradient
+            torch.testing.assert_close(weight, before.stored[name] - recipe.lr * velocity)
     assert pulled > 0
     assert drive.method.gradient_masks() == {}
 
@@ -114,9 +96,6 @@ def test_flat_groups_take_any_layer() -> None:
 def test_densities_of_a_pattern() -> None:
     densities = sr_ste().run().method.densities()
     assert densities.forward == {
-        "conv.weight": 1.0,
-        "mix.weight": 0.5,
-        "hidden.weight": 0.5,
-        "out.weight": 0.5,
-    }
+        "conv.weight": 1.0, "mix.weight": 0.5, "hidden.weight": 0.5, "out.weight": 0.5
+    }  # fmt: skip
     assert set(densities.gradient.values()) == {1.0}

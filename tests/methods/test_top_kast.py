@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from acdc.methods.optimizer import optimizer_slots
 from acdc.sparsity.selection import Scope, magnitude_masks
@@ -42,27 +41,16 @@ def top_kast(optimizer: str = "sgd", **changes: Any) -> tuple[Drive, TopKAST]:
 @pytest.mark.parametrize("optimizer", ["sgd", *OPTIMIZERS])
 def test_only_the_backward_set_moves(optimizer: str) -> None:
     drive, method = top_kast(optimizer)
-    before: dict[str, Tensor] = {}
-    backward: dict[str, Tensor] = {}
     moved_outside_forward = 0
-
-    def prepare(step: Step) -> None:
-        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
-        backward.update(method.backward)
-
-    def look(step: Step) -> None:
-        nonlocal moved_outside_forward
+    backward = dict(method.backward)
+    for before in drive.walk():
         for name, now in stored_weights(drive).items():
-            inside = backward[name]
-            assert torch.equal(now[~inside], before[name][~inside]), step
-            assert bool((now[inside] != before[name][inside]).any())
-            explored = inside & ~forward_of(name)
-            moved_outside_forward += int((now[explored] != before[name][explored]).sum())
-
-    def forward_of(name: str) -> Tensor:
-        return magnitude_masks({name: before[name]}, 0.75, "uniform")[name]
-
-    drive.run(look, before_step=prepare)
+            inside, old = backward[name], before.stored[name]
+            assert torch.equal(now[~inside], old[~inside]), before.step
+            assert bool((now[inside] != old[inside]).any())
+            explored = inside & ~magnitude_masks({name: old}, 0.75, "uniform")[name]
+            moved_outside_forward += int((now[explored] != old[explored]).sum())
+        backward.update(method.backward)
     assert moved_outside_forward > 0
 
 
@@ -70,22 +58,15 @@ def test_only_the_backward_set_moves(optimizer: str) -> None:
 def test_forward_and_backward_sets(distribution: Scope) -> None:
     drive, method = top_kast(distribution=distribution)
     changes = 0
-    last = dict(method.masks)
-
-    def look(step: Step) -> None:
-        nonlocal changes
+    for before in drive.walk():
         weights = stored_weights(drive)
         forward = magnitude_masks(weights, 0.75, distribution)
         backward = magnitude_masks(weights, 0.5, distribution)
-        for name, weight in drive.weights.items():
+        for name in drive.weights:
             assert torch.equal(method.masks[name], forward[name])
             assert torch.equal(method.backward[name], backward[name])
             assert not bool((method.masks[name] & ~method.backward[name]).any())
-            assert torch.equal(weight.detach(), weights[name] * forward[name])
-            changes += int((last[name] != forward[name]).any())
-        last.update(method.masks)
-
-    drive.run(look)
+            changes += int((before.masks[name] != forward[name]).any())
     assert changes > 0
     assert sum(method.kept().values()) == 90 - 67
     assert (list(method.kept().values()) == [5, 12, 6]) == (distribution == "uniform")
@@ -109,17 +90,13 @@ def test_the_gradient_is_taken_at_the_sparse_point() -> None:
 
 def test_between_refreshes_the_sets_hold_still() -> None:
     drive, method = top_kast(refresh_interval=4)
-    last = dict(method.masks), dict(method.backward)
+    backward = dict(method.backward)
     changed: list[int] = []
-
-    def look(step: Step) -> None:
-        nonlocal last
-        now = dict(method.masks), dict(method.backward)
-        if any(not torch.equal(a[n], b[n]) for a, b in zip(now, last, strict=True) for n in a):
-            changed.append(step.iteration)
-        last = now
-
-    drive.run(look)
+    for before in drive.walk():
+        pairs = [(method.masks, before.masks), (method.backward, backward)]
+        if any(not torch.equal(now[name], old[name]) for now, old in pairs for name in now):
+            changed.append(before.step.iteration)
+        backward.update(method.backward)
     assert changed
     assert all((iteration + 1) % 4 == 0 for iteration in changed)
 
@@ -127,14 +104,11 @@ def test_between_refreshes_the_sets_hold_still() -> None:
 @pytest.mark.parametrize(("optimizer", "count"), [("sgd", 1), ("adamw", 2), ("lamb", 2)])
 def test_slots_outside_the_backward_set_are_zero(optimizer: str, count: int) -> None:
     drive, method = top_kast(optimizer)
-
-    def look(step: Step) -> None:
+    for _ in drive.walk():
         for name, weight in drive.weights.items():
             slots = optimizer_slots(drive.optimizer, weight)
             assert len(slots) == count
             assert not any(bool(slot[~method.backward[name]].any()) for slot in slots)
-
-    drive.run(look)
 
 
 @pytest.mark.parametrize("exploration", ["l2", "l1", "none"])
@@ -155,28 +129,20 @@ def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
 
 @pytest.mark.parametrize("refresh_interval", [1, 4])
 @pytest.mark.parametrize(("explore_until", "epochs"), [(0.0, 0), (0.5, 2), (0.75, 3), (None, 4)])
-def test_exploration_can_end_before_training_does(
+def test_exploration_can_end_early(
     explore_until: float | None, epochs: int, refresh_interval: int
 ) -> None:
     drive, method = top_kast(explore_until=explore_until, refresh_interval=refresh_interval)
-    before: dict[str, Tensor] = {}
-
-    def prepare(step: Step) -> None:
-        before.update({name: weight.clone() for name, weight in stored_weights(drive).items()})
-        before.update({f"mask of {name}": mask for name, mask in method.masks.items()})
-
-    def look(step: Step) -> None:
-        explores = step.epoch < epochs
+    for before in drive.walk():
+        explores = before.step.epoch < epochs
         for name, mask in method.masks.items():
             assert torch.equal(method.backward[name], mask) != explores
             if not explores:
-                moved = stored_weights(drive)[name] != before[name]
-                assert not bool((moved & ~before[f"mask of {name}"]).any())
+                moved = stored_weights(drive)[name] != before.stored[name]
+                assert not bool((moved & ~before.masks[name]).any())
                 assert not bool(drive.momentum()[name][~mask].any())
         densities = method.densities()
         assert (densities.gradient == densities.forward) != explores
-
-    drive.run(look, before_step=prepare)
 
 
 def test_dense_layers_decay() -> None:

@@ -11,13 +11,8 @@ from acdc.models import MODELS
 from acdc.models.dropout import WholeBatch
 
 LAYERS = [
-    nn.Dropout(0.3),
-    nn.Dropout(0.5, inplace=True),
-    nn.Dropout1d(0.4),
-    nn.Dropout2d(0.4),
-    nn.AlphaDropout(0.4),
-    nn.FeatureAlphaDropout(0.4),
-]
+    nn.Dropout(0.3), nn.Dropout(0.5, inplace=True), nn.Dropout1d(0.4), nn.Dropout2d(0.4),
+    nn.AlphaDropout(0.4), nn.FeatureAlphaDropout(0.4)]  # fmt: skip
 
 
 def passed(model: nn.Module, batch: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -34,9 +29,7 @@ def passed(model: nn.Module, batch: Tensor, ranks: Ranks) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("count", [2, 3, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_shares_of_a_batch_are_parts_of_its_draw(
-    layer: nn.Module, dtype: torch.dtype, count: int
-) -> None:
+def test_shares_are_parts_of_the_draw(layer: nn.Module, dtype: torch.dtype, count: int) -> None:
     shape = (7, 4, 6) if isinstance(layer, nn.Dropout1d) else (7, 4, 6, 5)
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     if batch.dim() == 4:

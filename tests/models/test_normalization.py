@@ -13,7 +13,6 @@ CHANNELS_LAST = torch.channels_last
 def pass_through(
     norm: nn.BatchNorm2d, batch: Tensor, gradient: Tensor, layout: torch.memory_format
 ) -> list[Tensor]:
-    """Return output, all gradients and running statistics of a step in training."""
     norm = norm.to(batch.dtype)
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(0.5, 1.5, len(norm.weight)))
@@ -34,7 +33,7 @@ def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
 
 @pytest.mark.parametrize("shape", [(128, 16, 32, 32), (128, 8, 28, 28), (96, 4, 15, 15)])
 @pytest.mark.parametrize("mean", [1.0, 10.0])
-def test_errors_are_those_of_the_contiguous_layout(
+def test_it_is_as_exact_as_contiguous(
     shape: tuple[int, ...], mean: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(normalization, "LARGE", 0)

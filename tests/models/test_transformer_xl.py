@@ -78,7 +78,6 @@ def test_likelihoods_of_the_published_implementations(case: str) -> None:
 
 
 def weights(words: int, **shape: Any) -> int:
-    """Count the weights of a network by hand."""
     width, inner, cutoffs = shape["width"], shape["inner"], shape["cutoffs"]
     attention = shape["heads"] * shape["head_width"]
     layer = 5 * width * attention + 2 * width * inner + inner + width + 4 * width
@@ -274,8 +273,6 @@ def test_flops_are_those_that_torch_counts(shape: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("cutoffs", [(0, 5), (5, 5), (7, 5), (5, 40), (1, 2, 3, 4)], ids=str)
-def test_refuses_cutoffs_that_leave_a_cluster_without_words_or_width(
-    cutoffs: tuple[int, ...],
-) -> None:
+def test_refuses_cutoffs_that_leave_a_cluster_empty(cutoffs: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"cutoffs|width"):
         TransformerXL(40, width=64, layers=1, cutoffs=cutoffs)

@@ -10,18 +10,11 @@ from reports.source import Source, open_study
 from tests.reports.tiny import invoke, make_study
 
 
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Return a folder that all processes of a test session share."""
-    root = tmp_path_factory.getbasetemp()
-    folder = (root if worker_id == "master" else root.parent) / "tiny"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def study(shared: Path) -> Path:
     """The folder of a study: 14 runs, of which one diverged, and two experiments of the theory."""
-    folder = shared(tmp_path_factory, worker_id)
+    folder = shared / "tiny"
+    folder.mkdir(exist_ok=True)
     with FileLock(folder / ".lock"):
         if not (folder / "study.json").exists():
             make_study(folder)
@@ -30,7 +23,6 @@ def study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="session")
 def source(study: Path) -> Source:
-    """The study as the outputs see it."""
     return open_study(study)
 
 

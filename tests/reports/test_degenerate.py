@@ -32,9 +32,7 @@ def record(test_accuracy: float, seed: int = 1, dataset: str = "digits") -> RunR
 @pytest.mark.parametrize(
     ("dataset", "images"), [("digits", 359), ("cifar10", 10_000), ("imagenet", 50_000)]
 )
-def test_a_run_that_guesses_is_at_chance_and_one_of_thrice_its_accuracy_is_not(
-    dataset: str, images: int
-) -> None:
+def test_guessing_is_at_chance_and_thrice_its_accuracy_is_not(dataset: str, images: int) -> None:
     guess = 1 / DATASETS[dataset].classes
     likely = binom.isf(1e-5, images, guess) / images
     assert is_at_chance(record(likely, dataset=dataset))

@@ -129,9 +129,7 @@ def test_top_kast_training_flops() -> None:
         (("1", "WoodFisher", "", 80, "top1"), "unknown"),
     ],
 )
-def test_numbers_have_the_papers_digits(
-    found: tuple[str, str, str, float, str], printed: str
-) -> None:
+def test_digits_of_the_paper(found: tuple[str, str, str, float, str], printed: str) -> None:
     assert paper_text(value(*found)) == printed
 
 

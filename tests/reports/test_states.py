@@ -28,12 +28,10 @@ SHOWN = "KeyError('50% of $a_b & $c \\ {d} ~ #1') near “é”"
 
 
 def on_result(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Return a function that changes the result of a run."""
     return lambda folder: change_json(folder / "result.json", change)
 
 
 def spoil(which: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Return a function that changes the certificate of a run's sparse model."""
     return on_result(lambda data: change(data["products"]["sparse"][which]["certificate"]))
 
 
@@ -103,8 +101,6 @@ Make = Callable[..., Source]
 
 @pytest.fixture
 def changed(copy: Path) -> Make:
-    """Return a function that changes the runs of a method at some seeds and reads the study."""
-
     def make(change: Callable[[Path], None], method: str, *seeds: int) -> Source:
         for name in runs_of(open_study(copy), method, *seeds):
             change(copy / "runs" / name)
@@ -152,13 +148,10 @@ def test_it_is_counted_and_enters_no_mean(name: str, changed: Make, source: Sour
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("does not hold", "0 of 3, 3 refused"),
-        ("failed", "0 of 3, 3 failed"),
-        ("diverged", "0 of 3, 3 diverged"),
-        ("no result", NO_ROW),
-        ("cut short", NO_ROW),
+        ("does not hold", "0 of 3, 3 refused"), ("failed", "0 of 3, 3 failed"),
+        ("diverged", "0 of 3, 3 diverged"), ("no result", NO_ROW), ("cut short", NO_ROW)
     ],
-)
+)  # fmt: skip
 def test_without_any_run_there_is_no_number(name: str, text: str, changed: Make) -> None:
     bad = changed(CASES[name].change, "acdc")
     line = line_of_method(bad, "acdc")

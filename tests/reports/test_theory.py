@@ -48,13 +48,8 @@ def experiment(name: str) -> Experiment:
 
 def statement(name: str, interval: tuple[float, float, float], **more: Any) -> Statement:
     values: dict[str, Any] = {
-        "source": "Theorem 9",
-        "claim": r"$x_t \le 1$ & so_on",
-        "measure": "the 100 % of it",
-        "relation": "at most",
-        "predicted": 1.0,
-        "trials": 30,
-    }
+        "source": "Theorem 9", "claim": r"$x_t \le 1$ & so_on", "measure": "the 100 % of it",
+        "relation": "at most", "predicted": 1.0, "trials": 30}  # fmt: skip
     ends = dict(zip(("value", "low", "high"), interval, strict=True))
     return Statement(id=name, **ends, **(values | more))
 
@@ -85,11 +80,9 @@ SURE = never(
         (np.nan, np.nan, np.nan),
     ],
 )
-def test_a_statement_comes_back_as_it_was(
-    interval: tuple[float, float, float], relation: str
-) -> None:
+def test_a_statement_is_read_back(interval: tuple[float, float, float], relation: str) -> None:
     first = statement("first", interval, relation=relation, tolerance=0.5, note="n")
-    for each in (first, SURE):
+    for each in (first, statement("second", interval), SURE):
         plain = json.loads(json.dumps(each.plain(), allow_nan=False))
         found = TypeAdapter(Stored).validate_python(plain)
         # Compared as text, since nan is not itself.
@@ -126,28 +119,19 @@ def test_statements_in_latex() -> None:
     assert "Not there: theory\\_fail." in text
     body = text[text.index(r"\endfoot") :]
     assert re.findall(r"\{(holds|does not hold|undecided)\} \\\\", body) == [
-        "holds",
-        "does not hold",
-        "undecided",
-        "holds",
-    ]
+        "holds", "does not hold", "undecided", "holds"
+    ]  # fmt: skip
     assert text.isascii()
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (0.0, "$0$"),
-        (2.0, "$2$"),
-        (-1.0, "$-1$"),
-        (0.3333333, "$0.333$"),
-        (1234.5, "$1234$"),
-        (2e6, r"$2 \times 10^{6}$"),
-        (1.23456e-5, r"$1.23 \times 10^{-5}$"),
-        (float("inf"), r"$\infty$"),
-        (float("nan"), NO_ROW),
+        (0.0, "$0$"), (2.0, "$2$"), (-1.0, "$-1$"), (0.3333333, "$0.333$"), (1234.5, "$1234$"),
+        (2e6, r"$2 \times 10^{6}$"), (1.23456e-5, r"$1.23 \times 10^{-5}$"),
+        (float("inf"), r"$\infty$"), (float("nan"), NO_ROW)
     ],
-)
+)  # fmt: skip
 def test_numbers(value: float, expected: str) -> None:
     assert number(value) == expected
 
@@ -309,27 +293,19 @@ def test_prose_with_mathematics() -> None:
 
 
 ROWS = [
-    ("gap", "$k=1$", "measured", 0, 1.0, 0.5, 2.0),
-    ("gap", "$k=1$", "measured", 1, 0.1, 0.05, 0.2),
+    ("gap", "$k=1$", "measured", 0, 1.0, 0.5, 2.0), ("gap", "$k=1$", "measured", 1, 0.1, 0.05, 0.2),
     ("gap", "$k=1$", "measured", 2, 0.0, 0.0, 0.1),
     ("gap", "bound, $k=1$", "bound", 0, 3.0, None, None),
     ("gap", "bound, $k=1$", "bound", 2, 2.0, None, None),
     ("new", "other", "measured", 3, 7.0, None, None),
-    ("new", "other", "measured", 1, 5.0, None, None),
-    ("new", "other", "fit", 1, 5.0, None, None),
-    ("new", "other", "fit", 3, 7.5, None, None),
-    ("new", "one", "trial", 2, 6.0, None, None),
-    ("new", "one", "trial", 3, 8.0, None, None),
-    ("new", "sparse phase", "phase", 1, 2, None, None),
-    ("new", "alone", "bound", 1, 9.0, None, None),
-    ("new", "alone", "bound", 3, 9.0, None, None),
-    ("map", "2", "cell", 1, 0.25, None, None),
-    ("map", "8", "cell", 1, 0.5, None, None),
-    ("map", "2", "cell", 10, 0.75, None, None),
-    ("map", "8", "cell", 10, 1.0, None, None),
-    ("map", "curve", "bound", 1, 2.0, None, None),
-    ("map", "curve", "bound", 10, 8.0, None, None),
-]
+    ("new", "other", "measured", 1, 5.0, None, None), ("new", "other", "fit", 1, 5.0, None, None),
+    ("new", "other", "fit", 3, 7.5, None, None), ("new", "one", "trial", 2, 6.0, None, None),
+    ("new", "one", "trial", 3, 8.0, None, None), ("new", "sparse phase", "phase", 1, 2, None, None),
+    ("new", "alone", "bound", 1, 9.0, None, None), ("new", "alone", "bound", 3, 9.0, None, None),
+    ("map", "2", "cell", 1, 0.25, None, None), ("map", "8", "cell", 1, 0.5, None, None),
+    ("map", "2", "cell", 10, 0.75, None, None), ("map", "8", "cell", 10, 1.0, None, None),
+    ("map", "curve", "bound", 1, 2.0, None, None), ("map", "curve", "bound", 10, 8.0, None, None)
+]  # fmt: skip
 
 
 def lines(axes: Axes) -> list[list[list[float]]]:
@@ -345,11 +321,8 @@ def test_every_line_of_every_panel_is_drawn() -> None:
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.5, 2.0], [0.1, 0.2]]
     assert gap.lines[0].get_color() == gap.lines[1].get_color()
     assert lines(new) == [
-        [[1, 5.0], [3, 7.0]],
-        [[1, 5.0], [3, 7.5]],
-        [[2, 6.0], [3, 8.0]],
-        [[1, 9.0], [3, 9.0]],
-    ]
+        [[1, 5.0], [3, 7.0]], [[1, 5.0], [3, 7.5]], [[2, 6.0], [3, 8.0]], [[1, 9.0], [3, 9.0]]
+    ]  # fmt: skip
     (shade,) = new.patches
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (1, 2)
     (mesh,) = (each for each in heat.collections if isinstance(each, QuadMesh))

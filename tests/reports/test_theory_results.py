@@ -19,7 +19,6 @@ NAME = "t2_rate"
 
 @pytest.fixture(scope="module")
 def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """A copy of the study with its theory alone."""
     folder = tmp_path_factory.mktemp("study")
     shutil.copytree(study / "theory", folder / "theory")
     plan = json.loads((study / "study.json").read_text(encoding="utf-8"))
@@ -35,7 +34,6 @@ def experiment(whole: Source) -> Experiment:
 
 @pytest.fixture
 def folder(whole: Source, tmp_path: Path) -> Path:
-    """A copy of it to be damaged."""
     shutil.copytree(whole.folder, tmp_path / "study")
     return tmp_path / "study"
 
@@ -95,13 +93,9 @@ CONTENTS: dict[str, Callable[[bytes], bytes]] = {
     "other text": lambda content: b"[]",
 }
 WHOLE: dict[str, bytes] = {
-    "null": b"null",
-    "a number": b"1",
-    "statements are a number": b'{"statements": 1}',
-    "statements of numbers": b'{"statements": [1]}',
-    "deep nesting": b"[" * 100_000,
-    "a huge number": b'{"statements": ' + b"9" * 10_000 + b"}",
-}
+    "null": b"null", "a number": b"1", "statements are a number": b'{"statements": 1}',
+    "statements of numbers": b'{"statements": [1]}', "deep nesting": b"[" * 100_000,
+    "a huge number": b'{"statements": ' + b"9" * 10_000 + b"}"}  # fmt: skip
 
 
 def refused(folder: Path, experiment: Experiment, name: str) -> None:

@@ -34,7 +34,6 @@ THEORY: dict[str, dict[str, Any]] = {
 
 
 def configure(method: str, sparsity: float, seed: int, **more: Any) -> RunConfig:
-    """Return a run of four epochs on digits."""
     settings = PHASES if method.startswith("acdc") else {}
     values = {"model": TASK.model, "dataset": TASK.dataset, "method": method, "settings": settings}
     return parse_run({**values, "sparsity": sparsity, "epochs": EPOCHS, "seed": seed, **more})
@@ -65,7 +64,6 @@ def certificate(
 
 
 def evaluation(draw: random.Random, epoch: int, certified: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a model, drawn at random."""
     return {
         "epoch": epoch,
         **{f"{part}_accuracy": draw.uniform(0.6, 0.9) for part in ("val", "test")},
@@ -76,7 +74,6 @@ def evaluation(draw: random.Random, epoch: int, certified: dict[str, Any]) -> di
 
 
 def result_of(config: RunConfig, diverged: bool = False) -> dict[str, Any]:
-    """Return the result of a run."""
     draw = random.Random(config.run_name)
     method = config.method_class
     exempt = ("stem",) if config.method == "rigl" else ()
@@ -140,7 +137,6 @@ def journal_of(config: RunConfig) -> Iterable[dict[str, Any]]:
 
 
 def write_run(folder: Path, config: RunConfig, diverged: bool = False) -> None:
-    """Write the folder of a run that has ended."""
     folder.mkdir(parents=True)
     lines = [json.dumps(line) for line in journal_of(config)]
     result = result_of(config, diverged) | {"journal_lines": len(lines)}
@@ -169,7 +165,6 @@ RATIOS = ("inference_ratio", "training_ratio", "published_ratio")
 
 
 def experiment(name: str, kind: Any, title: str, **more: Any) -> Experiment:
-    """Return an experiment."""
     values: dict[str, Any] = {
         **dict.fromkeys(("paper", "awaits", "reference")),
         **dict.fromkeys(("columns", "rows", "panels"), ()),
@@ -192,7 +187,6 @@ def row(label: str, method: str | None, sparsity: float, **more: Any) -> Row:
 
 
 def experiments_of(names: Mapping[str, tuple[str, ...]]) -> list[Experiment]:
-    """Return the experiments of the study."""
     dense = row("Dense", "dense", 0.0, runs=names["dense"], paper=PaperRow("1", "Dense", "", 0.0))
     paper = PaperRow("1", "AC/DC", "global", 0.9)
     acdc = row("AC/DC", "acdc", 0.9, runs=names["acdc"], paper=paper)
@@ -248,7 +242,6 @@ def experiments_of(names: Mapping[str, tuple[str, ...]]) -> list[Experiment]:
 
 
 def make_study(folder: Path) -> None:
-    """Write the runs and the study, and run the theory."""
     configs = {
         "dense": [configure("dense", 0, seed) for seed in SEEDS],
         "acdc": [configure("acdc", 0.9, seed) for seed in SEEDS],
@@ -283,7 +276,6 @@ def invoke(*arguments: str | Path) -> Any:
 
 
 def runs_of(source: Source, method: str, *seeds: int) -> list[str]:
-    """Return the runs of a method, of all seeds unless some are given."""
     return [
         row.run
         for row in (rows[0] for rows in source.tables.by_run.values())
@@ -292,13 +284,11 @@ def runs_of(source: Source, method: str, *seeds: int) -> list[str]:
 
 
 def line_of_method(source: Source, method: str | None, table: str = "table1") -> Line:
-    """Return a method's line in a table."""
     lines = build_table(source, source.study.experiment(table)).lines
     return next(line for line in lines if line.row.method == method)
 
 
 def words(figure: Any) -> str:
-    """Return all texts of a figure."""
     texts = [item.get_text() for item in figure.findobj() if hasattr(item, "get_text")]
     return " ".join(" ".join(texts).split())
 

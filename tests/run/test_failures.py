@@ -100,7 +100,7 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("closed", ["", "checkpoint"])
-def test_a_folder_that_is_no_longer_writable_costs_nothing_that_was_saved(
+def test_a_folder_closed_costs_nothing(
     closed: str, open_folder: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
@@ -232,9 +232,7 @@ def test_what_may_not_recur_is_raised_also_where_failures_are_allowed(
     assert_same_run(folder, result, *uninterrupted(config))
 
 
-def test_what_depends_on_a_failed_run_fails_without_training_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_of_a_failed_run_fails_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = tiny_config("acdc_dense")
     config = child.parent
     with monkeypatch.context() as patch:
@@ -266,7 +264,7 @@ def assert_finite(state: Any) -> None:
 DIVERGING = {"lr": 1e30, "lr_schedule": "constant"}
 
 
-@pytest.mark.parametrize("method", ["dense", "acdc", "gmp", "rigl", "top_kast"])
+@pytest.mark.parametrize("method", ["acdc", "rigl", "top_kast"])
 def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path: Path) -> None:
     config = tiny_config(method, recipe=DIVERGING)
     folder = tmp_path / config.run_name
@@ -288,7 +286,7 @@ def test_what_has_diverged_within_an_epoch_is_never_saved(method: str, tmp_path:
 
 
 @pytest.mark.parametrize(("options", "status"), [([], 6), (["--allow-failure"], 0)])
-def test_the_exit_status_of_a_diverged_run(
+def test_exit_status_of_divergence(
     options: list[str], status: int, acdc: Any, tmp_path: Path
 ) -> None:
     config = tiny_config("acdc", recipe=DIVERGING)

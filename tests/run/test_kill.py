@@ -70,15 +70,12 @@ def killed_after(steps: int, moment: float, config: RunConfig, runs: Path) -> bo
 
 
 def files(folder: Path) -> set[str]:
-    """Return the names of all files of a run."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["acdc", "woodfisher", "acdc_dense"])
-def test_a_run_killed_at_random_moments_until_it_ends_is_the_same_run(
-    method: str, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
+@pytest.mark.parametrize("method", ["acdc", "woodfisher"])
+def test_kills_at_random_moments(method: str, tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     config = tiny_config(method)
     seed = random.randrange(2**32)
     moments = random.Random(seed)
@@ -129,7 +126,6 @@ def train_until_call(
 
 
 def killed_at_call(config: RunConfig, runs: Path, last: int, when: When) -> int | None:
-    """Return the number of calls of a run, or none if it did not survive the last one."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=train_until_call, args=(config, runs, last, when, theirs))
     process.start()
@@ -141,7 +137,7 @@ def killed_at_call(config: RunConfig, runs: Path, last: int, when: When) -> int 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_a_sound_one(
+def test_kills_while_it_writes_a_checkpoint(
     when: When, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
@@ -150,8 +146,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_a_sound_one(
     assert calls > 20 * len(CALLS)
     seed = random.randrange(2**32)
     draw = random.Random(seed)
-    # One of each sixth of the run, the last of which has all that follows the training.
-    bounds = itertools.pairwise(calls * sixth // 6 for sixth in range(7))
+    # One of each third of the run, the last of which has all that follows the training.
+    bounds = itertools.pairwise(calls * third // 3 for third in range(4))
     for last in (draw.randint(first + 1, end) for first, end in bounds):
         runs = tmp_path / str(last)
         killed_at_call(config, runs, last, when)
@@ -168,22 +164,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_a_sound_one(
             raise
 
 
-def test_a_run_whose_result_is_lost_finishes_again_and_leaves_nothing_beside(
-    tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config("acdc")
-    expected, whole = uninterrupted(config)
-    folder = tmp_path / config.run_name
-    run(config, Options(tmp_path), Silent())
-    (folder / "result.json").unlink()
-    reporter = Silent()
-    assert_same_run(folder, run(config, Options(tmp_path), reporter), expected, whole)
-    assert reporter.epochs == []
-    assert files(folder) == files(expected)
-
-
 @pytest.mark.parametrize("method", ["acdc", "rigl"])
-def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
+def test_a_run_resumed_at_every_batch(
     method: str, tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config(method)
@@ -198,26 +180,6 @@ def test_a_run_resumed_at_every_batch_tells_each_epoch_once_and_each_place(
     assert resumptions(folder) == [divmod(iteration, 5) for iteration in range(1, 20)]
     assert reporter.said[0] == "resumed after epoch 0 of 4, 1 of 5 batches"
     assert reporter.said[4] == "resumed after epoch 1 of 4"
-
-
-@pytest.mark.parametrize("method", ["acdc", "str"])
-def test_a_damaged_checkpoint_within_an_epoch_gives_way_to_the_one_before(
-    method: str, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
-    config = tiny_config(method)
-    train_broken(config, tmp_path, At(interrupt, steps=[8]))
-    folder = tmp_path / config.run_name
-    newest = folder / "checkpoint" / "step-0000000008.pt"
-    content = newest.read_bytes()
-    newest.write_bytes(content[: len(content) // 2])
-    reporter = Silent()
-    result = run(config, Options(tmp_path), reporter)
-    assert reporter.said == [
-        f"checkpoint {newest} is damaged; resuming from the one before it",
-        "resumed after epoch 1 of 4, 2 of 5 batches",
-    ]
-    assert resumptions(folder) == [(1, 2)]
-    assert_same_run(folder, result, *uninterrupted(config))
 
 
 def test_dropout_draws_from_the_seed_and_not_from_what_ran_before(

@@ -80,7 +80,6 @@ class Holder:
         return self.process.pid
 
     def end(self) -> int | None:
-        """Release it, and return its exit status."""
         self.on.set()
         self.process.join(PATIENCE_S)
         return self.process.exitcode
@@ -93,7 +92,6 @@ def hold(
     iteration: int = 7,
     checkpoint_interval_s: float = 0.0,
 ) -> Holder:
-    """Start a process that trains up to a step, and return once it is there."""
     said, there = CONTEXT.Pipe(duplex=False)
     on = CONTEXT.Event()
     options = Options(runs, checkpoint_interval_s=checkpoint_interval_s)
@@ -143,7 +141,6 @@ def beating(tmp_path: Path) -> Iterator[threading.Event]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all that a run's folder holds."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -151,7 +148,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 HOST = os.uname().nodename
 
 
-def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
+def test_a_second_trainer_exits_and_names_the_first(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
@@ -169,7 +166,7 @@ def test_a_second_trainer_is_told_of_the_first_which_goes_on_untouched(
 
 
 @pytest.mark.usefixtures("short")
-def test_a_second_trainer_waits_as_long_as_it_may_and_finds_the_result_of_the_first(
+def test_a_second_trainer_waits_for_the_result(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
@@ -199,7 +196,7 @@ def test_a_second_trainer_of_several_processes(tmp_path: Path) -> None:
     assert first.end() == 0
 
 
-def test_the_lease_of_a_killed_process_is_taken_over_although_it_is_not_over(
+def test_the_lease_of_a_killed_process_is_free(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")
@@ -248,8 +245,9 @@ def test_a_lease_of_another_host_is_kept_while_it_has_a_heartbeat_and_then_taken
     assert_same_run(folder, result, *uninterrupted(config))
 
 
-@pytest.mark.parametrize("checkpoint_interval_s", [0.0, 600.0])
-@pytest.mark.parametrize("successor", ["has ended", "is training"])
+@pytest.mark.parametrize(
+    ("successor", "checkpoint_interval_s"), [("has ended", 600.0), ("is training", 0.0)]
+)
 @pytest.mark.usefixtures("short")
 def test_a_suspended_holder_wakes_and_leaves_the_run_to_its_successor(
     successor: str, checkpoint_interval_s: float, tmp_path: Path, uninterrupted: Uninterrupted
@@ -277,7 +275,7 @@ def test_a_suspended_holder_wakes_and_leaves_the_run_to_its_successor(
 
 
 @pytest.mark.usefixtures("short")
-def test_of_many_trainers_that_start_at_once_one_trains(
+def test_of_trainers_started_at_once_one_trains(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("acdc")

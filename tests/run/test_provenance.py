@@ -53,14 +53,9 @@ def unborn(suite: Path) -> None:
 
 
 CASES: list[tuple[Callable[[Path], object], bool, bool | None]] = [
-    (lambda suite: None, False, None),
-    (own, True, True),
-    (edited, True, False),
-    (ignored_by_another, False, None),
-    (vendored, False, None),
-    (installed_beside, False, None),
-    (unborn, False, None),
-]
+    (lambda suite: None, False, None), (own, True, True), (edited, True, False),
+    (ignored_by_another, False, None), (vendored, False, None), (installed_beside, False, None),
+    (unborn, False, None)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("place", "known", "clean"), CASES)

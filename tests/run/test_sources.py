@@ -19,7 +19,6 @@ def configs() -> dict[str, RunConfig]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the packages, which can be edited."""
     for package in ("acdc", "baselines"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
@@ -32,7 +31,6 @@ def edit(path: Path) -> None:
 
 
 def changed(copy: Path, configs: dict[str, RunConfig]) -> set[str]:
-    """The methods whose runs have another digest in a copy."""
     return {m for m, c in configs.items() if science_digest(c, copy) != science_digest(c)}
 
 
@@ -41,9 +39,7 @@ def test_each_pattern_names_files() -> None:
         assert list(ROOT.glob(pattern)), pattern
 
 
-def test_comments_docstrings_and_layout_change_nothing(
-    copy: Path, configs: dict[str, RunConfig]
-) -> None:
+def test_comments_and_layout_change_nothing(copy: Path, configs: dict[str, RunConfig]) -> None:
     for path in sorted(copy.glob("**/*.py")):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):

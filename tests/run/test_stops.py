@@ -36,7 +36,6 @@ PATIENCE_S = 120
 
 
 def spawn(config: RunConfig, runs: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start ``acdc train`` in a process of its own."""
     file = runs / f"{config.run_name}.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "acdc", "train", str(file), "--runs", str(runs)]
@@ -73,9 +72,7 @@ def stopped_at(line: str, config: RunConfig, number: signal.Signals) -> tuple[in
     return int(found[1]), int(found[2])
 
 
-def test_a_signal_stops_a_run_at_its_step_and_the_same_command_resumes_it(
-    tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
+def test_a_signal_stops_a_run_at_its_step(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     config = tiny_config("rigl", epochs=24)
     folder = tmp_path / config.run_name
     process = spawn(config, tmp_path)
@@ -94,7 +91,7 @@ def test_a_signal_stops_a_run_at_its_step_and_the_same_command_resumes_it(
     assert_same_run(folder, result, *uninterrupted(config))
 
 
-def test_a_run_is_stopped_while_its_parent_trains(
+def test_a_run_stopped_while_its_parent_trains(
     tmp_path: Path, uninterrupted: Uninterrupted
 ) -> None:
     config = tiny_config("one_shot")
@@ -109,25 +106,22 @@ def test_a_run_is_stopped_while_its_parent_trains(
 
 
 def signalled(number: signal.Signals, iteration: int) -> At:
-    """Return what sends this process a signal at a step by its number."""
     return At(lambda: os.kill(os.getpid(), number), steps=[iteration])
 
 
 @pytest.mark.parametrize("iteration", [6, 9])
-def test_a_stopped_run_loses_no_step(
-    iteration: int, tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
+def test_a_stop_loses_no_step(iteration: int, tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     config = tiny_config("acdc")
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Resumable):
         run(config, Options(tmp_path), signalled(signal.SIGTERM, iteration))
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     result = run(config, Options(tmp_path), Silent())
     assert resumptions(tmp_path / config.run_name) == [divmod(iteration + 1, 5)]
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
 
 
-def test_a_signal_at_the_very_last_step_lets_the_run_finish(
-    tmp_path: Path, uninterrupted: Uninterrupted
-) -> None:
+def test_a_signal_at_the_last_step_comes_late(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     config = tiny_config("acdc")
     result = run(config, Options(tmp_path), signalled(signal.SIGINT, 19))
     assert_same_run(tmp_path / config.run_name, result, *uninterrupted(config))
@@ -155,16 +149,7 @@ def test_a_signal_before_the_run_that_it_starts_from_begins_is_not_forgotten(
     assert reporter.epochs == []
 
 
-def test_what_handled_the_signals_before_a_run_does_so_after_it(tmp_path: Path) -> None:
-    numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    with pytest.raises(Resumable):
-        run(tiny_config("one_shot"), Options(tmp_path), signalled(signal.SIGTERM, 2))
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
 def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    """Return the processes that a command has started, by rank."""
     children = psutil.Process(process.pid).children(recursive=True)
     return {int(c.environ()["RANK"]): c for c in children if "RANK" in c.environ()}
 

@@ -24,12 +24,8 @@ A, B, C = LayerCost("a", 100, 2000), LayerCost("b", 300, 1200), LayerCost("c", 5
 def certificate(**changes: Any) -> dict[str, Any]:
     """Return the certificate of three layers, the last one exempt, of which 90 % are pruned."""
     values: dict[str, Any] = {
-        "kept": {"a": 25, "b": 15, "c": 50},
-        "nonzeros": {"a": 25, "b": 14, "c": 50},
-        "exempt": ("c",),
-        "tolerance": 0.0,
-        "dead_filters": 3,
-    }
+        "kept": {"a": 25, "b": 15, "c": 50}, "nonzeros": {"a": 25, "b": 14, "c": 50},
+        "exempt": ("c",), "tolerance": 0.0, "dead_filters": 3}  # fmt: skip
     return certify(changes.pop("requested", 0.9), (A, B, C), **(values | changes))
 
 
@@ -52,9 +48,7 @@ def test_nonzero_outside_the_mask_fails() -> None:
 @given(
     a=st.integers(0, 60), b=st.integers(0, 60), tolerance=st.sampled_from([0.0, 0.01, 0.0625, 1.0])
 )
-def test_it_forgives_two_weights_a_layer_and_the_tolerance(
-    a: int, b: int, tolerance: float
-) -> None:
+def test_it_allows_two_weights_a_layer_and_the_tolerance(a: int, b: int, tolerance: float) -> None:
     kept = {"a": a, "b": b, "c": 50}
     found = certificate(kept=kept, nonzeros=kept, tolerance=tolerance)
     assert found["holds"] == (abs(a + b - 40) <= 4 + 400 * tolerance)

@@ -23,7 +23,7 @@ SHAPES = st.lists(st.lists(st.integers(1, 20), min_size=2, max_size=4), min_size
 
 
 @given(SHAPES, st.floats(0.05, 0.99), st.data())
-def test_given_sparsities_leave_the_budget(
+def test_given_sparsities_are_kept(
     shapes: dict[str, list[int]], sparsity: float, data: Any
 ) -> None:
     given_names = data.draw(st.sets(st.sampled_from(sorted(shapes)), max_size=len(shapes) - 1))

@@ -59,9 +59,7 @@ def test_masks_are_a_python_sort_of_every_group(case: tuple[Tensor, int, int]) -
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.booleans())
-def test_every_four_neighbouring_inputs_keep_two(
-    outputs: int, fours: int, channels_last: bool
-) -> None:
+def test_four_neighbouring_inputs_keep_two(outputs: int, fours: int, channels_last: bool) -> None:
     weight = hashval((outputs, 4 * fours, 3, 2), 7)
     if channels_last:
         weight = weight.to(memory_format=torch.channels_last)

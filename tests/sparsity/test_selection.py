@@ -102,9 +102,7 @@ def test_kth_largest_checks_k(k: int) -> None:
 
 @PATHS
 @given(scores=layers(), magnitudes=st.booleans(), data=st.data())
-def test_top_k_is_a_python_sort(
-    path: str, scores: dict[str, Tensor], magnitudes: bool, data: Any
-) -> None:
+def test_top_k_is_a_sort(path: str, scores: dict[str, Tensor], magnitudes: bool, data: Any) -> None:
     k = data.draw(st.integers(0, sum(score.numel() for score in scores.values())))
     with through(path):
         masks = top_k_masks(scores, k, magnitudes=magnitudes)
@@ -176,9 +174,7 @@ def test_rows_are_selected_of_what_is_trained() -> None:
 
 
 @given(layers(), st.lists(VALUES, min_size=2, max_size=2), st.data())
-def test_the_bracket_makes_no_difference(
-    scores: dict[str, Tensor], ends: list[float], data: Any
-) -> None:
+def test_any_bracket_will_do(scores: dict[str, Tensor], ends: list[float], data: Any) -> None:
     k = data.draw(st.integers(1, sum(score.numel() for score in scores.values())))
     dtype = next(iter(scores.values())).dtype
     low, high = sorted(torch.tensor(ends, dtype=torch.float64).to(dtype).double().tolist())
@@ -191,9 +187,7 @@ def test_the_bracket_makes_no_difference(
 
 
 @given(layers(), st.data())
-def test_a_smaller_selection_is_a_subset_of_a_larger_one(
-    scores: dict[str, Tensor], data: Any
-) -> None:
+def test_a_smaller_selection_is_in_a_larger_one(scores: dict[str, Tensor], data: Any) -> None:
     total = sum(score.numel() for score in scores.values())
     small, large = sorted(data.draw(st.tuples(st.integers(0, total), st.integers(0, total))))
     inner, outer = top_k_masks(scores, small), top_k_masks(scores, large)
@@ -273,9 +267,7 @@ def test_global_masks_are_a_python_sort(weights: dict[str, Tensor], sparsity: fl
 
 
 @given(layers(), SPARSITIES)
-def test_uniform_masks_keep_the_exact_count_of_every_layer(
-    weights: dict[str, Tensor], sparsity: float
-) -> None:
+def test_uniform_masks_are_sorts_of_each_layer(weights: dict[str, Tensor], sparsity: float) -> None:
     masks = magnitude_masks(weights, sparsity, "uniform")
     for name, weight in weights.items():
         kept = weight.numel() - math.floor(sparsity * weight.numel())
@@ -284,9 +276,7 @@ def test_uniform_masks_keep_the_exact_count_of_every_layer(
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"][: 1 + torch.cuda.is_available()])
 @given(scores=layers(), data=st.data())
-def test_every_device_selects_the_same_masks(
-    device: str, scores: dict[str, Tensor], data: Any
-) -> None:
+def test_all_devices_select_the_same(device: str, scores: dict[str, Tensor], data: Any) -> None:
     k = data.draw(st.integers(0, sum(score.numel() for score in scores.values())))
     there = top_k_masks({name: score.to(device) for name, score in scores.items()}, k)
     here = {name: mask.cpu() for name, mask in there.items()}
@@ -295,9 +285,7 @@ def test_every_device_selects_the_same_masks(
 
 @settings(max_examples=40)
 @given(layers(), SPARSITIES, st.booleans())
-def test_released_selection_drops_ties(
-    weights: dict[str, Tensor], sparsity: float, by_layer: bool
-) -> None:
+def test_released_drops_ties(weights: dict[str, Tensor], sparsity: float, by_layer: bool) -> None:
     values = {name: weight.float() for name, weight in weights.items()}
     masks = released_masks(values, sparsity, "uniform" if by_layer else "global")
     groups = [[name] for name in values] if by_layer else [list(values)]

@@ -35,15 +35,9 @@ def resolved(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
 
     def resolve(*rows: dict[str, Any], scale: dict[str, Any] | None = None, **keys: Any) -> Study:
         experiment = {
-            "id": "mine",
-            "kind": "table",
-            "title": "Mine",
-            "caption": "Mine.",
-            "task": "imagenet-resnet50",
-            "sparsities": [0.9],
-            "columns": ["top1"],
-            "rows": rows,
-        } | keys
+            "id": "mine", "kind": "table", "title": "Mine", "caption": "Mine.",
+            "task": "imagenet-resnet50", "sparsities": [0.9], "columns": ["top1"], "rows": rows
+        } | keys  # fmt: skip
         folder = tmp_path / "experiments"
         folder.mkdir(exist_ok=True)
         (folder / "mine.yaml").write_text(yaml.safe_dump(experiment))
@@ -54,12 +48,8 @@ def resolved(tmp_path: Path, edited: Callable[..., str]) -> Resolve:
 
 
 THEORY = {
-    "id": "theory_t2_rate",
-    "kind": "theory",
-    "theory": "t2_rate",
-    "title": "Mine",
-    "caption": "Mine.",
-}
+    "id": "theory_t2_rate", "kind": "theory", "theory": "t2_rate", "title": "Mine",
+    "caption": "Mine."}  # fmt: skip
 
 
 @pytest.fixture

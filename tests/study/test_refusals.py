@@ -20,18 +20,8 @@ known = cache(load)
 
 # Folders of other scales and of what is beside them, and what cannot be a folder.
 BAD_NAMES = [
-    "paper",
-    "laptop",
-    "smoke",
-    "quick",
-    "small",
-    "runs",
-    "reference",
-    "a" * 300,
-    "../x",
-    "a b",
-    "",
-]
+    "paper", "laptop", "smoke", "quick", "small", "runs", "reference", "a" * 300, "../x", "a b", ""
+]  # fmt: skip
 SCALE_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"seedz": [1]}, "edited.yaml: seedz"),
     ({"experiments": ["table9"]}, "edited.yaml: experiments=table9: .*'table09'"),

@@ -60,14 +60,12 @@ def configs(scale: str, task: str, method: str) -> tuple[RunConfig, ...]:
 
 
 def begun(config: RunConfig) -> TrainState:
-    """Return a run's network with its initial weights."""
     state = TrainState(config, Engine(), Ranks())
     state.begin()
     return state
 
 
 def norms(weights: dict[str, Tensor]) -> dict[str, float]:
-    """Return the norm of each layer's largest filter."""
     return {name: float(w.detach().flatten(1).norm(dim=1).max()) for name, w in weights.items()}
 
 
@@ -79,6 +77,8 @@ def test_every_prunable_weight_gets_a_gradient_within_an_epoch(scale: str, task:
     }
     state.model.train()
     for inputs, labels in state.loader.training(0):
+        if all(bool(reached.all()) for reached in seen.values()):
+            break
         state.model.zero_grad()
         state.task.forward(state.model, inputs, labels).loss.backward()
         for name, weight in state.weights.items():
@@ -87,19 +87,13 @@ def test_every_prunable_weight_gets_a_gradient_within_an_epoch(scale: str, task:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scale", "task", "seed"),
-    [
-        *((*task, seed) for task in [*IMAGE_TASKS, *RELABELLED] for seed in (1, 2, 3)),
-        *((*task, 1) for task in LAPTOP),
-    ],
-)
-def test_first_pruning_and_restore(scale: str, task: str, seed: int) -> None:
+@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, RELABELLED[0], *LAPTOP[:2]])
+def test_first_pruning_and_restore(scale: str, task: str) -> None:
     """At the highest sparsity, ranked globally, no layer is emptied and no filter explodes."""
     acdc = configs(scale, task, "acdc")
     ranked = [config for config in acdc if config.plan.settings.distribution == "global"]
     highest = max(c.sparsity for c in ranked)
-    config = next(c for c in ranked if c.sparsity == highest and c.seed == seed)
+    config = next(c for c in ranked if c.sparsity == highest and c.seed == 1)
     state = begun(config)
     method = state.method
     sparse = next(phase for phase in method.phases if phase.kind == "sparse")
@@ -135,4 +129,8 @@ def test_dense_training_fits_and_seeds_agree(scale: str, task: str, tmp_path: Pa
 def test_the_dense_network_learns_random_labels(scale: str, task: str, tmp_path: Path) -> None:
     config = configs(scale, task, "dense")[0]
     folder = tmp_path / support.train(config, tmp_path)["run"]
-    assert support.journal(folder)[-1]["relabelled_given_accuracy"] >= MEMORISED
+    epochs = [line for line in support.journal(folder) if "event" not in line]
+    assert epochs[-1]["relabelled_given_accuracy"] >= MEMORISED
+    # As in the paper's Figure 8: at first by their own class, in the end by the given one.
+    true = [epoch["relabelled_true_accuracy"] for epoch in epochs]
+    assert true[-1] < max(true)

@@ -17,14 +17,8 @@ from theory.noise import stream
 from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
-    "model": "resnet6_w32_s8",
-    "dataset": "fashion_mnist_1k",
-    "schedule": "cifar-20",
-    "epochs": 12,
-    "trials": 2,
-    "images": 8,
-    "recipe": {"batch_size": 500, "lr": 0.1},
-}
+    "model": "resnet6_w32_s8", "dataset": "fashion_mnist_1k", "schedule": "cifar-20", "epochs": 12,
+    "trials": 2, "images": 8, "recipe": {"batch_size": 500, "lr": 0.1}}  # fmt: skip
 """Ten phases in twelve epochs of two batches."""
 
 

@@ -19,7 +19,6 @@ SMALL += ["wide_n=300", "wide_trials=2"]
 
 @pytest.fixture
 def theory(acdc: Any) -> Any:
-    """Call ``acdc theory``."""
     return functools.partial(acdc, "theory")
 
 
@@ -41,9 +40,7 @@ def test_the_list_has_every_experiment_with_its_subject_and_settings(theory: Any
             assert field.description
 
 
-def test_a_run_leaves_its_files_and_says_what_its_statements_come_to(
-    theory: Any, tmp_path: Path
-) -> None:
+def test_a_run_leaves_its_files_and_prints_verdicts(theory: Any, tmp_path: Path) -> None:
     out = tmp_path / "made" / "here"
     status, output, errors = theory(*small(out))
     assert (status, errors) == (0, "")
@@ -90,9 +87,7 @@ def test_cells_are_the_outcomes_values_to_ten_digits(theory: Any, tmp_path: Path
                     assert text == str(value)
 
 
-def test_files_are_the_same_for_the_same_settings_and_differ_for_another_seed(
-    theory: Any, tmp_path: Path
-) -> None:
+def test_files_depend_on_settings_and_seed_alone(theory: Any, tmp_path: Path) -> None:
     for name, seed in {"a": 0, "b": 0, "c": 1}.items():
         assert theory(*small(tmp_path / name, f"seed={seed}"))[0] == 0
     for file in ("trials.csv", "series.csv", "statements.json"):
@@ -111,16 +106,11 @@ def test_a_run_needs_a_folder(out: list[str], theory: Any) -> None:
 @pytest.mark.parametrize(
     ("assignment", "key"),
     [
-        ("kappa=2", "kappa"),
-        ("trials=.nan", "trials=nan"),
-        ("trials=", "trials"),
-        ("trials={{ n }}", "--set"),
-        ("=1", "--set==1"),
-        (".trials=1", "--set=.trials=1"),
-        ("trials", "--set=trials"),
-        ("", "--set="),
+        ("kappa=2", "kappa"), ("trials=.nan", "trials=nan"), ("trials=", "trials"),
+        ("trials={{ n }}", "--set"), ("=1", "--set==1"), (".trials=1", "--set=.trials=1"),
+        ("trials", "--set=trials"), ("", "--set=")
     ],
-)
+)  # fmt: skip
 def test_a_mistake_exits_with_2_before_anything_is_written(
     assignment: str, key: str, theory: Any, tmp_path: Path
 ) -> None:
@@ -146,9 +136,7 @@ def test_a_folder_that_cannot_be_written_ends_it_before_it_computes(
         experiment.write("t2_rate", experiment.parse("t2_rate", {}), places.get(place, Path(place)))
 
 
-def test_a_full_disk_ends_it_before_it_computes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

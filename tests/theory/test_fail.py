@@ -54,9 +54,7 @@ def test_the_largest_trap_holds_a_plain_loop_at_its_condition_number() -> None:
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 2.7])
-def test_the_interval_of_an_exponent_holds_the_power_law_that_was_rounded_down(
-    power: float,
-) -> None:
+def test_the_interval_of_an_exponent_holds_a_rounded_power_law(power: float) -> None:
     x = [3.0, 7.0, 15.0, 31.0]
     found = fail.exponent(x, [math.floor(each**power) for each in x])
     assert found.low <= power <= found.high

@@ -41,9 +41,7 @@ def nearest_by_search(x: Array, k: int) -> Array:
     ),
     data=st.data(),
 )
-def test_hard_threshold_is_the_nearest_sparse_vector_and_ties_keep_the_lowest_index(
-    x: Array, data: st.DataObject
-) -> None:
+def test_hard_threshold_is_the_nearest_sparse_vector(x: Array, data: st.DataObject) -> None:
     rows, n = x.shape
     counts = data.draw(st.lists(st.integers(0, n), min_size=rows, max_size=rows))
     expected = np.stack([nearest_by_search(row, k) for row, k in zip(x, counts, strict=True)])
@@ -78,7 +76,6 @@ def test_hard_threshold_keeps_none_to_all(x: Any, k: Any) -> None:
 
 
 def problems(seed: int, count: int, n: int) -> tuple[Tensor, Tensor]:
-    """Draw Hessians (count, n, n) of norm 1 and centres (count, 1, n)."""
     factor = normal(seed, count, n, n)
     hessian = factor.mT @ factor
     hessian = hessian / torch.linalg.matrix_norm(hessian, ord=2)[:, None, None]
@@ -143,9 +140,7 @@ def test_a_diverged_trial_stays_where_it_was_and_the_others_go_on_unchanged() ->
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf, 1e200])
 @pytest.mark.parametrize("place", [0, 2, 4])
-def test_one_entry_that_is_no_number_is_a_divergence_whatever_is_kept(
-    wrong: float, place: int
-) -> None:
+def test_one_entry_that_is_no_number_is_a_divergence(wrong: float, place: int) -> None:
     hessian, centre = problems(5, 1, 5)
     plain = quadratic(hessian, centre)
     calls = itertools.count(1)
@@ -170,13 +165,10 @@ def test_one_entry_that_is_no_number_is_a_divergence_whatever_is_kept(
 @pytest.mark.parametrize(
     ("k", "eta", "message"),
     [
-        (6, 1.0, "k = 6"),
-        (1, 0.0, "step_size = 0.0"),
-        (1, -1.0, "step_size = -1.0"),
-        (1, float("nan"), "step_size = nan"),
-        (1, torch.tensor([1.0, 0.0]), "step_size = "),
+        (6, 1.0, "k = 6"), (1, 0.0, "step_size = 0.0"), (1, -1.0, "step_size = -1.0"),
+        (1, float("nan"), "step_size = nan"), (1, torch.tensor([1.0, 0.0]), "step_size = ")
     ],
-)
+)  # fmt: skip
 def test_iht_refuses_impossible_arguments(k: Any, eta: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         iht(lambda theta: theta, normal(0, 2, 5), k, eta, 1, entries)
@@ -186,7 +178,6 @@ def test_iht_refuses_impossible_arguments(k: Any, eta: Any, message: str) -> Non
 
 
 def parts_of(seed: int, count: int, n: int) -> tuple[list[Gradient], Array, Array]:
-    """Draw quadratics f_i; their gradients, Hessians (count, n, n) and centres (count, n)."""
     hessian, centre = problems(seed, count, n)
     gradients = [quadratic(matrix, point) for matrix, point in zip(hessian, centre, strict=True)]
     return gradients, hessian.numpy(), centre[:, 0].numpy()

@@ -59,9 +59,7 @@ def test_lemma_1_is_about_no_other_sizes(k: int, k_star: int) -> None:
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), k_star=st.integers(1, 4), more=st.integers(0, 8))
-def test_thresholding_enlarges_no_squared_distance_by_more_than_the_expansion(
-    seed: int, k_star: int, more: int
-) -> None:
+def test_thresholding_enlarges_by_the_expansion_at_most(seed: int, k_star: int, more: int) -> None:
     k, n = k_star + more, 16
     sparse = sparse_vectors(1, n, k_star, generator(seed))
     offset = torch.randn((200, n), dtype=torch.float64, generator=generator(seed + 1))
@@ -157,9 +155,7 @@ def test_a_factor_of_one_or_more_is_vacuous() -> None:
 
 
 @given(kappa=st.floats(1.0, 1e3), k_star=st.integers(1, 50), sigma=st.floats(1e-3, 1e3))
-def test_under_the_condition_the_recursion_implies_the_stated_floor(
-    kappa: float, k_star: int, sigma: float
-) -> None:
+def test_the_condition_implies_the_stated_floor(kappa: float, k_star: int, sigma: float) -> None:
     for more in (1.0, 9.0):
         k = math.ceil(64 * k_star * kappa**2 * more * (1 + 1e-9))
         theorem = Theorem2(1.0 / kappa, 1.0, k_star, k, sigma)
@@ -174,20 +170,14 @@ def test_under_the_condition_the_recursion_implies_the_stated_floor(
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        ((0.0, 1.0, 1, 1, 0.0), "alpha"),
-        ((2.0, 1.0, 1, 1, 0.0), "alpha"),
-        ((1.0, math.inf, 1, 1, 0.0), "alpha"),
-        ((math.nan, 1.0, 1, 1, 0.0), "alpha"),
-        ((1.0, 1.0, 2, 1, 0.0), "k_star"),
-        ((1.0, 1.0, 0, 1, 0.0), "k_star"),
-        ((1.0, 1.0, 1, 1, -1.0), "sigma"),
-        ((1.0, 1.0, 1, 1, math.nan), "sigma"),
-        ((torch.tensor([0.5, 2.0]), 1.0, 1, 1, 0.0), "alpha"),
+        ((0.0, 1.0, 1, 1, 0.0), "alpha"), ((2.0, 1.0, 1, 1, 0.0), "alpha"),
+        ((1.0, math.inf, 1, 1, 0.0), "alpha"), ((math.nan, 1.0, 1, 1, 0.0), "alpha"),
+        ((1.0, 1.0, 2, 1, 0.0), "k_star"), ((1.0, 1.0, 0, 1, 0.0), "k_star"),
+        ((1.0, 1.0, 1, 1, -1.0), "sigma"), ((1.0, 1.0, 1, 1, math.nan), "sigma"),
+        ((torch.tensor([0.5, 2.0]), 1.0, 1, 1, 0.0), "alpha")
     ],
-)
-def test_theorem_2_refuses_constants_that_it_does_not_speak_of(
-    constants: Any, message: str
-) -> None:
+)  # fmt: skip
+def test_theorem_2_refuses_other_constants(constants: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"{message} = .*: expected"):
         Theorem2(*constants)
 
@@ -215,7 +205,7 @@ def test_the_step_of_theorem_1_implies_its_floor(alpha: float, kappa: float, sig
 
 
 @pytest.mark.parametrize("constants", [(0.0, 1.0, 1), (1.0, 0.0, 1), (1.0, 1.0, 0), (-1.0, 1, 1)])
-def test_theorem_1_refuses_constants_that_it_does_not_speak_of(constants: Any) -> None:
+def test_theorem_1_refuses_other_constants(constants: Any) -> None:
     with pytest.raises(ValueError, match="expected alpha > 0, beta > 0 and k_star >= 1"):
         Theorem1(*constants)
 
@@ -234,9 +224,7 @@ def test_theorem_3_by_hand() -> None:
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000), kappa=st.sampled_from([1.0, 5.0]), k=st.integers(1, 20))
-def test_gradients_along_iht_with_optimised_supports_obey_theorem_3(
-    seed: int, kappa: float, k: int
-) -> None:
+def test_gradients_along_optimised_iht_obey_theorem_3(seed: int, kappa: float, k: int) -> None:
     problem = rotated_quadratics([kappa], 20, 20, generator(seed))
     threshold = iht_step(problem.gradient, k, 1.0 / problem.beta)
 

@@ -12,14 +12,8 @@ from theory.experiments import recovery
 from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
-    "trials": 4,
-    "n": 30,
-    "m": 20,
-    "k_stars": [1, 2, 7],
-    "iterations": 120,
-    "penalties": 10,
-    "designs": 2,
-}
+    "trials": 4, "n": 30, "m": 20, "k_stars": [1, 2, 7], "iterations": 120, "penalties": 10,
+    "designs": 2}  # fmt: skip
 
 
 def settings(**changes: Any) -> recovery.Settings:

@@ -17,14 +17,9 @@ from theory.experiments import restore
 from theory.outcome import Outcome
 
 SMALL: dict[str, Any] = {
-    "models": ["resnet6_w32_s8"],
-    "dataset": "fashion_mnist_1k",
-    "schedule": "cifar-20",
-    "epochs": 12,
-    "sparsities": [0.9, 0.95],
-    "trials": 2,
-    "recipe": {"batch_size": 250, "lr": 0.1},
-}
+    "models": ["resnet6_w32_s8"], "dataset": "fashion_mnist_1k", "schedule": "cifar-20",
+    "epochs": 12, "sparsities": [0.9, 0.95], "trials": 2, "recipe": {"batch_size": 250, "lr": 0.1}
+}  # fmt: skip
 """The first sparse phase is the second of twelve epochs, of four batches each."""
 
 
@@ -197,13 +192,6 @@ def test_a_network_without_dead_filters_decides_nothing() -> None:
     assert {row["dead"] for row in found.trials} == {0}
     assert {each.verdict for each in found.statements} == {"undecided"}
     assert {row["line"] for row in found.series} == {"live, median"}
-
-
-@pytest.mark.parametrize(
-    ("value", "latex"), [(1e-5, "10^{-5}"), (3e-4, r"3\cdot 10^{-4}"), (25.0, r"2.5\cdot 10^{1}")]
-)
-def test_powers_of_ten_are_latex(value: float, latex: str) -> None:
-    assert restore._scientific(value) == latex
 
 
 def test_a_run_that_diverges_is_counted() -> None:

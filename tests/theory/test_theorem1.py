@@ -40,9 +40,7 @@ def test_from_zero_no_step_exceeds_the_bound_and_from_elsewhere_some_do(rate: Ou
 
 
 @pytest.mark.parametrize(("name", "start"), [("from_zero", 0), ("any_start", 1)])
-def test_violations_are_those_of_the_rows_where_k_is_enough(
-    rate: Outcome, name: str, start: int
-) -> None:
+def test_violations_are_those_where_k_is_enough(rate: Outcome, name: str, start: int) -> None:
     rows = [r for r in rate.trials if r["random_start"] == start and r["k"] >= r["enough"]]
     assert statement(rate, name).trials == len(rows) == 52
     assert statement(rate, name).violations == sum(r["worst_ratio"] > r["bound"] for r in rows)

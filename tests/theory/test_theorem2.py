@@ -86,9 +86,7 @@ def floor() -> Outcome:
 
 
 @pytest.mark.parametrize("kappa", [4, 16])
-def test_with_noise_on_the_support_the_floor_is_that_of_an_autoregression(
-    floor: Outcome, kappa: int
-) -> None:
+def test_the_floor_on_the_support_is_an_autoregressions(floor: Outcome, kappa: int) -> None:
     """x' = (1 - alpha) x - z with Var z = sigma^2/k*: E D = sigma^2 / (alpha (2 - alpha))."""
     found = [
         row["distance2"] / row["sigma"] ** 2

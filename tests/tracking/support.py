@@ -27,14 +27,11 @@ PHASES = [["dense", 0, 1], ["sparse", 1, 2], ["dense", 2, 3], ["sparse", 3, 4]]
 BASE = {"model": "resnet8_s2", "dataset": "digits", "seed": 1}
 DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "acdc": {
-        **BASE,
-        "method": "acdc",
-        "sparsity": 0.9,
-        "epochs": 4,
-        "settings": {"schedule": None, "phases": PHASES},
+        **BASE, "method": "acdc", "sparsity": 0.9, "epochs": 4,
+        "settings": {"schedule": None, "phases": PHASES}
     },
     "dense": {**BASE, "method": "dense", "epochs": 3},
-}
+}  # fmt: skip
 DESCRIPTIONS["diverged"] = {**DESCRIPTIONS["acdc"], "sparsity": 0.5, "recipe": {"lr": 1e30}}
 
 History = dict[str, list[tuple[int, float, int]]]
@@ -46,7 +43,6 @@ def sync(folder: Path, *options: str) -> None:
 
 
 def syncing(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """``acdc sync`` in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "workflow", "sync", *arguments],
         stdout=subprocess.PIPE,
@@ -81,7 +77,6 @@ def stored(uri: str, kind: str = "run", experiment: str = "acdc-tiny") -> list[t
 
 
 def only(uri: str, kind: str = "run", experiment: str = "acdc-tiny") -> str:
-    """The id of the only run in MLflow."""
     ((_, run_id),) = stored(uri, kind, experiment)
     return run_id
 
@@ -97,12 +92,10 @@ def status(uri: str, run_id: str) -> str:
 
 
 def finished(uri: str, experiment: str = "acdc-tiny") -> int:
-    """How many runs have finished."""
     return [status(uri, run_id) for _, run_id in stored(uri, "run", experiment)].count("FINISHED")
 
 
 def latest(uri: str, run_id: str) -> dict[str, float]:
-    """The values that the interface shows of a run's metrics."""
     rows = query(uri, "SELECT key, value FROM latest_metrics WHERE run_uuid = :r", r=run_id)
     return {str(key): value for key, value in rows}
 
@@ -144,7 +137,6 @@ def journal_history(folder: Path) -> History:
 
 
 def checkpoint(folder: Path) -> None:
-    """Make the run's checkpoint one that was written just now."""
     time.sleep(0.02)  # more than the clock of the file system lags behind
     (path,) = folder.glob("checkpoint/step-*.pt")
     os.utime(path)

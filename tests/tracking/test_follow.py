@@ -63,24 +63,23 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, st
 
 
 @pytest.mark.slow
-def test_64_runs_at_once(
+def test_many_runs_at_once(
     one: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(one)
     runs, uri = one.parent, store_uri(one.parent)
     (runs.parent / "study.json").touch()
     with following(3, str(runs), "--follow", "0.5") as process:
-        folders = writers(trained["acdc"], runs, 64, pause_s=2.0)
-        await_(lambda: finished(uri) == 64, process)
+        folders = writers(trained["acdc"], runs, 24, pause_s=2.0)
+        await_(lambda: finished(uri) == 24, process)
         assert end(process, signal.SIGTERM)[1] == ""
     sync(runs)
-    assert "64 runs: 0 new, 0 updated, 64 unchanged" in capsys.readouterr().out
+    assert "24 runs: 0 new, 0 updated, 24 unchanged" in capsys.readouterr().out
     assert_synced(*folders)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_store_is_down_for_a_while(one: Path, number: signal.Signals, tmp_path: Path) -> None:
+def test_store_is_down_for_a_while(one: Path, tmp_path: Path) -> None:
     away = one.parent.parent / "mlflow.db"
     kept = shutil.move(away, tmp_path / "kept.db")
     away.mkdir()
@@ -90,7 +89,7 @@ def test_store_is_down_for_a_while(one: Path, number: signal.Signals, tmp_path: 
         away.rmdir()
         shutil.move(kept, away)
         await_(lambda: finished(store_uri(one.parent)) == 1, process)
-        _, err = end(process, number)
+        _, err = end(process, signal.SIGINT)
     assert err == ""
     sync(one)
     assert_synced(one)

@@ -109,6 +109,7 @@ def test_failed_then_finished(one: Path, where: str) -> None:
     sync(one)
     assert assert_synced(one) == {slug_of(one): first}
     assert (tags(uri, first)["status"], tags(uri, first)["error"]) == ("finished", "")
+    assert "sparse_last/test_accuracy" in latest(uri, first)
 
 
 def test_jobs(one: Path) -> None:
@@ -128,24 +129,6 @@ def test_not_begun(one: Path) -> None:
             path.unlink()
     sync(one)
     assert_synced(uri=store_uri(one.parent))
-
-
-@pytest.mark.parametrize("torn", [0, 17])
-def test_unfinished(one: Path, torn: int) -> None:
-    uri, result, journal = store_uri(one.parent), one / "result.json", one / "journal.jsonl"
-    whole, final = journal.read_bytes(), result.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    result.unlink()
-    journal.write_bytes(b"".join(lines[:3]) + lines[3][:torn])
-    sync(one)
-    first = assert_synced(one)
-    assert "sparse_last/test_accuracy" not in latest(uri, only(uri))
-    journal.write_bytes(whole)
-    result.write_bytes(final)
-    sync(one)
-    assert assert_synced(one) == first
-    assert "sparse_last/test_accuracy" in latest(uri, only(uri))
-    assert artifacts(uri, only(uri))[journal.name] == whole
 
 
 class Dying(Silent):
@@ -174,20 +157,6 @@ def test_killed_and_resumed(runs: Path) -> None:
     assert [step for step, _, _ in histories(uri)[only(uri)]["val_loss"]] == [0, 1, 2, 3]
 
 
-def test_deleted_result_comes_back(one: Path) -> None:
-    uri, result = store_uri(one.parent), one / "result.json"
-    final = result.read_bytes()
-    sync(one)
-    first, before = assert_synced(one), query(uri, "SELECT COUNT(*) FROM metrics")
-    result.unlink()
-    sync(one)
-    assert assert_synced(one) == first
-    result.write_bytes(final)
-    sync(one)
-    assert assert_synced(one) == first
-    assert query(uri, "SELECT COUNT(*) FROM metrics") == before
-
-
 def test_clock_that_is_behind(one: Path) -> None:
     """Lines that were sent stay, though the checkpoint now seems to be older."""
     uri = store_uri(one.parent)
@@ -205,26 +174,16 @@ def test_clock_that_is_behind(one: Path) -> None:
     assert assert_synced(one) == first
 
 
-def test_trained_again_from_the_start(one: Path) -> None:
-    """Values that are no longer true disappear; the notes of people stay."""
+def test_any_journal(one: Path) -> None:
+    """MLflow follows a journal that grows, is cut back, torn and finished at random.
+
+    Values that are no longer true disappear; the notes of people stay.
+    """
     from mlflow import MlflowClient
 
-    uri, journal = store_uri(one.parent), Journal(one / "journal.jsonl")
-    (one / "result.json").unlink()
     sync(one)
+    uri = store_uri(one.parent)
     MlflowClient(uri).set_tag(only(uri), "mlflow.note.content", "odd at 2")
-    records = [json.loads(line) for line in journal.path.read_text().splitlines()]
-    journal.cut(0)
-    for record in records:
-        journal.append({**record, "train_s": 9.0} if "event" not in record else record)
-    checkpoint(one)
-    sync(one)
-    assert_synced(one)
-    assert tags(uri, only(uri))["mlflow.note.content"] == "odd at 2"
-
-
-def test_any_journal(one: Path) -> None:
-    """MLflow follows a journal that grows, is cut back, torn and finished at random."""
     result, journal = one / "result.json", Journal(one / "journal.jsonl")
     # A run that diverges ends after any epoch.
     ended = {"status": "diverged", "diverged_at": 1, "diverged": "loss", "journal_lines": None}
@@ -260,6 +219,7 @@ def test_any_journal(one: Path) -> None:
         if draw.random() < 0.7 and journal.length:
             sync(one)
             assert_synced(one)
+    assert tags(uri, only(uri))["mlflow.note.content"] == "odd at 2"
 
 
 @contextlib.contextmanager

@@ -48,24 +48,18 @@ class Server:
         (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
         self.environment = {
             "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(free_port()),
-            "PGUSER": "mlflow",
-            "PGPASSWORD": DATABASE_PASSWORD,
-            "DATABASE": str(folder / "database"),
-            "MLFLOW_AUTH_ADMIN_USERNAME": USER,
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+            "PGHOST": "127.0.0.1", "PGPORT": str(free_port()), "PGUSER": "mlflow",
+            "PGPASSWORD": DATABASE_PASSWORD, "DATABASE": str(folder / "database"),
+            "MLFLOW_AUTH_ADMIN_USERNAME": USER, "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret of the tests",
             "MLFLOW_AUTH_CONFIG_PATH": str(ROOM / "basic_auth.ini"),
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"
+        }  # fmt: skip
         self.bash(documented("initdb"))
         self.bash(documented("pg_ctl"))
         self.start()
 
     def bash(self, command: str) -> None:
-        """Run a command of PostgreSQL, which refuses to run as root."""
         user = "postgres" if os.geteuid() == 0 else None
         subprocess.run(
             ["bash", "-c", command],
@@ -100,7 +94,6 @@ class Server:
             return False
 
     def kill(self) -> None:
-        """Kill MLflow and its workers."""
         main = psutil.Process(self.process.pid)
         for program in (*main.children(recursive=True), main):
             program.kill()

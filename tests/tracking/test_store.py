@@ -138,15 +138,10 @@ def delete_the_experiment(store: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lock,
-        become_newer,
-        lose_a_table,
-        become_a_folder,
-        delete_the_experiment,
-        become_text,
-        lose_the_end,
+        lock, become_newer, lose_a_table, become_a_folder, delete_the_experiment, become_text,
+        lose_the_end
     ],
-)
+)  # fmt: skip
 def test_store_that_does_not_work(
     spoil: Callable[[Path], Any], one: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,14 +216,6 @@ def test_a_store_for_each_study(one: Path, empty_store: Path, tmp_path: Path) ->
     for study in (one.parent.parent, other):
         assert_synced(study / "runs" / one.name, experiment=f"acdc-{study.name}")
         assert (study / "mlartifacts").is_dir()
-
-
-def test_emptied(runs: Path, empty_store: Path) -> None:
-    sync(runs)
-    shutil.copy(empty_store, runs.parent / "mlflow.db")
-    shutil.rmtree(runs.parent / "mlartifacts")
-    sync(runs)
-    assert_synced(*runs.iterdir())
 
 
 # Two processes that sync at the same moment, and note what they do with the network.

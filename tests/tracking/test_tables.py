@@ -7,13 +7,9 @@ import pytest
 from tests.tracking.support import artifacts, assert_synced, only, store_uri, stored, sync
 
 SHOWN = {
-    "report.html": b"<html>",
-    "tables/table01.csv": b"a,b",
-    "tables/table01.tex": b"a & b",
-    "tables/table01.json": b"{}",
-    "figures/figure03.pdf": b"%PDF",
-    "figures/figure03.svg": b"<svg>",
-}
+    "report.html": b"<html>", "tables/table01.csv": b"a,b", "tables/table01.tex": b"a & b",
+    "tables/table01.json": b"{}", "figures/figure03.pdf": b"%PDF", "figures/figure03.svg": b"<svg>"
+}  # fmt: skip
 
 
 def write(study: Path, files: dict[str, bytes]) -> None:

@@ -31,9 +31,7 @@ OTHERS = list(OPTIMIZERS)
         (Lamb, {"weight_decouple": False, "adam_debias": True}),
     ],
 )
-def test_without_its_wrappers_an_optimizer_is_the_same_to_the_bit(
-    kind: Any, keys: dict[str, Any]
-) -> None:
+def test_unwrapped_optimizers_are_the_same_to_the_bit(kind: Any, keys: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(4, 3, generator=generator), torch.randn(5, generator=generator)]
     ours, theirs = (
@@ -84,7 +82,6 @@ class ReferenceLamb:
         self.average, self.square = (torch.zeros_like(weight.double()) for _ in range(2))
 
     def step(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """Return the weight after a step."""
         (b1, b2), gradient, weight = self.recipe.betas, gradient.double(), weight.double()
         self.average = b1 * self.average + (1 - b1) * gradient
         self.square = b2 * self.square + (1 - b2) * gradient**2
@@ -146,25 +143,17 @@ def test_lambs_norms_are_of_the_whole_layer_as_it_is_stored(method: str) -> None
 def test_a_grown_weight_starts_with_both_averages_at_zero(optimizer: str) -> None:
     settings = {"update_interval": 0.15, "drop_fraction": 0.6, "anneal": "constant"}
     drive = Drive(tiny_config("rigl", settings=settings, recipe=OPTIMIZERS[optimizer]))
-    old: dict[str, Tensor] = {}
     grown = kept = 0
-
-    def before(step: Step) -> None:
-        old.update({name: mask.clone() for name, mask in drive.method.masks.items()})
-
-    def after(step: Step) -> None:
-        nonlocal grown, kept
-        if drive.stepped[-1] or step.iteration == 0:  # no update, or one before any step
-            return
+    for before in drive.walk():
+        if drive.stepped[-1] or before.step.iteration == 0:  # no update, or one before any step
+            continue
         for name, mask in drive.method.masks.items():
-            new = mask & ~old[name]
+            new = mask & ~before.masks[name]
             slots = optimizer_slots(drive.optimizer, drive.weights[name])
             assert len(slots) == 2
             assert all(not bool(slot[new].any()) for slot in slots)
             grown += int(new.sum())
             kept += sum(int((slot[mask & ~new] != 0).sum()) for slot in slots)
-
-    drive.run(after, before_step=before)
     assert grown
     assert kept
 
@@ -203,7 +192,9 @@ def test_the_first_step_of_a_restored_weight_is_that_of_a_new_optimizer(optimize
 def test_clipping_counts_the_gradients_that_the_optimizer_receives(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config("static", precision=precision, recipe={"clip_norm": 1.4})
+    config = tiny_config(
+        "static", model="resnet8_s4", precision=precision, recipe={"clip_norm": 1.4}
+    )
     state = TrainState(config, Engine(), Ranks())
     state.begin()
     parameters = list(state.model.parameters())

@@ -33,7 +33,6 @@ from tests.support import (
     network_of,
     tiny_config,
     train,
-    weight_files,
 )
 
 
@@ -47,13 +46,6 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert reporter.said == [f"{config.run_name} has finished already"]
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
-
-
-def test_another_seed_is_another_run(uninterrupted: Uninterrupted) -> None:
-    one, _ = uninterrupted(tiny_config("dense", epochs=1))
-    two, _ = uninterrupted(tiny_config("dense", epochs=1, seed=2))
-    assert one != two
-    assert weight_files(one) != weight_files(two)
 
 
 def test_all_methods_start_from_the_same_weights_at_a_seed() -> None:
@@ -70,9 +62,7 @@ def test_all_methods_start_from_the_same_weights_at_a_seed() -> None:
     assert not torch.equal(initial("dense", 4)["conv1.weight"], expected["conv1.weight"])
 
 
-def test_all_methods_see_the_same_batches_at_a_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_methods_see_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
     fed = MemoryLoader.training
 
@@ -124,29 +114,28 @@ def test_a_run_that_starts_from_a_diverged_one_has_diverged_too(tmp_path: Path) 
     assert result["products"] == {}
 
 
-@pytest.mark.parametrize("optimizers", [("sgd", "adamw"), ("lamb",)])
-def test_a_run_loads_neither_compiler_nor_anything_of_the_report(
-    optimizers: tuple[str, ...], tmp_path: Path
-) -> None:
-    heavy = ["torch._dynamo", "pandas", "mlflow", "matplotlib", "sklearn", "snakemake", "scipy"]
-    heavy += ["pytorch_optimizer"] if "lamb" not in optimizers else []
+IMPORTS = """
+import sys
+from acdc.cli import cli
+heavy = ["torch._dynamo", "pandas", "mlflow", "matplotlib", "sklearn", "snakemake", "scipy"]
+for file in sys.argv[2:]:
+    try:
+        cli(["train", file, "--runs", sys.argv[1]], standalone_mode=False)
+    except SystemExit as end:
+        print(end.code, sorted({*heavy, "pytorch_optimizer"} & sys.modules.keys()))
+"""
+
+
+def test_a_run_loads_neither_compiler_nor_anything_of_the_report(tmp_path: Path) -> None:
     files = []
-    for method in ("acdc", "rigl"):
-        for name in optimizers:
-            config = tiny_config(method, epochs=4, recipe=OPTIMIZERS.get(name, {}))
-            files.append(tmp_path / f"{method}-{name}.yaml")
-            files[-1].write_text(yaml.safe_dump(config.plain()))
-    arguments = ["train", *map(str, files), "--runs", str(tmp_path / "runs")]
-    code = (
-        "import sys\n"
-        "from acdc.cli import cli\n"
-        "try:\n"
-        f"    cli({arguments!r}, standalone_mode=False)\n"
-        "except SystemExit as end:\n"
-        f"    print(end.code, [name for name in {heavy!r} if name in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1:] == ["0 []"], done.stderr
+    for method, optimizer in (("acdc", "sgd"), ("rigl", "adamw"), ("rigl", "lamb")):
+        config = tiny_config(method, recipe=OPTIMIZERS.get(optimizer, {}))
+        files.append(tmp_path / f"{optimizer}.yaml")
+        files[-1].write_text(yaml.safe_dump(config.plain()))
+    command = [sys.executable, "-c", IMPORTS, tmp_path / "runs", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    ends = [line for line in done.stdout.splitlines() if line.endswith("]")]
+    assert ends == ["0 []", "0 []", "0 ['pytorch_optimizer']"], done.stderr
 
 
 def load_model(config: RunConfig, path: Path) -> nn.Module:
@@ -156,9 +145,7 @@ def load_model(config: RunConfig, path: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_a_result_says_is_true_of_the_weights_that_were_written(
-    method: str, uninterrupted: Uninterrupted
-) -> None:
+def test_a_result_is_true_of_its_weights(method: str, uninterrupted: Uninterrupted) -> None:
     config = tiny_config(method)
     folder, result = uninterrupted(config)
     products = config.method_class.products
@@ -194,21 +181,8 @@ def test_what_a_result_says_is_true_of_the_weights_that_were_written(
             assert record["inference_flops"] == pytest.approx(per_image)
 
 
-@pytest.mark.parametrize("method", ["acdc", "one_shot"])
-def test_the_sparse_product_has_exactly_the_zeros_that_were_asked_for(
-    method: str, uninterrupted: Uninterrupted
-) -> None:
-    _, result = uninterrupted(tiny_config(method))
-    for which in ("last", "best"):
-        layers = result["products"]["sparse"][which]["certificate"]["layers"]
-        zeros = sum(layer["weights"] - layer["nonzeros"] for layer in layers)
-        assert zeros == int(0.75 * result["prunable_weights"])
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_the_best_product_is_the_later_one_of_those_with_the_highest_validation_accuracy(
-    method: str, uninterrupted: Uninterrupted
-) -> None:
+def test_the_best_product_has_the_best_accuracy(method: str, uninterrupted: Uninterrupted) -> None:
     folder, result = uninterrupted(tiny_config(method))
     epochs = [record for record in journal(folder) if "val_accuracy" in record]
     for product, record in result["products"].items():
@@ -239,9 +213,7 @@ def test_of_equal_validation_accuracies_the_later_epoch_is_kept_as_the_best(tmp_
         assert bool((state["fc.bias"] == epoch).all())
 
 
-def test_training_flops_of_dense_and_acdc_are_those_of_the_papers_formulas(
-    uninterrupted: Uninterrupted,
-) -> None:
+def test_training_flops_are_those_of_the_papers_formulas(uninterrupted: Uninterrupted) -> None:
     images = 5 * 256
     _, dense = uninterrupted(tiny_config("dense"))
     total = dense["flops"]["dense_inference"]
@@ -258,9 +230,7 @@ def test_training_flops_of_dense_and_acdc_are_those_of_the_papers_formulas(
     assert epochs[-1]["train_flops"] == acdc["flops"]["training"]
 
 
-def test_every_epoch_has_a_whole_record_and_every_change_of_masks_an_event(
-    uninterrupted: Uninterrupted,
-) -> None:
+def test_epochs_have_records_and_mask_changes_events(uninterrupted: Uninterrupted) -> None:
     folder, result = uninterrupted(tiny_config("acdc"))
     records = journal(folder)
     kinds = [record.get("event", "epoch") for record in records]

@@ -60,7 +60,6 @@ class Workplace:
         return self.run("snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments)
 
     def plan(self, *targets: str, **config: object) -> dict[str, int]:
-        """Return how many jobs of each rule a dry run lists."""
         settings = [f"{key}={value}" for key, value in {"scale": TINY, **config}.items()]
         done = self.snakemake("-n", "--config", *settings, "--", *targets)
         assert done.returncode == 0, done.stderr

@@ -18,15 +18,11 @@ from workflow import gpus
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        ("0,1", ["0", "1"]),
-        (" 3 , GPU-5e2a ", ["3", "GPU-5e2a"]),
-        ("MIG-a/1/0", ["MIG-a/1/0"]),
-        ("0,-1,1", ["0"]),
-        ("", []),
-        ("-1", []),
+        ("0,1", ["0", "1"]), (" 3 , GPU-5e2a ", ["3", "GPU-5e2a"]), ("MIG-a/1/0", ["MIG-a/1/0"]),
+        ("0,-1,1", ["0"]), ("", []), ("-1", [])
     ],
-)
-def test_what_cuda_is_told_to_see(
+)  # fmt: skip
+def test_what_cuda_may_see(
     visible: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -49,9 +45,7 @@ def test_what_the_driver_lists(
 
 
 @pytest.mark.parametrize(("limit", "names"), [(None, "0,1,2"), (2, "0,1"), (3, "0,1,2")])
-def test_as_many_as_are_wanted(
-    limit: int | None, names: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_of_gpus(limit: int | None, names: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     monkeypatch.delenv(gpus.GPUS, raising=False)
     assert gpus.share(limit) == len(names.split(","))

@@ -41,7 +41,6 @@ def write_run(study: Path, content: bytes = b"weights", wall_s: float = 1.0, **m
 
 
 def write_partial(study: Path) -> None:
-    """Write a run that was stopped."""
     folder = write_run(study)
     (folder / "result.json").unlink()
     (folder / "checkpoint").mkdir()

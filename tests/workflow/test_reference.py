@@ -15,12 +15,8 @@ from tests.workflow.conftest import TINY
 from workflow.reference import NotReproducible, reference
 
 ABOUT: dict[str, Any] = {
-    "git": {"revision": "a" * 40, "clean": True},
-    "python": "3.12",
-    "packages": {"torch": "2"},
-    "hardware": {"processor": "EPYC", "cores": 2, "device": "cpu"},
-    "host": "one",
-}
+    "git": {"revision": "a" * 40, "clean": True}, "python": "3.12", "packages": {"torch": "2"},
+    "hardware": {"processor": "EPYC", "cores": 2, "device": "cpu"}, "host": "one"}  # fmt: skip
 
 
 @pytest.fixture

@@ -13,27 +13,14 @@ from workflow.settings import read_settings
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("results=2026_11", "2026_11"),
-        ("results=0010", "0010"),
-        ("results=1e3", "1e3"),
-        ("results=true", "true"),
-        ("results=2026-11-30", "2026-11-30"),
-        ("results=[a]", "[a]"),
-        ("results=a: b", "a: b"),
-        ("results=a=b", "a=b"),
-        ("results=None", "None"),
-        ("data=~", "~"),
-        ("scale=007", "007"),
-        ("row=14", "14"),
-        ("row=1_4", "1_4"),
-        ("row=True", "True"),
-        ("experiment=1e3", "1e3"),
-        ("sparsity=0.90", 0.9),
-        ("sparsity=0", 0.0),
-        ("seeds=3", 3),
-        ("slurm_extra=", ""),
+        ("results=2026_11", "2026_11"), ("results=0010", "0010"), ("results=1e3", "1e3"),
+        ("results=true", "true"), ("results=2026-11-30", "2026-11-30"), ("results=[a]", "[a]"),
+        ("results=a: b", "a: b"), ("results=a=b", "a=b"), ("results=None", "None"), ("data=~", "~"),
+        ("scale=007", "007"), ("row=14", "14"), ("row=1_4", "1_4"), ("row=True", "True"),
+        ("experiment=1e3", "1e3"), ("sparsity=0.90", 0.9), ("sparsity=0", 0.0), ("seeds=3", 3),
+        ("slurm_extra=", "")
     ],
-)
+)  # fmt: skip
 def test_what_is_typed(word: str, expected: Any) -> None:
     """Snakemake makes numbers, booleans, lists and None of most of these."""
     assert read_settings(parse_config([word]), [word])[word.partition("=")[0]] == expected

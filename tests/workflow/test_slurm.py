@@ -100,7 +100,7 @@ def test_the_cluster_profile_without_slurm(tmp_path: Path) -> None:
     assert not (tmp_path / "results" / "quick" / "runs").exists()
 
 
-def test_a_copied_profile_names_its_own_configuration(
+def test_a_copied_profile_names_its_own_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "mine"

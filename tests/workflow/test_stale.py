@@ -116,7 +116,7 @@ def test_a_study_is_made_again_from_what_it_was_resolved(
 @pytest.mark.parametrize(
     ("device", "ranks", "expected"), [("cpu", 1, (0, 6)), ("cpu", 2, (0, 12)), ("H100", 4, (8, 0))]
 )
-def test_what_training_took(
+def test_training_time(
     tmp_path: Path, device: str, ranks: int, expected: tuple[float, float]
 ) -> None:
     """GPU-hours or core-hours by the run's own clock."""

@@ -25,8 +25,9 @@ from acdc.run.lease import LEASE, host_at_work
 from acdc.run.reader import CONFIG, JOURNAL, PROVENANCE, read_lines
 from acdc.run.result import RESULT, DivergedResult, FailedResult, FinishedResult
 from study.jobs import possible_jobs
-from study.model import STUDY, Experiment, Row, Run, Scale, Study, Task, write_study
+from study.model import STUDY, Run, Scale, Study, write_study
 from study.resolve import load
+from tests.reports import tiny
 from tests.run.test_stops import PATIENCE_S
 from tests.support import epoch_line
 from tests.workflow.conftest import ROOT
@@ -45,23 +46,16 @@ def name_of(method: str, sparsity: float = 0.9, seed: int = 1) -> str:
 
 def study_of(folder: Path, *runs: tuple[str, float, int]) -> Study:
     """Write a study of one table, a row for each method and sparsity; one_shot trains nothing."""
-    task = Task("a task", "net", "digits", EPOCHS)
     rows = tuple(
-        Row(
-            label=method.upper(),
-            method=method,
-            sparsity=sparsity,
-            epochs=EPOCHS,
-            product="sparse",
+        tiny.row(
+            method.upper(),
+            method,
+            sparsity,
             runs=tuple(name_of(*run) for run in runs if run[:2] == (method, sparsity)),
-            fine_tuned=(),
-            paper=None,
-            task=task,
         )
         for method, sparsity in dict.fromkeys(run[:2] for run in runs)
     )
-    parts: dict[str, Any] = dict.fromkeys(("paper", "awaits", "reference"))
-    table = Experiment("table", "table", "T", "", columns=(), rows=rows, panels=(), **parts)
+    table = tiny.experiment("table", "table", "T", rows=rows)
     described = {
         name_of(method, sparsity, seed): Run(
             {
@@ -288,7 +282,7 @@ def test_the_lease_is_read_without_taking_it(tmp_path: Path, take: Take) -> None
         ([*range(0, 5000, 500), None, *range(9000, 9110, 10)], 10.0),
     ],
 )
-def test_the_pace_is_that_of_the_last_epochs(
+def test_the_pace_of_the_last_epochs(
     times: list[float | None], pace_s: float | None, tmp_path: Path
 ) -> None:
     write_journal(tmp_path, times, train_s=7.0)
