@@ -5,6 +5,7 @@ at any method's accuracy (docs/results.md).
 """
 
 import functools
+import math
 import statistics
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from acdc.config.run import RunConfig, parse_run
+from acdc.data import DATASETS
+from acdc.data.text import Corpus
 from acdc.distributed import Ranks
 from acdc.step import Step
 from acdc.training.loop import Callbacks, train
@@ -29,18 +32,24 @@ RELABELLED = [
     ("smoke", "cifar10-resnet20-relabelled"),
     ("smoke", "cifar10-resnet20-relabelled-augmented"),
 ]
+TEXT = [("smoke", "wikitext103-transformer_xl")]
 # Seconds to minutes for each test, and the rest of the criteria is hours of training: its results
 # are those of results/reference/laptop.
 LAPTOP = [
     ("laptop", "imagenet-resnet50"),
     ("laptop", "cifar10-resnet20-relabelled"),
     ("laptop", "cifar10-resnet20-relabelled-augmented"),
+    ("laptop", "wikitext103-transformer_xl"),
 ]
 
 FITTED = 0.8
 """Least training accuracy at the end of dense training."""
 SEED_DEVIATION = 0.007
 """Largest sample standard deviation of the test accuracy over three seeds, dense."""
+CONTEXT = 0.25
+"""Largest perplexity of the dense network, as a fraction of that of the words' frequencies."""
+TEXT_DEVIATION = 0.02
+"""Largest sample standard deviation of the logarithm of the test perplexity."""
 MOVED = 0.5
 """Least median over the layers of |w - w_0| / |w_0| when AC/DC first prunes."""
 GROWTH = 10
@@ -69,7 +78,7 @@ def norms(weights: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(w.detach().flatten(1).norm(dim=1).max()) for name, w in weights.items()}
 
 
-@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, *RELABELLED, *LAPTOP])
+@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, *RELABELLED, *TEXT, *LAPTOP])
 def test_every_prunable_weight_gets_a_gradient_within_an_epoch(scale: str, task: str) -> None:
     state = begun(configs(scale, task, "dense")[0])
     seen = {
@@ -87,7 +96,7 @@ def test_every_prunable_weight_gets_a_gradient_within_an_epoch(scale: str, task:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, RELABELLED[0], *LAPTOP[:2]])
+@pytest.mark.parametrize(("scale", "task"), [*IMAGE_TASKS, RELABELLED[0], *TEXT, *LAPTOP[:2]])
 def test_first_pruning_and_restore(scale: str, task: str) -> None:
     """At the highest sparsity, ranked globally, no layer is emptied and no filter explodes."""
     acdc = configs(scale, task, "acdc")
@@ -122,6 +131,22 @@ def test_dense_training_fits_and_seeds_agree(scale: str, task: str, tmp_path: Pa
     assert min(journal[-1]["train_accuracy"] for journal in journals) >= FITTED
     accuracies = [result["products"]["dense"]["last"]["test_accuracy"] for result in results]
     assert statistics.stdev(accuracies) < SEED_DEVIATION
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "task"), TEXT)
+def test_a_dense_network_learns_from_context(scale: str, task: str, tmp_path: Path) -> None:
+    runs = configs(scale, task, "dense")
+    losses = [
+        support.train(config, tmp_path)["products"]["dense"]["last"]["test_loss"] for config in runs
+    ]
+    text = DATASETS[runs[0].dataset].load()
+    assert isinstance(text, Corpus)
+    # The first word is given; ones that training lacks are one of its words.
+    occurs = text.frequencies[text.test[1:].long()].double()
+    by_frequency = -(occurs / text.frequencies.sum()).log().mean()
+    assert max(losses) < by_frequency + math.log(CONTEXT)
+    assert statistics.stdev(losses) < TEXT_DEVIATION
 
 
 @pytest.mark.slow
