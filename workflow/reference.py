@@ -72,11 +72,19 @@ def origins(folders: Sequence[Path]) -> list[dict[str, Any]]:
             if not attempt.git.clean:
                 problem = "was made with edited files; commit them and reproduce it again"
                 raise NotReproducible(f"{folder} {problem}")
-            where = attempt.model_dump(include={"git", "python", "packages", "hardware"})
-            origin = next((each for each in found if where.items() <= each.items()), None)
+            where = attempt.model_dump(include={"git", "python", "hardware"})
+            # A run and an experiment of the theory name different packages.
+            same = (
+                each
+                for each in found
+                if where.items() <= each.items()
+                and each["packages"] | attempt.packages == attempt.packages | each["packages"]
+            )
+            origin = next(same, None)
             if origin is None:
-                origin = where | {"made": []}
+                origin = where | {"packages": {}, "made": []}
                 found.append(origin)
+            origin["packages"] |= attempt.packages
             if folder.name not in origin["made"]:
                 origin["made"].append(folder.name)
     return found

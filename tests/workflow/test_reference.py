@@ -55,16 +55,18 @@ def test_summaries_replace_those_before(study: Path) -> None:
 
 
 DIRTY = ABOUT | {"git": ABOUT["git"] | {"clean": False}}
-OTHER = ABOUT | {"git": ABOUT["git"] | {"revision": "b" * 40}}
+OTHER = ABOUT | {"git": ABOUT["git"] | {"revision": "b" * 40}, "packages": {"numpy": "2"}}
 
 
 def test_runs_of_several_revisions_are_listed_by_revision(study: Path) -> None:
     first, second, *_ = sorted((study / "runs").iterdir())
     (first / PROVENANCE).write_text(json.dumps(OTHER))
-    (second / PROVENANCE).write_text(json.dumps(ABOUT | {"resumed": [OTHER]}))
+    again = OTHER | {"packages": {"numpy": "2", "scipy": "1"}}
+    (second / PROVENANCE).write_text(json.dumps(ABOUT | {"resumed": [again]}))
     assert call(study) is None
     listed = json.loads((study.parents[1] / "reference" / "tiny" / PROVENANCE).read_text())
     made = {each["git"]["revision"][0]: set(each["made"]) for each in listed}
+    assert len(listed) == 2
     assert made["b"] == {first.name, second.name}
     assert second.name in made["a"]
     assert first.name not in made["a"]
