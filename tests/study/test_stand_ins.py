@@ -46,7 +46,7 @@ FITTED = 0.8
 """Least training accuracy at the end of dense training."""
 SEED_DEVIATION = 0.007
 """Largest sample standard deviation of the test accuracy over three seeds, dense."""
-CONTEXT = 0.25
+CONTEXT = 1 / 3
 """Largest perplexity of the dense network, as a fraction of that of the words' frequencies."""
 TEXT_DEVIATION = 0.02
 """Largest sample standard deviation of the logarithm of the test perplexity."""
