@@ -316,7 +316,7 @@ def methods(names: tuple[str, ...]) -> None:
         click.echo(f"  Training FLOPs, as published: {method.flops_formula}\n")
         options = [[f"settings.{s.key}", s.default, s.description] for s in settings(method)]
         if options:
-            click.echo(table(["setting", "default", "meaning"], options, [28, 14, 58]) + "\n")
+            click.echo(table(["setting", "default", "meaning"], options, [30, 14, 56]) + "\n")
         deviations = [[d.original, d.ours, d.why] for d in method.deviations]
         if deviations:
             click.echo(table(["original", "here", "why"], deviations, [33, 33, 34]) + "\n")

@@ -71,7 +71,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "top_kast": [
         {},
         {"distribution": "global", "exploration": "l1", "dense_layers": []},
-        {"exploration": "none", "refresh_interval": 3},
+        {"exploration": "none", "refresh_interval": 3, "exploration_strength": 1e-3},
     ],
     "woodfisher": [
         {},

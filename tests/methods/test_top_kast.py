@@ -111,9 +111,12 @@ def test_slots_outside_the_backward_set_are_zero(optimizer: str, count: int) -> 
             assert not any(bool(slot[~method.backward[name]].any()) for slot in slots)
 
 
+@pytest.mark.parametrize(("strength", "expected_strength"), [(None, 5e-4), (0.02, 0.02)])
 @pytest.mark.parametrize("exploration", ["l2", "l1", "none"])
-def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
-    drive, method = top_kast(exploration=exploration)
+def test_pull_has_the_strength_of_weight_decay_or_its_own(
+    exploration: str, strength: float | None, expected_strength: float
+) -> None:
+    drive, method = top_kast(exploration=exploration, exploration_strength=strength)
     weights = stored_weights(drive)
     for weight in drive.weights.values():
         weight.grad = torch.zeros_like(weight)
@@ -123,8 +126,19 @@ def test_pull_has_the_strength_of_weight_decay(exploration: str) -> None:
         explored = method.backward[name] & ~method.masks[name]
         # The forward density is a quarter.
         factor = 1.0 if exploration == "none" else 4.0
-        expected = 5e-4 * pull * (method.masks[name] + factor * explored)
+        expected = expected_strength * pull * (method.masks[name] + factor * explored)
         torch.testing.assert_close(weight.grad, expected)
+
+
+def test_dense_layers_keep_the_weight_decay() -> None:
+    drive, method = top_kast(dense_layers=["first"], exploration_strength=0.02)
+    (first,) = method.exempt
+    drive.weights[first].grad = torch.zeros_like(drive.weights[first])
+    for name in method.masks:
+        drive.weights[name].grad = torch.zeros_like(drive.weights[name])
+    decayed = 5e-4 * stored_weights(drive)[first]
+    method.before_step(Step(0, 0, 5))
+    torch.testing.assert_close(drive.weights[first].grad, decayed)
 
 
 @pytest.mark.parametrize("refresh_interval", [1, 4])

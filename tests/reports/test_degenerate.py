@@ -78,7 +78,7 @@ def test_a_degenerate_mean_is_marked_in_every_output(copy: Path) -> None:
         assert marked == {line.row.method == "acdc"}
     line = line_of_method(bad, "acdc")
     assert line.top1.n == 3
-    assert min(line.accuracies.values()) == pytest.approx(10)
+    assert min(line.scores.values()) == pytest.approx(10)
     (plain,) = [x for x in csv.DictReader(to_csv(table).splitlines()) if x["method"] == "acdc"]
     assert plain["top1_degenerate"] == line.degenerate
     tex = to_latex(table)

@@ -290,7 +290,7 @@ def test_runs_left_out_are_said_below(records: Records) -> None:
 
 
 def test_a_row_without_runs_is_said_below(records: Records) -> None:
-    awaited = Row("AC/DC", "acdc", 0.98, EPOCHS, "sparse", (), (), None, None)
+    awaited = replace(records.row("AC/DC", "acdc", 0.98), runs=())
     figure = records.draw(Panel("schedule", "", (records.row("AC/DC", "acdc", 0.9), awaited)))
     assert "AC/DC at 98 %: not trained." in words(figure)
     assert legend(figure) == ["AC/DC, 90 %", "sparse phase"]

@@ -119,8 +119,8 @@ def test_it_is_counted_and_enters_no_mean(name: str, changed: Make, source: Sour
     means += [cell.summary for cell in line.cells.values()]
     for summary in means:
         assert (summary.n, getattr(summary, case.status), summary.runs) == (2, 1, 3)
-    first, third = whole.accuracies[1], whole.accuracies[3]
-    assert line.accuracies == {1: first, 3: third}
+    first, third = whole.scores[1], whole.scores[3]
+    assert line.scores == {1: first, 3: third}
     assert line.top1.mean == pytest.approx((first + third) / 2)
     assert line.top1.std == pytest.approx(abs(first - third) / 2**0.5)
     (note,) = line.notes
