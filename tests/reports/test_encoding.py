@@ -114,7 +114,7 @@ def test_plain_text_has_no_control_characters(text: str) -> None:
 def hostile(
     experiment: Experiment, texts: Iterator[str] | None = None, times: int = 6
 ) -> Experiment:
-    """Return an experiment with its rows so many times, under the next hostile labels."""
+    """Return an experiment with copies of its rows, under the next hostile labels."""
     texts = texts or itertools.cycle(HOSTILE.values())
 
     def renamed(rows: tuple[Row, ...]) -> tuple[Row, ...]:

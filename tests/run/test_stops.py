@@ -172,7 +172,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_processes_of_one_run_stop_together_and_any_number_goes_on(
+def test_processes_of_one_run_stop_together_and_any_number_resumes(
     processes: int, tmp_path: Path, together: tuple[RunConfig, Path, dict[str, Any]]
 ) -> None:
     config, expected, whole = together

@@ -53,7 +53,7 @@ def test_the_bad_point_is_the_least_squares_fit_on_its_support(k: int, copies: i
 
 @SIZES
 def test_iht_stays_at_the_bad_point_exactly_where_it_is_stuck(k: int, copies: int) -> None:
-    # So many that some lie close to the border on either side.
+    # Enough that some lie close to the border on either side.
     batch = traps(k, copies, 200)
     start = batch.bad_point
     found = iht(

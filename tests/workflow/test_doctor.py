@@ -98,9 +98,11 @@ def test_the_profile_of_the_repository(tmp_path: Path) -> None:
     assert load(*site["study"]).theory.keys() == {"t2_rate", "fail"}
 
 
-def test_a_wrong_key_is_named(tmp_path: Path) -> None:
+def test_a_wrong_key_or_profile_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="seed=5"):
         plan(profile(tmp_path, config=["seed=5"]))
+    with pytest.raises(ConfigError, match="nowhere"):
+        plan("nowhere")
 
 
 def test_runs_that_share_a_job(tmp_path: Path) -> None:
