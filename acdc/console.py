@@ -79,6 +79,16 @@ class PathName(click.Path):
         return super().convert(value, param, ctx)
 
 
+RESULTS = click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of all results.",
+)
+"""Where the commands of the suite find the studies."""
+
+
 def main(command: Callable[..., Any]) -> None:
     """Run a command and exit with its status; an error that is foreseen ends as one sentence."""
     _open_closed_streams()

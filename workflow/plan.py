@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
+from acdc.console import RESULTS
 from acdc.messages import duration
 from reports.text import quantity
 from study.model import Study
@@ -81,13 +82,7 @@ def show(found: Estimate) -> Iterator[str]:
     type=click.Choice(sorted(PEAKS)),
     help="GPU to train on.  [default: the device of the existing runs, else a100]",
 )
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of all results.",
-)
+@RESULTS
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

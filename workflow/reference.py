@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from acdc.console import RESULTS
 from acdc.errors import SuiteError
 from acdc.files import write_json
 from acdc.run.reader import PROVENANCE, read_run
@@ -30,7 +31,7 @@ class NotReproducible(SuiteError):
 
 @click.command()
 @click.argument("scale")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
+@RESULTS
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/reference"))
 def reference(scale: str, results: Path, out: Path) -> None:
     """Copy the summaries of SCALE to results/reference, with how many runs each revision made.

@@ -16,6 +16,7 @@ from types import FrameType
 
 import click
 
+from acdc.console import RESULTS
 from acdc.errors import SuiteError
 from acdc.messages import duration
 from study.resolve import load
@@ -40,13 +41,7 @@ class WorkflowError(SuiteError):
 
 @click.command()
 @click.argument("scale", default="smoke")
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of all results.",
-)
+@RESULTS
 @click.option("--cores", type=click.IntRange(1), help="Jobs at a time.  [default: all cores]")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--gpus", type=click.IntRange(1), help="GPUs to use, a job each.  [default: all]")

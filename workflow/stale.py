@@ -12,6 +12,7 @@ import click
 from tabulate import tabulate
 
 from acdc.config.run import parse_run
+from acdc.console import RESULTS
 from acdc.errors import ConfigError
 from acdc.run.reader import RunRecord, read_run
 from acdc.run.result import RESULT, DivergedResult, FinishedResult
@@ -32,13 +33,7 @@ class Stale:
 
 @click.command()
 @click.option("--scale", help="Only the results of one scale.  [default: all]")
-@click.option(
-    "--results",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of the results.",
-)
+@RESULTS
 @click.option("--folders", is_flag=True, help="Print the folders of these runs and nothing else.")
 def stale(scale: str | None, results: Path, folders: bool) -> None:
     """List results that other code than the present made.

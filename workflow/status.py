@@ -15,7 +15,7 @@ from typing import Any, get_args
 import click
 from tabulate import tabulate
 
-from acdc.console import Seconds
+from acdc.console import RESULTS, Seconds
 from acdc.messages import duration
 from acdc.run.result import RESULT
 from study.jobs import possible_jobs
@@ -296,13 +296,7 @@ def find_study(scale: str, results: Path, seeds: int | None, experiments: str | 
 @click.option(
     "--scale", default="smoke", show_default=True, help="smoke, quick, laptop, small, paper."
 )
-@click.option(
-    "--results",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of all results.",
-)
+@RESULTS
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeds per row (1..N).")
 @click.option("--experiments", help="Folder of the experiments, instead of the suite's.")
 @click.option("--only", type=click.Choice(get_args(Status)), help="Show runs in one state only.")
