@@ -98,12 +98,12 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(VENV)/suite: pyproject.toml constraints.txt | $(BIN)/uv
+$(VENV)/suite: pyproject.toml setup.py acdc/kernels/products.cpp constraints.txt | $(BIN)/uv
 	@echo "installing torch, Snakemake and what the suite needs"
 	@$(INSTALL) --editable '.[suite,slurm]'
 	@touch $@
 
-$(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/uv
+$(VENV)/dev: pyproject.toml setup.py acdc/kernels/products.cpp constraints.txt | $(BIN)/uv
 	@echo "installing what the tests need"
 	@$(INSTALL) --editable '.[suite,slurm,dev]'
 	@touch $@ $(VENV)/suite

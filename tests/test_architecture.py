@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; a room imports from its own and from lower rooms.
 ORDER = (
     ("acdc",),  # errors, files, messages, seeds, step, console, distributed
-    ("acdc.sparsity",),
+    ("acdc.sparsity", "acdc.kernels"),
     ("acdc.methods",),
     ("acdc.data",),
     ("acdc.models",),

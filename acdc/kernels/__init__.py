@@ -1,0 +1,1 @@
+"""Products with unstructured sparse weights on CPUs, for training and inference."""
