@@ -20,6 +20,7 @@ from acdc.messages import config_error
 
 if TYPE_CHECKING:
     from acdc.config.run import RunConfig
+    from acdc.kernels.layers import Kernels
     from acdc.training.state import Compile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,7 @@ def cli() -> None:
 FILE = PathName(dir_okay=False, path_type=Path)
 FOLDER = PathName(file_okay=False, path_type=Path)
 COUNT, SECONDS = click.IntRange(1, 1024), Seconds()
+KERNELS = click.Choice(["dense", "auto", "sparse"])
 MODES = click.Choice(["off", "default", "reduce-overhead", "max-autotune"])
 
 # Options as rows: name, type, default, help.
@@ -60,6 +62,7 @@ EXECUTION = (
     ("--nodes", COUNT, 1, "Nodes of this SLURM job that share the processes."),
     ("--at-once", COUNT, 1, "Train N runs at a time, in processes that share the device."),
     ("--compile", MODES, "off", "Mode of torch.compile; reduce-overhead uses CUDA graphs."),
+    ("--kernels", KERNELS, "dense", "CPU: how masked layers multiply; auto times each of them."),
     ("--deterministic", bool, False, "On a GPU: bit-reproducible kernels only."),
     ("--workers", COUNT, 2, "Processes that decode images, for data sets in folders."),
     ("--checkpoint-interval", SECONDS, 600.0, "Longest training time between checkpoints, in s."),
@@ -190,6 +193,7 @@ def _train(
     device: str | None,
     at_once: int,
     compile: Compile,
+    kernels: Kernels,
     deterministic: bool,
     workers: int,
     checkpoint_interval: float,
@@ -210,7 +214,7 @@ def _train(
         torch.set_num_threads(threads)
     ranks = from_environment()
     where = torch.device(pick_device(local_device(pick_device(device))))
-    engine = Engine(where, workers, compile, deterministic)
+    engine = Engine(where, workers, compile, deterministic, kernels)
     options = Options(
         Path(),
         engine,

@@ -169,6 +169,9 @@ class GMP(SparseMethod[Settings]):
         self.stored.restore(self.weights)
         return True
 
+    def needed_gradients(self) -> Masks:
+        return self.gradient_masks()
+
     def after_step(self, step: Step) -> None:
         if self.dialect.unit == "step" and step.iteration + 1 in self.updates:
             self._update(step.iteration + 1)

@@ -20,6 +20,7 @@ from acdc.methods.rewiring import (
     RewiringSettings,
 )
 from acdc.sparsity.flops import LayerCost, dense_flops, forward_flops
+from acdc.sparsity.masks import Masks
 from acdc.step import Step
 
 
@@ -44,6 +45,9 @@ class RigL(Rewiring[RewiringSettings]):
         self.stored.restore(self.weights)
         self.update(step)
         return False
+
+    def needed_gradients(self) -> Masks:
+        return {} if self.due() else super().needed_gradients()
 
     def growth(self, name: str, generator: torch.Generator) -> Tensor:
         # The loss is differentiated at the masked weights, with respect to all of them.

@@ -191,6 +191,9 @@ class TopKAST(SparseMethod[Settings]):
     def gradient_masks(self) -> Masks:
         return self.backward
 
+    def needed_gradients(self) -> Masks:
+        return self.backward
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"backward": self.backward}
 

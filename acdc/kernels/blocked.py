@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
 
 
 def _joins(value: Blocked | Tensor, first: Blocked) -> bool:
-    """Return whether operands have one shape and type, so that torch broadcasts and promotes none."""
+    """Return whether operands have one shape and type, so that torch broadcasts none."""
     same = value.shape == first.shape and value.dtype == first.dtype
     return same and (not isinstance(value, Blocked) or value.lanes == first.lanes)
 

@@ -1,6 +1,6 @@
 """The compiled products (``products.cpp``), in the variant that fits this processor.
 
-The package is built once for each instruction set; where there was no compiler, only speed is missing.
+The package is built once for each instruction set; without a compiler, only speed is missing.
 Tensors are on the CPU, in single or double precision, and contiguous. A blocked tensor is (blocks,
 channels, height, width * lanes), where a lane is one image of a block.
 """

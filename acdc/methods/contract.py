@@ -223,6 +223,17 @@ class SparseMethod(Generic[SettingsT]):
         """
         return self.masks
 
+    def needed_gradients(self) -> Masks:
+        """Return the weights whose gradients the step reads, by layer; a layer that is missing: all.
+
+        Other gradients may be zero instead of the loss's, since sparse products do without them.
+
+        Called: before a step's forward pass.
+        Default: the gradient masks; all weights where a subclass has its own before_step.
+        """
+        own = type(self).before_step is not SparseMethod.before_step
+        return {} if own else self.gradient_masks()
+
     def densities(self) -> Densities:
         """Return the densities of the forward pass and of the gradient, for the paper's FLOPs.
 

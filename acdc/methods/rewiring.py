@@ -25,7 +25,7 @@ from acdc.methods.settings import ScopedSettings, check_order
 from acdc.sparsity.apply import mask_gradients
 from acdc.sparsity.distributions import Distribution, layer_sparsities
 from acdc.sparsity.flops import LayerCost, step_flops
-from acdc.sparsity.masks import random_masks
+from acdc.sparsity.masks import Masks, random_masks
 from acdc.sparsity.selection import top_k_mask
 from acdc.step import Step
 
@@ -190,6 +190,9 @@ class Rewiring(SparseStart[RewiringT], abc.ABC):
         self.stored.restore(self.weights)
         self.steps_taken += 1
         return True
+
+    def needed_gradients(self) -> Masks:
+        return self.gradient_masks()
 
     def after_step(self, step: Step) -> None:
         self.stored.park(self.weights, self.masks)

@@ -82,6 +82,7 @@ def record(folder: Path, config: RunConfig, engine: Engine, ranks: Ranks, *, res
         "ranks": ranks.count,
         "threads": torch.get_num_threads(),
         "compile": engine.compile,
+        "kernels": engine.kernels,
         "deterministic": engine.deterministic,
         "system": f"{platform.system()} {platform.release()}",
         "host": platform.node(),

@@ -71,6 +71,8 @@ class Attempt(Record):
     threads: Count = 1
     compile: str | None = None
     """The mode of torch.compile."""
+    kernels: str | None = None
+    """How masked layers were multiplied."""
     deterministic: bool | None = None
     system: str | None = None
     host: str | None = None

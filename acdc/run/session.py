@@ -130,6 +130,7 @@ class Session(Callbacks):
         totals = totals.summed(ranks)
         totals.check(epoch)
         validation = validate(state, epoch)
+        ranks.on_rank0(lambda: self._write_kernels(epoch))
         record = epoch_record(state, epoch, totals, validation, self.spent)
         keep_model(state, self.files.store, epoch, validation)
         self.write(record)
@@ -157,6 +158,13 @@ class Session(Callbacks):
             self.write({"epoch": epoch, **event})
             if event.get("mask_change"):
                 self.spent.mask_changes.append({"epoch": epoch, **event["mask_change"]})
+
+    def _write_kernels(self, epoch: int) -> None:
+        """Append to the journal how the masked layers are multiplied, where that has changed."""
+        layers = self.state.sparse_layers
+        used = None if layers is None else layers.report()
+        if used is not None:
+            self.files.journal.append({"epoch": epoch, "event": "kernels", "layers": used})
 
     def save(self, at: Step, totals: Totals | None = None) -> None:
         """Write a checkpoint to resume at a position; ``totals`` are this rank's sums up to there.

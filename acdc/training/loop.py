@@ -155,7 +155,8 @@ def train_step(
 
     set_learning_rate(state, step)
     try:
-        forward, _ = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
+        with state.kernels():
+            forward, _ = state.arithmetic.gradients(compute, state.optimizer, state.model.buffers())
     except FloatingPointError as error:
         raise Diverged(step.epoch, str(error)) from None
     if checked_step(state.method, step):

@@ -17,6 +17,8 @@ from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
 from acdc.distributed import Ranks
+from acdc.kernels.layers import Kernels, SparseLayers, check_kernels
+from acdc.kernels.library import library
 from acdc.methods.contract import Context
 from acdc.methods.rules import check_state
 from acdc.models import build_model
@@ -44,6 +46,8 @@ class Engine:
     """The mode of torch.compile; reduce-overhead uses CUDA graphs."""
     deterministic: bool = False
     """Only kernels that give the same bits every time; a CPU has no others."""
+    kernels: Kernels = "dense"
+    """How masked layers are multiplied on a CPU; auto times each and takes what is faster."""
 
 
 class TrainState:
@@ -80,6 +84,10 @@ class TrainState:
         self.costs = self.task.costs(spec, recipe, self.model)
         self.arithmetic = Arithmetic(config.precision, self.device)
         self.whole_batch = WholeBatch(self.model, ranks, recipe.batch_size)
+        check_kernels(engine.kernels, self.device, engine.compile)
+        self.sparse_layers = None
+        if engine.kernels != "dense" and library() is not None:
+            self.sparse_layers = SparseLayers(self.model, engine.kernels)
         self.network = self._network(engine.compile)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, recipe)
@@ -112,6 +120,12 @@ class TrainState:
         if mode != "off":
             network = torch.compile(network, mode=mode)
         return network
+
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context of a step's forward and backward pass."""
+        if self.sparse_layers is None:
+            return contextlib.nullcontext()
+        return self.sparse_layers.active(self.method.masks, self.method.needed_gradients())
 
     def begin(self) -> None:
         """Bind the method to the weights as they are now; it makes its first masks."""
@@ -177,6 +191,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs, as tensors and numbers."""
         return {
+            "kernels": None if self.sparse_layers is None else self.sparse_layers.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "arithmetic": self.arithmetic.state_dict(),
@@ -190,3 +205,5 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.arithmetic.load_state_dict(state["arithmetic"])
         self.method.load_state_dict(state["method"])
+        if self.sparse_layers is not None and state.get("kernels"):
+            self.sparse_layers.load_state_dict(state["kernels"])

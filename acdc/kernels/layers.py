@@ -1,0 +1,245 @@
+"""Layers that multiply with their non-zero weights alone while a mask holds and that is faster."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from acdc.kernels import functions, library
+from acdc.kernels.blocked import Blocked
+from acdc.kernels.pattern import Geometry, Pattern
+from acdc.messages import config_error
+
+Kernels = Literal["dense", "auto", "sparse"]
+MODES: tuple[Kernels, ...] = get_args(Kernels)
+
+_REPETITIONS = 5
+
+
+class SparseLayers:
+    """The convolutions and linear layers of a network that can use sparse products.
+
+    A layer uses them within ``active``, if it is masked and its weight gets no gradient outside the
+    masks. Parameters, buffers and their names stay the network's.
+
+    Args:
+        model: changed in place: its layers get another class, and are dense outside ``active``.
+        mode: sparse wherever possible, or (auto) where a layer's forward and backward pass is
+            faster, timed once for each density.
+    """
+
+    def __init__(self, model: nn.Module, mode: Kernels) -> None:
+        self.mode = mode
+        self.choices: dict[str, bool] = {}
+        """Whether sparse products are faster, by layer, density and shape of the input."""
+        self.layers: dict[str, _Conv2d | _Linear] = {}
+        self.used: dict[str, str] = {}
+        """What each masked layer did last: "sparse", or why it was dense."""
+        self._reported: dict[str, str] = {}
+        self.unsupported: dict[str, str] = {}
+        self._patterns: dict[tuple[str, str], tuple[Tensor, int, Pattern]] = {}
+        for name, module in model.named_modules():
+            reason = _unsupported(module)
+            if reason is None:
+                module.__class__ = _Conv2d if isinstance(module, nn.Conv2d) else _Linear
+                assert isinstance(module, _Conv2d | _Linear)
+                module.sparse = None
+                self.layers[f"{name}.weight" if name else "weight"] = module
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                self.unsupported[f"{name}.weight" if name else "weight"] = reason
+
+    @contextlib.contextmanager
+    def active(
+        self, masks: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> Iterator[None]:
+        """Use sparse products in forward passes within the context, and in their backward passes.
+
+        Args:
+            masks: of layers whose other weights are zero.
+            gradients: which weights' gradients are needed; of a layer that is missing, all.
+        """
+        used = [name for name in masks if name in self.layers and name in gradients]
+        self.used = {name: self.unsupported.get(name, "needs all gradients") for name in masks}
+        try:
+            for name in used:
+                pattern = self._pattern(name, "forward", masks[name])
+                support = pattern
+                if gradients[name] is not masks[name]:
+                    support = self._pattern(name, "gradient", gradients[name])
+                self.layers[name].sparse = _Sparse(self, name, pattern, support)
+            yield
+        finally:
+            for name in used:
+                self.layers[name].sparse = None
+
+    def _pattern(self, name: str, use: str, mask: Tensor) -> Pattern:
+        """Return the pattern of a mask, made again where the mask is another or has changed."""
+        known = self._patterns.get((name, use))
+        if known is None or known[0] is not mask or known[1] != mask._version:
+            known = mask, mask._version, Pattern(mask, self.layers[name].geometry)
+            self._patterns[name, use] = known
+        return known[2]
+
+    def chosen(self, sparse: _Sparse, x: Any, dense: Callable[[Any], Tensor]) -> bool:
+        """Return whether a layer uses sparse products for an input."""
+        layer = self.layers[sparse.name]
+        problem = _problem(layer, x)
+        if problem is None and not self._faster(sparse, x, dense):
+            problem = "slower"
+        self.used[sparse.name] = problem or "sparse"
+        return problem is None
+
+    def _faster(self, sparse: _Sparse, x: Any, dense: Callable[[Any], Tensor]) -> bool:
+        if self.mode == "sparse":
+            return True
+        size = len(sparse.pattern.index)
+        # Densities within a tenth share a choice, since ramps change them all the time.
+        level = round(math.log(max(size, 1)) / math.log(1.1))
+        key = f"{sparse.name} {level} {tuple(x.shape)}"
+        if key not in self.choices:
+            # Outside of training's graph, and with an input that the layer's neighbours leave.
+            seconds = _times(x, dense, sparse)
+            self.choices[key] = seconds[1] < seconds[0]
+        return self.choices[key]
+
+    def report(self) -> dict[str, str] | None:
+        """Return what the masked layers did last, if it is not what was returned before."""
+        if self.used == self._reported:
+            return None
+        self._reported = dict(self.used)
+        return self._reported
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the choices, which are timed: others would round otherwise."""
+        return {"choices": self.choices, "reported": self._reported}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what ``state_dict`` returned."""
+        self.choices, self._reported = dict(state["choices"]), dict(state["reported"])
+
+
+class _Sparse:
+    """What a layer needs for sparse products now."""
+
+    def __init__(self, layers: SparseLayers, name: str, pattern: Pattern, support: Pattern) -> None:
+        self.layers = layers
+        self.name = name
+        self.pattern = pattern
+        self.support = support
+
+
+class _Conv2d(nn.Conv2d):
+    sparse: _Sparse | None
+
+    @property
+    def geometry(self) -> Geometry:
+        assert not isinstance(self.padding, str)
+        stride, padding, dilation = (
+            (pair[0], pair[1]) for pair in (self.stride, self.padding, self.dilation)
+        )
+        return Geometry(stride, padding, dilation, self.groups)
+
+    def forward(self, input: Any) -> Any:
+        sparse = self.sparse
+        if sparse is None or not sparse.layers.chosen(sparse, input, super().forward):
+            return super().forward(input)
+        return self.multiply(input, sparse)
+
+    def multiply(self, input: Blocked | Tensor, sparse: _Sparse) -> Blocked:
+        """Return the convolution by sparse products."""
+        if isinstance(input, Blocked):
+            data, lanes = input.data, input.lanes
+        else:
+            lanes = 16 if input.shape[0] % 16 == 0 else 8
+            data = functions.block(input, lanes)
+        y = functions.convolution(
+            data, self.weight, self.bias, sparse.pattern, lanes, sparse.support
+        )
+        return Blocked(y, lanes)
+
+
+class _Linear(nn.Linear):
+    sparse: _Sparse | None
+    geometry = Geometry()
+
+    def forward(self, input: Any) -> Any:
+        sparse = self.sparse
+        if sparse is None or not sparse.layers.chosen(sparse, input, super().forward):
+            return super().forward(input)
+        return self.multiply(input, sparse)
+
+    def multiply(self, input: Tensor, sparse: _Sparse) -> Tensor:
+        """Return the product by sparse products."""
+        return functions.linear(input, self.weight, self.bias, sparse.pattern, sparse.support)
+
+
+def _unsupported(module: nn.Module) -> str | None:
+    """Return why a module is always dense, or None."""
+    if type(module) is nn.Linear:
+        return None
+    if type(module) is not nn.Conv2d:
+        return "not a plain Conv2d or Linear"
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return f"padding {module.padding_mode}, {module.padding}"
+    if module.stride[1] not in library.STRIDES:
+        return f"a stride of {module.stride[1]}"
+    return None
+
+
+def _problem(layer: nn.Conv2d | nn.Linear, x: Blocked | Tensor) -> str | None:
+    """Return why there are no sparse products for an input, or None."""
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast"
+    if x.dtype != layer.weight.dtype or not library.supports(x.dtype):
+        return str(x.dtype)
+    if isinstance(layer, nn.Linear):
+        return None if x.numel() else "an empty batch"
+    if x.dim() != 4 or x.shape[0] % 8:
+        return "a batch that is no multiple of 8 images"
+    return None
+
+
+def _times(x: Blocked | Tensor, dense: Callable[[Any], Tensor], sparse: _Sparse) -> list[float]:
+    """Return the median seconds of a forward and backward pass, dense and sparse."""
+    layer = sparse.layers.layers[sparse.name]
+    images = (x.images() if isinstance(x, Blocked) else x).detach().requires_grad_()
+    own: Any = images
+    if isinstance(layer, _Conv2d):
+        lanes = x.lanes if isinstance(x, Blocked) else 16 if len(images) % 16 == 0 else 8
+        own = Blocked(functions.block(images.detach(), lanes).requires_grad_(), lanes)
+    leaves = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
+
+    def run(forward: Callable[[Any], Any], given: Any) -> float:
+        source = given.data if isinstance(given, Blocked) else given
+        started = time.perf_counter()
+        y = forward(given)
+        y = y.data if isinstance(y, Blocked) else y
+        torch.autograd.grad(y, [source, *leaves], torch.ones_like(y))
+        return time.perf_counter() - started
+
+    with torch.enable_grad():
+        found: list[list[float]] = [[], []]
+        for _ in range(1 + _REPETITIONS):
+            found[0].append(run(dense, images))
+            found[1].append(run(lambda given: layer.multiply(given, sparse), own))
+    return [statistics.median(each[1:]) for each in found]
+
+
+def check_kernels(mode: Kernels, device: torch.device, compile: str) -> None:
+    """Raise ConfigError if sparse products are asked for where there are none."""
+    if mode == "dense":
+        return
+    if device.type != "cpu":
+        raise config_error("kernels", mode, f"not on device {device.type}", "dense")
+    if compile != "off":
+        raise config_error("kernels", mode, "does not combine with torch.compile", "dense")
+    if mode == "sparse" and library.library() is None:
+        problem = "the package was installed without a C++ compiler"
+        raise config_error("kernels", mode, problem, "dense, or auto, which is then dense")

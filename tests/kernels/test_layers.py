@@ -1,0 +1,155 @@
+"""Training with sparse products is training: the same gradients, and the same run when resumed."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acdc.config.run import RunConfig
+from acdc.distributed import Ranks
+from acdc.errors import ConfigError
+from acdc.kernels.layers import SparseLayers
+from acdc.run.lifecycle import Options, run
+from acdc.step import Step
+from acdc.training.loop import Callbacks
+from acdc.training.loop import train as train_loop
+from acdc.training.state import Engine, TrainState
+from tests.kernels.test_products import pruned
+from tests.support import (
+    METHODS,
+    At,
+    Silent,
+    assert_same_run,
+    interrupt,
+    tiny_config,
+    tiny_text,
+)
+
+SPARSE = {"acdc", "dsd", "gmp", "one_shot", "rigl", "set", "snip", "static"} | {
+    "top_kast", "woodfisher"
+}  # fmt: skip
+"""Methods that need no gradient outside their masks in most of their sparse steps."""
+
+
+def in_double(state: TrainState, name: str) -> None:
+    """Give a method of the task images in double precision."""
+    method = getattr(state.task, name)
+
+    def doubled(network: Any, inputs: Tensor, targets: Tensor) -> Any:
+        inputs = inputs.double() if inputs.is_floating_point() else inputs
+        return method(network, inputs, targets)
+
+    setattr(state.task, name, doubled)
+
+
+def compare_every_step(state: TrainState) -> tuple[list[float], set[str]]:
+    """Train, with sparse and dense products at the same weights in every step.
+
+    Returns:
+        The differences of the gradients that the method needs, relative to the largest, and what
+        masked layers did.
+    """
+    layers = state.sparse_layers
+    assert layers is not None
+    # In double precision, where no ReLU is on both sides of zero.
+    state.model.double()
+    in_double(state, "forward")
+    in_double(state, "plain_loss")
+    compute = state.arithmetic.gradients
+    differences: list[float] = []
+    seen: set[str] = set()
+
+    def both(
+        forward: Callable[[], Any], optimizer: torch.optim.Optimizer, buffers: Iterable[Tensor]
+    ) -> Any:
+        given = compute(forward, optimizer, buffers)
+        found = {name: w.grad.clone() for name, w in state.model.named_parameters()}
+        if state.method.masks:
+            seen.update(layers.used.values())
+            needed = state.method.needed_gradients()
+            active = {name: layer.sparse for name, layer in layers.layers.items()}
+            for layer in layers.layers.values():
+                layer.sparse = None
+            given = compute(forward, optimizer, buffers)
+            for name, layer in layers.layers.items():
+                layer.sparse = active[name]
+            for name, w in state.model.named_parameters():
+                exact = w.grad * needed[name] if name in needed else w.grad
+                scale = exact.abs().max() + 1e-6
+                differences.append(float((found[name] - exact).abs().max() / scale))
+                w.grad.copy_(found[name])
+        return given
+
+    state.arithmetic.gradients = both  # type: ignore[method-assign, assignment]
+    state.begin()
+    train_loop(state, Callbacks(), Step(0, 0, state.batches))
+    return differences, seen
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_equal_those_of_dense_products(method: str) -> None:
+    config = tiny_config(method)
+    state = TrainState(config, Engine(kernels="sparse"), Ranks())
+    differences, seen = compare_every_step(state)
+    assert all(difference < 1e-11 for difference in differences)
+    assert ("sparse" in seen) == (method in SPARSE)
+
+
+def test_a_language_model_has_the_same_gradients_too() -> None:
+    state = TrainState(tiny_text("acdc"), Engine(kernels="sparse"), Ranks())
+    differences, seen = compare_every_step(state)
+    assert differences
+    assert all(difference < 1e-11 for difference in differences)
+    assert "sparse" in seen
+
+
+def train(config: RunConfig, runs: Path, reporter: Silent, kernels: Any) -> Any:
+    engine = Engine(kernels=kernels)
+    return run(config, Options(runs, engine, checkpoint_interval_s=0), reporter)
+
+
+@pytest.mark.parametrize("kernels", ["sparse", "auto"])
+def test_a_run_resumes_across_a_switch_to_the_same_bits(tmp_path: Path, kernels: str) -> None:
+    config = tiny_config("acdc", epochs=4)
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    whole = train(config, folders[0], Silent(), kernels)
+    for step in (4, 7, 11):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folders[1], At(interrupt, steps=[step]), kernels)
+    resumed = train(config, folders[1], Silent(), kernels)
+    assert_same_run(folders[1] / config.run_name, resumed, folders[0] / config.run_name, whole)
+
+
+def test_a_layer_says_why_it_is_dense() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, stride=3),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 3),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    layers = SparseLayers(model, "sparse")
+    masks = {f"{name}.weight": pruned(model.get_submodule(name), 0.5) for name in "01235"}
+    gradients = {name: mask for name, mask in masks.items() if name != "2.weight"}
+    x = torch.randn(8, 3, 9, 9)
+    expected = model(x)
+    with layers.active(masks, gradients):
+        torch.testing.assert_close(model(x), expected)
+        used = dict(layers.used)
+        assert [name for name, what in used.items() if what == "sparse"] == ["3.weight", "5.weight"]
+        assert all(used.values())
+        torch.testing.assert_close(model(x[:7]), expected[:7])
+        assert "sparse" not in layers.used["3.weight"]
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x)
+        assert "sparse" not in set(layers.used.values())
+    assert torch.equal(model(x), expected)
+
+
+def test_sparse_products_are_for_cpus() -> None:
+    with pytest.raises(ConfigError, match="kernels"):
+        TrainState(tiny_config("acdc"), Engine(kernels="sparse", compile="default"), Ranks())
