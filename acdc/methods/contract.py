@@ -224,7 +224,7 @@ class SparseMethod(Generic[SettingsT]):
         return self.masks
 
     def needed_gradients(self) -> Masks:
-        """Return the weights whose gradients the step reads, by layer; a layer that is missing: all.
+        """Return the weights whose gradients a step reads, by layer; a missing layer: all.
 
         Other gradients may be zero instead of the loss's, since sparse products do without them.
 

@@ -112,7 +112,14 @@ def train(config: RunConfig, runs: Path, reporter: Silent, kernels: Any) -> Any:
 
 
 @pytest.mark.parametrize("kernels", ["sparse", "auto"])
-def test_a_run_resumes_across_a_switch_to_the_same_bits(tmp_path: Path, kernels: str) -> None:
+def test_a_run_resumes_across_a_switch_to_the_same_bits(
+    tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two runs that time would choose differently. About half of the layers are faster.
+    def times(x: object, dense: object, sparse: Any) -> list[float]:
+        return [1.0, 0.5 + len(sparse.name) % 2]
+
+    monkeypatch.setattr("acdc.kernels.layers._times", times)
     config = tiny_config("acdc", epochs=4)
     folders = [tmp_path / name for name in ("whole", "broken")]
     whole = train(config, folders[0], Silent(), kernels)
@@ -121,6 +128,41 @@ def test_a_run_resumes_across_a_switch_to_the_same_bits(tmp_path: Path, kernels:
             train(config, folders[1], At(interrupt, steps=[step]), kernels)
     resumed = train(config, folders[1], Silent(), kernels)
     assert_same_run(folders[1] / config.run_name, resumed, folders[0] / config.run_name, whole)
+
+
+def test_a_choice_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[bool] = []
+
+    def times(*_: object) -> list[float]:
+        timed.append(True)
+        return [1.0, 2.0 if len(timed) == 1 else 0.5]
+
+    monkeypatch.setattr("acdc.kernels.layers._times", times)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    masks = {f"{name}.weight": pruned(model.get_submodule(name), 0.5) for name in "01"}
+    layers = SparseLayers(model, "auto")
+    for _ in range(2):
+        with layers.active(masks, masks):
+            model(torch.randn(16, 8))
+    used = {"0.weight": "slower", "1.weight": "sparse"}
+    assert (layers.used, len(timed)) == (used, 2)
+    resumed = SparseLayers(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), "auto")
+    resumed.load_state_dict(layers.state_dict())
+    with resumed.active(masks, masks):
+        for layer in resumed.layers.values():
+            layer(torch.randn(16, 8))
+    assert (resumed.used, len(timed)) == (used, 2)
+
+
+def test_the_times_are_of_forward_and_backward_passes() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    masks = {"0.weight": pruned(model[0], 0.001)}
+    layers = SparseLayers(model, "auto")
+    with layers.active(masks, masks):
+        model(torch.randn(64, 64, 16, 16))
+    # A thousandth of the products: the choice does not hang on a measurement's noise.
+    assert layers.used == {"0.weight": "sparse"}
+    assert model[0].weight.grad is None
 
 
 def test_a_layer_says_why_it_is_dense() -> None:
