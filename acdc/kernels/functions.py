@@ -32,7 +32,7 @@ class _Convolution(torch.autograd.Function):
         top, left = geometry.padding[0], geometry.padding[1] * lanes
         padded = library.pad(x, top, top, left, left) if top or left else x
         call = pattern.forward(*size)
-        values = _flat(weight)[call.index]
+        values = _flat(weight).index_select(0, call.index)
         y = x.new_empty(
             blocks, pattern.outputs, call.product.height, call.product.width * call.lanes
         )
@@ -68,7 +68,7 @@ class _Convolution(torch.autograd.Function):
             for call in backward.calls:
                 library.multiply(
                     call.product,
-                    _flat(weight)[call.index],
+                    _flat(weight).index_select(0, call.index),
                     None,
                     errors,
                     dx,
@@ -99,7 +99,7 @@ class _Linear(torch.autograd.Function):
         packed = library.pack_rows(x.contiguous())
         size = (packed.shape[0], 1, packed.shape[3] // 16, 16)
         call = pattern.forward(*size)
-        values = _flat(weight)[call.index]
+        values = _flat(weight).index_select(0, call.index)
         y = packed.new_empty(packed.shape[0], pattern.outputs, 1, packed.shape[3])
         bias = None if bias is None else bias.detach().contiguous()
         library.multiply(call.product, values, bias, packed, y, 16, 1)
@@ -117,7 +117,9 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             (call,) = pattern.backward(*size).calls
             x = torch.empty_like(packed)
-            library.multiply(call.product, _flat(weight)[call.index], None, errors, x, 16, 1)
+            library.multiply(
+                call.product, _flat(weight).index_select(0, call.index), None, errors, x, 16, 1
+            )
             dx = library.unpack_rows(x, ctx.rows)
         if ctx.needs_input_grad[1]:
             dw = _gradient(support.forward(*size), weight, packed, errors, 1)
@@ -206,5 +208,5 @@ def _gradient(call: Call, weight: Tensor, x: Tensor, dy: Tensor, stride: int) ->
     found = x.new_empty(len(call.index))
     library.correlate(call.product, found, x, dy, call.lanes, stride)
     gradient = torch.zeros_like(weight)
-    _flat(gradient)[call.index] = found
+    _flat(gradient).index_copy_(0, call.index, found)
     return gradient

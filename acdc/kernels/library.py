@@ -81,16 +81,15 @@ def supports(dtype: torch.dtype) -> bool:
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    function = _function(f"acdc_{name}_{_NAMES[dtype]}")
-    if function(*arguments, torch.get_num_threads()):
+    if _function(name, dtype)(*arguments, torch.get_num_threads()):
         raise ValueError(f"acdc_{name}: no kernel for these lanes and this stride")
 
 
 @functools.cache
-def _function(name: str) -> Any:
+def _function(name: str, dtype: torch.dtype) -> Any:
     found = library()
     assert found is not None
-    function = getattr(found, name)
+    function = getattr(found, f"acdc_{name}_{_NAMES[dtype]}")
     pointer, number = ctypes.c_void_p, ctypes.c_int
     kinds = {
         "forward": (pointer,) * 5 + (number,) * 3,
@@ -99,7 +98,7 @@ def _function(name: str) -> Any:
         "unpack": (pointer,) * 3 + (number,) * 2,
         "pad": (pointer,) * 2 + (ctypes.c_int64,) * 7 + (number,),
     }
-    function.argtypes = kinds[name.split("_")[1]]
+    function.argtypes = kinds[name]
     return function
 
 
