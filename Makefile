@@ -67,6 +67,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.packing --device $(DEVICE) --json $(BENCH)/packing.json
 	$(BIN)/python -m benchmarks.loaders --json $(BENCH)/loaders.json
 	$(BIN)/python -m benchmarks.selection --device $(DEVICE) --json $(BENCH)/selection.json
+	$(BIN)/python -m benchmarks.kernels --json $(BENCH)/kernels.json
 	$(BIN)/python -m benchmarks.step_cost --device $(DEVICE) --batch 16 --json $(BENCH)/step_cost.json
 
 format: $(VENV)/dev

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from acdc.kernels import library
 from acdc.kernels.functions import block, unblock
 
 _ELEMENTWISE = {
@@ -22,8 +23,8 @@ _BY_CHANNEL = {functional.batch_norm}
 class Blocked:
     """Images (N, C, H, W) that are kept as (N / lanes, C, H, W * lanes).
 
-    ReLU, sums and batch normalisation keep the layout. Everything else gets the images themselves,
-    so that a network need not know; dropout too, since its draws have an order.
+    ReLU, sums, batch normalisation and dropout keep the layout. Everything else gets the images
+    themselves, so that a network need not know.
 
     Args:
         data: (blocks, channels, height, width * lanes).
@@ -100,6 +101,8 @@ class Blocked:
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if function is functional.dropout:
+            return _dropout(*args, **kwargs)
         if function in _ELEMENTWISE or function in _BY_CHANNEL:
             operands = args if function in _ELEMENTWISE else args[:1]
             tensors = [a for a in operands if isinstance(a, Blocked | Tensor)]
@@ -110,6 +113,17 @@ class Blocked:
         return function(
             *(_plain(a) for a in args), **{name: _plain(value) for name, value in kwargs.items()}
         )
+
+
+def _dropout(x: Blocked, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Return dropout that draws what it draws for channels_last images, in their order."""
+    if not training or p == 0:
+        return x
+    noise = torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last)
+    noise.bernoulli_(1 - p)
+    if p < 1:
+        noise.div_(1 - p)
+    return Blocked(x.data * library.block(noise, x.lanes), x.lanes)
 
 
 def _plain(value: Any) -> Any:

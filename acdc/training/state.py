@@ -18,7 +18,7 @@ from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
 from acdc.distributed import Ranks
 from acdc.kernels.layers import Kernels, SparseLayers, check_kernels
-from acdc.kernels.library import library
+from acdc.kernels.library import keep_memory, library
 from acdc.methods.contract import Context
 from acdc.methods.rules import check_state
 from acdc.models import build_model
@@ -88,6 +88,7 @@ class TrainState:
         self.sparse_layers = None
         if engine.kernels != "dense" and library() is not None:
             self.sparse_layers = SparseLayers(self.model, engine.kernels)
+            keep_memory()
         self.network = self._network(engine.compile)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(self.model, recipe)

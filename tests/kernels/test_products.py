@@ -207,6 +207,17 @@ def test_a_network_need_not_know_that_its_images_are_blocked() -> None:
     torch.testing.assert_close(network(Blocked(functions.block(x, 16), 16)), exact)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_draws_what_it_draws_for_images(p: float, training: bool) -> None:
+    x = torch.randn(16, 6, 4, 5).contiguous(memory_format=torch.channels_last)
+    dropout = nn.Dropout(p).train(training)
+    torch.manual_seed(0)
+    exact = dropout(x)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(Blocked(functions.block(x, 8), 8)).images(), exact)
+
+
 def test_blocked_images_that_change_in_place_are_read_again() -> None:
     x = torch.randn(8, 3, 4, 4)
     blocked = Blocked(functions.block(x, 8), 8)
