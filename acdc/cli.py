@@ -205,6 +205,7 @@ def _train(
     import torch
 
     from acdc.distributed import from_environment, local_device
+    from acdc.kernels.library import library
     from acdc.run.batch import Job, train_at_once, train_in_turn, write_receipt
     from acdc.run.lifecycle import Options
     from acdc.run.progress import Lines, Reporter, Silent, Terminal
@@ -215,6 +216,8 @@ def _train(
     ranks = from_environment()
     where = torch.device(pick_device(local_device(pick_device(device))))
     engine = Engine(where, workers, compile, deterministic, kernels)
+    if kernels == "auto" and library() is None and ranks.first:
+        click.echo("no C++ compiler at installation: all layers multiply densely", err=True)
     options = Options(
         Path(),
         engine,

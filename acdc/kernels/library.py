@@ -24,7 +24,12 @@ STRIDES = (1, 2)
 """Steps along a row that there are products for."""
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
-_VARIANTS = {"AVX512": ("avx512", "avx2", "portable"), "AVX2": ("avx2", "portable")}
+_VARIANTS: dict[str, tuple[str, ...]] = {
+    "AVX512": ("avx512", "avx2", "portable"),
+    "AVX2": ("avx2", "portable"),
+    "DEFAULT": ("portable",),
+}
+"""The variants for what torch says of the processor, the best first."""
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -61,7 +66,7 @@ class _Layout(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """Return the compiled products, or None where they were not built."""
     capability = torch.backends.cpu.get_cpu_capability()
-    for variant in _VARIANTS.get(capability, ("portable",)):
+    for variant in _VARIANTS.get(capability, _VARIANTS["DEFAULT"]):
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         path = Path(__file__).with_name(f"_{variant}{suffix}")
         if path.exists():

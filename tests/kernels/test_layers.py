@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from acdc.config.run import RunConfig
 from acdc.distributed import Ranks
 from acdc.errors import ConfigError
+from acdc.kernels import library
 from acdc.kernels.layers import SparseLayers
 from acdc.run.lifecycle import Options, run
 from acdc.step import Step
@@ -190,6 +191,21 @@ def test_a_layer_says_why_it_is_dense() -> None:
             model(x)
         assert "sparse" not in set(layers.used.values())
     assert torch.equal(model(x), expected)
+
+
+def test_without_a_compiler_auto_is_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_VARIANTS", dict.fromkeys(library._VARIANTS, ()))
+    library.library.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match="kernels"):
+            TrainState(tiny_config("acdc"), Engine(kernels="sparse"), Ranks())
+        config = tiny_config("acdc")
+        found = train(config, tmp_path / "auto", Silent(), "auto")
+    finally:
+        library.library.cache_clear()
+    dense = train(config, tmp_path / "dense", Silent(), "dense")
+    folders = (tmp_path / name / config.run_name for name in ("auto", "dense"))
+    assert_same_run(next(folders), found, next(folders), dense)
 
 
 def test_sparse_products_are_for_cpus() -> None:
