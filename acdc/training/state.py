@@ -29,7 +29,7 @@ from acdc.sparsity.layers import prunable_weights
 from acdc.sparsity.masks import count_nonzeros
 from acdc.training.evaluation import Score
 from acdc.training.optimizers import build_optimizer
-from acdc.training.precision import Arithmetic
+from acdc.training.precision import Arithmetic, zero_unseen_taps
 from acdc.training.tasks import TASKS
 
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -83,6 +83,8 @@ class TrainState:
         self.task = TASKS[spec.kind](spec, recipe, self.loader, ranks)
         self.costs = self.task.costs(spec, recipe, self.model)
         self.arithmetic = Arithmetic(config.precision, self.device)
+        if self.arithmetic.dtype is not None and self.device.type == "cpu":
+            zero_unseen_taps(self.model)
         self.whole_batch = WholeBatch(self.model, ranks, recipe.batch_size)
         check_kernels(engine.kernels, self.device, engine.compile)
         self.sparse_layers = None

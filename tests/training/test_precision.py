@@ -1,6 +1,9 @@
 """Sixteen-bit arithmetic, compiled networks and other ways to carry out a run."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,40 @@ from tests.support import (
 )
 
 CPU = torch.device("cpu")
+
+POISONED = """
+from acdc.distributed import Ranks
+from acdc.step import Step
+from acdc.training.loop import Callbacks, train
+from acdc.training.state import Engine, TrainState
+from tests.support import tiny_config
+state = TrainState(
+    tiny_config("dense", model="resnet8_s4", precision="PRECISION"), Engine(), Ranks()
+)
+state.begin()
+train(state, Callbacks(), Step(0, 0, state.batches), end=1)
+for weight in state.weights.values():
+    if weight.dim() == 4:
+        assert weight.grad.isfinite().all()
+        print(weight.grad.abs().amax(dim=(0, 1)).gt(0).int().tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc poisons freed memory")
+def test_taps_that_see_only_padding_get_no_gradient_in_16_bits() -> None:
+    # On maps of 1 x 1, where oneDNN leaves some of their gradients to what the memory holds.
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", POISONED.replace("PRECISION", precision)],
+            env={**os.environ, "MALLOC_PERTURB_": "128"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for precision in ("fp32", "bf16")
+    ]
+    assert found[0] == found[1]
+    assert "[[0, 0, 0], [0, 1, 0], [0, 0, 0]]" in found[0]
 
 
 def begun(config: RunConfig, compile: Compile = "off") -> TrainState:
