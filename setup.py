@@ -20,6 +20,10 @@ if platform.machine() in {"x86_64", "AMD64"}:
 class Build(build_ext):
     """Compiles with OpenMP, or on one thread where the compiler has none."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = True
+
     def build_extension(self, ext: Extension) -> None:
         try:
             ext.extra_compile_args.append("-fopenmp")
