@@ -106,8 +106,8 @@ class Blocked:
         if function in _ELEMENTWISE or function in _BY_CHANNEL:
             operands = args if function in _ELEMENTWISE else args[:1]
             tensors = [a for a in operands if isinstance(a, Blocked | Tensor)]
-            first = next(a for a in tensors if isinstance(a, Blocked))
-            if all(_joins(a, first) for a in tensors):
+            first = next((a for a in tensors if isinstance(a, Blocked)), None)
+            if first is not None and all(_joins(a, first) for a in tensors):
                 data = [_data(a, first.lanes) for a in operands]
                 return Blocked(function(*data, *args[len(data) :], **kwargs), first.lanes)
         return function(

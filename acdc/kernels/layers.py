@@ -21,6 +21,8 @@ Kernels = Literal["dense", "auto", "sparse"]
 MODES: tuple[Kernels, ...] = get_args(Kernels)
 
 _REPETITIONS = 5
+_SETTLED = 3
+"""Steps after which a mask is expected to hold for longer."""
 
 
 class SparseLayers:
@@ -32,7 +34,7 @@ class SparseLayers:
     Args:
         model: changed in place: its layers get another class, and are dense outside ``active``.
         mode: sparse wherever possible, or (auto) where a layer's forward and backward pass is
-            faster, timed once for each density.
+            faster, timed once for each density, and its mask has held for some steps.
     """
 
     def __init__(self, model: nn.Module, mode: Kernels) -> None:
@@ -45,6 +47,8 @@ class SparseLayers:
         self._reported: dict[str, str] = {}
         self.unsupported: dict[str, str] = {}
         self._patterns: dict[tuple[str, str], tuple[Tensor, int, Pattern]] = {}
+        self._held: dict[str, tuple[Tensor, int, int]] = {}
+        """Each layer's last mask, its version, and for how many steps it has held."""
         for name, module in model.named_modules():
             reason = _unsupported(module)
             if reason is None:
@@ -69,6 +73,10 @@ class SparseLayers:
         self.used = {name: self.unsupported.get(name, "needs all gradients") for name in masks}
         try:
             for name in used:
+                if self._hold(name, masks[name]) < _SETTLED and self.mode == "auto":
+                    # A pattern costs about as much as a step, so that masks must outlive it.
+                    self.used[name] = "its mask has just changed"
+                    continue
                 pattern = self._pattern(name, "forward", masks[name])
                 support = pattern
                 if gradients[name] is not masks[name]:
@@ -79,11 +87,20 @@ class SparseLayers:
             for name in used:
                 self.layers[name].sparse = None
 
+    def _hold(self, name: str, mask: Tensor) -> int:
+        """Return for how many steps before this one a layer has had this mask."""
+        last, version, steps = self._held.get(name, (None, 0, 0))
+        steps = steps + 1 if last is mask and version == mask._version else 0
+        self._held[name] = mask, mask._version, steps
+        return steps
+
     def _pattern(self, name: str, use: str, mask: Tensor) -> Pattern:
         """Return the pattern of a mask, made again where the mask is another or has changed."""
         known = self._patterns.get((name, use))
         if known is None or known[0] is not mask or known[1] != mask._version:
-            known = mask, mask._version, Pattern(mask, self.layers[name].geometry)
+            layer = self.layers[name]
+            pattern = Pattern(mask, layer.geometry, layer.weight.stride())
+            known = mask, mask._version, pattern
             self._patterns[name, use] = known
         return known[2]
 
@@ -116,13 +133,26 @@ class SparseLayers:
         self._reported = dict(self.used)
         return self._reported
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the choices, which are timed: others would round otherwise."""
-        return {"choices": self.choices, "reported": self._reported}
+    def state_dict(self, masks: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what the next steps' choices depend on, so that a resumed run rounds alike.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what ``state_dict`` returned."""
+        Args:
+            masks: the layers' masks now, which may have changed since the last step.
+        """
+        held = {
+            name: steps
+            for name, (mask, version, steps) in self._held.items()
+            if masks.get(name) is mask and version == mask._version
+        }
+        return {"choices": self.choices, "reported": self._reported, "held": held}
+
+    def load_state_dict(self, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+        """Load what ``state_dict`` returned, for the same masks."""
         self.choices, self._reported = dict(state["choices"]), dict(state["reported"])
+        self._held = {
+            name: (masks[name], masks[name]._version, steps)
+            for name, steps in state["held"].items()
+        }
 
 
 class _Sparse:
@@ -197,6 +227,9 @@ def _problem(layer: nn.Conv2d | nn.Linear, x: Blocked | Tensor) -> str | None:
     """Return why there are no sparse products for an input, or None."""
     if torch.is_autocast_enabled("cpu"):
         return "autocast"
+    weight = layer.weight
+    if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
+        return "a weight with gaps in memory"
     if x.dtype != layer.weight.dtype or not library.supports(x.dtype):
         return str(x.dtype)
     if isinstance(layer, nn.Linear):

@@ -59,16 +59,19 @@ class Pattern:
     Args:
         mask: of the weight, (outputs, inputs / groups, height, width) or (outputs, inputs).
         geometry: of the convolution.
+        strides: of the weight, whose memory has no gaps; None: those of the mask.
 
     Attributes:
         index: where each non-zero lies in the weight's memory, row by row.
     """
 
-    def __init__(self, mask: Tensor, geometry: Geometry) -> None:
+    def __init__(
+        self, mask: Tensor, geometry: Geometry, strides: tuple[int, ...] | None = None
+    ) -> None:
         self.geometry = geometry
         self.outputs = mask.shape[0]
         self.inputs = mask.shape[1] * geometry.groups
-        steps = torch.tensor(mask.stride())
+        steps = torch.tensor(strides or mask.stride())
         positions = mask.nonzero().T
         self.index = (positions * steps[:, None]).sum(0)
         row, channel, *tap = positions

@@ -193,8 +193,9 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs, as tensors and numbers."""
+        layers, masks = self.sparse_layers, self.method.masks
         return {
-            "kernels": None if self.sparse_layers is None else self.sparse_layers.state_dict(),
+            "kernels": None if layers is None else layers.state_dict(masks),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "arithmetic": self.arithmetic.state_dict(),
@@ -209,4 +210,4 @@ class TrainState:
         self.arithmetic.load_state_dict(state["arithmetic"])
         self.method.load_state_dict(state["method"])
         if self.sparse_layers is not None and state.get("kernels"):
-            self.sparse_layers.load_state_dict(state["kernels"])
+            self.sparse_layers.load_state_dict(state["kernels"], self.method.masks)

@@ -142,13 +142,13 @@ def test_a_choice_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     masks = {f"{name}.weight": pruned(model.get_submodule(name), 0.5) for name in "01"}
     layers = SparseLayers(model, "auto")
-    for _ in range(2):
+    for _ in range(5):
         with layers.active(masks, masks):
             model(torch.randn(16, 8))
     used = {"0.weight": "slower", "1.weight": "sparse"}
     assert (layers.used, len(timed)) == (used, 2)
     resumed = SparseLayers(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), "auto")
-    resumed.load_state_dict(layers.state_dict())
+    resumed.load_state_dict(layers.state_dict(masks), masks)
     with resumed.active(masks, masks):
         for layer in resumed.layers.values():
             layer(torch.randn(16, 8))
@@ -159,11 +159,46 @@ def test_the_times_are_of_forward_and_backward_passes() -> None:
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
     masks = {"0.weight": pruned(model[0], 0.001)}
     layers = SparseLayers(model, "auto")
-    with layers.active(masks, masks):
-        model(torch.randn(64, 64, 16, 16))
+    for _ in range(4):
+        with layers.active(masks, masks):
+            model(torch.randn(64, 64, 16, 16))
     # A thousandth of the products: the choice does not hang on a measurement's noise.
     assert layers.used == {"0.weight": "sparse"}
     assert model[0].weight.grad is None
+
+
+def test_auto_waits_until_a_mask_holds() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    layers = SparseLayers(model, "auto")
+    x = torch.randn(64, 64, 16, 16)
+
+    def used(masks: dict[str, Tensor]) -> str:
+        with layers.active(masks, masks):
+            model(x)
+        return layers.used["0.weight"]
+
+    masks = {"0.weight": pruned(model[0], 0.001)}
+    assert [used(masks) == "sparse" for _ in range(5)] == [False] * 3 + [True] * 2
+    masks["0.weight"].logical_or_(masks["0.weight"])  # in place
+    assert used(masks) != "sparse"
+    assert "sparse" not in {used({"0.weight": masks["0.weight"].clone()}) for _ in range(5)}
+
+
+def test_a_mask_need_not_have_the_memory_layout_of_its_weight() -> None:
+    model: nn.Module = nn.Sequential(nn.Conv2d(4, 6, 3))
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    masks = {"0.weight": pruned(model[0], 0.5).contiguous()}
+    layers = SparseLayers(model, "sparse")
+    x = torch.randn(8, 4, 5, 5)
+    expected = model(x)
+    expected.sum().backward()
+    exact = model[0].weight.grad * masks["0.weight"]
+    model.zero_grad()
+    with layers.active(masks, masks):
+        found = model(x).images()
+        found.sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(model[0].weight.grad, exact)
 
 
 def test_a_layer_says_why_it_is_dense() -> None:
