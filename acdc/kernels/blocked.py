@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,14 +11,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from acdc.kernels import library
-from acdc.kernels.functions import block, unblock
+from acdc.kernels.functions import block, normalize, unblock
 
-_ELEMENTWISE = {
-    *(torch.relu, torch.relu_, functional.relu, Tensor.relu, Tensor.relu_),
-    *(torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__),
-}
-_BY_CHANNEL = {functional.batch_norm}
-"""Functions of images whose statistics do not depend on the order of images and positions."""
+_RELU = {torch.relu, torch.relu_, functional.relu, Tensor.relu, Tensor.relu_}
+_SUM = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+_ELEMENTWISE = _RELU | _SUM | {Tensor.add_, Tensor.__iadd__}
+
+
+@dataclass(frozen=True)
+class _Normalized:
+    """A batch that is yet to be normalised, so that a sum and ReLU are one pass with it."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    track: Callable[[Tensor, Tensor], None]
+    """Is given mean and variance; what it does is done once."""
+    other: Tensor | None = None
+
+    def output(self, relu: bool) -> Tensor:
+        y, mean, variance = normalize(self.x, self.other, self.weight, self.bias, self.eps, relu)
+        self.track(mean, variance)
+        return y
 
 
 class Blocked:
@@ -31,10 +47,21 @@ class Blocked:
         lanes: images of a block.
     """
 
-    def __init__(self, data: Tensor, lanes: int) -> None:
-        self.data = data
+    def __init__(self, data: Tensor | _Normalized, lanes: int) -> None:
+        self._data = data
         self.lanes = lanes
         self._images: tuple[int, Tensor] | None = None
+
+    @property
+    def data(self) -> Tensor:
+        """The blocked tensor."""
+        if isinstance(self._data, _Normalized):
+            self._data = self._data.output(relu=False)
+        return self._data
+
+    @property
+    def _like(self) -> Tensor:
+        return self._data.x if isinstance(self._data, _Normalized) else self._data
 
     def images(self) -> Tensor:
         """Return them as an ordinary tensor, channels_last."""
@@ -46,7 +73,7 @@ class Blocked:
     @property
     def shape(self) -> torch.Size:
         """The shape as images."""
-        blocks, channels, height, width = self.data.shape
+        blocks, channels, height, width = self._like.shape
         return torch.Size((blocks * self.lanes, channels, height, width // self.lanes))
 
     def dim(self) -> int:
@@ -55,17 +82,17 @@ class Blocked:
 
     def numel(self) -> int:
         """Return the number of elements."""
-        return self.data.numel()
+        return self._like.numel()
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the elements."""
-        return self.data.dtype
+        return self._like.dtype
 
     @property
     def device(self) -> torch.device:
         """The CPU."""
-        return self.data.device
+        return self._like.device
 
     def is_contiguous(
         self, *, memory_format: torch.memory_format = torch.contiguous_format
@@ -103,16 +130,62 @@ class Blocked:
         kwargs = kwargs or {}
         if function is functional.dropout:
             return _dropout(*args, **kwargs)
-        if function in _ELEMENTWISE or function in _BY_CHANNEL:
-            operands = args if function in _ELEMENTWISE else args[:1]
-            tensors = [a for a in operands if isinstance(a, Blocked | Tensor)]
+        if function is functional.batch_norm and isinstance(args[0], Blocked):
+            return _batch_norm(*args, **kwargs)
+        if function in _ELEMENTWISE:
+            tensors = [a for a in args if isinstance(a, Blocked | Tensor)]
             first = next((a for a in tensors if isinstance(a, Blocked)), None)
             if first is not None and all(_joins(a, first) for a in tensors):
-                data = [_data(a, first.lanes) for a in operands]
-                return Blocked(function(*data, *args[len(data) :], **kwargs), first.lanes)
+                return _elementwise(function, first, args, kwargs)
         return function(
             *(_plain(a) for a in args), **{name: _plain(value) for name, value in kwargs.items()}
         )
+
+
+def _elementwise(
+    function: Callable[..., Any], first: Blocked, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Blocked:
+    pending = first._data
+    if isinstance(pending, _Normalized):
+        if function in _RELU:
+            result = Blocked(pending.output(relu=True), first.lanes)
+            if function in (torch.relu_, Tensor.relu_) or kwargs.get("inplace"):
+                first._data = result.data
+            return result
+        others = [a for a in args if a is not first and isinstance(a, Blocked | Tensor)]
+        if function in _SUM and not kwargs and pending.other is None and len(others) == 1:
+            other = _data(others[0], first.lanes)
+            return Blocked(replace(pending, other=other), first.lanes)
+    data = [_data(a, first.lanes) for a in args]
+    return Blocked(function(*data, **kwargs), first.lanes)
+
+
+def _batch_norm(
+    x: Blocked,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Blocked:
+    """Return batch normalisation, put off until it is known what follows."""
+    if not training or weight is None or bias is None or weight.dtype != x.dtype:
+        given = (running_mean, running_var, weight, bias, training, momentum, eps)
+        return Blocked(functional.batch_norm(x.data, *given), x.lanes)
+    count = x.numel() // x.shape[1]
+    tracked = False
+
+    def track(mean: Tensor, variance: Tensor) -> None:
+        nonlocal tracked
+        if running_mean is not None and running_var is not None and not tracked:
+            with torch.no_grad():
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(variance * (count / (count - 1)), momentum)
+        tracked = True
+
+    return Blocked(_Normalized(x.data, weight, bias, eps, track), x.lanes)
 
 
 def _dropout(x: Blocked, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:

@@ -163,6 +163,47 @@ def linear(
     return y.view(*x.shape[:-1], pattern.outputs)
 
 
+class _Normalize(torch.autograd.Function):
+    """Batch normalisation of a blocked batch, plus another, then ReLU."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        other: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.contiguous()
+        added = None if other is None else other.contiguous()
+        y, mean, variance = library.normalize(x, added, weight, bias, eps, relu)
+        ctx.save_for_backward(x, y if relu else None, weight, mean, variance)
+        ctx.eps, ctx.added = eps, other is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, y, weight, mean, variance = ctx.saved_tensors
+        gradients = library.normalize_backward(
+            dy.contiguous(), x, y, weight, mean, variance, ctx.eps, ctx.added
+        )
+        return *gradients, None, None
+
+
+def normalize(
+    x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``library.normalize`` does, differentiably."""
+    found: tuple[Tensor, Tensor, Tensor] = _Normalize.apply(  # type: ignore[no-untyped-call]
+        x, other, weight, bias, eps, relu
+    )
+    return found
+
+
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, lanes: int) -> Tensor:

@@ -62,6 +62,10 @@ class _Layout(ctypes.Structure):
     )
 
 
+class _Batch(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "channels", "plane"))
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled products, or None where they were not built."""
@@ -117,6 +121,8 @@ def _function(name: str, dtype: torch.dtype) -> Any:
         "pack": (pointer,) * 3 + (number,) * 2,
         "unpack": (pointer,) * 3 + (number,) * 2,
         "pad": (pointer,) * 2 + (ctypes.c_int64,) * 7 + (number,),
+        "normalize": (pointer, ctypes.c_double) + (pointer,) * 7 + (number,) * 2,
+        "normalize_backward": (pointer, ctypes.c_double) + (pointer,) * 10 + (number,) * 2,
     }
     function.argtypes = kinds[name]
     return function
@@ -150,7 +156,7 @@ def multiply(
             x.dtype,
             ctypes.byref(product),
             values.data_ptr(),
-            bias.data_ptr() if bias is not None else None,
+            _pointer(bias),
         ),
         *(x.data_ptr(), y.data_ptr() + start * y.element_size(), lanes, stride),
     )
@@ -177,6 +183,72 @@ def pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
         *(top, bottom, left, right),
     )
     return y
+
+
+def normalize(
+    x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a blocked batch, normalised, and each channel's mean and (biased) variance.
+
+    Args:
+        x: the batch.
+        other: what is added afterwards, or None.
+        weight: of each channel.
+        bias: of each channel.
+        eps: added to the variance.
+        relu: whether ReLU follows.
+    """
+    y = torch.empty_like(x)
+    mean, variance = torch.empty_like(weight), torch.empty_like(weight)
+    _call(
+        "normalize",
+        *(x.dtype, ctypes.byref(_batch(x)), eps, x.data_ptr(), _pointer(other), y.data_ptr()),
+        *(weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), relu),
+    )
+    return y, mean, variance
+
+
+def normalize_backward(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    added: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Return the gradients of x, of what was added (or None), of weight and of bias.
+
+    Args:
+        dy: gradient of the output.
+        x: the batch.
+        y: the output where ReLU followed, else None.
+        weight: of each channel.
+        mean: of each channel.
+        variance: of each channel.
+        eps: added to the variance.
+        added: whether something was added.
+    """
+    dx = torch.empty_like(x)
+    other = torch.empty_like(x) if added else None
+    dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
+    _call(
+        "normalize_backward",
+        *(x.dtype, ctypes.byref(_batch(x)), eps, dy.data_ptr(), x.data_ptr(), _pointer(y)),
+        *(dx.data_ptr(), _pointer(other), weight.data_ptr(), mean.data_ptr(), variance.data_ptr()),
+        *(dweight.data_ptr(), dbias.data_ptr(), y is not None),
+    )
+    return dx, other, dweight, dbias
+
+
+def _batch(x: Tensor) -> _Batch:
+    blocks, channels, height, width = x.shape
+    return _Batch(blocks, channels, height * width)
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def block(x: Tensor, lanes: int) -> Tensor:

@@ -11,6 +11,7 @@
 // a tile fit into its registers.
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -317,6 +318,102 @@ void pad(const S *x, S *y, int64_t planes, int64_t height, int64_t width, int64_
     }
 }
 
+// Batch normalisation of planes of numbers, with what follows it: a sum, and ReLU. Each channel is read
+// repeatedly while it is in the cache. Partial sums of CHUNK numbers are added in double precision.
+struct Batch {
+    int64_t blocks, channels, plane; // numbers of a channel within a block
+};
+constexpr int64_t CHUNK = 1024;
+
+// Calls visit(offset, count) for each chunk of a channel.
+template <class F> void chunks(const Batch &a, int64_t channel, F visit) {
+    for (int64_t block = 0; block < a.blocks; block++)
+        for (int64_t i = 0; i < a.plane; i += CHUNK)
+            visit((block * a.channels + channel) * a.plane + i,
+                  a.plane - i < CHUNK ? a.plane - i : CHUNK);
+}
+
+template <class S, bool SUM, bool RELU>
+void normalize(const Batch &a, double eps, const S *x, const S *other, S *y, const S *weight,
+               const S *bias, S *means, S *variances, int threads) {
+    const double count = double(a.blocks) * a.plane;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t channel = 0; channel < a.channels; channel++) {
+        double total = 0;
+        chunks(a, channel, [&](int64_t at, int64_t n) {
+            const S *p = x + at;
+            S sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < n; i++) sum += p[i];
+            total += sum;
+        });
+        const S mean = S(total / count);
+        total = 0;
+        chunks(a, channel, [&](int64_t at, int64_t n) {
+            const S *p = x + at;
+            S sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < n; i++) sum += (p[i] - mean) * (p[i] - mean);
+            total += sum;
+        });
+        const double variance = total / count;
+        means[channel] = mean;
+        variances[channel] = S(variance);
+        const S scale = S(weight[channel] / std::sqrt(variance + eps));
+        const S shift = bias[channel];
+        chunks(a, channel, [&](int64_t at, int64_t n) {
+            const S *p = x + at, *q = other + (SUM ? at : 0);
+            S *out = y + at;
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) {
+                S value = (p[i] - mean) * scale + shift;
+                if (SUM) value += q[i];
+                out[i] = RELU && value < 0 ? S(0) : value; // a NaN stays one
+            }
+        });
+    }
+}
+
+// y: the output, for ReLU. other: gets the gradient of what was added, or null.
+template <class S, bool RELU>
+void normalize_backward(const Batch &a, double eps, const S *dy, const S *x, const S *y, S *dx,
+                        S *other, const S *weight, const S *means, const S *variances, S *dweight,
+                        S *dbias, int threads) {
+    const double count = double(a.blocks) * a.plane;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t channel = 0; channel < a.channels; channel++) {
+        const S mean = means[channel];
+        double sums = 0, products = 0;
+        chunks(a, channel, [&](int64_t at, int64_t n) {
+            const S *g = dy + at, *p = x + at, *q = RELU ? y + at : g;
+            S sum = 0, product = 0;
+#pragma omp simd reduction(+ : sum, product)
+            for (int64_t i = 0; i < n; i++) {
+                const S error = !RELU || q[i] > 0 ? g[i] : S(0);
+                sum += error;
+                product += error * (p[i] - mean);
+            }
+            sums += sum;
+            products += product;
+        });
+        const double inverse = 1 / std::sqrt(variances[channel] + eps);
+        dweight[channel] = S(products * inverse);
+        dbias[channel] = S(sums);
+        const S scale = S(weight[channel] * inverse);
+        const S slope = S(products * inverse * inverse / count), level = S(sums / count);
+        chunks(a, channel, [&](int64_t at, int64_t n) {
+            const S *g = dy + at, *p = x + at, *q = RELU ? y + at : g;
+            S *out = dx + at, *summand = other ? other + at : out;
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) {
+                const S error = !RELU || q[i] > 0 ? g[i] : S(0);
+                summand[i] = error;
+                out[i] = scale * (error - level - (p[i] - mean) * slope);
+            }
+        });
+    }
+}
+
 } // namespace
 
 // How many numbers of a tile fit into the registers.
@@ -358,6 +455,22 @@ extern "C" int acdc_tile() { return FLOATS; }
                                 int64_t top, int64_t bottom, int64_t left, int64_t right,           \
                                 int threads) {                                                      \
         pad(x, y, planes, height, width, top, bottom, left, right, threads);                        \
+        return 0;                                                                                   \
+    }                                                                                               \
+    extern "C" int acdc_normalize_##S(const Batch *a, double eps, const S *x, const S *other, S *y, \
+                                      const S *weight, const S *bias, S *means, S *variances,       \
+                                      int relu, int threads) {                                      \
+        const auto run = other ? relu ? normalize<S, true, true> : normalize<S, true, false>        \
+                               : relu ? normalize<S, false, true> : normalize<S, false, false>;     \
+        run(*a, eps, x, other, y, weight, bias, means, variances, threads);                         \
+        return 0;                                                                                   \
+    }                                                                                               \
+    extern "C" int acdc_normalize_backward_##S(                                                     \
+        const Batch *a, double eps, const S *dy, const S *x, const S *y, S *dx, S *other,           \
+        const S *weight, const S *means, const S *variances, S *dweight, S *dbias, int relu,        \
+        int threads) {                                                                              \
+        const auto run = relu ? normalize_backward<S, true> : normalize_backward<S, false>;         \
+        run(*a, eps, dy, x, y, dx, other, weight, means, variances, dweight, dbias, threads);       \
         return 0;                                                                                   \
     }
 

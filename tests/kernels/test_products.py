@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -205,6 +206,73 @@ def test_a_network_need_not_know_that_its_images_are_blocked() -> None:
 
     exact = network(x)
     torch.testing.assert_close(network(Blocked(functions.block(x, 16), 16)), exact)
+
+
+def pass_through(
+    norm: nn.BatchNorm2d, x: Tensor, other: Tensor | None, relu: bool, blocked: bool
+) -> list[Tensor]:
+    """Return output, gradients and running statistics of a normalisation and what follows it."""
+    norm.reset_running_stats()
+    norm.zero_grad()
+    leaves = [t.detach().clone().requires_grad_() for t in (x, other) if t is not None]
+    given: list[Any] = leaves
+    if blocked:
+        given = [Blocked(functions.block(leaf, 8), 8) for leaf in leaves]
+    y = norm(given[0])
+    y = y + given[1] if other is not None else y
+    y = torch.relu(y) if relu else y
+    y = y.images() if blocked else y
+    torch.manual_seed(1)
+    y.backward(torch.randn(y.shape).to(y.dtype))
+    found = [y.detach(), *(leaf.grad for leaf in leaves), norm.weight.grad, norm.bias.grad]
+    return [*found, norm.running_mean.clone(), norm.running_var.clone()]
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_normalisation_and_what_follows_equal_torch(
+    relu: bool, added: bool, training: bool
+) -> None:
+    norm = nn.BatchNorm2d(5, dtype=torch.float64).train(training)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 1, 5))
+        norm.bias.copy_(torch.linspace(-1, 0.5, 5))
+    x = torch.randn(24, 5, 17, 9, dtype=torch.float64) + 3
+    other = torch.randn_like(x) if added else None
+    exact = pass_through(norm, x, other, relu, blocked=False)
+    found = pass_through(norm, x, other, relu, blocked=True)
+    for mine, right in zip(found, exact, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-10, atol=1e-10)
+
+
+def test_the_sums_of_normalisation_are_accurate() -> None:
+    norm = nn.BatchNorm2d(4)
+    x = torch.randn(128, 4, 32, 32) + 10
+    exact = pass_through(norm.double(), x.double(), None, False, blocked=False)
+    found = pass_through(norm.float(), x, None, False, blocked=True)
+    for mine, right in zip(found, exact, strict=True):
+        assert float((mine - right).abs().max() / right.abs().max()) < 1e-5
+
+
+def test_a_normalised_batch_may_be_used_twice() -> None:
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(8, 3, 4, 4)
+    exact = norm(x)
+    statistics = norm.running_var.clone()
+    norm.reset_running_stats()
+    y = norm(Blocked(functions.block(x, 8), 8))
+    both = torch.relu(y) + (y + y)
+    torch.testing.assert_close(both.images(), exact.relu() + 2 * exact)
+    torch.testing.assert_close(norm.running_var, statistics)
+
+
+def test_a_number_that_is_none_stays_one() -> None:
+    x = torch.randn(8, 3, 4, 4)
+    x[0, 0, 0, 0] = torch.nan
+    y = torch.relu(nn.BatchNorm2d(3)(Blocked(functions.block(x, 8), 8))).images()
+    assert y[:, 0].isnan().all()
+    assert y[:, 1:].isfinite().all()
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
