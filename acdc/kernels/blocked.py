@@ -108,17 +108,6 @@ class Blocked:
 
     __radd__ = __iadd__ = __add__
 
-    def __getitem__(self, index: Any) -> Tensor:
-        return self.images()[index]
-
-    def __mul__(self, other: Any) -> Any:
-        return self.images() * _plain(other)
-
-    __rmul__ = __mul__
-
-    def __sub__(self, other: Any) -> Any:
-        return self.images() - _plain(other)
-
     @classmethod
     def __torch_function__(
         cls,
@@ -200,7 +189,24 @@ def _dropout(x: Blocked, p: float = 0.5, training: bool = True, inplace: bool = 
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):  # such as those of torch.cat
+        return type(value)(map(_plain, value))
     return value.images() if isinstance(value, Blocked) else value
+
+
+def _of_images(name: str) -> Callable[..., Any]:
+    def operate(self: Blocked, *operands: Any) -> Any:
+        return getattr(self.images(), name)(*map(_plain, operands))
+
+    return operate
+
+
+# Python looks operators up in the class, past __getattr__.
+for _name in (
+    *("getitem", "len", "iter", "neg", "abs", "mul", "rmul", "sub", "rsub", "truediv"),
+    *("rtruediv", "pow", "matmul", "gt", "ge", "lt", "le"),
+):
+    setattr(Blocked, f"__{_name}__", _of_images(f"__{_name}__"))
 
 
 def _joins(value: Blocked | Tensor, first: Blocked) -> bool:

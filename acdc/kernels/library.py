@@ -90,7 +90,7 @@ def keep_memory() -> None:
     """Let this process keep the memory of freed tensors (glibc).
 
     By default tensors of more than a few megabytes are mapped afresh each time, and their pages are
-    zeroed one by one as they are written, which takes up to a third of a sparse step.
+    zeroed one by one as they are written (docs/performance.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
