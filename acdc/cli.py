@@ -21,6 +21,7 @@ from acdc.messages import config_error
 if TYPE_CHECKING:
     from acdc.config.run import RunConfig
     from acdc.kernels.layers import Kernels
+    from acdc.run.reader import StepTime
     from acdc.training.state import Compile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -294,6 +295,35 @@ def pick_device(name: str | None) -> str:
             torch.empty(0, device=name)
             return name
     raise config_error("--device", name, "not available", there)
+
+
+@cli.command("time")
+@click.argument("folders", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--threads", type=COUNT, help="CPU threads.  [default: all cores]")
+def time_command(folders: tuple[Path, ...], threads: int | None) -> None:
+    """Time training steps of finished runs, with sparse products and with dense ones.
+
+    RUN is a run directory. Training measures this at its end; this measures it again, with the
+    masks of the run's last checkpoint, and replaces the run's step_time.json.
+    """
+    import torch
+
+    from acdc.run.step_time import remeasure
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = []
+    for folder in folders:
+        found = remeasure(folder)
+        rows.append([folder.name, "no sparse products"] if found is None else _timed(folder, found))
+    headings = ["run", "sparse layers", "dense (ms)", "sparse (ms)", "speed-up"]
+    click.echo(table(headings, rows, [60, 18, 10, 11, 8]))
+
+
+def _timed(folder: Path, found: StepTime) -> list[str]:
+    layers = f"{found.sparse_layers} of {found.masked_layers}"
+    times = f"{1e3 * found.dense_s:.2f}", f"{1e3 * found.sparse_s:.2f}", f"{found.speedup:.2f}"
+    return [folder.name, layers, *times]
 
 
 @cli.command()

@@ -97,6 +97,10 @@ class RunRow:
     dense_training_flops: float | None = None
     training_ratio: float | None = None
     prunable_weights: int | None = None
+    step_speedup: float | None = None
+    """Time of a dense training step over that of a sparse one, measured with the run's masks."""
+    training_time: float | None = None
+    """In epochs of dense training: steps are sparse in sparse phases, else dense."""
     train_s: float | None = None
     wall_s: float | None = None
     attempts: int | None = None
@@ -234,7 +238,7 @@ def _rows(
     if isinstance(result, FailedResult):
         yield replace(row, error=" ".join(result.error.split()))
         return
-    row = replace(row, **_trained(result))
+    row = replace(row, **_trained(result), **_timed(record, config))
     if isinstance(result, DivergedResult):
         # The FLOPs until then are the cost of no model.
         row = replace(row, training_flops=None, training_flops_published=None, training_ratio=None)
@@ -306,6 +310,16 @@ def _trained(result: FinishedResult | DivergedResult) -> dict[str, Any]:
     if len(changes) > 1:
         values["mask_change_of_kept_before"] = changes[-2].of_kept
     return values
+
+
+def _timed(record: RunRecord, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by how much sparse products speed up a run's steps and its training, if measured."""
+    if record.step_time is None:
+        return {}
+    speedup = record.step_time.speedup
+    sparse = sum(line["phase"] == "sparse" for line in record.journal.epochs)
+    saved = sparse * (1 - 1 / speedup)
+    return {"step_speedup": speedup, "training_time": config["epochs"] - saved}
 
 
 def _evaluated(evaluation: Evaluation, result: FinishedResult, requested: float) -> dict[str, Any]:

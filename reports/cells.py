@@ -5,6 +5,7 @@ A line is computed once, by ``line_of``. LaTeX, CSV, JSON and HTML print what it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -167,7 +168,9 @@ def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) 
 
 
 def _number(record: RunRow, field: str) -> float:
-    return float(getattr(record, field))
+    """Return a number of a record; NaN where it was not measured."""
+    value = getattr(record, field)
+    return math.nan if value is None else float(value)
 
 
 def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
@@ -185,7 +188,7 @@ def value_of(column: Column, row: Row) -> Callable[[RunRow], float]:
         if column.over:
             whole = _number(record, column.over)
             # Rows that train longer are compared with dense training for the task's epochs.
-            is_training = column.over == "dense_training_flops"
+            is_training = column.over in ("dense_training_flops", "epochs")
             number /= whole / record.epochs * row.task.epochs if is_training else whole
         return PERCENT * number if column.form == "percent" else number
 
@@ -239,7 +242,7 @@ def _absent(column: Column, row: Row, summary: Summary) -> str:
         return text.NOT_YET
     if not summary.runs or summary.is_awaited:
         return text.NO_ROW
-    return text.left_out(summary) if summary.mean is None else ""
+    return text.left_out(summary) or text.NO_ROW if summary.mean is None else ""
 
 
 def remarks(lines: Iterable[Line], tables: Tables, runs: Iterable[str]) -> list[str]:

@@ -58,6 +58,7 @@ class Section:
 _LEGENDS = {
     "accuracy_by_flops": "Markers are means over seeds, dots the seeds, bars one sample standard "
     "deviation; the dashed line is the dense network.",
+    "step_speedup": "Each point is a run; on the dashed line, time falls as FLOPs do.",
     "schedule": "In a dense phase, weights that were restored at zero and never moved still count "
     "as zeros.",
 }
@@ -177,7 +178,7 @@ def _section(source: Source, experiment: Experiment) -> Section:
 def _legend(experiment: Experiment) -> str:
     """Return the remarks below a figure on its lines."""
     plots = list(dict.fromkeys(panel.plot for panel in experiment.panels))
-    parts = [_LINES] if set(plots) - {"accuracy_by_flops"} else []
+    parts = [_LINES] if set(plots) - {"accuracy_by_flops", "step_speedup"} else []
     return " ".join(parts + [_LEGENDS[plot] for plot in plots if plot in _LEGENDS])
 
 

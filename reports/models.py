@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,9 @@ class Model:
         return {each.seed: value(getattr(each, which)) for each in self.outcomes if each.last}
 
     def mean(self, value: Callable[[RunRow], float], which: str = "last") -> Summary:
-        """Return the mean of a value over the runs that finished and are not refused."""
+        """Return the mean of a value over the runs that finished, are not refused, and have it."""
         counts = Counter(outcome.status for outcome in self.outcomes)
-        values = list(self.values(value, which).values())
+        values = [each for each in self.values(value, which).values() if not math.isnan(each)]
         return summarise(values, **{status: counts[status] for status in text.LEFT_OUT})
 
     def averaged(self) -> list[RunRow]:

@@ -38,11 +38,8 @@ class Table:
     """What does not exist yet, and what it waits for."""
     progress: str
     """How many of its runs exist, where some are missing."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of its columns."""
-        return self.experiment.columns
+    columns: tuple[str, ...]
+    """The names of its columns; without the measured time where none is, as on GPUs."""
 
 
 def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
@@ -53,8 +50,12 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
     """
     if not experiment.rows:
         raise ReportError(f"experiment {experiment.id} of kind {experiment.kind} has no rows")
-    columns = experiment.columns
-    lines = tuple(line_of(row, columns, tables) for row in experiment.rows)
+    lines = tuple(line_of(row, experiment.columns, tables) for row in experiment.rows)
+    columns = tuple(
+        name
+        for name in experiment.columns
+        if name != "time_ratio" or any(line.cells[name].summary.n for line in lines)
+    )
     papers = {row.paper.table for row in experiment.rows if row.paper}
     papers_sorted = sorted(papers, key=lambda table: (not table.isdigit(), len(table), table))
     metrics = paper_metrics(papers_sorted)
@@ -89,6 +90,7 @@ def table_of(experiment: Experiment, scale: Scale, tables: Tables) -> Table:
         citations=tuple(_citations(lines, paper_columns)),
         missing=missing,
         progress=progress,
+        columns=columns,
     )
 
 
@@ -136,6 +138,12 @@ def _about_columns(columns: Sequence[str], lines: Iterable[Line], shows_own: boo
             "task's epochs, by the paper's accounting, common to all"
             + (published if "published_ratio" in shown else "")
             + "."
+        )
+    if "time_ratio" in shown:
+        yield (
+            "Measured time: of training, dense = 1, if the epochs whose masks hold use sparse "
+            "products (--kernels auto) on a CPU; forward and backward passes timed in turns with "
+            f"dense ones, at the end of each run. {text.NO_ROW}: not measured."
         )
     if any(COLUMNS[name].absolute for name in columns) and any(line.is_dense for line in lines):
         yield "FLOPs of the dense row are absolute."

@@ -43,7 +43,7 @@ class Column:
     """Field of a run's record (``reports.aggregate.RunRow``) that is averaged over seeds; None for
     what cannot be measured yet."""
     over: str | None = None
-    """Field by which it is divided. ``dense_training_flops`` is scaled to the task's epochs."""
+    """Field by which it is divided; that of a whole training is scaled to the task's epochs."""
     paper_flops: PaperFlops | None = None
     awaits: str | None = None
     """The missing part without which this cannot be measured; None for what is measured."""
@@ -90,6 +90,7 @@ COLUMNS: dict[str, Column] = {
         _DENSE,
         paper_flops=PaperFlops("train_eflops", "E", 1e18),
     ),
+    "time_ratio": Column("measured time", "row", "ratio", (), "training_time", "epochs"),
     "published_ratio": Column(
         "training FLOPs, as published", "row", "ratio", (), "training_flops_published", _DENSE
     ),
@@ -127,12 +128,14 @@ Plot = Literal[
     "schedule",
     "accuracy_by_epoch",
     "accuracy_by_flops",
+    "step_speedup",
     "mask_change",
     "sparse_flops",
     "dense_flops",
     "relabelled_true",
     "relabelled_given",
 ]
-"""``schedule``: accuracy above sparsity, phases shaded; ``mask_change``: between consecutive masks;
-``sparse_flops`` and ``dense_flops``: of inference at the end of each sparse or dense phase;
-``relabelled``: accuracy on relabelled training images against their true or their given label."""
+"""``schedule``: accuracy above sparsity, phases shaded; ``step_speedup``: of a training step,
+measured and by FLOPs; ``mask_change``: between consecutive masks; ``sparse_flops`` and
+``dense_flops``: of inference at the end of each sparse or dense phase; ``relabelled``: accuracy on
+relabelled training images against their true or their given label."""

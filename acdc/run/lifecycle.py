@@ -16,7 +16,7 @@ from acdc.errors import Diverged, Interrupted, Resumable, SuiteError
 from acdc.files import remove_temporary, write_text
 from acdc.methods.contract import Product
 from acdc.methods.rules import broken, check_state
-from acdc.run import records
+from acdc.run import records, step_time
 from acdc.run.checkpoints import CheckpointPolicy, Checkpoints
 from acdc.run.failures import FAILED, ParentFailedError, record_failure, translate_errors
 from acdc.run.journal import Journal
@@ -233,6 +233,7 @@ def _finish(session: Session) -> FinishedResult:
         files.store.publish(files.folder)
 
     ranks.on_rank0(publish)
+    step_time.write(state, files.folder)  # before the weights are those that are evaluated
     started = time.perf_counter()
     products = records.evaluate_products(state, files.store, files.folder)
     common = session.trained(test_s=time.perf_counter() - started)

@@ -38,6 +38,7 @@ from acdc.run.result import (
 JOURNAL = "journal.jsonl"
 PROVENANCE = "provenance.json"
 CONFIG = "config.yaml"
+STEP_TIME = "step_time.json"
 
 T = TypeVar("T")
 
@@ -56,6 +57,21 @@ class Hardware(Record):
     processor: str | None = None
     cores: Count | None = None
     device: str | None = None
+
+
+class StepTime(Record):
+    """Forward and backward passes with a run's last masks: medians, dense and sparse in turns."""
+
+    dense_s: Positive
+    sparse_s: Positive
+    """With ``--kernels auto``."""
+    speedup: Positive
+    """The median ratio of neighbouring turns."""
+    masked_layers: Count
+    sparse_layers: Count
+    """How many of them used sparse products."""
+    threads: Count
+    hardware: Hardware
 
 
 class Attempt(Record):
@@ -120,6 +136,8 @@ class RunRecord:
     """The error that ended the last attempt, if it ended with one."""
     provenance: tuple[Attempt, ...]
     """One entry an attempt, oldest first."""
+    step_time: StepTime | None
+    """None where it was not measured."""
     problems: tuple[str, ...]
     """Why files that are there cannot be used, one sentence each, beginning with the path."""
 
@@ -171,6 +189,9 @@ def read_run(folder: Path) -> RunRecord:
         result=result,
         failure=attempt(folder / FAILED, lambda p: Failure.model_validate_json(p.read_bytes())),
         provenance=attempt(folder / PROVENANCE, _read_provenance) or (),
+        step_time=attempt(
+            folder / STEP_TIME, lambda path: StepTime.model_validate_json(path.read_bytes())
+        ),
         problems=tuple(problems),
     )
 

@@ -1,4 +1,4 @@
-"""Accuracy against training cost, one plot a sparsity (Figure 3)."""
+"""Accuracy against training cost, one plot a sparsity (Figure 3), and what FLOPs mean in time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from reports.figures.series import Panel, Series
+from reports.figures.series import NothingToDrawError, Panel, Series
 from reports.figures.style import INK, extent, variant, words
 from reports.text import DEGENERATE, percent
 
@@ -37,6 +37,40 @@ def accuracy_by_flops(place: SubFigure, panel: Panel) -> Axes:
             axes.set_xlabel("training FLOPs (dense = 1)")
         drawn.append(axes)
     return drawn[0]
+
+
+def step_speedup(place: SubFigure, panel: Panel) -> Axes:
+    """Draw by how much sparse products speed up a training step, over what FLOPs promise."""
+    axes = place.subplots()
+    points = []
+    for each in panel.sparse:
+        for record in each.line.records:
+            if record.step_speedup and record.inference_ratio:
+                at = 1 / record.inference_ratio, record.step_speedup
+                points.append(at)
+                look, name = each.look, words(each.row.label)
+                axes.scatter(*at, s=22, color=look.colour, marker=look.marker, label=name)
+    if not points:
+        raise NothingToDrawError(
+            f"experiment {panel.experiment}: no step of {panel.plot} was measured"
+        )
+    speedup_axes(axes, points)
+    return axes
+
+
+def speedup_axes(axes: Axes, points: list[tuple[float, float]]) -> None:
+    """Set axes of measured over theoretical speed-ups, with a line where they would be equal."""
+    most = 1.15 * max(promised for promised, _ in points)
+    axes.plot([1, most], [1, most], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.axhline(1, color=INK, linewidth=0.6)
+    axes.set(xscale="log", yscale="log", xlabel="speed-up by FLOPs", ylabel="measured speed-up")
+    top = max(measured for _, measured in points)
+    axes.set_xlim(1, most)
+    axes.set_ylim(min(0.8, *(0.9 * measured for _, measured in points)), 1.3 * max(2.0, top))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _points(axes: Axes, series: list[Series], dense: list[Series]) -> None:

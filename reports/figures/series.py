@@ -19,7 +19,8 @@ from reports.text import DEGENERATE, percent
 from study import columns
 from study.model import Experiment, ReportError, Row
 
-CURVES = tuple(plot for plot in get_args(columns.Plot) if plot != "accuracy_by_flops")
+POINTS = ("accuracy_by_flops", "step_speedup")
+CURVES = tuple(plot for plot in get_args(columns.Plot) if plot not in POINTS)
 """Plots of journals."""
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from reports.aggregate import RunRow, Tables
 from reports.figures import PLOTS, draw
+from reports.figures.series import NothingToDrawError
 from reports.figures.style import INK, close, curve_looks, inline_svg, point_looks, to_bytes
 from reports.outputs import FORMATS
 from reports.source import Source, draw_figure
@@ -52,6 +53,7 @@ class Records:
         relabelled: bool = True,
         top1: float = 0.7,
         cost: float = 0.5,
+        speedup: float | None = 2.0,
     ) -> Row:
         product = "dense" if method == "dense" else "sparse"
         if method == "dense":
@@ -83,6 +85,8 @@ class Records:
                         which=which,
                         test_accuracy=top1 + 0.01 * (seed - 2),
                         training_flops=3e6 * EPOCHS * cost,
+                        inference_ratio=1 - sparsity,
+                        step_speedup=speedup,
                         sparsity_achieved=sparsity,
                         sparsity_pruned=sparsity,
                         certificate_holds=seed not in refused,
@@ -277,6 +281,28 @@ def test_accuracy_over_cost(records: Records) -> None:
     close(figure)
 
 
+def test_measured_over_theoretical_speedup(records: Records) -> None:
+    rows = (
+        records.row("Dense", "dense", 0.0, speedup=None),
+        records.row("AC/DC", "acdc", 0.9, seeds=(1,), speedup=1.5),
+        records.row("RigL", "rigl", 0.75, seeds=(1,), speedup=0.9),
+        records.row("STR", "str", 0.75, seeds=(1,), speedup=None),
+    )
+    figure = records.draw(Panel("step_speedup", "", rows))
+    (axes,) = figure.axes
+    drawn = {str(dots.get_label()): dots.get_offsets()[0] for dots in axes.collections}
+    assert drawn.keys() == {"AC/DC", "RigL"}
+    np.testing.assert_allclose(drawn["AC/DC"], (10, 1.5))
+    np.testing.assert_allclose(drawn["RigL"], (4, 0.9))
+    low, high = axes.get_ylim()
+    assert low < 0.9
+    assert high > 1.5
+    assert axes.get_xlim()[1] > 10
+    with pytest.raises(NothingToDrawError):
+        records.draw(Panel("step_speedup", "", rows[-1:]))
+    close(figure)
+
+
 def test_runs_left_out_are_said_below(records: Records) -> None:
     row = records.row("AC/DC", "acdc", 0.9, diverged=(1,), refused=(3,))
     figure = records.draw(Panel("accuracy_by_epoch", "", (row,)))
@@ -376,6 +402,7 @@ LAYOUTS = {
     "the same twice": ("schedule", "schedule"),
     "points and curves": ("accuracy_by_flops", "mask_change"),
     "crowd": ("accuracy_by_flops",),
+    "speed": ("step_speedup", "step_speedup"),
 }
 
 

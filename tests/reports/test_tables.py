@@ -22,6 +22,7 @@ from reports.tables import Table, table_of
 from reports.text import NO_ROW
 from reports.typeset import broken, to_latex
 from study import columns
+from tests.reports.tiny import SPEEDUPS
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,24 @@ def test_columns_name_fields_of_a_run() -> None:
     for column in columns.COLUMNS.values():
         assert {column.field, column.over} - {None} <= known
         assert (column.field is None) == (column.awaits is not None)
+
+
+def test_measured_time(source: Source) -> None:
+    """Half of the epochs are in sparse phases, whose steps take 1 / SPEEDUP of a dense one."""
+    own = build_table(source, source.study.experiment("own"))
+    assert mean(of_method(own, "acdc"), "time_ratio") == pytest.approx(0.5 + 0.5 / 2)
+    assert mean(of_method(own, "rigl"), "time_ratio") == pytest.approx(0.5 + 0.5 / 4)
+    for method in ("dense", "one_shot"):
+        cell = of_method(own, method).cells["time_ratio"]
+        assert (cell.text, cell.is_number) == (NO_ROW, False)
+
+
+def test_a_table_without_measured_times_has_no_column_for_them(source: Source) -> None:
+    experiment = source.study.experiment("own")
+    rows = tuple(row for row in experiment.rows if row.method not in SPEEDUPS)
+    found = table_of(replace(experiment, rows=rows), source.study.scale, source.tables)
+    assert "time_ratio" in experiment.columns
+    assert set(experiment.columns) - set(found.columns) == {"time_ratio"}
 
 
 def test_means_of_finished_runs(source: Source, table: Table) -> None:
