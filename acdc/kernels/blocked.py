@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from acdc.kernels import library
 from acdc.kernels.functions import block, normalize, unblock
 
 _RELU = {torch.relu, torch.relu_, functional.relu, Tensor.relu, Tensor.relu_}
 _SUM = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
-_ELEMENTWISE = _RELU | _SUM | {Tensor.add_, Tensor.__iadd__}
+_ELEMENTWISE = _RELU | _SUM | {Tensor.add_, Tensor.__iadd__, torch.mul}
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class _Normalized:
 class Blocked:
     """Images (N, C, H, W) that are kept as (N / lanes, C, H, W * lanes).
 
-    ReLU, sums, batch normalisation and dropout keep the layout. Everything else gets the images
-    themselves, so that a network need not know.
+    ReLU, sums, products by element and batch normalisation keep the layout. Everything else gets
+    the images themselves, so that a network need not know.
 
     Args:
         data: (blocks, channels, height, width * lanes).
@@ -108,6 +107,11 @@ class Blocked:
 
     __radd__ = __iadd__ = __add__
 
+    def __mul__(self, other: Any) -> Any:
+        return torch.mul(self, other)  # type: ignore[arg-type]
+
+    __rmul__ = __mul__
+
     @classmethod
     def __torch_function__(
         cls,
@@ -117,8 +121,6 @@ class Blocked:
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function is functional.dropout:
-            return _dropout(*args, **kwargs)
         if function is functional.batch_norm and isinstance(args[0], Blocked):
             return _batch_norm(*args, **kwargs)
         if function in _ELEMENTWISE:
@@ -177,17 +179,6 @@ def _batch_norm(
     return Blocked(_Normalized(x.data, weight, bias, eps, track), x.lanes)
 
 
-def _dropout(x: Blocked, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Return dropout that draws what it draws for channels_last images, in their order."""
-    if not training or p == 0:
-        return x
-    noise = torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last)
-    noise.bernoulli_(1 - p)
-    if p < 1:
-        noise.div_(1 - p)
-    return Blocked(x.data * library.block(noise, x.lanes), x.lanes)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):  # such as those of torch.cat
         return type(value)(map(_plain, value))
@@ -203,7 +194,7 @@ def _of_images(name: str) -> Callable[..., Any]:
 
 # Python looks operators up in the class, past __getattr__.
 for _name in (
-    *("getitem", "len", "iter", "neg", "abs", "mul", "rmul", "sub", "rsub", "truediv"),
+    *("getitem", "len", "iter", "neg", "abs", "sub", "rsub", "truediv"),
     *("rtruediv", "pow", "matmul", "gt", "ge", "lt", "le"),
 ):
     setattr(Blocked, f"__{_name}__", _of_images(f"__{_name}__"))

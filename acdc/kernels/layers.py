@@ -21,7 +21,7 @@ Kernels = Literal["dense", "auto", "sparse"]
 MODES: tuple[Kernels, ...] = get_args(Kernels)
 
 _REPETITIONS = 5
-_MARGIN = 0.95
+_MARGIN = 0.9
 """Of a dense layer's time, which a sparse one has to stay below; about what a timing is off by."""
 _SETTLED = 3
 """Steps after which a mask is expected to hold for longer."""

@@ -1,12 +1,38 @@
-"""Dropout over several processes: one draw for the whole batch, of which each takes its share."""
+"""Dropout: drawn fast on CPUs, and by several processes as one does that has the whole batch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from acdc.distributed import Ranks
+
+_LEVELS = 2**16
+
+
+class Dropout(nn.Dropout):
+    """Dropout that on a CPU takes four draws from each number of torch's generator.
+
+    ``p`` is rounded to a multiple of 2^-16, and outputs are scaled accordingly. torch draws a
+    double for each element, on one thread, which takes ten times as long.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        dropped = round(self.p * _LEVELS)
+        if not self.training or not dropped:
+            return input
+        if dropped == _LEVELS or input.device.type != "cpu":
+            return super().forward(input)
+        numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64)
+        draws = numbers.random_(-(2**63), None).view(torch.int16)[: input.numel()]
+        kept = (draws >= dropped - _LEVELS // 2).to(input.dtype)
+        kept.mul_(_LEVELS / (_LEVELS - dropped))
+        if input.dim() == 4:  # in the order of channels_last
+            images, channels, height, width = input.shape
+            return input * kept.view(images, height, width, channels).permute(0, 3, 1, 2)
+        return input * kept.view(input.shape)
 
 
 class WholeBatch:

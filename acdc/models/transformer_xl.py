@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acdc.models.adaptive_softmax import AdaptiveEmbedding, AdaptiveSoftmax, at_least_single
+from acdc.models.dropout import Dropout
 
 
 def relative_shift(scores: Tensor) -> Tensor:
@@ -55,8 +56,8 @@ class Layer(nn.Module):
         self.inner = nn.Linear(width, inner)
         self.outer = nn.Linear(inner, width)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.attention_dropout = nn.Dropout(attention_dropout)
+        self.dropout = Dropout(dropout)
+        self.attention_dropout = Dropout(attention_dropout)
 
     def forward(
         self, hidden: Tensor, memory: Tensor, positions: Tensor, biases: Tensor, hides: Tensor
@@ -136,7 +137,7 @@ class TransformerXL(nn.Module):
         super().__init__()
         self.memory = memory
         self.embedding = AdaptiveEmbedding(vocabulary, width, cutoffs, div_val)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.content_bias = nn.Parameter(torch.empty(heads, head_width))
         self.position_bias = nn.Parameter(torch.empty(heads, head_width))
         self.layers = nn.ModuleList(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from acdc.models.dropout import Dropout
+
 
 class Block(nn.Module):
     """Normalisation, ReLU, convolution, twice, with dropout between, and a shortcut."""
@@ -17,7 +19,7 @@ class Block(nn.Module):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1)
         self.shortcut: nn.Module = nn.Identity()

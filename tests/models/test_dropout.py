@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from acdc.distributed import Ranks
 from acdc.models import MODELS
-from acdc.models.dropout import WholeBatch
+from acdc.models.dropout import Dropout, WholeBatch
 
 LAYERS = [
-    nn.Dropout(0.3), nn.Dropout(0.5, inplace=True), nn.Dropout1d(0.4), nn.Dropout2d(0.4),
+    Dropout(0.3), nn.Dropout(0.5, inplace=True), nn.Dropout1d(0.4), nn.Dropout2d(0.4),
     nn.AlphaDropout(0.4), nn.FeatureAlphaDropout(0.4)]  # fmt: skip
 
 
@@ -42,6 +42,34 @@ def test_shares_are_parts_of_the_draw(layer: nn.Module, dtype: torch.dtype, coun
     evaluated = passed(layer, batch, Ranks(0, count))[0]
     assert torch.equal(evaluated, layer(batch[Ranks(0, count).slice(7)].clone()))
     layer.train()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_draws_are_as_likely_as_they_should_be(p: float) -> None:
+    torch.manual_seed(4)
+    x = torch.full((101, 7, 31, 13), 2.0).contiguous(memory_format=torch.channels_last)
+    y = Dropout(p)(x)
+    kept = y != 0
+    deviation = (p * (1 - p) / x.numel()) ** 0.5
+    assert abs(float(kept.double().mean()) - (1 - p)) < 5 * deviation
+    # Neighbours are independent, in whichever way the four draws of a number are laid out.
+    flat = kept.permute(0, 2, 3, 1).flatten().double()
+    for apart in range(1, 9):
+        both = float((flat[apart:] * flat[:-apart]).mean())
+        assert abs(both - (1 - p) ** 2) < 10 * deviation
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / (1 - p)), rtol=1e-4, atol=0)
+
+
+def test_dropout_at_its_ends() -> None:
+    x = torch.randn(5, 3)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    torch.manual_seed(0)
+    first = Dropout(0.5)(x)
+    assert not torch.equal(Dropout(0.5)(x), first)
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(0.5)(x), first)
 
 
 def test_wide_resnet_with_dropout() -> None:
