@@ -1,6 +1,6 @@
 """Training with sparse products against dense ones: single layers, and whole steps of networks.
 
-    python -m benchmarks.kernels [--threads 1] [--sparsity 0.9 --sparsity 0.95] [--json FILE]
+    python -m benchmarks.kernels [--threads 1] [--sparsity 0.9] [--json FILE] [--figure FILE]
 
 Contenders take turns in one process: dense in single precision, dense under bf16 autocast, and
 sparse in single precision. A time is a forward and a backward pass; ratios are medians over the
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from acdc.kernels.library import keep_memory
 from acdc.models import build_model
 from acdc.models.transformer_xl import TransformerXL
 from acdc.sparsity.apply import apply_masks
+from acdc.sparsity.flops import layer_costs
 from acdc.sparsity.layers import dense_layers, prunable_layers, prunable_weights
 from acdc.sparsity.selection import magnitude_masks
 from benchmarks.common import circumstances, json_option, median_ratio, report
 
-Network = tuple[nn.Module, Callable[[nn.Module], Tensor]]
-"""A network, and its loss on a batch."""
+Network = tuple[nn.Module, Callable[[nn.Module], Tensor], Mapping[str, float]]
+"""A network, its loss on a batch, and the FLOPs of each weight in a dense forward pass."""
 
 # Images, channels in and out, kernel, size of the map, stride.
 LAYERS = {
@@ -53,13 +54,14 @@ def layer(images: int, inputs: int, outputs: int, kernel: int, size: int, stride
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(images, inputs, size, size).contiguous(memory_format=torch.channels_last)
     x.requires_grad_()
-    return model, lambda model: model(x).sum()
+    return model, lambda model: model(x).sum(), flops_of(model, (inputs, size, size))
 
 
 def linear(tokens: int, inputs: int, outputs: int) -> Network:
     """Return a linear layer."""
     x = torch.randn(tokens, inputs, requires_grad=True)
-    return nn.Sequential(nn.Linear(inputs, outputs)), lambda model: model(x).sum()
+    model = nn.Sequential(nn.Linear(inputs, outputs))
+    return model, lambda model: model(x).sum(), flops_of(model, (inputs,))
 
 
 def classifier(
@@ -73,7 +75,8 @@ def classifier(
     channels = 1 if dataset.startswith("fashion") else 3
     x = torch.randn(images, channels, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (images,))
-    return model, lambda model: nn.functional.cross_entropy(model(x), labels)
+    flops = flops_of(model, tuple(x.shape[1:]))
+    return model, lambda model: nn.functional.cross_entropy(model(x), labels), flops
 
 
 def language_model() -> Network:
@@ -83,7 +86,13 @@ def language_model() -> Network:
     )
     tokens = torch.randint(1000, (4, 512))
     memory = torch.randn(2, 4, 512, 1024)
-    return model, lambda model: model(tokens, tokens, memory)[0].mean()
+    flops = model.flops_per_token([1.0] * 1000, 512, 512, 4)
+    return model, lambda model: model(tokens, tokens, memory)[0].mean(), flops
+
+
+def flops_of(model: nn.Module, shape: tuple[int, ...]) -> Mapping[str, float]:
+    """Return the FLOPs of each weight of a network of images."""
+    return {cost.name: cost.flops for cost in layer_costs(model, shape)}
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {
@@ -97,10 +106,13 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
+WHOLE = [name for name in NETWORKS if name not in LAYERS and not name.startswith("linear")]
+
+
 def measure(name: str, sparsity: float, rounds: int) -> dict[str, Any]:
     """Return the times of one network or layer at one sparsity."""
     torch.manual_seed(0)
-    model, loss = NETWORKS[name]()
+    model, loss, flops = NETWORKS[name]()
     weights = prunable_weights(model)
     layers = prunable_layers(model)
     kept = set(dense_layers(layers, ["first"] if len(layers) > 1 else []))
@@ -127,6 +139,8 @@ def measure(name: str, sparsity: float, rounds: int) -> dict[str, Any]:
     return {
         "name": name,
         "sparsity": sparsity,
+        "by_flops": sum(flops.values())
+        / sum(n * (float(masks[w].float().mean()) if w in masks else 1) for w, n in flops.items()),
         **{f"{contender}_ms": 1e3 * statistics.median(used[contender]) for contender in used},
         "over_dense": median_ratio(used["dense"], used["sparse"]),
         "over_bf16": median_ratio(used["bf16"], used["sparse"]),
@@ -138,12 +152,14 @@ def measure(name: str, sparsity: float, rounds: int) -> dict[str, Any]:
 @click.option("--sparsity", "sparsities", multiple=True, type=float, default=(0.8, 0.9, 0.95, 0.98))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=None, type=int)
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw networks.")
 @json_option
 def main(
     only: tuple[str, ...],
     sparsities: tuple[float, ...],
     rounds: int,
     threads: int | None,
+    figure: Path | None,
     file: Path | None,
 ) -> None:
     """Compare sparse with dense products."""
@@ -154,9 +170,29 @@ def main(
     chosen = [name for name in NETWORKS if not only or name.startswith(only)]
     rows = [measure(name, sparsity, rounds) for name in chosen for sparsity in sparsities]
     columns = (
-        "name sparsity:.2f dense_ms:.1f bf16_ms:.1f sparse_ms:.1f over_dense:.2f over_bf16:.2f"
+        "name sparsity:.2f dense_ms:.1f bf16_ms:.1f sparse_ms:.1f by_flops:.1f over_dense:.2f "
+        "over_bf16:.2f"
     )
     report(rows, columns, file, **around)
+    if figure is not None:
+        draw([row for row in rows if row["name"] in WHOLE], figure)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw measured over theoretical speed-ups of whole networks."""
+    import matplotlib.pyplot as plt
+
+    from reports.figures.by_flops import speedup_axes
+    from reports.figures.style import style
+
+    style()
+    drawing, axes = plt.subplots(figsize=(5.0, 3.4))
+    for marker, name in zip("osD^v", dict.fromkeys(row["name"] for row in rows), strict=False):
+        points = [(row["by_flops"], row["over_dense"]) for row in rows if row["name"] == name]
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=5, label=name)
+    speedup_axes(axes, [(row["by_flops"], row["over_dense"]) for row in rows])
+    axes.legend(fontsize=8)
+    drawing.savefig(file)
 
 
 if __name__ == "__main__":
