@@ -15,7 +15,7 @@ import click
 
 from acdc.config.yaml_io import assign, parse_yaml
 from acdc.console import CONTEXT, EPILOG, Lazy, PathName, Seconds, table
-from acdc.errors import ConfigError, DeviceError
+from acdc.errors import ConfigError, DeviceError, RunDirectoryError
 from acdc.messages import config_error
 
 if TYPE_CHECKING:
@@ -324,6 +324,39 @@ def _timed(folder: Path, found: StepTime) -> list[str]:
     layers = f"{found.sparse_layers} of {found.masked_layers}"
     times = f"{1e3 * found.dense_s:.2f}", f"{1e3 * found.sparse_s:.2f}", f"{found.speedup:.2f}"
     return [folder.name, layers, *times]
+
+
+@cli.command()
+@click.argument("pairs", nargs=-1, required=True, type=FOLDER, metavar="SPARSE DENSE...")
+@click.option("--out", type=FILE, help="Write the numbers to this file as JSON.")
+@click.option("--lenient", is_flag=True, help="Leave out pairs that cannot be compared.")
+def agreement(pairs: tuple[Path, ...], out: Path | None, lenient: bool) -> None:
+    """Compare what a sparse and a dense model predict for the test images.
+
+    SPARSE and DENSE are directories of finished runs: of the first the sparse model is taken, of
+    the second the dense one, both after the last epoch.
+    """
+    if len(pairs) % 2:
+        raise config_error("SPARSE DENSE", len(pairs), "no pairs", "an even number of runs")
+    from acdc.files import write_json
+    from acdc.run.agreement import compare
+
+    found = []
+    for pair in zip(pairs[::2], pairs[1::2], strict=True):
+        try:
+            found.append(compare(*pair))
+        except RunDirectoryError as error:
+            if not lenient:
+                raise
+            click.echo(f"left out: {error}", err=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, [each.model_dump(mode="json") for each in found])
+    rows = [
+        [each.run, each.companion, f"{100 * each.agreement:.2f} %", f"{each.cross_entropy:.3f}"]
+        for each in found
+    ]
+    click.echo(table(["sparse", "dense", "same class", "cross entropy"], rows, [46, 46, 10, 13]))
 
 
 @cli.command()

@@ -186,12 +186,12 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     from reports.figures.style import style
 
     style()
-    drawing, axes = plt.subplots(figsize=(5.0, 3.4))
+    drawing, axes = plt.subplots(figsize=(6.6, 3.2))
     for marker, name in zip("osD^v", dict.fromkeys(row["name"] for row in rows), strict=False):
         points = [(row["by_flops"], row["over_dense"]) for row in rows if row["name"] == name]
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=5, label=name)
     speedup_axes(axes, [(row["by_flops"], row["over_dense"]) for row in rows])
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     drawing.savefig(file)
 
 

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from acdc.data import DATASETS
+from acdc.errors import RunDirectoryError
 from acdc.metrics import PERPLEXITY
-from acdc.run.reader import Attempt, RunRecord, read_run
+from acdc.run.reader import (
+    AGREEMENT,
+    Agreement,
+    Attempt,
+    RunRecord,
+    read_agreements,
+    read_run,
+)
 from acdc.run.result import CertifiedLayer, DivergedResult, Evaluation, FailedResult, FinishedResult
 from acdc.sparsity.certificate import objections
 from study.model import Run
@@ -101,6 +109,14 @@ class RunRow:
     """Time of a dense training step over that of a sparse one, measured with the run's masks."""
     training_time: float | None = None
     """In epochs of dense training: steps are sparse in sparse phases, else dense."""
+    agreement: float | None = None
+    """Of test images, those that the sparse model and its dense companion put into one class."""
+    cross_entropy: float | None = None
+    """Mean over the test images, of the companion's outputs with those of the sparse model."""
+    both_right: float | None = None
+    sparse_right: float | None = None
+    dense_right: float | None = None
+    """Of test images, those that only the companion classifies correctly."""
     train_s: float | None = None
     wall_s: float | None = None
     attempts: int | None = None
@@ -121,6 +137,8 @@ RUN_COLUMNS = {field.name: _DTYPES[str(field.type)] for field in fields(RunRow)}
 FAILURES = "; "
 """Separates the reasons for which a certificate does not hold."""
 
+_COMPARED = ("agreement", "cross_entropy", "both_right", "sparse_right", "dense_right")
+"""Fields of a comparison with a dense model, by their names in ``Agreement``."""
 _FIRST_EPOCH_COLUMNS = ("run", "seed", "epoch")
 
 
@@ -193,6 +211,12 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
     problems: list[str] = []
     layers = {}
     records = {name: read_run(folder / "runs" / name) for name in runs}
+    agreements: dict[str, Agreement] = {}
+    for path in sorted((folder / AGREEMENT).glob("*.json")):
+        try:
+            agreements |= {each.run: each for each in read_agreements(path)}
+        except RunDirectoryError as error:
+            problems.append(str(error).replace(f"{folder}/", ""))
     for name, run in runs.items():
         record = records[name]
         # Without the path of the study, so that a copy of it makes the same tables.
@@ -201,7 +225,8 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         if cut:
             found.append(cut.replace(f"{folder}/", ""))
         parent = run.parent and (records.get(run.parent) or read_run(folder / "runs" / run.parent))
-        mine = list(_rows(record, run.config, found, bool(parent and _is_unpruned(parent))))
+        unpruned = bool(parent and _is_unpruned(parent))
+        mine = list(_rows(record, run.config, found, unpruned, agreements.get(name)))
         rows += mine
         problems += found
         # Of a journal that is not whole nothing is shown: a series cut short looks like a result.
@@ -215,7 +240,11 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
 
 
 def _rows(
-    record: RunRecord, config: Mapping[str, Any], problems: list[str], starts_unpruned: bool
+    record: RunRecord,
+    config: Mapping[str, Any],
+    problems: list[str],
+    starts_unpruned: bool,
+    agreement: Agreement | None,
 ) -> Iterator[RunRow]:
     """Yield the rows of a run."""
     name, result = record.folder.name, record.result
@@ -249,6 +278,8 @@ def _rows(
         for which in ("last", "best"):
             evaluation: Evaluation = getattr(evaluations, which)
             values = _evaluated(evaluation, result, requested)
+            if agreement is not None and (product, which) == ("sparse", "last"):
+                values |= {name: getattr(agreement, name) for name in _COMPARED}
             early = product == "dense" and evaluation.epoch < _first_pruning(record)
             row = replace(row, product=product, which=which, **values)
             yield replace(row, before_pruning=starts_unpruned or early)

@@ -59,6 +59,7 @@ _LEGENDS = {
     "accuracy_by_flops": "Markers are means over seeds, dots the seeds, bars one sample standard "
     "deviation; the dashed line is the dense network.",
     "step_speedup": "Each point is a run; on the dashed line, time falls as FLOPs do.",
+    "flips": "Bars: means over seeds.",
     "schedule": "In a dense phase, weights that were restored at zero and never moved still count "
     "as zeros.",
 }
@@ -178,7 +179,7 @@ def _section(source: Source, experiment: Experiment) -> Section:
 def _legend(experiment: Experiment) -> str:
     """Return the remarks below a figure on its lines."""
     plots = list(dict.fromkeys(panel.plot for panel in experiment.panels))
-    parts = [_LINES] if set(plots) - {"accuracy_by_flops", "step_speedup"} else []
+    parts = [_LINES] if set(plots) - {"accuracy_by_flops", "step_speedup", "flips"} else []
     return " ".join(parts + [_LEGENDS[plot] for plot in plots if plot in _LEGENDS])
 
 

@@ -19,7 +19,7 @@ LEFT_OUT: tuple[Literal["diverged", "refused", "failed", "missing"], ...] = (
     *("diverged", "refused", "failed", "missing"),
 )
 """The status of runs that are not averaged, as Summary counts them."""
-DIGITS: dict[Form, int] = {"percent": 2, "perplexity": 2, "ratio": 3, "number": 1}
+DIGITS: dict[Form, int] = {"percent": 2, "perplexity": 2, "ratio": 3, "number": 1, "nats": 3}
 """Digits after the decimal point of our numbers."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["percent", "ratio", "number", "perplexity"]
+Form = Literal["percent", "ratio", "number", "perplexity", "nats"]
 Source = Literal["row", "dense", "fine_tuned"]
 
-_PAIRS = "comparing the outputs of two models"
 _LATENCY = "timing inference in a sparse engine"
 
 
@@ -35,8 +34,8 @@ class Column:
     """The model that is measured: the row's own product, the dense one of the same runs, or that of
     the dense fine-tuning that continues them."""
     form: Form
-    """``percent`` of a fraction and ``perplexity`` with two decimals; ``ratio`` with three;
-    ``number`` with one."""
+    """``percent`` of a fraction and ``perplexity`` with two decimals; ``ratio`` and ``nats`` with
+    three; ``number`` with one."""
     metrics: tuple[str, ...] = ()
     """Names of the paper's value in paper/tables.csv; the first that exists is shown."""
     field: str | None = None
@@ -115,10 +114,8 @@ COLUMNS: dict[str, Column] = {
     "latency_batch64": Column(
         "ms, batch 64, 16 cores", "row", "number", ("latency_ms_bs64_16cores",), awaits=_LATENCY
     ),
-    "agreement": Column("same top-1 (%)", "fine_tuned", "percent", ("agreement",), awaits=_PAIRS),
-    "cross_entropy": Column(
-        "cross entropy", "fine_tuned", "number", ("cross_entropy",), awaits=_PAIRS
-    ),
+    "agreement": Column("same class (%)", "row", "percent", ("agreement",), "agreement"),
+    "cross_entropy": Column("cross entropy", "row", "nats", ("cross_entropy",), "cross_entropy"),
 }
 
 SCORES = {"top1", "sparse_ppl"}
@@ -129,6 +126,7 @@ Plot = Literal[
     "accuracy_by_epoch",
     "accuracy_by_flops",
     "step_speedup",
+    "flips",
     "mask_change",
     "sparse_flops",
     "dense_flops",
@@ -136,6 +134,7 @@ Plot = Literal[
     "relabelled_given",
 ]
 """``schedule``: accuracy above sparsity, phases shaded; ``step_speedup``: of a training step,
-measured and by FLOPs; ``mask_change``: between consecutive masks; ``sparse_flops`` and
+measured and by FLOPs; ``flips``: images that the sparse and the dense model get right;
+``mask_change``: between consecutive masks; ``sparse_flops`` and
 ``dense_flops``: of inference at the end of each sparse or dense phase; ``relabelled``: accuracy on
 relabelled training images against their true or their given label."""

@@ -88,9 +88,15 @@ class Row:
     runs: tuple[str, ...]
     """Empty where nothing can be trained for it (yet)."""
     fine_tuned: tuple[str, ...]
-    """The dense fine-tuning that continues each of the runs, where the table shows it."""
+    """The run of each run's dense companion, where it is shown: the fine-tuning that continues it,
+    or dense training."""
     paper: PaperRow | None
     task: Task
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each run and that of its dense companion."""
+        return tuple(zip(self.runs, self.fine_tuned, strict=True)) if self.fine_tuned else ()
 
     @property
     def all_runs(self) -> tuple[str, ...]:
@@ -141,6 +147,14 @@ class Experiment:
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of its rows, each once."""
         return tuple(dict.fromkeys(row.task for row in self.all_rows))
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of a sparse and a dense model whose outputs it compares."""
+        plots = {panel.plot for panel in self.panels}
+        if not {"agreement", "cross_entropy"} & {*self.columns} and "flips" not in plots:
+            return ()
+        return tuple(dict.fromkeys(pair for row in self.all_rows for pair in row.pairs))
 
     @functools.cached_property
     def runs(self) -> tuple[str, ...]:

@@ -216,11 +216,16 @@ class Resolver:
         if product not in products:
             problem = f"not a product of method {row.method}"
             raise config_error(f"{where}: product", product, problem, products)
-        fine_tuned: list[RunConfig] = []
-        shows_fine_tuned = any(COLUMNS[name].source == "fine_tuned" for name in spec.columns)
-        if shows_fine_tuned and row.method in FINE_TUNING:
+        companions: tuple[str, ...] = ()
+        shown = any(COLUMNS[name].source == "fine_tuned" for name in spec.columns)
+        shown |= any(panel.plot == "flips" for panel in spec.panels)
+        if shown and row.companion == "dense":
+            dense = RowSpec(label="Dense", method="dense", seeds=seeds)
+            companions = self._row(spec, dense, 0.0, task_name, path).runs
+        elif shown and row.method in FINE_TUNING:
             described = {**description, "method": FINE_TUNING[row.method]}
-            fine_tuned = self._train(described, seeds, task.gpu, where)
+            tuned = self._train(described, seeds, task.gpu, where)
+            companions = tuple(config.run_name for config in tuned)
         return Row(
             label=row.label,
             method=row.method,
@@ -228,7 +233,7 @@ class Resolver:
             epochs=description["epochs"],
             product=product,
             runs=tuple(config.run_name for config in configs),
-            fine_tuned=tuple(config.run_name for config in fine_tuned),
+            fine_tuned=companions,
             paper=paper,
             task=resolved,
         )

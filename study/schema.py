@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -112,6 +112,8 @@ class RowSpec(Frozen):
     """Keys that differ from the experiment's recipe."""
     product: Product | None = None
     """Which of the method's models; by default its first."""
+    companion: Literal["fine_tuned", "dense"] = "fine_tuned"
+    """The dense model beside it: its own, fine-tuned, or the network trained densely."""
     extend: float = Field(default=1, gt=0)
     """Factor on the task's epochs, which has to give a whole number of them; all schedules stretch
     with it (RigL 2x)."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from acdc.data import DATASETS
-from acdc.errors import SuiteError
+from acdc.errors import RunDirectoryError, SuiteError
 from acdc.frozen import fingerprint
 from acdc.messages import shown
 from acdc.metrics import Metric
@@ -39,6 +39,7 @@ JOURNAL = "journal.jsonl"
 PROVENANCE = "provenance.json"
 CONFIG = "config.yaml"
 STEP_TIME = "step_time.json"
+AGREEMENT = "agreement"
 
 T = TypeVar("T")
 
@@ -72,6 +73,32 @@ class StepTime(Record):
     """How many of them used sparse products."""
     threads: Count
     hardware: Hardware
+
+
+class Agreement(Record):
+    """How the outputs of a sparse model and of a dense one compare on the test images."""
+
+    run: str
+    """Of the sparse model, after the last epoch."""
+    companion: str
+    """The run of the dense one."""
+    images: Count
+    agreement: Fraction
+    """Of the images, those that both put into the same class."""
+    cross_entropy: Positive
+    """Mean of -sum p log q over the classes, p of the dense model, q of the sparse one."""
+    cross_entropy_of_sparse: Positive
+    """The same with the models exchanged."""
+    both_right: Fraction
+    sparse_right: Fraction
+    """Only the sparse model."""
+    dense_right: Fraction
+    """Only the dense model."""
+    by_class: tuple[Fraction, ...]
+    """Agreement on the images of each class."""
+
+
+_AGREEMENTS = TypeAdapter(tuple[Agreement, ...])
 
 
 class Attempt(Record):
@@ -194,6 +221,18 @@ def read_run(folder: Path) -> RunRecord:
         ),
         problems=tuple(problems),
     )
+
+
+def read_agreements(path: Path) -> tuple[Agreement, ...]:
+    """Return what ``acdc agreement`` has written.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    try:
+        return _AGREEMENTS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunDirectoryError(f"{path}: damaged ({_reason(error)})") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

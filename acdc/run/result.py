@@ -249,6 +249,18 @@ def read_result(folder: Path) -> Result | None:
     return result
 
 
+def finished(folder: Path) -> FinishedResult:
+    """Return the result of a run that has finished.
+
+    Raises:
+        RunDirectoryError: it has not, or its result is damaged.
+    """
+    result = read_result(folder)
+    if not isinstance(result, FinishedResult):
+        raise RunDirectoryError(f"{folder}: no run that has finished")
+    return result
+
+
 def write_result(folder: Path, result: Result) -> None:
     """Write a result atomically; a run with this file has ended."""
     write_json(folder / RESULT, result.model_dump(by_alias=True))

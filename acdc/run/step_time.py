@@ -20,7 +20,7 @@ from acdc.kernels.library import keep_memory, library
 from acdc.run.checkpoints import Checkpoints
 from acdc.run.provenance import hardware
 from acdc.run.reader import STEP_TIME, Hardware, StepTime
-from acdc.run.result import FinishedResult, read_result
+from acdc.run.result import finished
 from acdc.training.state import Engine, TrainState
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def remeasure(folder: Path) -> StepTime | None:
     Raises:
         RunDirectoryError: it has not finished, or has no checkpoint.
     """
-    result = read_result(folder)
-    if not isinstance(result, FinishedResult):
-        raise RunDirectoryError(f"{folder}: no run that has finished")
-    config = parse_run(dict(result.config))
+    config = parse_run(dict(finished(folder).config))
     checkpoints = Checkpoints(folder / "checkpoint", config.fingerprint)
     if not checkpoints.paths():
         raise RunDirectoryError(f"{folder}: no checkpoint")

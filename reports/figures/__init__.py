@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from reports.aggregate import Tables
 from reports.figures import by_epoch
 from reports.figures.by_flops import accuracy_by_flops, step_speedup
+from reports.figures.flips import flips
 from reports.figures.series import CURVES, NothingToDrawError, Panel, notes, series_of
 from reports.figures.style import (
     Look,
@@ -31,6 +32,7 @@ PLOTS: dict[str, Callable[[SubFigure, Panel], Axes]] = {
     "accuracy_by_epoch": by_epoch.accuracy_by_epoch,
     "accuracy_by_flops": accuracy_by_flops,
     "step_speedup": step_speedup,
+    "flips": flips,
     "mask_change": by_epoch.mask_change,
     "sparse_flops": by_epoch.phase_flops,
     "dense_flops": by_epoch.phase_flops,

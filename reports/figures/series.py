@@ -19,7 +19,7 @@ from reports.text import DEGENERATE, percent
 from study import columns
 from study.model import Experiment, ReportError, Row
 
-POINTS = ("accuracy_by_flops", "step_speedup")
+POINTS = ("accuracy_by_flops", "step_speedup", "flips")
 CURVES = tuple(plot for plot in get_args(columns.Plot) if plot not in POINTS)
 """Plots of journals."""
 

@@ -32,6 +32,8 @@ RANGES = {
     "ppl": (15, 40, 0.1),
     "ratio": (0.02, 3, 0.004),
     "weights": (0, 100, 0.1),
+    "agreement": (0, 100, 0.1),
+    "entropy": (0.1, 3, 0.01),
     "trend": (-1, 1, 0.01),
     "left": (0.01, 1, 0.01),
     "range": (0, 1, 0.01),
@@ -274,6 +276,9 @@ def records(
                 accuracy, perplexity = other["chance"], DATASETS[row.task.dataset].answers
             cost = {"training_flops": told.get("training_ratio", 0.5) * per_ratio}
             model = {"product": product, "which": which, "epoch": EPOCHS - 9}
+            if product == "sparse":
+                model["agreement"] = told.get("agreement", 90.0) / 100
+                model["cross_entropy"] = told.get("cross_entropy", 0.5)
             yield RunRow(
                 run=run, status="finished", test_accuracy=accuracy, certificate_holds=True,
                 test_perplexity=perplexity, test_loss=math.log(perplexity),

@@ -189,7 +189,8 @@ def test_two_modes_are_no_test() -> None:
 
 def test_one_false_line_contradicts_what_cannot_be_tested_in_whole() -> None:
     claim = claim_of(
-        *GREATER.predicate, {"greater": ACDC, "than": "agreement of AC/DC at 90 % in table14"}
+        *GREATER.predicate,
+        {"greater": ACDC, "than": "latency_batch1 of MobileNetV1 at 90 % in table13"},
     )
     assert verdict(claim, {ACDC: 72, RIGL: 70}).verdict == "not testable"
     assert verdict(claim, {ACDC: 68, RIGL: 70}).verdict == "contradicted"

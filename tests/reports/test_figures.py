@@ -33,6 +33,9 @@ DENSE_FLOPS = 1000.0
 FLOPS = {("sparse", 4): 0.25, ("sparse", 10): 0.24, ("dense", 2): 1.0, ("dense", 6): 0.75}
 
 
+RIGHT = ("both_right", "sparse_right", "dense_right")
+
+
 @dataclass
 class Records:
     """Tables made by hand: means are those of seed 2, standard deviations known."""
@@ -54,6 +57,7 @@ class Records:
         top1: float = 0.7,
         cost: float = 0.5,
         speedup: float | None = 2.0,
+        right: tuple[float, float, float] | None = (0.6, 0.1, 0.2),
     ) -> Row:
         product = "dense" if method == "dense" else "sparse"
         if method == "dense":
@@ -87,6 +91,8 @@ class Records:
                         training_flops=3e6 * EPOCHS * cost,
                         inference_ratio=1 - sparsity,
                         step_speedup=speedup,
+                        **dict(zip(RIGHT, right, strict=True)) if right else {},
+                        agreement=0.7 if right else None,
                         sparsity_achieved=sparsity,
                         sparsity_pruned=sparsity,
                         certificate_holds=seed not in refused,
@@ -303,6 +309,25 @@ def test_measured_over_theoretical_speedup(records: Records) -> None:
     close(figure)
 
 
+def test_images_that_either_model_gets_right(records: Records) -> None:
+    rows = (
+        records.row("Dense", "dense", 0.0),
+        records.row("AC/DC", "acdc", 0.9, right=(0.6, 0.1, 0.2)),
+        records.row("GMP", "gmp", 0.9, right=(0.5, 0.15, 0.25)),
+        records.row("STR", "str", 0.9, right=None),
+    )
+    figure = records.draw(Panel("flips", "", rows))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["AC/DC, 90 %", "GMP, 90 %"]
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    np.testing.assert_allclose(widths, [[60, 50], [10, 15], [20, 25], [10, 10]])
+    ends = [[bar.get_x() + bar.get_width() for bar in bars] for bars in axes.containers]
+    np.testing.assert_allclose(ends[-1], [100, 100])
+    with pytest.raises(NothingToDrawError):
+        records.draw(Panel("flips", "", rows[-1:]))
+    close(figure)
+
+
 def test_runs_left_out_are_said_below(records: Records) -> None:
     row = records.row("AC/DC", "acdc", 0.9, diverged=(1,), refused=(3,))
     figure = records.draw(Panel("accuracy_by_epoch", "", (row,)))
@@ -403,6 +428,7 @@ LAYOUTS = {
     "points and curves": ("accuracy_by_flops", "mask_change"),
     "crowd": ("accuracy_by_flops",),
     "speed": ("step_speedup", "step_speedup"),
+    "pairs": ("flips",),
 }
 
 

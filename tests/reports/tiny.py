@@ -217,7 +217,7 @@ def experiments_of(names: Mapping[str, tuple[str, ...]]) -> list[Experiment]:
     )
     rows = (dense, rigl, acdc, gmp, one_shot)
     unprinted = tuple(replace(each, paper=None) for each in rows)
-    pairs = ("top1", "dense_top1", "dense_ft_top1", *RATIOS[:2], "agreement")
+    pairs = ("top1", "dense_top1", "dense_ft_top1", *RATIOS[:2], "latency_batch1")
     awaits = COLUMNS["latency_batch1"].awaits
     perplexities = ("sparse_ppl", "dense_ppl", "dense_ft_ppl", "latency_batch1")
     tables = {

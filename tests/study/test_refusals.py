@@ -87,7 +87,7 @@ EXPERIMENT_ERRORS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([ACDC], {"panels": [{"plot": "schedule"}]}, "mine.yaml: panels: "),
     ([ACDC], {"kind": "figure", "columns": [], "panels": [{"plot": "pie"}]}, "panels.0.plot"),
     ([ACDC], {"columns": ["top1", "top1"]}, "mine.yaml: columns"),
-    ([ACDC], {"columns": ["agreement"]}, "mine.yaml: columns=agreement: "),
+    ([ACDC], {"columns": ["latency_batch1"]}, "mine.yaml: columns=latency_batch1: "),
     ([ACDC], {"reference": "DC/AC"}, "mine.yaml: reference=DC/AC: .*AC/DC"),
     ([ACDC], {"recipe": {"lrr": 1}}, r"row 'AC/DC' .*: recipe.lrr"),
     ([ACDC], {"id": "yours"}, "mine.yaml: id=yours: "),

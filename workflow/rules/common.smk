@@ -83,6 +83,15 @@ FIGURES = [
 ]
 
 
+# The experiments that compare the outputs of pairs of models.
+COMPARED = [experiment.id for experiment in STUDY.experiments if experiment.pairs]
+
+
+def agreements_of(experiments):
+    """Return the files with the comparisons of some experiments, which not all of them have."""
+    return [f"{FOLDER}/agreement/{name}.json" for name in experiments if name in COMPARED]
+
+
 REFUSED = []
 
 
@@ -149,6 +158,7 @@ wildcard_constraints:
     job="[A-Za-z0-9_.-]+",
     table=names(TABLE_IDS),
     figure=names(FIGURE_IDS),
+    compared=names(COMPARED),
     theory=names(THEORY),
 
 

@@ -28,11 +28,36 @@ rule study:
         "python -m workflow {params.arguments:q} {output:q} > {log:q} 2>&1"
 
 
+rule agreement:
+    """Compare the outputs of an experiment's pairs of a sparse and a dense model."""
+    input:
+        lambda wildcards: receipts_of(STUDY.experiment(wildcards.compared).runs),
+    output:
+        f"{FOLDER}/agreement/{{compared}}.json",
+    log:
+        f"{FOLDER}/logs/agreement/{{compared}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=requests.TRAIN_MB,
+        runtime=requests.TRAIN_MINUTES,
+    params:
+        pairs=lambda wildcards: [
+            f"{FOLDER}/runs/{run}"
+            for pair in STUDY.experiment(wildcards.compared).pairs
+            for run in pair
+        ],
+    shell:
+        "python -m acdc agreement {params.pairs:q} --lenient --out {output:q} > {log:q} 2>&1"
+
+
 rule aggregate:
     """Gather every run's result and journal into tidy tables."""
     input:
         f"{FOLDER}/study.json",
         RECEIPTS,
+        agreements_of(COMPARED),
         REPORTS,
     output:
         multiext(f"{FOLDER}/tables/runs", ".parquet", ".csv"),
@@ -58,6 +83,7 @@ use rule aggregate as table with:
     input:
         f"{FOLDER}/study.json",
         lambda wildcards: receipts_of(STUDY.experiment(wildcards.table).runs),
+        lambda wildcards: agreements_of([wildcards.table]),
         REPORTS,
     output:
         multiext(f"{FOLDER}/tables/{{table}}", ".tex", ".csv", ".json"),
@@ -73,6 +99,7 @@ use rule aggregate as figure with:
     input:
         f"{FOLDER}/study.json",
         lambda wildcards: receipts_of(STUDY.experiment(wildcards.figure).runs),
+        lambda wildcards: agreements_of([wildcards.figure]),
         REPORTS,
     output:
         multiext(f"{FOLDER}/figures/{{figure}}", ".pdf", ".png", ".svg"),
