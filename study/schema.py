@@ -51,7 +51,17 @@ FINE_TUNING = {"acdc": "acdc_dense"}
 # Names of rules and files, which no experiment can have.
 RESERVED = (
     *("all", "trained", "data", "train", "train_on_nodes", "study"),
-    *("aggregate", "report", "track", "table", "figure", "theory", "theory_figure", "statements"),
+    *(
+        "aggregate",
+        "report",
+        "pairs",
+        "track",
+        "table",
+        "figure",
+        "theory",
+        "theory_figure",
+        "statements",
+    ),
     *("runs", "epochs", "events", "claims", "methods_appendix", "theory_chapter"),
 )
 

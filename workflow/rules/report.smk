@@ -28,7 +28,7 @@ rule study:
         "python -m workflow {params.arguments:q} {output:q} > {log:q} 2>&1"
 
 
-rule agreement:
+rule pairs:
     """Compare the outputs of an experiment's pairs of a sparse and a dense model."""
     input:
         lambda wildcards: receipts_of(STUDY.experiment(wildcards.compared).runs),
