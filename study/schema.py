@@ -50,18 +50,8 @@ Sparsities = Annotated[tuple[Fraction, ...], AfterValidator(_once_each)]
 FINE_TUNING = {"acdc": "acdc_dense"}
 # Names of rules and files, which no experiment can have.
 RESERVED = (
-    *("all", "trained", "data", "train", "train_on_nodes", "study"),
-    *(
-        "aggregate",
-        "report",
-        "pairs",
-        "track",
-        "table",
-        "figure",
-        "theory",
-        "theory_figure",
-        "statements",
-    ),
+    *("all", "trained", "data", "train", "train_on_nodes", "study", "pairs"),
+    *("aggregate", "report", "track", "table", "figure", "theory", "theory_figure", "statements"),
     *("runs", "epochs", "events", "claims", "methods_appendix", "theory_chapter"),
 )
 

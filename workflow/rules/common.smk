@@ -89,7 +89,9 @@ COMPARED = [experiment.id for experiment in STUDY.experiments if experiment.pair
 
 def agreements_of(experiments):
     """Return the files with the comparisons of some experiments, which not all of them have."""
-    return [f"{FOLDER}/agreement/{name}.json" for name in experiments if name in COMPARED]
+    return [
+        f"{FOLDER}/agreement/{name}.json" for name in experiments if name in COMPARED
+    ]
 
 
 REFUSED = []
