@@ -224,9 +224,10 @@ def read_runs(folder: Path, runs: Mapping[str, Run]) -> Tables:
         cut = record.journal.problem if record.result else None
         if cut:
             found.append(cut.replace(f"{folder}/", ""))
-        parent = run.parent and (records.get(run.parent) or read_run(folder / "runs" / run.parent))
-        unpruned = bool(parent and _is_unpruned(parent))
-        mine = list(_rows(record, run.config, found, unpruned, agreements.get(name)))
+        parent = None
+        if run.parent:
+            parent = records.get(run.parent) or read_run(folder / "runs" / run.parent)
+        mine = list(_rows(record, run.config, found, parent, agreements.get(name)))
         rows += mine
         problems += found
         # Of a journal that is not whole nothing is shown: a series cut short looks like a result.
@@ -243,7 +244,7 @@ def _rows(
     record: RunRecord,
     config: Mapping[str, Any],
     problems: list[str],
-    starts_unpruned: bool,
+    parent: RunRecord | None,
     agreement: Agreement | None,
 ) -> Iterator[RunRow]:
     """Yield the rows of a run."""
@@ -267,12 +268,13 @@ def _rows(
     if isinstance(result, FailedResult):
         yield replace(row, error=" ".join(result.error.split()))
         return
-    row = replace(row, **_trained(result), **_timed(record, config))
+    row = replace(row, **_trained(result), **_timed(record, parent, config))
     if isinstance(result, DivergedResult):
         # The FLOPs until then are the cost of no model.
         row = replace(row, training_flops=None, training_flops_published=None, training_ratio=None)
         yield replace(row, diverged_at=result.diverged_at)
         return
+    unpruned = parent is not None and _is_unpruned(parent)
     for product, evaluations in result.products.items():
         requested = row.sparsity_requested if product == "sparse" else 0.0
         for which in ("last", "best"):
@@ -282,7 +284,7 @@ def _rows(
                 values |= {name: getattr(agreement, name) for name in _COMPARED}
             early = product == "dense" and evaluation.epoch < _first_pruning(record)
             row = replace(row, product=product, which=which, **values)
-            yield replace(row, before_pruning=starts_unpruned or early)
+            yield replace(row, before_pruning=unpruned or early)
 
 
 def _first_pruning(record: RunRecord) -> int:
@@ -343,14 +345,18 @@ def _trained(result: FinishedResult | DivergedResult) -> dict[str, Any]:
     return values
 
 
-def _timed(record: RunRecord, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return by how much sparse products speed up a run's steps and its training, if measured."""
-    if record.step_time is None:
+def _timed(
+    record: RunRecord, parent: RunRecord | None, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return by how much sparse products speed up a run's steps, and its time, if measured."""
+    epochs = record.journal.epochs
+    if record.step_time is None or not epochs:
         return {}
     speedup = record.step_time.speedup
-    sparse = sum(line["phase"] == "sparse" for line in record.journal.epochs)
-    saved = sparse * (1 - 1 / speedup)
-    return {"step_speedup": speedup, "training_time": config["epochs"] - saved}
+    saved = sum(line["phase"] == "sparse" for line in epochs) * (1 - 1 / speedup)
+    # A run that begins at epoch 0 with a trained network has cost its training, too.
+    before = parent.config["epochs"] if parent and parent.config and not epochs[0]["epoch"] else 0
+    return {"step_speedup": speedup, "training_time": before + config["epochs"] - saved}
 
 
 def _evaluated(evaluation: Evaluation, result: FinishedResult, requested: float) -> dict[str, Any]:

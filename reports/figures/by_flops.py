@@ -48,8 +48,14 @@ def step_speedup(place: SubFigure, panel: Panel) -> Axes:
             if record.step_speedup and record.inference_ratio:
                 at = 1 / record.inference_ratio, record.step_speedup
                 points.append(at)
-                look, name = each.look, words(each.row.label)
-                axes.scatter(*at, s=22, color=look.colour, marker=look.marker, label=name)
+                axes.plot(
+                    *at,
+                    linestyle="none",
+                    color=each.look.colour,
+                    marker=each.look.marker,
+                    fillstyle=each.look.fill,
+                    label=words(each.row.label),
+                )
     if not points:
         raise NothingToDrawError(
             f"experiment {panel.experiment}: no step of {panel.plot} was measured"
@@ -60,7 +66,7 @@ def step_speedup(place: SubFigure, panel: Panel) -> Axes:
 
 def speedup_axes(axes: Axes, points: list[tuple[float, float]]) -> None:
     """Set axes of measured over theoretical speed-ups, with a line where they would be equal."""
-    most = 1.15 * max(promised for promised, _ in points)
+    most = 1.15 * max(2.0, *(promised for promised, _ in points))
     axes.plot([1, most], [1, most], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
     axes.axhline(1, color=INK, linewidth=0.6)
     axes.set(xscale="log", yscale="log", xlabel="speed-up by FLOPs", ylabel="measured speed-up")

@@ -40,6 +40,7 @@ def flips(place: SubFigure, panel: Panel) -> Axes:
     for y, (_, shares) in enumerate(rows):
         text = f"{shares[1]:.1f} / {shares[2]:.1f} "
         axes.text(shares[0], y, text, ha="right", va="center", fontsize=7, color="white")
+    axes.set_axisbelow(True)
     axes.set_xlim(0, 100)
     axes.set_xlabel("test images (%); in the bars: right in one model alone")
     axes.invert_yaxis()
