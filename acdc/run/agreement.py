@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
-from acdc.config.run import RunConfig, parse_run
 from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
-from acdc.errors import ConfigError, RunDirectoryError
-from acdc.methods.contract import Product
-from acdc.models import build_model
-from acdc.run.model_store import verified, weights_name
+from acdc.errors import ConfigError
+from acdc.run.load import Trained, load
 from acdc.run.reader import Agreement
-from acdc.run.result import FinishedResult, finished
 
 
 def compare(sparse: Path, dense: Path) -> Agreement:
@@ -27,22 +22,20 @@ def compare(sparse: Path, dense: Path) -> Agreement:
         dense: folder of the run with the dense one, on the same images.
 
     Raises:
-        RunDirectoryError: a run has not finished, lacks the model, or its file is damaged.
+        RunDirectoryError: a model cannot be loaded (``load``).
         ConfigError: the runs are of different data sets, or of one without classes.
     """
-    runs = finished(sparse), finished(dense)
-    configs = [parse_run(dict(run.config)) for run in runs]
-    datasets = {config.dataset for config in configs}
-    if len(datasets) > 1 or DATASETS[configs[0].dataset].kind != "images":
+    models = load(sparse, "sparse"), load(dense, "dense")
+    datasets = {model.config.dataset for model in models}
+    if len(datasets) > 1 or DATASETS[models[0].config.dataset].kind != "images":
         raise ConfigError(f"dataset={', '.join(sorted(datasets))}: not one set of images")
-    p, labels = _outputs(dense, runs[1], configs[1], "dense")
-    q, _ = _outputs(sparse, runs[0], configs[0], "sparse")
+    (q, labels), (p, _) = map(_outputs, models)
     classes = p.argmax(dim=1), q.argmax(dim=1)
     same = classes[0] == classes[1]
     dense_right, sparse_right = (each == labels for each in classes)
     return Agreement(
-        run=runs[0].run,
-        companion=runs[1].run,
+        run=models[0].config.run_name,
+        companion=models[1].config.run_name,
         images=len(labels),
         agreement=_mean(same),
         cross_entropy=_mean(-(p.exp() * q).sum(dim=1)),
@@ -59,22 +52,15 @@ def _mean(values: Tensor) -> float:
 
 
 @torch.inference_mode()
-def _outputs(
-    folder: Path, result: FinishedResult, config: RunConfig, product: Product
-) -> tuple[Tensor, Tensor]:
+def _outputs(trained: Trained) -> tuple[Tensor, Tensor]:
     """Return a model's log-probabilities of all test images, in double precision, and labels."""
-    if product not in result.products:
-        known = ", ".join(result.products)
-        raise RunDirectoryError(f"{folder}: no {product} model, only {known}")
-    model = build_model(config.model, config.dataset, config.seed)
-    model.load_state_dict(load(verified(folder, weights_name(product, "last"), result.files)))
-    model.eval()
+    config = trained.config
     recipe, device = config.recipe, torch.device("cpu")
     plan = LoaderPlan(config.seed, recipe.batch_size, recipe.augmentation, device)
     loader = DATASETS[config.dataset].load().loader(plan)
     try:
         batches = [
-            (model(inputs).double().log_softmax(dim=1), labels)
+            (trained.model(inputs).double().log_softmax(dim=1), labels)
             for inputs, labels in loader.evaluation("test")
         ]
     finally:

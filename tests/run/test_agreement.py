@@ -83,7 +83,7 @@ def test_the_command_writes_what_reports_read(runs: Path, tmp_path: Path) -> Non
 
 def test_models_that_do_not_compare(runs: Path, tmp_path: Path) -> None:
     dense = runs / DENSE.run_name
-    with pytest.raises(RunDirectoryError, match="no sparse model, only dense"):
+    with pytest.raises(RunDirectoryError, match="product=sparse: not trained"):
         compare(dense, dense)
     other = tiny_config("dense", dataset="fashion_mnist_1k", epochs=1)
     train(other, tmp_path)
