@@ -209,7 +209,9 @@ class Resolver:
         overrides = [self.scale.overrides[number] for number in found]
         description = _description(spec, row, task, overrides)
         description |= {"sparsity": sparsity, "epochs": _epochs(row.extend, task.epochs, where)}
-        seeds = row.seeds or self.scale.seeds or task.seeds or spec.seeds
+        own = task.seeds or spec.seeds
+        own = own[:1] if spec.id in self.scale.single_seed else own
+        seeds = row.seeds or self.scale.seeds or own
         configs = self._train(description, seeds, task.gpu, where)
         products = configs[0].method_class.products
         product = row.product or products[0]

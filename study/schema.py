@@ -273,6 +273,8 @@ class ScaleSpec(Frozen):
     """Exclude rows that train for a larger multiple of their task's epochs."""
     seeds: Seeds | None = None
     """By default the experiments' own."""
+    single_seed: tuple[str, ...] = ()
+    """Experiments that have the first of their seeds alone, unless all are given others."""
     experiments: tuple[str, ...] | None = None
     """The experiments that are part of it; by default all."""
     bundle: int | None = Field(default=None, ge=2)

@@ -392,3 +392,14 @@ def test_conda_users_get_the_versions_that_were_tested() -> None:
     for package in packages:
         name, version = package.split("==")
         assert pinned[normal(name)] == version, name
+
+
+def test_a_scale_can_give_an_experiment_one_seed(resolved: Resolve) -> None:
+    for changes, expected in (
+        ({}, [1, 2, 3]),
+        ({"single_seed": ["mine"]}, [1]),
+        ({"single_seed": ["mine"], "seeds": [4, 5]}, [4, 5]),
+    ):
+        study = resolved(RIGL, scale=changes)
+        (row,) = study.experiment("mine").rows
+        assert [study.runs[run].config["seed"] for run in row.runs] == expected
