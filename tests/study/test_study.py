@@ -396,8 +396,8 @@ def test_conda_users_get_the_versions_that_were_tested() -> None:
 
 def test_a_scale_can_give_an_experiment_one_seed(resolved: Resolve) -> None:
     for changes, expected in (
-        ({}, [1, 2, 3]),
-        ({"single_seed": ["mine"]}, [1]),
+        ({"seeds": None}, [1, 2, 3]),
+        ({"seeds": None, "single_seed": ["mine"]}, [1]),
         ({"single_seed": ["mine"], "seeds": [4, 5]}, [4, 5]),
     ):
         study = resolved(RIGL, scale=changes)
