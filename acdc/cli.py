@@ -329,8 +329,9 @@ def _timed(folder: Path, found: StepTime) -> list[str]:
 @cli.command()
 @click.argument("pairs", nargs=-1, required=True, type=FOLDER, metavar="SPARSE DENSE...")
 @click.option("--out", type=FILE, help="Write the numbers to this file as JSON.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if available]")
 @click.option("--lenient", is_flag=True, help="Leave out pairs that cannot be compared.")
-def agreement(pairs: tuple[Path, ...], out: Path | None, lenient: bool) -> None:
+def agreement(pairs: tuple[Path, ...], out: Path | None, device: str | None, lenient: bool) -> None:
     """Compare what a sparse and a dense model predict for the test images.
 
     SPARSE and DENSE are directories of finished runs: of the first the sparse model is taken, of
@@ -338,13 +339,16 @@ def agreement(pairs: tuple[Path, ...], out: Path | None, lenient: bool) -> None:
     """
     if len(pairs) % 2:
         raise config_error("SPARSE DENSE", len(pairs), "no pairs", "an even number of runs")
+    import torch
+
     from acdc.files import write_json
     from acdc.run.agreement import compare
 
+    where = torch.device(pick_device(device))
     found = []
     for pair in zip(pairs[::2], pairs[1::2], strict=True):
         try:
-            found.append(compare(*pair))
+            found.append(compare(*pair, where))
         except RunDirectoryError as error:
             if not lenient:
                 raise

@@ -13,13 +13,16 @@ from acdc.errors import ConfigError
 from acdc.run.load import Trained, load
 from acdc.run.reader import Agreement
 
+_CPU = torch.device("cpu")
 
-def compare(sparse: Path, dense: Path) -> Agreement:
+
+def compare(sparse: Path, dense: Path, device: torch.device = _CPU) -> Agreement:
     """Compare a run's sparse model with the dense model of a run, after their last epochs.
 
     Args:
         sparse: folder of the run with the sparse model.
         dense: folder of the run with the dense one, on the same images.
+        device: on which they are evaluated.
 
     Raises:
         RunDirectoryError: a model cannot be loaded (``load``).
@@ -29,7 +32,7 @@ def compare(sparse: Path, dense: Path) -> Agreement:
     datasets = {model.config.dataset for model in models}
     if len(datasets) > 1 or DATASETS[models[0].config.dataset].kind != "images":
         raise ConfigError(f"dataset={', '.join(sorted(datasets))}: not one set of images")
-    (q, labels), (p, _) = map(_outputs, models)
+    (q, labels), (p, _) = (_outputs(model, device) for model in models)
     classes = p.argmax(dim=1), q.argmax(dim=1)
     same = classes[0] == classes[1]
     dense_right, sparse_right = (each == labels for each in classes)
@@ -52,15 +55,16 @@ def _mean(values: Tensor) -> float:
 
 
 @torch.inference_mode()
-def _outputs(trained: Trained) -> tuple[Tensor, Tensor]:
+def _outputs(trained: Trained, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return a model's log-probabilities of all test images, in double precision, and labels."""
     config = trained.config
-    recipe, device = config.recipe, torch.device("cpu")
+    model = trained.model.to(device)
+    recipe = config.recipe
     plan = LoaderPlan(config.seed, recipe.batch_size, recipe.augmentation, device)
     loader = DATASETS[config.dataset].load().loader(plan)
     try:
         batches = [
-            (trained.model(inputs).double().log_softmax(dim=1), labels)
+            (model(inputs).double().log_softmax(dim=1), labels)
             for inputs, labels in loader.evaluation("test")
         ]
     finally:

@@ -40,6 +40,7 @@ rule pairs:
         "../../environment.yml"
     threads: 1
     resources:
+        gpu=1,
         mem_mb=requests.TRAIN_MB,
         runtime=requests.TRAIN_MINUTES,
     params:
@@ -49,7 +50,8 @@ rule pairs:
             for run in pair
         ],
     shell:
-        "python -m acdc agreement {params.pairs:q} --lenient --out {output:q} > {log:q} 2>&1"
+        "${{ACDC_GPUS:+python -m workflow.gpus {resources.gpu}}}"
+        " python -m acdc agreement {params.pairs:q} --lenient --out {output:q} > {log:q} 2>&1"
 
 
 rule aggregate:
