@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from acdc.kernels import library
 from acdc.kernels.pattern import Call, Pattern
+
+_Layout = Callable[[Tensor], Tensor]
 
 
 class _Convolution(torch.autograd.Function):
@@ -84,50 +87,6 @@ class _Convolution(torch.autograd.Function):
         return dx, dw, db, None, None, None
 
 
-class _Linear(torch.autograd.Function):
-    """A linear layer of rows, (T, inputs)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        pattern: Pattern,
-        support: Pattern,
-    ) -> Tensor:
-        packed = library.pack_rows(x.contiguous())
-        size = (packed.shape[0], 1, packed.shape[3] // 16, 16)
-        call = pattern.forward(*size)
-        values = _flat(weight).index_select(0, call.index)
-        y = packed.new_empty(packed.shape[0], pattern.outputs, 1, packed.shape[3])
-        bias = None if bias is None else bias.detach().contiguous()
-        library.multiply(call.product, values, bias, packed, y, 16, 1)
-        ctx.save_for_backward(packed, weight)
-        ctx.pattern, ctx.support, ctx.size, ctx.rows = pattern, support, size, len(x)
-        return library.unpack_rows(y, len(x))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        packed, weight = ctx.saved_tensors
-        pattern, support, size = ctx.pattern, ctx.support, ctx.size
-        errors = library.pack_rows(dy.contiguous())
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            (call,) = pattern.backward(*size).calls
-            x = torch.empty_like(packed)
-            library.multiply(
-                call.product, _flat(weight).index_select(0, call.index), None, errors, x, 16, 1
-            )
-            dx = library.unpack_rows(x, ctx.rows)
-        if ctx.needs_input_grad[1]:
-            dw = _gradient(support.forward(*size), weight, packed, errors, 1)
-        if ctx.needs_input_grad[2]:
-            db = dy.sum(dim=0)
-        return dx, dw, db, None, None
-
-
 def convolution(
     x: Tensor,
     weight: Tensor,
@@ -159,7 +118,10 @@ def linear(
 ) -> Tensor:
     """Return the product of inputs (..., inputs) with a sparse weight; see ``convolution``."""
     rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias, pattern, support or pattern)  # type: ignore[no-untyped-call]
+    count = len(rows)
+    packed = _relaid(rows, library.pack_rows, lambda dx: library.unpack_rows(dx, count))
+    y = convolution(packed, weight, bias, pattern, library.LANES[0], support)
+    y = _relaid(y, lambda y: library.unpack_rows(y, count), library.pack_rows)
     return y.view(*x.shape[:-1], pattern.outputs)
 
 
@@ -204,40 +166,33 @@ def normalize(
     return found
 
 
-class _Block(torch.autograd.Function):
+class _Relaid(torch.autograd.Function):
+    """Numbers in another layout, and their gradient in the old one."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lanes: int) -> Tensor:
-        ctx.lanes = lanes
-        return library.block(x, lanes)
+    def forward(ctx: Any, x: Tensor, there: _Layout, back: _Layout) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return library.unblock(dy.contiguous(), ctx.lanes), None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(dy), None, None
 
 
-class _Unblock(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, lanes: int) -> Tensor:
-        ctx.lanes = lanes
-        return library.unblock(y.contiguous(), lanes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
-        return library.block(dx, ctx.lanes), None
+def _relaid(x: Tensor, there: _Layout, back: _Layout) -> Tensor:
+    result: Tensor = _Relaid.apply(x, there, back)  # type: ignore[no-untyped-call]
+    return result
 
 
 def block(x: Tensor, lanes: int) -> Tensor:
     """Return images (N, C, H, W) as a blocked tensor (N / lanes, C, H, W * lanes)."""
-    result: Tensor = _Block.apply(x, lanes)  # type: ignore[no-untyped-call]
-    return result
+    return _relaid(x, lambda x: library.block(x, lanes), lambda dy: library.unblock(dy, lanes))
 
 
 def unblock(y: Tensor, lanes: int) -> Tensor:
     """Return a blocked tensor as images, channels_last."""
-    result: Tensor = _Unblock.apply(y, lanes)  # type: ignore[no-untyped-call]
-    return result
+    return _relaid(y, lambda y: library.unblock(y, lanes), lambda dx: library.block(dx, lanes))
 
 
 def _flat(weight: Tensor) -> Tensor:

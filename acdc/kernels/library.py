@@ -262,6 +262,7 @@ def block(x: Tensor, lanes: int) -> Tensor:
 
 def unblock(y: Tensor, lanes: int) -> Tensor:
     """Return a blocked tensor as images in the channels_last format."""
+    y = y.contiguous()
     blocks, channels, height, width = y.shape
     x = torch.empty(
         (blocks * lanes, channels, height, width // lanes),
@@ -295,6 +296,7 @@ def _images(x: Tensor, lanes: int) -> tuple[_Layout, Tensor]:
 
 def pack_rows(x: Tensor) -> Tensor:
     """Return the rows (T, C) of a linear layer's input as (blocks, C, 1, tokens), filled up."""
+    x = x.contiguous()
     rows, channels = x.shape
     tokens = min(TOKENS, -(-rows // 16) * 16)
     y = x.new_empty(-(-rows // tokens), channels, 1, tokens)
@@ -307,6 +309,7 @@ def pack_rows(x: Tensor) -> Tensor:
 
 def unpack_rows(y: Tensor, rows: int) -> Tensor:
     """Return the first rows (T, C) of what ``pack_rows`` returned."""
+    y = y.contiguous()
     _, channels, _, tokens = y.shape
     x = y.new_empty(rows, channels)
     _call(
