@@ -49,7 +49,10 @@ def measure(state: TrainState) -> StepTime | None:
         return None
     keep_memory()
     layers = state.sparse_layers or SparseLayers(state.model, "auto")
-    inputs, targets = next(iter(state.loader.training(state.config.epochs - 1)))
+    chosen = torch.arange(state.config.recipe.batch_size) % state.loader.examples
+    inputs, targets = state.loader.samples(chosen)
+    if inputs.dim() == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
     state.model.train()
 
     def compute() -> tuple[Forward, Tensor]:

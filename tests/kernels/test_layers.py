@@ -14,6 +14,7 @@ from acdc.errors import ConfigError
 from acdc.kernels import library
 from acdc.kernels.layers import SparseLayers
 from acdc.run.lifecycle import Options, run
+from acdc.run.reader import STEP_TIME
 from acdc.step import Step
 from acdc.training.loop import Callbacks
 from acdc.training.loop import train as train_loop
@@ -229,15 +230,15 @@ def test_a_layer_says_why_it_is_dense() -> None:
 
 
 def test_without_a_compiler_auto_is_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_VARIANTS", dict.fromkeys(library._VARIANTS, ()))
-    library.library.cache_clear()
-    try:
-        with pytest.raises(ConfigError, match="kernels"):
-            TrainState(tiny_config("acdc"), Engine(kernels="sparse"), Ranks())
-        config = tiny_config("acdc")
-        found = train(config, tmp_path / "auto", Silent(), "auto")
-    finally:
+    config = tiny_config("acdc")
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_VARIANTS", dict.fromkeys(library._VARIANTS, ()))
         library.library.cache_clear()
+        with pytest.raises(ConfigError, match="kernels"):
+            TrainState(config, Engine(kernels="sparse"), Ranks())
+        found = train(config, tmp_path / "auto", Silent(), "auto")
+        assert not (tmp_path / "auto" / config.run_name / STEP_TIME).exists()
+    library.library.cache_clear()
     dense = train(config, tmp_path / "dense", Silent(), "dense")
     folders = (tmp_path / name / config.run_name for name in ("auto", "dense"))
     assert_same_run(next(folders), found, next(folders), dense)

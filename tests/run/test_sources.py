@@ -95,5 +95,5 @@ def test_a_run_records_it(uninterrupted: Uninterrupted) -> None:
 )
 def test_all_attempts_count(digests: list[str | None], expected: str | None) -> None:
     attempts = tuple(Attempt(science=digest) for digest in digests)
-    record = RunRecord(Path("run"), None, None, None, attempts, ())
+    record = RunRecord(Path("run"), None, None, None, attempts, None, ())
     assert record.source_digest == expected
