@@ -21,7 +21,7 @@ Kernels = Literal["dense", "auto", "sparse"]
 MODES: tuple[Kernels, ...] = get_args(Kernels)
 
 _REPETITIONS = 5
-_MARGIN = 0.9
+_MARGIN = 0.95
 """Of a dense layer's time, which a sparse one has to stay below; about what a timing is off by."""
 _SETTLED = 3
 """Steps after which a mask is expected to hold for longer."""
@@ -123,7 +123,7 @@ class SparseLayers:
         level = round(math.log(max(size, 1)) / math.log(1.1))
         key = f"{sparse.name} {level} {tuple(x.shape)}"
         if key not in self.choices:
-            # Outside of training's graph, and with an input that the layer's neighbours leave.
+            # Outside of training's graph.
             seconds = _times(x, dense, sparse)
             self.choices[key] = seconds[1] < _MARGIN * seconds[0]
         return self.choices[key]
@@ -242,19 +242,19 @@ def _problem(layer: nn.Conv2d | nn.Linear, x: Blocked | Tensor) -> str | None:
 
 
 def _times(x: Blocked | Tensor, dense: Callable[[Any], Tensor], sparse: _Sparse) -> list[float]:
-    """Return the median seconds of a forward and backward pass, dense and sparse."""
+    """Return the median seconds of a forward and backward pass, dense and sparse.
+
+    Each with the conversion of the input, if it is in the other layout.
+    """
     layer = sparse.layers.layers[sparse.name]
-    images = (x.images() if isinstance(x, Blocked) else x).detach().requires_grad_()
-    own: Any = images
-    if isinstance(layer, _Conv2d):
-        lanes = x.lanes if isinstance(x, Blocked) else 16 if len(images) % 16 == 0 else 8
-        own = Blocked(functions.block(images.detach(), lanes).requires_grad_(), lanes)
+    blocked = isinstance(x, Blocked)
+    source = (x.data if isinstance(x, Blocked) else x).detach().requires_grad_()
     leaves = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
 
-    def run(forward: Callable[[Any], Any], given: Any) -> float:
-        source = given.data if isinstance(given, Blocked) else given
+    def run(forward: Callable[[Any], Any], as_images: bool) -> float:
         started = time.perf_counter()
-        y = forward(given)
+        given: Any = Blocked(source, x.lanes) if isinstance(x, Blocked) else source
+        y = forward(given.images() if as_images and blocked else given)
         y = y.data if isinstance(y, Blocked) else y
         torch.autograd.grad(y, [source, *leaves], torch.ones_like(y))
         return time.perf_counter() - started
@@ -262,8 +262,8 @@ def _times(x: Blocked | Tensor, dense: Callable[[Any], Tensor], sparse: _Sparse)
     with torch.enable_grad():
         found: list[list[float]] = [[], []]
         for _ in range(1 + _REPETITIONS):
-            found[0].append(run(dense, images))
-            found[1].append(run(lambda given: layer.multiply(given, sparse), own))
+            found[0].append(run(dense, as_images=True))
+            found[1].append(run(lambda given: layer.multiply(given, sparse), as_images=False))
     return [statistics.median(each[1:]) for each in found]
 
 
