@@ -168,9 +168,7 @@ def _notes(row: Row, shown: tuple[Source, ...], models: Mapping[Source, Model]) 
 
 
 def _number(record: RunRow, field: str) -> float:
-    """Return a number of a record; NaN where it was not measured."""
-    value = getattr(record, field)
-    return math.nan if value is None else float(value)
+    return float(getattr(record, field))
 
 
 def _mean(column: Column, row: Row, models: Mapping[Source, Model]) -> Summary:
@@ -184,6 +182,8 @@ def value_of(column: Column, row: Row) -> Callable[[RunRow], float]:
     """Return the function of a run's record that a column shows of a row; one with a field."""
 
     def value(record: RunRow) -> float:
+        if column.optional and getattr(record, str(column.field)) is None:
+            return math.nan
         number = _number(record, str(column.field))
         if column.over:
             whole = _number(record, column.over)

@@ -44,13 +44,16 @@ class Column:
     over: str | None = None
     """Field by which it is divided; that of a whole training is scaled to the task's epochs."""
     paper_flops: PaperFlops | None = None
+    optional: bool = False
+    """Whether a run may lack it, and is then left out of the mean."""
     awaits: str | None = None
     """The missing part without which this cannot be measured; None for what is measured."""
 
     @property
     def absolute(self) -> str | None:
         """The field of the absolute FLOPs of which the column is the ratio, of the row's model."""
-        return self.field if self.over and self.source == "row" else None
+        is_flops = self.over and self.source == "row" and not self.optional
+        return self.field if is_flops else None
 
 
 _TOP1 = "test_accuracy"
@@ -89,7 +92,9 @@ COLUMNS: dict[str, Column] = {
         _DENSE,
         paper_flops=PaperFlops("train_eflops", "E", 1e18),
     ),
-    "time_ratio": Column("measured time", "row", "ratio", (), "training_time", "epochs"),
+    "time_ratio": Column(
+        "measured time", "row", "ratio", (), "training_time", "epochs", optional=True
+    ),
     "published_ratio": Column(
         "training FLOPs, as published", "row", "ratio", (), "training_flops_published", _DENSE
     ),
@@ -114,8 +119,12 @@ COLUMNS: dict[str, Column] = {
     "latency_batch64": Column(
         "ms, batch 64, 16 cores", "row", "number", ("latency_ms_bs64_16cores",), awaits=_LATENCY
     ),
-    "agreement": Column("same class (%)", "row", "percent", ("agreement",), "agreement"),
-    "cross_entropy": Column("cross entropy", "row", "nats", ("cross_entropy",), "cross_entropy"),
+    "agreement": Column(
+        "same class (%)", "row", "percent", ("agreement",), "agreement", optional=True
+    ),
+    "cross_entropy": Column(
+        "cross entropy", "row", "nats", ("cross_entropy",), "cross_entropy", optional=True
+    ),
 }
 
 SCORES = {"top1", "sparse_ppl"}
