@@ -25,6 +25,8 @@ _MARGIN = 0.95
 """Of a dense layer's time, which a sparse one has to stay below; about what a timing is off by."""
 _SETTLED = 3
 """Steps after which a mask is expected to hold for longer."""
+_TRIAL = 5
+"""Whole steps that are timed with dense and with sparse products, in turns."""
 
 
 class SparseLayers:
@@ -35,8 +37,9 @@ class SparseLayers:
 
     Args:
         model: changed in place: its layers get another class, and are dense outside ``active``.
-        mode: sparse wherever possible, or (auto) where a layer's forward and backward pass is
-            faster, timed once for each density, and its mask has held for some steps.
+        mode: sparse wherever possible, or (auto) where it is faster and masks have held for some
+            steps. First each layer's forward and backward pass is timed, then whole steps: what
+            follows a layer may cost more in its layout. Each is timed once for each density.
     """
 
     def __init__(self, model: nn.Module, mode: Kernels) -> None:
@@ -46,11 +49,13 @@ class SparseLayers:
         self.layers: dict[str, _Conv2d | _Linear] = {}
         self.used: dict[str, str] = {}
         """What each masked layer did last: "sparse", or why it was dense."""
+        self.trials: dict[int, tuple[list[float], list[float]]] = {}
+        """Seconds of steps with dense and with sparse products, by the density of all layers."""
         self._reported: dict[str, str] = {}
         self.unsupported: dict[str, str] = {}
         self._patterns: dict[tuple[str, str], tuple[Tensor, int, Pattern]] = {}
-        self._held: dict[str, tuple[Tensor, int, int]] = {}
-        """Each layer's last mask, its version, and for how many steps it has held."""
+        self._held: dict[str, tuple[Tensor, int, int, int]] = {}
+        """Each layer's last mask, its version and non-zeros, and for how many steps it has held."""
         for name, module in model.named_modules():
             reason = _unsupported(module)
             if reason is None:
@@ -73,27 +78,46 @@ class SparseLayers:
         """
         used = [name for name in masks if name in self.layers and name in gradients]
         self.used = {name: self.unsupported.get(name, "needs all gradients") for name in masks}
+        held = {name: self._hold(name, masks[name]) for name in used}
+        trial = None
+        if self.mode == "auto" and used and min(held.values()) >= _SETTLED:
+            trial = self.trials.setdefault(_level(sum(self._held[n][2] for n in used)), ([], []))
+        sparse_step = trial is None or _next_is_sparse(*trial)
         try:
             for name in used:
-                if self._hold(name, masks[name]) < _SETTLED and self.mode == "auto":
+                if not sparse_step:
+                    self.used[name] = "a whole step is slower"
+                elif held[name] < _SETTLED and self.mode == "auto":
                     # A pattern costs about as much as a step, so that masks must outlive it.
                     self.used[name] = "its mask has just changed"
-                    continue
-                pattern = self._pattern(name, "forward", masks[name])
-                support = pattern
-                if gradients[name] is not masks[name]:
-                    support = self._pattern(name, "gradient", gradients[name])
-                self.layers[name].sparse = _Sparse(self, name, pattern, support)
+                else:
+                    pattern = support = self._pattern(name, "forward", masks[name])
+                    if gradients[name] is not masks[name]:
+                        support = self._pattern(name, "gradient", gradients[name])
+                    self.layers[name].sparse = _Sparse(self, name, pattern, support)
+            choices, started = len(self.choices), time.perf_counter()
             yield
+            seconds = time.perf_counter() - started
+            # A step in which layers were timed is none to be timed itself.
+            if (
+                trial is not None
+                and len(trial[sparse_step]) < _TRIAL
+                and len(self.choices) == choices
+                and ("sparse" in self.used.values() or not sparse_step)
+            ):
+                trial[sparse_step].append(seconds)
         finally:
             for name in used:
                 self.layers[name].sparse = None
 
     def _hold(self, name: str, mask: Tensor) -> int:
         """Return for how many steps before this one a layer has had this mask."""
-        last, version, steps = self._held.get(name, (None, 0, 0))
-        steps = steps + 1 if last is mask and version == mask._version else 0
-        self._held[name] = mask, mask._version, steps
+        last, version, nonzeros, steps = self._held.get(name, (None, 0, 0, 0))
+        if last is mask and version == mask._version:
+            steps += 1
+        else:
+            nonzeros, steps = int(mask.count_nonzero()), 0
+        self._held[name] = mask, mask._version, nonzeros, steps
         return steps
 
     def _pattern(self, name: str, use: str, mask: Tensor) -> Pattern:
@@ -118,10 +142,7 @@ class SparseLayers:
     def _faster(self, sparse: _Sparse, x: Any, dense: Callable[[Any], Tensor]) -> bool:
         if self.mode == "sparse":
             return True
-        size = len(sparse.pattern.index)
-        # Densities within a tenth share a choice, since ramps change them all the time.
-        level = round(math.log(max(size, 1)) / math.log(1.1))
-        key = f"{sparse.name} {level} {tuple(x.shape)}"
+        key = f"{sparse.name} {_level(len(sparse.pattern.index))} {tuple(x.shape)}"
         if key not in self.choices:
             # Outside of training's graph.
             seconds = _times(x, dense, sparse)
@@ -143,18 +164,36 @@ class SparseLayers:
         """
         held = {
             name: steps
-            for name, (mask, version, steps) in self._held.items()
+            for name, (mask, version, _, steps) in self._held.items()
             if masks.get(name) is mask and version == mask._version
         }
-        return {"choices": self.choices, "reported": self._reported, "held": held}
+        return {
+            "choices": self.choices,
+            "trials": self.trials,
+            "reported": self._reported,
+            "held": held,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
         """Load what ``state_dict`` returned, for the same masks."""
         self.choices, self._reported = dict(state["choices"]), dict(state["reported"])
+        self.trials = {level: (list(d), list(s)) for level, (d, s) in state["trials"].items()}
         self._held = {
-            name: (masks[name], masks[name]._version, steps)
+            name: (masks[name], masks[name]._version, int(masks[name].count_nonzero()), steps)
             for name, steps in state["held"].items()
         }
+
+
+def _level(nonzeros: int) -> int:
+    """Return a number that densities within a tenth share, since ramps change them all the time."""
+    return round(math.log(max(nonzeros, 1)) / math.log(1.1))
+
+
+def _next_is_sparse(dense: list[float], sparse: list[float]) -> bool:
+    """Return whether the next step is to be sparse, given the seconds of those timed before."""
+    if len(dense) < _TRIAL:
+        return len(sparse) <= len(dense)
+    return statistics.median(sparse) < statistics.median(dense)
 
 
 class _Sparse:

@@ -26,8 +26,8 @@ from acdc.training.state import Engine, TrainState
 if TYPE_CHECKING:
     from acdc.training.task import Forward
 
-_WARM_UP = 6
-"""Turns before the first that counts; ``auto`` chooses once masks have held for some steps."""
+_WARM_UP = 15
+"""Turns before the first that counts; ``auto`` needs them to choose."""
 _FEWEST, _MOST, _BUDGET_S = 5, 25, 0.2
 """Turns that count: as many as fit into the budget, within limits."""
 

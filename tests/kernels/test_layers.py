@@ -121,7 +121,11 @@ def test_a_run_resumes_across_a_switch_to_the_same_bits(
     def times(x: object, dense: object, sparse: Any) -> list[float]:
         return [1.0, 0.5 + len(sparse.name) % 2]
 
+    def next_is_sparse(dense: list[float], sparse: list[float]) -> bool:
+        return len(sparse) < 3 or len(dense) >= 3
+
     monkeypatch.setattr("acdc.kernels.layers._times", times)
+    monkeypatch.setattr("acdc.kernels.layers._next_is_sparse", next_is_sparse)
     config = tiny_config("acdc", epochs=4)
     folders = [tmp_path / name for name in ("whole", "broken")]
     whole = train(config, folders[0], Silent(), kernels)
@@ -140,6 +144,7 @@ def test_a_choice_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return [1.0, 2.0 if len(timed) == 1 else 0.5]
 
     monkeypatch.setattr("acdc.kernels.layers._times", times)
+    monkeypatch.setattr("acdc.kernels.layers._next_is_sparse", lambda *_: True)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     masks = {f"{name}.weight": pruned(model.get_submodule(name), 0.5) for name in "01"}
     layers = SparseLayers(model, "auto")
@@ -154,6 +159,31 @@ def test_a_choice_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for layer in resumed.layers.values():
             layer(torch.randn(16, 8))
     assert (resumed.used, len(timed)) == (used, 2)
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_whole_steps_are_timed_in_turns(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("acdc.kernels.layers._times", lambda *_: [1.0, 0.5])
+    monkeypatch.setattr("acdc.kernels.layers.time.perf_counter", lambda: now)
+    model = nn.Sequential(nn.Linear(8, 8))
+    masks = {"0.weight": pruned(model[0], 0.5)}
+    layers = SparseLayers(model, "auto")
+    ways = []
+    for step in range(20):
+        if step == 9:  # resumed within the trial
+            state = layers.state_dict(masks)
+            model = nn.Sequential(nn.Linear(8, 8))
+            layers = SparseLayers(model, "auto")
+            layers.load_state_dict(state, masks)
+        with layers.active(masks, masks):
+            model(torch.randn(16, 8))
+            sparse = layers.used["0.weight"] == "sparse"
+            # One step in each way is an outlier.
+            now += 100.0 if step in (5, 6) else 2.0 if sparse != faster else 1.0
+        ways.append(sparse)
+    # Three steps until masks hold, one that times the layer, and ten in turns.
+    assert ways == [False] * 3 + [True] + [True, False] * 5 + [faster] * 6
 
 
 def test_the_times_are_of_forward_and_backward_passes() -> None:
