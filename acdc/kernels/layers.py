@@ -103,12 +103,12 @@ class SparseLayers:
                 trial is not None
                 and len(trial[sparse_step]) < _TRIAL
                 and len(self.choices) == choices
-                and ("sparse" in self.used.values() or not sparse_step)
             ):
                 trial[sparse_step].append(seconds)
         finally:
-            for name in used:
-                self.layers[name].sparse = None
+            if sparse_step:
+                for name in used:
+                    self.layers[name].sparse = None
 
     def _hold(self, name: str, mask: Tensor) -> int:
         """Return for how many steps before this one a layer has had this mask."""
