@@ -17,6 +17,7 @@ from acdc.files import remove_temporary, write_text
 from acdc.methods.contract import Product
 from acdc.methods.rules import broken, check_state
 from acdc.run import records, step_time
+from acdc.run.card import CARD, card
 from acdc.run.checkpoints import CheckpointPolicy, Checkpoints
 from acdc.run.failures import FAILED, ParentFailedError, record_failure, translate_errors
 from acdc.run.journal import Journal
@@ -182,13 +183,15 @@ def _train(
         raise
     finally:
         state.loader.close()
-    ranks.on_rank0(lambda: _conclude(files, result))
+    ranks.on_rank0(lambda: _conclude(config, files, result))
     return result
 
 
-def _conclude(files: RunFiles, result: Result) -> None:
+def _conclude(config: RunConfig, files: RunFiles, result: Result) -> None:
     """Write the result, and keep one checkpoint, from which it can be made again."""
     files.lease.check()
+    if isinstance(result, FinishedResult):
+        write_text(files.folder / CARD, card(config, result))
     write_result(files.folder, result)
     files.checkpoints.drop(keep=1)
     files.store.sweep(keep=1)

@@ -11,8 +11,10 @@ from acdc.config.run import RunConfig
 from acdc.data import DATASETS
 from acdc.data.loader import LoaderPlan
 from acdc.errors import RunDirectoryError
+from acdc.run.card import CARD
 from acdc.run.load import load
-from tests.support import tiny_config, train
+from acdc.run.result import finished
+from tests.support import tiny_config, tiny_text, train
 
 CONFIG = tiny_config("acdc", sparsity=0.8)
 
@@ -49,6 +51,32 @@ def test_it_is_the_model_that_was_evaluated(trained: Path, product: str, which: 
         layer["name"]: layer["nonzeros"] for layer in layers
     }
     assert all(bool((weights[name][~mask] == 0).all()) for name, mask in found.masks.items())
+
+
+@pytest.mark.parametrize("config", [CONFIG, tiny_text("gmp")], ids=["images", "text"])
+def test_a_card_has_the_numbers_of_the_result(config: RunConfig, tmp_path: Path) -> None:
+    train(config, tmp_path)
+    folder = tmp_path / config.run_name
+    result = finished(folder)
+    lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
+    rows = {
+        cells[0].strip("`"): cells[1:]
+        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+        if cells and cells[0].startswith("`")
+    }
+    metric = DATASETS[config.dataset].metric
+    models = {
+        f"{product}_{which}.safetensors": getattr(pair, which)
+        for product, pair in result.products.items()
+        for which in ("last", "best")
+    }
+    for file, found in models.items():
+        assert (folder / file).exists()
+        assert rows[file][2] == metric.shown(found.test_accuracy, found.test_loss)
+    certificate = result.products["sparse"].last.certificate
+    assert certificate is not None
+    kept = {layer.name: str(layer.nonzeros) for layer in certificate.layers}
+    assert {name: cells[1] for name, cells in rows.items() if name not in models} == kept
 
 
 def test_what_cannot_be_trusted_is_refused(trained: Path, tmp_path: Path) -> None:
