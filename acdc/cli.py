@@ -21,7 +21,7 @@ from acdc.messages import config_error
 if TYPE_CHECKING:
     from acdc.config.run import RunConfig
     from acdc.kernels.layers import Kernels
-    from acdc.run.reader import StepTime
+    from acdc.run.reader import Agreement, StepTime
     from acdc.training.state import Compile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -356,11 +356,24 @@ def agreement(pairs: tuple[Path, ...], out: Path | None, device: str | None, len
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, [each.model_dump(mode="json") for each in found])
-    rows = [
-        [each.run, each.companion, f"{100 * each.agreement:.2f} %", f"{each.cross_entropy:.3f}"]
-        for each in found
+    headings = ["sparse", "dense", "same class (%)", "95 % interval", "by class (%)"]
+    headings += ["cross entropy", "of sparse"]
+    rows = [[each.run, each.companion, *_compared(each)] for each in found]
+    click.echo(table(headings, rows, [46, 46, 14, 14, 14, 13, 9]))
+
+
+def _compared(found: Agreement) -> list[str]:
+    """Return the cells of a pair, with Wilson's interval for drawing other test images."""
+    from scipy.stats import binomtest
+
+    same = binomtest(round(found.agreement * found.images), found.images)
+    interval = same.proportion_ci(method="wilson")
+    return [
+        f"{100 * found.agreement:.2f}",
+        f"{100 * interval.low:.2f} - {100 * interval.high:.2f}",
+        f"{100 * min(found.by_class):.1f} - {100 * max(found.by_class):.1f}",
+        *(f"{each:.3f}" for each in (found.cross_entropy, found.cross_entropy_of_sparse)),
     ]
-    click.echo(table(["sparse", "dense", "same class", "cross entropy"], rows, [46, 46, 10, 13]))
 
 
 @cli.command()
