@@ -63,7 +63,12 @@ EXECUTION = (
     ("--nodes", COUNT, 1, "Nodes of this SLURM job that share the processes."),
     ("--at-once", COUNT, 1, "Train N runs at a time, in processes that share the device."),
     ("--compile", MODES, "off", "Mode of torch.compile; reduce-overhead uses CUDA graphs."),
-    ("--kernels", KERNELS, "dense", "CPU: how masked layers multiply; auto times each of them."),
+    (
+        "--kernels",
+        KERNELS,
+        "dense",
+        "CPU: how masked layers multiply; auto times layers and steps.",
+    ),
     ("--deterministic", bool, False, "On a GPU: bit-reproducible kernels only."),
     ("--workers", COUNT, 2, "Processes that decode images, for data sets in folders."),
     ("--checkpoint-interval", SECONDS, 600.0, "Longest training time between checkpoints, in s."),

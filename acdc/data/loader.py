@@ -64,6 +64,8 @@ class Relabelled:
     """Indices into the training images, ascending, (N,) as int64."""
     true_labels: Tensor
     """Their original labels, (N,) as int64."""
+    changed: Tensor
+    """Whether the drawn label is another, (N,) as bool."""
 
     def __len__(self) -> int:
         return len(self.numbers)

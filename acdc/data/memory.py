@@ -148,8 +148,9 @@ def relabel(images: ImageSet, count: int, classes: int) -> ImageSet:
     generator = np.random.default_rng(_RELABEL_SEED)
     numbers = torch.from_numpy(np.sort(generator.permutation(len(images.training))[:count]))
     labels = images.training.labels.clone()
-    relabelled = Relabelled(numbers, labels[numbers])
-    labels[numbers] = torch.from_numpy(generator.integers(0, classes, count))
+    true, drawn = labels[numbers], torch.from_numpy(generator.integers(0, classes, count))
+    relabelled = Relabelled(numbers, true, true != drawn)
+    labels[numbers] = drawn
     return replace(images, training=Images(images.training.pixels, labels), relabelled=relabelled)
 
 

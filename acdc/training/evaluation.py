@@ -62,23 +62,29 @@ def evaluate_relabelled(
     Returns:
         ``relabelled_given_accuracy``, the fraction classified as the label that they were given,
         and ``relabelled_true_accuracy``, that classified as their own. One image in as many as
-        there are classes has the same label in both.
+        there are classes was given its own label by chance; ``changed_given_accuracy`` and
+        ``changed_true_accuracy`` are those of the others.
     """
     model.eval()
     device = next(model.parameters()).device
-    own = relabelled.true_labels.to(device)
-    given_correct, true_correct = torch.zeros((2, 1), dtype=torch.int64, device=device)
+    own, changed = relabelled.true_labels.to(device), relabelled.changed.to(device)
+    counts = torch.zeros(4, dtype=torch.int64, device=device)
     mine = ranks.slice(len(relabelled))
     for start in range(mine.start, mine.stop, EVALUATION_BATCH):
         part = slice(start, min(start + EVALUATION_BATCH, mine.stop))
-        inputs, given = loader.samples(relabelled.numbers[part])
+        inputs, labels = loader.samples(relabelled.numbers[part])
         predicted = model(inputs).argmax(dim=1)
-        given_correct += (predicted == given).sum()
-        true_correct += (predicted == own[part]).sum()
-    ranks.sum([given_correct, true_correct])
+        right = predicted == labels, predicted == own[part]
+        each = (*right, *(correct & changed[part] for correct in right))
+        counts += torch.stack([correct.sum() for correct in each])
+    ranks.sum([counts])
+    given, true, changed_given, changed_true = counts.tolist()
+    others = max(int(changed.sum()), 1)
     return {
-        "relabelled_given_accuracy": int(given_correct) / len(relabelled),
-        "relabelled_true_accuracy": int(true_correct) / len(relabelled),
+        "relabelled_given_accuracy": given / len(relabelled),
+        "relabelled_true_accuracy": true / len(relabelled),
+        "changed_given_accuracy": changed_given / others,
+        "changed_true_accuracy": changed_true / others,
     }
 
 
