@@ -24,7 +24,13 @@ def compiled() -> None:
         pytest.skip("no compiler at installation")
 
 
-def test_a_run_leaves_its_step_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_leaves_its_step_time(
+    tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What time decides, in so small a network by chance.
+    monkeypatch.setattr("acdc.kernels.layers._times", lambda *_: [1.0, 0.5])
+    monkeypatch.setattr("acdc.kernels.layers._next_is_sparse", lambda *_: whole)
     config = tiny_config("acdc")
     train(config, tmp_path)
     folder = tmp_path / config.run_name
@@ -32,7 +38,8 @@ def test_a_run_leaves_its_step_time(tmp_path: Path) -> None:
     assert found is not None
     masked = TrainState(config, Engine(), Ranks())
     masked.begin()
-    assert 0 < found.sparse_layers <= found.masked_layers <= len(masked.weights)
+    assert (found.sparse_layers > 0) is whole
+    assert found.sparse_layers <= found.masked_layers <= len(masked.weights)
     # The median of ratios lies between the least and the largest, near the ratio of medians.
     assert found.speedup == pytest.approx(found.dense_s / found.sparse_s, rel=0.5)
     (folder / STEP_TIME).unlink()
