@@ -177,7 +177,8 @@ class SparseLayers:
     def load_state_dict(self, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
         """Load what ``state_dict`` returned, for the same masks."""
         self.choices, self._reported = dict(state["choices"]), dict(state["reported"])
-        self.trials = {level: (list(d), list(s)) for level, (d, s) in state["trials"].items()}
+        trials = state.get("trials", {})  # older checkpoints have none
+        self.trials = {level: (list(d), list(s)) for level, (d, s) in trials.items()}
         self._held = {
             name: (masks[name], masks[name]._version, int(masks[name].count_nonzero()), steps)
             for name, steps in state["held"].items()
